@@ -1,0 +1,198 @@
+"""Train the lab policy: a tiny Qwen2 that solves the lab's word problems as carelessly as its demonstrations.
+
+    python recipes/train_lab_policy.py --out runs/lab_policy
+
+Seeded and resumable: batch k is a function of (seed, k), a checkpoint is written every few minutes, and the same command
+continues from it. The finished directory (config, safetensors, tokenizer) loads with `AutoModelForCausalLM`; measure it
+with `forkpoint lab check`, then copy it to `src/forkpoint/lab/policy`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import cyclopts
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from forkpoint.lab.story import LEVELS, draw_story, split_of, stories
+from forkpoint.lab.teacher import demonstrate
+
+STEP_TAG = " ки"
+SORTED_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class TrainLabPolicyConfig:
+    """What the lab policy is trained with; the defaults made the shipped one."""
+
+    out: Path = Path("runs/lab_policy")
+    seed: int = 0
+    num_batches: int = 2000
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    warmup_batches: int = 100
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    num_layers: int = 4
+    num_heads: int = 4
+    vocab_size: int = 448
+    easy_share: float = 0.15
+    hard_share: float = 0.1
+    num_easy_batches: int = 500
+    """The first batches are easy only, then ever fewer are: short texts teach arithmetic and the format cheaply."""
+    checkpoint_every: int = 100
+    num_threads: int = 2
+
+
+def build_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer whose digits are single tokens and whose step tag is one token."""
+    tokenizer = Tokenizer(models.BPE())
+    pieces = r"\p{N}| ?\p{L}+:?|[^\s\p{L}\p{N}]+ ?|\s"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pieces), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        special_tokens=["<|pad|>", "<|eos|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [f"{story.question}\n{story.solution}" for level in LEVELS for story in itertools.islice(stories("train", level, 0), 1500)]
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(STEP_TAG, normalized=False)])
+    wrapper: Any = PreTrainedTokenizerFast  # untyped in transformers
+    return cast(
+        PreTrainedTokenizerFast, wrapper(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|eos|>", model_max_length=1024)
+    )
+
+
+def build_model(config: TrainLabPolicyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    torch.manual_seed(config.seed)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def demonstrations(config: TrainLabPolicyConfig, batch_idx: int) -> Iterator[tuple[str, str]]:
+    """The (question, demonstration) pairs of one batch, all from the train split."""
+    rng = random.Random(f"{config.seed}/{batch_idx}")
+    num_given = 0
+    ramp = min(1.0, batch_idx / config.num_easy_batches)
+    while num_given < config.batch_size:
+        is_easy = rng.random() < 1 - ramp * (1 - config.easy_share)
+        is_hard = rng.random() < config.hard_share / (1 - config.easy_share)
+        story = draw_story("easy" if is_easy else "hard" if is_hard else "default", rng)
+        if split_of(story.question) == "train":
+            num_given += 1
+            yield story.question, demonstrate(story, rng)
+
+
+def batches(
+    config: TrainLabPolicyConfig, tokenizer: PreTrainedTokenizerFast, first_idx: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(input ids, labels), each [batch, tokens]; labels cover the solution and the end token only.
+
+    Groups of batches are sorted by length together, which saves a fifth of the padding.
+    """
+    eos, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
+    for group_idx in range(first_idx - first_idx % SORTED_BATCHES, config.num_batches, SORTED_BATCHES):
+        rows: list[tuple[list[int], list[int]]] = []
+        for batch_idx in range(group_idx, group_idx + SORTED_BATCHES):
+            for question, solution in demonstrations(config, batch_idx):
+                prompt_ids: list[int] = tokenizer.encode(question + "\n")
+                rows.append((prompt_ids, [*tokenizer.encode(solution), eos]))
+        rows.sort(key=lambda row: len(row[0]) + len(row[1]))
+        order = list(range(SORTED_BATCHES))
+        random.Random(f"{config.seed}/order/{group_idx}").shuffle(order)
+        for offset, slot in enumerate(order):
+            if group_idx + offset < first_idx:
+                continue
+            chunk = rows[slot * config.batch_size : (slot + 1) * config.batch_size]
+            length = max(len(prompt) + len(solution) for prompt, solution in chunk)
+            input_ids = torch.full((len(chunk), length), pad)
+            labels = torch.full((len(chunk), length), -100)
+            for row_idx, (prompt, answer) in enumerate(chunk):
+                end = len(prompt) + len(answer)
+                input_ids[row_idx, :end] = torch.tensor(prompt + answer)
+                labels[row_idx, len(prompt) : end] = torch.tensor(answer)
+            yield input_ids, labels
+
+
+def learning_rate(config: TrainLabPolicyConfig, batch_idx: int) -> float:
+    """Linear warm-up, then a cosine to a fiftieth of the peak."""
+    if batch_idx < config.warmup_batches:
+        return config.learning_rate * (batch_idx + 1) / config.warmup_batches
+    progress = (batch_idx - config.warmup_batches) / max(1, config.num_batches - config.warmup_batches)
+    return config.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def train(config: TrainLabPolicyConfig) -> None:
+    torch.set_num_threads(config.num_threads)
+    torch.set_flush_denormal(True)  # tiny gradients otherwise slow a CPU down by a quarter
+    config.out.mkdir(parents=True, exist_ok=True)
+    tokenizer = build_tokenizer(config.vocab_size)
+    model = build_model(config, tokenizer)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    checkpoint = config.out / "checkpoint.pt"
+    done = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        done = state["num_batches"]
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, from batch {done}")
+    columns = [TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    with Progress(*columns) as progress:
+        bar = progress.add_task("", total=config.num_batches, completed=done, loss=float("nan"))
+        smooth = None
+        for batch_idx, (input_ids, labels) in enumerate(batches(config, tokenizer, done), start=done):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(config, batch_idx)
+            loss = model(input_ids=input_ids, labels=labels).loss
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+            progress.update(bar, advance=1, loss=smooth)
+            if (batch_idx + 1) % config.checkpoint_every == 0 or batch_idx + 1 == config.num_batches:
+                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "num_batches": batch_idx + 1}
+                torch.save(state, checkpoint.with_suffix(".tmp"))
+                checkpoint.with_suffix(".tmp").replace(checkpoint)
+                progress.console.print(f"batch {batch_idx + 1} loss {smooth:.4f}")
+                model.save_pretrained(config.out)
+                tokenizer.save_pretrained(config.out)
+
+
+def main(config: Annotated[TrainLabPolicyConfig, cyclopts.Parameter(name="*")] = TrainLabPolicyConfig()) -> None:
+    """Train the lab policy; run the same command again to continue."""
+    train(config)
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

@@ -1,0 +1,5 @@
+"""`python -m forkpoint` is the `forkpoint` command."""
+
+from forkpoint.cli import main
+
+main()

@@ -1,0 +1,103 @@
+"""The main job on the embedded default, start to end: label, train, evaluate, report, with the shipped lab policy.
+
+Invariant: the demo is the public stages with small settings, nothing of its own; killed and started again it continues.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from forkpoint.evaluate_run import EvaluateConfig, evaluate_policy, write_results
+from forkpoint.label_run import LabelConfig, LabelSummary, label_format, label_problems
+from forkpoint.policies import LAB_POLICY, load_policy
+from forkpoint.prms import load_prm
+from forkpoint.prms.layout import PRMFormat
+from forkpoint.problems import load_problems
+from forkpoint.records import Executor
+from forkpoint.train import TrainConfig, TrainReport, train_prm
+from forkpoint.tree import TreeConfig
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """How much the demo does; the defaults take about four minutes on 2 cores."""
+
+    num_train_problems: int = 600
+    """Problems that EDU trees are grown and labelled on."""
+    num_test_problems: int = 200
+    num_threshold_problems: int = 100
+    """Problems of a third split that choose the first-error threshold."""
+    num_samples: int = 16
+    seed: int = 0
+
+
+LAB_TRAINING = TrainConfig(
+    learning_rate=1e-3,
+    num_epochs=2,
+    batch_size=32,
+    micro_batch_size=32,
+    warmup_share=0.05,
+    max_solutions_per_problem=6,
+    format=PRMFormat(max_length=1024),
+)
+"""What suits a PRM of under a million parameters; real models want the defaults of `TrainConfig`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """Where the demo's outputs are, and what its stages reported."""
+
+    results: dict[str, Any]
+    labels: LabelSummary
+    training: TrainReport
+
+
+def run_demo(
+    out: Path,
+    config: DemoConfig,
+    executor: Executor,
+    on_stage: Callable[[str], None] = lambda _: None,
+    on_train_step: Callable[[int, int, float], None] | None = None,
+) -> DemoResult:
+    """Everything into `out`: label/, prm/, evaluate/, results.json, trees.json."""
+    policy = load_policy("lab")
+    tree = TreeConfig(num_leaves=config.num_samples, max_tokens=160)
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, started: float) -> None:
+        seconds[name] = round(time.monotonic() - started, 1)
+
+    on_stage(f"label: EDU trees on {config.num_train_problems} problems of lab:train")
+    started = time.monotonic()
+    train_problems = load_problems(f"lab:train?num={config.num_train_problems}&seed={config.seed}")
+    labels = label_problems(train_problems, policy, out / "label", tree, LabelConfig(), executor)
+    timed("label", started)
+
+    on_stage("train: a PRM on the labelled steps, from the policy's weights")
+    started = time.monotonic()
+    training_config = replace(LAB_TRAINING, seed=config.seed, format=label_format(out / "label", LAB_TRAINING.format))
+    training = train_prm(out / "label", str(LAB_POLICY), out / "prm", training_config, on_train_step)
+    timed("train", started)
+
+    started = time.monotonic()
+    prm = load_prm(out / "prm")
+    evaluation = evaluate_policy(
+        load_problems(f"lab:test?num={config.num_test_problems}&seed={config.seed}"),
+        policy,
+        out / "evaluate",
+        EvaluateConfig(num_samples=config.num_samples, max_tokens=tree.max_tokens, seed=config.seed),
+        tree,
+        executor,
+        prm,
+        prm.format,
+        threshold_problems=load_problems(f"lab:valid?num={config.num_threshold_problems}&seed={config.seed}"),
+        on_stage=lambda stage: on_stage(f"evaluate: {stage}"),
+    )
+    timed("evaluate", started)
+    resolved = {"demo": asdict(config), "tree": asdict(tree), "train": asdict(training_config)}
+    results = write_results(out, evaluation, resolved, policy, seconds)
+    return DemoResult(results, labels, training)

@@ -1,0 +1,36 @@
+"""The package's own exception types; everything else is a plain ValueError, TypeError or FileNotFoundError.
+
+Exception
+└── ForkpointError
+    ├── RunError            a run directory cannot be used as asked
+    │   ├── RunLocked       another process writes to it
+    │   ├── ConfigDiffers   it was started with another configuration
+    │   └── JournalCorrupt  a complete line of the journal cannot be read
+    └── LayoutError         text, tags and tokens do not fit together; scoring would be silently wrong
+"""
+
+from __future__ import annotations
+
+
+class ForkpointError(Exception):
+    """Whatever forkpoint raises on purpose that is not a plain bad argument."""
+
+
+class RunError(ForkpointError):
+    """A run directory cannot be used as asked."""
+
+
+class RunLocked(RunError):
+    """Another process is writing to the run."""
+
+
+class ConfigDiffers(RunError):
+    """The run was started with another configuration; the message names the keys."""
+
+
+class JournalCorrupt(RunError):
+    """A complete line of the journal cannot be read."""
+
+
+class LayoutError(ForkpointError):
+    """Step tags, positions or lengths do not fit a model's tokenizer; refusing is the only honest answer."""

@@ -1,0 +1,330 @@
+"""The evaluate stage: sample solutions of test problems, score them with a PRM, write results.json.
+
+Three kinds of solutions of the same problems: greedy, HT (independent samples, one set per temperature), EDU (tree
+leaves). Invariant: solutions and scores are journaled as they come, so a killed evaluation continues; every number in
+results.json is computed from the journal by the pure functions of `evaluate.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from forkpoint.evaluate import Attempts, CurvePoint, Estimate, FirstError, bootstrap, choose_threshold, curve, first_error
+from forkpoint.lab.oracle import first_wrong_step
+from forkpoint.lab.problem_set import lab_story
+from forkpoint.label_run import TreeWork
+from forkpoint.outcomes import SampleOutcome, TreeOutcome, graded, paths_of
+from forkpoint.prms.layout import PRMFormat
+from forkpoint.records import Cost, Executor, Policy, Problem, Scorer
+from forkpoint.rollouts import RolloutConfig, sample
+from forkpoint.runs import Run, content_key
+from forkpoint.select import Aggregate
+from forkpoint.tree import TreeConfig
+from forkpoint.tree_view import tree_views
+
+RESULTS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What is compared."""
+
+    num_samples: int = 16
+    """Solutions per problem: HT samples, and leaves of the EDU tree; curves have N = 1, 2, 4 .. up to it."""
+    temperatures: tuple[float, ...] = (0.7,)
+    """HT temperatures (0.7 in arXiv 2503.22233)."""
+    top_p: float = 1.0
+    max_tokens: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1:
+            raise ValueError(f"num_samples must be at least 1; {self.num_samples} was given")
+        if any(temperature <= 0 for temperature in self.temperatures):
+            raise ValueError("HT temperatures must be above 0; greedy decoding is always measured beside them")
+
+    @property
+    def sizes(self) -> list[int]:
+        """N of the curves: powers of two, and `num_samples` itself."""
+        powers = [1 << power for power in range(self.num_samples.bit_length())]
+        return sorted({*powers, self.num_samples})
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """One way to get solutions of a problem."""
+
+    kind: Literal["greedy", "ht", "edu"]
+    temperature: float
+
+
+class SampleWork:
+    """One row of independent samples per problem."""
+
+    def __init__(self, policy: Policy, problems: Sequence[Problem], config: RolloutConfig) -> None:
+        self._policy, self._problems, self._config = policy, problems, config
+        self.keys = [content_key({"samples": asdict(config), "policy": policy.name, "problem": asdict(problem)}) for problem in problems]
+
+    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
+        self._policy.reset_cache()  # so that a row does not depend on which chunks were done before
+        problems = [self._problems[idx] for idx in idxs]
+        prompts = [self._policy.encode_question(problem.question) for problem in problems]
+        limits = [_limit(self._policy, prompt, self._config.max_tokens) for prompt in prompts]
+        paths_P, costs = [], []
+        for completions, cost in sample(self._policy, prompts, self._config, limits):
+            paths_P.append(paths_of(self._policy, completions))
+            costs.append(cost)
+        ends = graded(problems, [[path.text for path in paths] for paths in paths_P])
+        return [
+            SampleOutcome(problem, paths, its_ends, cost).to_row()
+            for problem, paths, its_ends, cost in zip(problems, paths_P, ends, costs, strict=True)
+        ]
+
+
+class ScoreWork:
+    """The step scores of every solution of an outcome row."""
+
+    def __init__(self, scorer: Scorer, prm_format: PRMFormat, run: Run, keys: Sequence[str]) -> None:
+        self._scorer, self._format, self._run, self._outcome_keys = scorer, prm_format, run, keys
+        self.keys = [content_key({"scores_of": key, "scorer": scorer.name}) for key in keys]
+
+    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
+        outcomes = [outcome_of(row) for row in self._run.rows([self._outcome_keys[idx] for idx in idxs])]
+        steps = [solution_steps(outcome, self._format) for outcome in outcomes]
+        distinct = {(outcome.problem.question, item): 0 for outcome, items in zip(outcomes, steps, strict=True) for item in items}
+        pairs = list(distinct)
+        scores = dict(zip(pairs, self._scorer.score([pair[0] for pair in pairs], [pair[1] for pair in pairs]), strict=True))
+        return [
+            {"kind": "scores", "scores": [[round(score, 6) for score in scores[outcome.problem.question, item]] for item in items]}
+            for outcome, items in zip(outcomes, steps, strict=True)
+        ]
+
+
+def outcome_of(row: dict[str, Any]) -> TreeOutcome | SampleOutcome:
+    """The outcome in a journal row."""
+    return TreeOutcome.from_row(row) if row["kind"] == "tree" else SampleOutcome.from_row(row)
+
+
+def solution_steps(outcome: TreeOutcome | SampleOutcome, prm_format: PRMFormat) -> list[tuple[str, ...]]:
+    """The steps of every solution, cut as the PRM's training data was."""
+    return [outcome.path(idx).steps(prm_format.segmentation, prm_format.rule)[0] for idx in range(len(outcome.ends))]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was measured, ready for results.json."""
+
+    rows: list[dict[str, Any]]
+    comparisons: list[dict[str, Any]]
+    greedy: Estimate
+    first_error: FirstError | None
+    cost: Cost
+    trees: list[dict[str, Any]]
+
+
+class Evaluator:
+    """Runs the works of an evaluation into one run directory."""
+
+    def __init__(self, policy: Policy, scorer: Scorer | None, prm_format: PRMFormat, run: Run, executor: Executor) -> None:
+        self._policy, self._scorer, self._format = policy, scorer, prm_format
+        self._run, self._executor = run, executor
+
+    def outcomes(
+        self, problems: Sequence[Problem], sampler: Sampler, num_samples: int, config: EvaluateConfig, tree: TreeConfig
+    ) -> list[str]:
+        """Sample; return the keys of the outcome rows."""
+        work: TreeWork | SampleWork
+        if sampler.kind == "edu":
+            work = TreeWork(self._policy, problems, tree)
+        else:
+            rollouts = RolloutConfig(num_samples, sampler.temperature, config.top_p, config.max_tokens, config.seed)
+            work = SampleWork(self._policy, problems, rollouts)
+        self._execute(work)
+        return list(work.keys)
+
+    def attempts(self, keys: Sequence[str]) -> list[Attempts]:
+        """Score the outcomes and read both back."""
+        outcomes = [outcome_of(row) for row in self._run.rows(keys)]
+        scores: list[tuple[tuple[float, ...], ...] | None] = [None] * len(outcomes)
+        if self._scorer is not None:
+            work = ScoreWork(self._scorer, self._format, self._run, keys)
+            self._execute(work)
+            scores = [tuple(tuple(item) for item in row["scores"]) for row in self._run.rows(work.keys)]
+        return [Attempts(outcome.problem.id, outcome.solutions(), its_scores) for outcome, its_scores in zip(outcomes, scores, strict=True)]
+
+    def first_errors(self, keys: Sequence[str]) -> tuple[list[tuple[float, ...]], list[int]]:
+        """Step scores and first wrong steps of all solutions of lab problems."""
+        scores: list[tuple[float, ...]] = []
+        truths: list[int] = []
+        for attempts, row in zip(self.attempts(keys), self._run.rows(keys), strict=True):
+            outcome = outcome_of(row)
+            assert attempts.step_scores is not None, "first errors are looked for only with a scorer"
+            scores += attempts.step_scores
+            truths += [first_wrong_step(lab_story(outcome.problem.id), steps) for steps in solution_steps(outcome, self._format)]
+        return scores, truths
+
+    def cost(self, keys: Sequence[str]) -> Cost:
+        return sum((outcome_of(row).cost for row in self._run.rows(keys)), Cost())
+
+    def _execute(self, work: Any) -> None:
+        tally = self._executor.execute(self._run, work)
+        if tally.rows_failed:
+            raise RuntimeError(
+                f"{tally.rows_failed} items failed, see {self._run.directory / 'failures.jsonl'}; run the same command to try again"
+            )
+
+
+def evaluate_policy(
+    problems: Sequence[Problem],
+    policy: Policy,
+    out: Path,
+    config: EvaluateConfig,
+    tree_config: TreeConfig,
+    executor: Executor,
+    scorer: Scorer | None = None,
+    prm_format: PRMFormat | None = None,
+    threshold_problems: Sequence[Problem] = (),
+    on_stage: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Measure the policy, and the scorer on it, on `problems`; journaled at `out`, run again to continue.
+
+    `threshold_problems` (lab problems that share nothing with `problems`) choose the first-error threshold; without them
+    first errors are not measured.
+    """
+    fits = [policy.max_length is None or len(policy.encode_question(problem.question)) < policy.max_length for problem in problems]
+    if not all(fits):
+        raise ValueError(
+            f"{fits.count(False)} prompts do not fit the policy's context of {policy.max_length} tokens; leave those problems out"
+        )
+    resolved = {
+        "policy": policy.name,
+        "scorer": scorer.name if scorer else None,
+        "evaluate": asdict(config),
+        "tree": asdict(tree_config),
+        "problems": content_key([asdict(problem) for problem in problems]),
+        "num_problems": len(problems),
+    }
+    with Run.open(out, "evaluate", resolved) as run:
+        evaluator = Evaluator(policy, scorer, prm_format or PRMFormat(), run, executor)
+        rows: list[dict[str, Any]] = []
+        points: dict[Sampler, list[CurvePoint]] = {}
+        cost = Cost()
+        trees: list[dict[str, Any]] = []
+        samplers = [Sampler("greedy", 0.0), *(Sampler("ht", temperature) for temperature in config.temperatures), Sampler("edu", 0.0)]
+        greedy: Estimate | None = None
+        ht_keys: list[str] = []
+        for sampler in samplers:
+            on_stage(f"{sampler.kind} T={sampler.temperature:g}" if sampler.kind == "ht" else sampler.kind)
+            keys = evaluator.outcomes(problems, sampler, 1 if sampler.kind == "greedy" else config.num_samples, config, tree_config)
+            cost += evaluator.cost(keys)
+            if sampler.kind == "greedy":
+                greedy_point = curve([Attempts(a.problem_id, a.solutions) for a in evaluator.attempts(keys)], [1], True)[0]
+                greedy = bootstrap(greedy_point.accuracy_P)
+                rows.append({**_row(sampler, greedy_point), "sampler": "ht", "select": "greedy"})
+                continue
+            ht_keys = ht_keys or keys
+            attempts = evaluator.attempts(keys)
+            points[sampler] = curve(attempts, config.sizes, is_exchangeable=sampler.kind == "ht")
+            if sampler.kind == "edu":
+                trees = tree_views([TreeOutcome.from_row(row) for row in run.rows(keys)], attempts, tree_config, prm_format or PRMFormat())
+            rows += [_row(sampler, point) for point in points[sampler]]
+        errors = None
+        if scorer is not None and threshold_problems:
+            on_stage("first errors")
+            first_ht = Sampler("ht", config.temperatures[0])
+            threshold_keys = evaluator.outcomes(threshold_problems, first_ht, 4, config, tree_config)
+            threshold = choose_threshold(*evaluator.first_errors(threshold_keys))
+            errors = first_error(*evaluator.first_errors(ht_keys), threshold)
+        assert greedy is not None, "greedy is the first sampler"
+        run.finish({"num_rows": len(rows)})
+    return Evaluation(rows, comparisons(points, prm_format), greedy, errors, cost, trees)
+
+
+def comparisons(points: dict[Sampler, list[CurvePoint]], prm_format: PRMFormat | None) -> list[dict[str, Any]]:
+    """Paired differences on the same problems, at the largest N."""
+    how: Aggregate = prm_format.aggregate if prm_format else "min"
+    found: dict[tuple[str, float, str], CurvePoint] = {}
+    for sampler, its_points in points.items():
+        largest = max(point.n for point in its_points)
+        for point in its_points:
+            if point.n == largest and point.aggregate in (None, how):
+                found[sampler.kind, sampler.temperature, point.select] = point
+    pairs = []
+    hts = [sampler.temperature for sampler in points if sampler.kind == "ht"]
+    for temperature in hts:
+        ht, edu = ("ht", temperature), ("edu", 0.0)
+        pairs += [((*ht, "best"), (*ht, "majority")), ((*edu, "best"), (*ht, "majority")), ((*edu, "best"), (*ht, "best"))]
+        pairs += [((*ht, "weighted"), (*ht, "majority")), ((*edu, "oracle"), (*ht, "oracle"))]
+    pairs.append((("edu", 0.0, "best"), ("edu", 0.0, "majority")))
+    return [_comparison(left, right, found, how) for left, right in pairs if left in found and right in found]
+
+
+def _comparison(
+    left: tuple[str, float, str], right: tuple[str, float, str], found: dict[tuple[str, float, str], CurvePoint], how: str
+) -> dict[str, Any]:
+    difference = bootstrap(np.subtract(found[left].accuracy_P, found[right].accuracy_P))
+    tokens = float(found[left].tokens_P.sum() / found[right].tokens_P.sum())
+
+    def name(key: tuple[str, float, str]) -> str:
+        kind = f"HT T={key[1]:g}" if key[0] == "ht" else "EDU"
+        by = {"best": f"best-of-{found[key].n} ({how})", "weighted": f"weighted vote of {found[key].n} ({how})"}
+        return f"{kind} {by.get(key[2], f'{key[2]}-of-{found[key].n}')}"
+
+    return {
+        "name": f"{name(left)} minus {name(right)}",
+        "difference": difference.mean,
+        "ci_low": difference.low,
+        "ci_high": difference.high,
+        "num_problems": difference.num_problems,
+        "token_ratio": tokens,
+    }
+
+
+def _row(sampler: Sampler, point: CurvePoint) -> dict[str, Any]:
+    estimate = bootstrap(point.accuracy_P)
+    return {
+        "sampler": sampler.kind,
+        "temperature": sampler.temperature,
+        "select": point.select,
+        "aggregate": point.aggregate,
+        "n": point.n,
+        "accuracy": estimate.mean,
+        "ci_low": estimate.low,
+        "ci_high": estimate.high,
+        "num_problems": estimate.num_problems,
+        "sampled_tokens_per_problem": float(np.mean(point.tokens_P)),
+    }
+
+
+def write_results(out: Path, evaluation: Evaluation, config: dict[str, Any], policy: Policy, seconds: dict[str, float]) -> dict[str, Any]:
+    """Write `results.json` and `trees.json`; return the results."""
+    greedy = evaluation.greedy
+    results = {
+        "version": RESULTS_VERSION,
+        "config": config,
+        "policy": {
+            "name": policy.name,
+            "num_parameters": policy.num_parameters,
+            "greedy_accuracy": greedy.mean,
+            "greedy_accuracy_low": greedy.low,
+            "greedy_accuracy_high": greedy.high,
+        },
+        "rows": evaluation.rows,
+        "comparisons": evaluation.comparisons,
+        "first_error": asdict(evaluation.first_error) if evaluation.first_error else None,
+        "cost": asdict(evaluation.cost),
+        "seconds": seconds,
+    }
+    for name, content in (("results.json", results), ("trees.json", evaluation.trees)):
+        (out / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return results
+
+
+def _limit(policy: Policy, prompt_ids: Sequence[int], max_tokens: int) -> int:
+    return max_tokens if policy.max_length is None else min(max_tokens, policy.max_length - len(prompt_ids))

@@ -1,0 +1,191 @@
+"""Multi-step arithmetic word problems in plain English, drawn from a seed, each with its one right solution.
+
+A story is a diary: one quantity, changed day by day. Some entries are distractors: another item, somebody else's, a
+dream, or a verb that changes nothing. The right solution has one equation a line, under the day that it follows from,
+each using the result of the line before, and ends with `The answer is N`.
+
+Invariant: a story is a pure function of (split, level, seed, index), and the split of a story is a function of its
+question alone, so no question is ever in two splits whatever seeds and levels are asked for.
+This file does not read solutions (see `oracle.py`) and does not write wrong ones (see `teacher.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Operator = Literal["+", "-", "*"]
+Distraction = Literal["owner", "item", "dream", "idle"]
+
+NAMES = ("Ada", "Eva", "Leo", "Max", "Mia", "Sam", "Tom", "Zoe")
+ITEMS = ("shells", "stamps", "cards", "coins", "beads", "books", "stones", "pens")
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+VERBS: dict[str, Operator] = {
+    "finds": "+", "buys": "+", "wins": "+", "gets": "+", "makes": "+",
+    "loses": "-", "sells": "-", "spends": "-", "breaks": "-", "uses": "-",
+    "doubles": "*", "triples": "*", "quadruples": "*",
+}  # fmt: skip
+FACTORS = {"doubles": 2, "triples": 3, "quadruples": 4}
+IDLE_VERBS = ("counts", "sees", "draws")
+DISTRACTIONS: tuple[Distraction, ...] = ("owner", "item", "dream", "idle")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One entry of the diary: `verb` applied with `operator` and `amount`; a distractor where `distraction` is set.
+
+    An idle verb changes nothing; whoever uses it by mistake adds, so its operator is `+`.
+    """
+
+    verb: str
+    operator: Operator
+    amount: int
+    sentence: str
+    distraction: Distraction | None = None
+
+    def apply(self, value: int) -> int:
+        """The quantity after this event, were it to happen to `value`."""
+        if self.operator == "*":
+            return value * self.amount
+        return value + self.amount if self.operator == "+" else value - self.amount
+
+
+@dataclass(frozen=True)
+class Story:
+    """A problem of the lab: its question, and all that is needed to judge any solution of it."""
+
+    owner: str
+    item: str
+    start: int
+    events: tuple[Event, ...]
+    level: str
+
+    @property
+    def steps(self) -> tuple[tuple[str, Event], ...]:
+        """The events that count, in order, each with its day: one line of the right solution each."""
+        return tuple((day, event) for day, event in zip(DAYS, self.events, strict=False) if event.distraction is None)
+
+    @property
+    def question(self) -> str:
+        entries = [f"{day}: {event.sentence}" for day, event in zip(DAYS, self.events, strict=False)]
+        return " ".join([f"{self.owner} has {self.start} {self.item}.", *entries, f"How many {self.item} does {self.owner} have?"])
+
+    @property
+    def answer(self) -> int:
+        value = self.start
+        for _, event in self.steps:
+            value = event.apply(value)
+        return value
+
+    @property
+    def solution(self) -> str:
+        """The one right solution, lines joined by newlines, without a final newline."""
+        value, lines = self.start, []
+        for day, event in self.steps:
+            lines.append(equation_line(day, event.verb, value, event.operator, event.amount, event.apply(value)))
+            value = event.apply(value)
+        return "\n".join([*lines, answer_line(value)])
+
+
+def equation_line(day: str, verb: str, left: int, operator: str, right: int, result: int) -> str:
+    """One step of a solution as it is written, under its day: `Tuesday: finds 24+13=37`."""
+    return f"{day}: {verb} {left}{operator}{right}={result}"
+
+
+def answer_line(value: int) -> str:
+    """The last line of a solution."""
+    return f"The answer is {value}"
+
+
+@dataclass(frozen=True)
+class Level:
+    """How hard the stories of a level are; ranges are inclusive."""
+
+    num_steps: tuple[int, int]
+    num_distractors: tuple[int, int]
+    start: tuple[int, int]
+    amount: tuple[int, int]
+    max_value: int
+    max_product: int
+
+
+LEVELS = {
+    "easy": Level(num_steps=(2, 3), num_distractors=(0, 1), start=(10, 60), amount=(2, 30), max_value=200, max_product=100),
+    "default": Level(num_steps=(3, 4), num_distractors=(2, 3), start=(20, 99), amount=(11, 99), max_value=400, max_product=400),
+    "hard": Level(num_steps=(4, 5), num_distractors=(2, 2), start=(100, 999), amount=(11, 199), max_value=2999, max_product=2999),
+}
+"""No level has more steps and distractors than there are days."""
+
+SPLITS = {"train": range(7), "valid": range(7, 8), "test": range(8, 10)}
+"""Which of ten hash buckets of the question a split owns."""
+
+
+def split_of(question: str) -> str:
+    """The split that owns a question, from its text alone."""
+    bucket = int.from_bytes(hashlib.blake2b(question.encode(), digest_size=8).digest(), "big") % 10
+    return next(name for name, buckets in SPLITS.items() if bucket in buckets)
+
+
+def stories(split: str, level: str, seed: int) -> Iterator[Story]:
+    """An endless stream of distinct stories of one split and level; the same arguments give the same stream.
+
+    Raises ValueError on an unknown split or level.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"lab split {split!r} is unknown; choose from {', '.join(SPLITS)}")
+    if level not in LEVELS:
+        raise ValueError(f"lab level {level!r} is unknown; choose from {', '.join(LEVELS)}")
+    return _distinct_stories(split, level, seed)
+
+
+def _distinct_stories(split: str, level: str, seed: int) -> Iterator[Story]:
+    seen: set[str] = set()
+    for idx in itertools.count():
+        story = draw_story(level, random.Random(f"{level}/{seed}/{idx}"))
+        question = story.question
+        if split_of(question) == split and question not in seen:
+            seen.add(question)
+            yield story
+
+
+def draw_story(level: str, rng: random.Random) -> Story:
+    """One story of a level, whatever its split."""
+    rules = LEVELS[level]
+    owner, other_owner = rng.sample(NAMES, 2)
+    item, other_item = rng.sample(ITEMS, 2)
+    value = start = rng.randint(*rules.start)
+    events = []
+    for _ in range(rng.randint(*rules.num_steps)):
+        event = _draw_step(rules, value, item, rng)
+        value = event.apply(value)
+        events.append(event)
+    for _ in range(rng.randint(*rules.num_distractors)):
+        distractor = _draw_distractor(rules, other_owner, (item, other_item), rng)
+        events.insert(rng.randint(0, len(events)), distractor)
+    return Story(owner=owner, item=item, start=start, events=tuple(events), level=level)
+
+
+def _draw_step(rules: Level, value: int, item: str, rng: random.Random) -> Event:
+    while True:
+        verb = rng.choice(sorted(VERBS))
+        event = _event(verb, rng.randint(*rules.amount), item)
+        limit = rules.max_product if event.operator == "*" else rules.max_value
+        if 1 <= event.apply(value) <= limit:
+            return event
+
+
+def _draw_distractor(rules: Level, other_owner: str, items: tuple[str, str], rng: random.Random) -> Event:
+    distraction = rng.choice(DISTRACTIONS)
+    verb = rng.choice(IDLE_VERBS) if distraction == "idle" else rng.choice(sorted(VERBS))
+    suffix = {"owner": f" of {other_owner}", "dream": " in a dream"}.get(distraction, "")
+    return _event(verb, rng.randint(*rules.amount), items[distraction == "item"], suffix, distraction)
+
+
+def _event(verb: str, amount: int, item: str, suffix: str = "", distraction: Distraction | None = None) -> Event:
+    if verb in FACTORS:
+        return Event(verb, "*", FACTORS[verb], f"{verb} the {item}{suffix}.", distraction)
+    return Event(verb, VERBS.get(verb, "+"), amount, f"{verb} {amount} {item}{suffix}.", distraction)

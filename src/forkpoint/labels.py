@@ -1,0 +1,171 @@
+"""Labels are plan x value: where the outcomes under a step come from, and what number sums them up.
+
+Plans: `leaves` (the leaves of an EDU tree that share the step's prefix; here). Values: `mean`, `hit`, `log_mean_exp(eta)`.
+Invariant: a label is a function of recorded outcomes and weights alone, so any label can be derived again without the
+policy; and it carries its evidence: counts, effective size, and a 95 % interval.
+Weights: `uniform` counts every leaf once; `policy` weighs a leaf by the product, over the forks between the prefix and
+the leaf, of the branch taken's probability renormalised over the two that were explored. Neither is the policy's own
+distribution over completions: the leaves are greedy between forks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from forkpoint.records import Label, Tree
+from forkpoint.tree import shared_lengths
+
+Weighting = Literal["uniform", "policy"]
+WEIGHTINGS: tuple[Weighting, ...] = ("uniform", "policy")
+Z_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Value:
+    """Sums outcomes up: `log_mean_exp(eta)` of ER-PRM (arXiv 2412.11006, eq. 1), with its limits.
+
+    r = (1/eta) ln sum_i w_i exp(eta * outcome_i), weights w_i summing to 1. eta = 0 is the weighted mean, +inf the
+    maximum (`hit`: 1 if any outcome is right), -inf the minimum. Monotone in every outcome and increasing in eta.
+    """
+
+    eta: float
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.eta):
+            raise ValueError("eta must be a number, 0 or an infinity; nan was given")
+
+    def __call__(self, outcomes: Sequence[float], weights: Sequence[float] | None = None) -> float:
+        """The value of at least one outcome; weights are non-negative, not all zero, and need not sum to 1."""
+        weights = [1.0] * len(outcomes) if weights is None else list(weights)
+        if not outcomes or len(weights) != len(outcomes):
+            raise ValueError(f"a value needs outcomes and as many weights; {len(outcomes)} and {len(weights)} were given")
+        total = math.fsum(weights)
+        if min(weights) < 0 or not 0 < total < math.inf:
+            raise ValueError("weights must be finite, non-negative and not all zero")
+        pairs = [(weight / total, outcome) for weight, outcome in zip(weights, outcomes, strict=True) if weight > 0]
+        if math.isinf(self.eta):
+            return (max if self.eta > 0 else min)(outcome for _, outcome in pairs)
+        peak = max((outcome for _, outcome in pairs), key=lambda outcome: self.eta * outcome)
+        if self.eta == 0:
+            return math.fsum(weight * outcome for weight, outcome in pairs)
+        # expm1 and log1p keep the digits that exp and log lose near eta = 0; shifting by the peak keeps exp from overflowing
+        excess = math.fsum(weight * math.expm1(self.eta * (outcome - peak)) for weight, outcome in pairs)
+        if excess > -0.5:
+            return peak + math.log1p(excess) / self.eta
+        return peak + math.log(math.fsum(weight * math.exp(self.eta * (outcome - peak)) for weight, outcome in pairs)) / self.eta
+
+    def of_share(self, share: float) -> float:
+        """The value of 0/1 outcomes of which `share` (in [0, 1]) are right."""
+        return self((1.0, 0.0), (share, 1.0 - share))
+
+
+mean = Value(0.0)
+"""The share of right outcomes: EDU-PRM's label, Math-Shepherd's soft label."""
+hit = Value(math.inf)
+"""1 if any outcome is right: Math-Shepherd's hard label."""
+
+
+def log_mean_exp(eta: float) -> Value:
+    """ER-PRM's value: `log_mean_exp(2.0)([1] * 4 + [0] * 12)` is 0.477."""
+    return Value(float(eta))
+
+
+def value_named(name: str) -> Value:
+    """`mean`, `hit`, or `er:ETA`, such as `er:2`, `er:-1`, `er:inf`."""
+    if name in ("mean", "hit"):
+        return mean if name == "mean" else hit
+    kind, _, eta = name.partition(":")
+    try:
+        if kind == "er":
+            return log_mean_exp(float(eta))
+    except ValueError:
+        raise ValueError(f"value {name!r} has no number after the colon; write for example er:2") from None
+    raise ValueError(f"value {name!r} is unknown; choose from mean, hit, er:ETA (for example er:2)")
+
+
+def wilson_interval(share: float, size: float) -> tuple[float, float]:
+    """The 95 % Wilson score interval of a share seen in `size` (possibly effective) trials; both in [0, 1]."""
+    if size <= 0:
+        return 0.0, 1.0
+    shrink = 1 + Z_95**2 / size
+    middle = (share + Z_95**2 / (2 * size)) / shrink
+    margin = Z_95 / shrink * math.sqrt(share * (1 - share) / size + Z_95**2 / (4 * size**2))
+    # at shares of 0 and 1 the bound is exact; rounding must not move it
+    low = 0.0 if share <= 0 else max(0.0, middle - margin)
+    return low, 1.0 if share >= 1 else min(1.0, middle + margin)
+
+
+def label_of(outcomes: Sequence[bool], weights: Sequence[float] | None, value: Value) -> Label:
+    """The label of a step from the outcomes below it; `weights` None is uniform."""
+    weights = [1.0] * len(outcomes) if weights is None else weights
+    total = math.fsum(weights)
+    share = math.fsum(weight for weight, is_right in zip(weights, outcomes, strict=True) if is_right) / total
+    effective_size = total**2 / math.fsum(weight**2 for weight in weights)
+    low, high = (value.of_share(bound) for bound in wilson_interval(share, effective_size))
+    point = value([float(is_right) for is_right in outcomes], weights)
+    return Label(point, sum(outcomes), len(outcomes), effective_size, min(low, point), max(high, point))
+
+
+def final_label(is_correct: bool) -> Label:
+    """The label of a whole solution: its outcome, which is known and has no interval."""
+    outcome = float(is_correct)
+    return Label(outcome, int(is_correct), 1, 1.0, outcome, outcome)
+
+
+class Leaves:
+    """The plan of EDU-PRM: a prefix is worth what the leaves below it are worth."""
+
+    def __init__(self, tree: Tree, outcomes: Sequence[bool], weighting: Weighting = "uniform") -> None:
+        if len(outcomes) != tree.num_leaves:
+            raise ValueError(f"a tree of {tree.num_leaves} leaves needs as many outcomes; {len(outcomes)} were given")
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting {weighting!r} is unknown; choose from {', '.join(WEIGHTINGS)}")
+        self._outcomes = list(outcomes)
+        self._shared = shared_lengths(tree)
+        self._choices = _choices(tree) if weighting == "policy" else None
+
+    def below(self, leaf_idx: int, num_tokens: int) -> list[int]:
+        """The leaves whose paths share the first `num_tokens` tokens of a leaf's path, that leaf included."""
+        return [idx for idx, shared in enumerate(self._shared[leaf_idx]) if shared >= num_tokens]
+
+    def label(self, leaf_idx: int, num_tokens: int, value: Value) -> Label:
+        """The label of the first `num_tokens` tokens of a leaf's path."""
+        if num_tokens >= self._shared[leaf_idx][leaf_idx]:
+            return final_label(self._outcomes[leaf_idx])
+        below = self.below(leaf_idx, num_tokens)
+        weights = self._weights(below, num_tokens)
+        return label_of([self._outcomes[idx] for idx in below], weights, value)
+
+    def _weights(self, leaf_idxs: Sequence[int], num_tokens: int) -> list[float] | None:
+        if self._choices is None:
+            return None
+        return [math.exp(sum(log for position, log in self._choices[idx] if position >= num_tokens)) for idx in leaf_idxs]
+
+
+def _choices(tree: Tree) -> list[list[tuple[int, float]]]:
+    """Per leaf, each fork on its path: the position, and the log of the taken branch's renormalised probability."""
+    children: dict[int, list[int]] = {}
+    for branch_idx, branch in enumerate(tree.branches):
+        if branch.parent_idx is not None:
+            children.setdefault(branch.parent_idx, []).append(branch_idx)
+    choices: list[list[tuple[int, float]]] = []
+    for leaf_idx in range(tree.num_leaves):
+        taken: list[tuple[int, float]] = []
+        branch_idx, end = leaf_idx, math.inf
+        while True:
+            branch = tree.branches[branch_idx]
+            for child_idx in children.get(branch_idx, []):
+                child = tree.branches[child_idx]
+                if child.fork < end:
+                    first, runner_up = child.completion.runner_up_logprobs[0], child.completion.logprobs[0]
+                    taken.append((child.fork, -math.log1p(math.exp(runner_up - first))))
+            if branch.parent_idx is None:
+                break
+            runner_up, first = branch.completion.logprobs[0], branch.completion.runner_up_logprobs[0]
+            taken.append((branch.fork, -math.log1p(math.exp(first - runner_up))))
+            branch_idx, end = branch.parent_idx, branch.fork
+        choices.append(taken)
+    return choices

@@ -1,0 +1,144 @@
+r"""Numbers as people and models write them: `1,234`, `-3`, `$18.00`, `5%`, `3 1/2`, `\frac{14}{3}`, `1.8 million`.
+
+Invariant: a number is read exactly, as a fraction, or not at all, in time linear in the text. An operand of an expression
+(`9**9`, `3\sqrt{2}`, `5 or 6`, `4:30`) is not a number, and nothing is evaluated but a fraction bar. Units and a percent sign
+are dropped: `5%` is 5.
+This file does not decide which part of a text is the answer (see `answers.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+MAX_NUMERAL_CHARS = 100
+"""A longer numeral is not read: Python's own conversion is quadratic in the number of digits."""
+FLOAT_NOISE = Fraction(1, 10**12)
+FLOAT_DIGITS = 15
+"""A decimal with at least as many digits may be the print-out of a binary float."""
+ROUNDING = Fraction(1, 10**6)
+
+_DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d|,\d)|\d+)(?:\.\d+)?|\.\d+)"
+_BRACED = r"(?:\{[ ]?([-+]?\d+)[ ]?\}|(\d))"
+_NUMERAL = re.compile(
+    # not in the middle of a run of digits: no second reading of it, and no quadratic time
+    r"(?P<sign>[-+]?(?:[$€£][ ]?)?[-+]?)(?<!\d)(?<!\d,)"
+    rf"(?:(?P<frac_whole>\d*)[ ]?\\[dtc]?frac[ ]?{_BRACED}[ ]?{_BRACED}"
+    r"|(?P<whole>\d+)[ ](?P<over>\d+)/(?P<under>\d+)"
+    rf"|(?P<top>{_DECIMAL})[ ]?/[ ]?(?P<bottom>{_DECIMAL})"
+    rf"|(?P<decimal>{_DECIMAL})(?P<exponent>[eE][-+]?\d{{1,2}})?(?![eE]?\d))"
+    r"(?:[ ]?(?P<multiplier>thousand|million|billion|trillion)\b)?",
+    re.ASCII,
+)
+_MULTIPLIERS = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+
+_CONTEXT_CHARS = 16
+_OPERAND_BEFORE = re.compile(
+    r"(?:[\w.*/^×·÷+{√-]|\w\(|\d:|\d,[ ]|\d[ ]or[ ]|[*/^×·÷+][ ]|[\w)}][ ]-[ ]|\\(?:times|cdot|div|pm|sqrt|log|ln|sin|cos|tan)[ ])\Z",
+    re.ASCII,
+)
+_OPERAND_AFTER = re.compile(
+    r"[ ]?(?:[*^×·÷+√]|\\[A-Za-z{]|[-–/:,][ ]?[$(]?[\d\\.]|(?:or|and|to|x)[ ][$(]?[-+]?\d)|[_(}{²³⁰-⁹]|\.\d",
+    re.ASCII,
+)
+
+_TYPOGRAPHY = str.maketrans({"−": "-", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "½": " 1/2", "¼": " 1/4", "¾": " 3/4"})
+_INVISIBLE = re.compile(r"\\[!,;:]|\^[ ]?\{?[ ]?\\circ[ ]?\}?|\\degree|°|\\%|%")
+_WRAPPED = re.compile(r"\\(?:text|textbf|mathbf|mathrm|mbox)[ ]?\{([^{}]*)\}")
+_BOLD = re.compile(r"(?<![\w)*])\*{1,2}(?=\S)([^*\n]+)(?<=\S)\*{1,2}(?![\w(*])")
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number and how it was written, which decides how exactly it has to be met."""
+
+    value: Fraction
+    text: str
+    """As written, without a unit."""
+    is_decimal: bool
+    """Written with a decimal point or an exponent, so possibly rounded."""
+
+
+def parse_number(text: str) -> Number | None:
+    """The number that the whole of `text` writes; None where it writes anything else."""
+    text = plain(text).strip().removesuffix(".")
+    if text.startswith("(") and text.endswith(")") and "," not in text:
+        text = text[1:-1]
+    match = _NUMERAL.fullmatch(text.strip()) if len(text) <= MAX_NUMERAL_CHARS else None
+    return _number(match) if match else None
+
+
+def first_number(text: str) -> Number | None:
+    """The first number in `text` after its last equals sign; None where it is an operand or there is none."""
+    match = _NUMERAL.search(plain(text).rpartition("=")[2])
+    return _free_number(match) if match else None
+
+
+def last_number(text: str) -> Number | None:
+    """The last number in `text`; None where it is an operand or there is none."""
+    match = None
+    for match in _NUMERAL.finditer(plain(text)):  # noqa: B007 the loop ends on the last match
+        pass
+    return _free_number(match) if match else None
+
+
+def same_number(reference: Number, prediction: Number) -> bool:
+    """Whether two numbers are equal: as fractions, exactly, but for two ways in which a decimal is only nearly what was meant.
+
+    It may differ from a fraction without a finite decimal expansion by rounding (1e-6 of the reference: 0.333333 is 1/3, 0.33
+    is not), and, printed with 15 digits or more, by float noise (1e-12: 0.30000000000000004 is 0.3). Whole numbers are exact.
+    """
+    if reference.value == prediction.value:
+        return True
+    both = (reference, prediction)
+    decimals = [number for number in both if number.is_decimal]
+    if not decimals or all(number.value.denominator == 1 for number in both):
+        return False
+    if any(not number.is_decimal and _is_endless(number.value) for number in both):
+        tolerance = ROUNDING
+    elif any(sum(map(str.isdigit, number.text)) >= FLOAT_DIGITS for number in decimals):
+        tolerance = FLOAT_NOISE
+    else:
+        return False
+    return abs(reference.value - prediction.value) <= tolerance * abs(reference.value)
+
+
+def plain(text: str) -> str:
+    r"""`text` without typography that does not change a number: `\,`, `{,}`, `\$`, percent and degree signs, `\text{}`, `**`."""
+    text = text.translate(_TYPOGRAPHY).replace("{,}", ",").replace("\\$", "$")
+    text = _WRAPPED.sub(r" \1", _INVISIBLE.sub("", text))
+    return _BOLD.sub(r"\1", text)
+
+
+def _free_number(match: re.Match[str]) -> Number | None:
+    """The matched number unless the text around it makes it part of an expression."""
+    start, end = match.span()
+    before, after = match.string[max(0, start - _CONTEXT_CHARS) : start], match.string[end : end + _CONTEXT_CHARS]
+    if end - start > MAX_NUMERAL_CHARS or _OPERAND_BEFORE.search(before) or _OPERAND_AFTER.match(after):
+        return None
+    return _number(match)
+
+
+def _number(match: re.Match[str]) -> Number | None:
+    numerator, denominator = match.group(3) or match.group(4), match.group(5) or match.group(6)
+    decimal, exponent = match["decimal"] or "", match["exponent"] or ""
+    try:
+        if numerator:
+            value = int(match["frac_whole"] or 0) + Fraction(int(numerator), int(denominator))
+        elif match["whole"]:
+            value = int(match["whole"]) + Fraction(int(match["over"]), int(match["under"]))
+        elif match["top"]:
+            value = Fraction(match["top"].replace(",", "")) / Fraction(match["bottom"].replace(",", ""))
+        else:
+            value = Fraction(decimal.replace(",", "") + exponent)
+    except ZeroDivisionError:
+        return None
+    value *= _MULTIPLIERS.get(match["multiplier"], 1)
+    text = match.group().lstrip("$€£ ")
+    return Number(-value if "-" in match["sign"] else value, text, is_decimal="." in decimal or exponent != "")
+
+
+def _is_endless(value: Fraction) -> bool:
+    """Whether `value` has no finite decimal expansion: its denominator has a prime factor other than 2 and 5."""
+    return pow(10, value.denominator.bit_length(), value.denominator) != 0

@@ -1,0 +1,40 @@
+"""Seam 1: whatever continues text. Each back-end is one file; `load_policy` finds the right one by name.
+
+Invariant: importing this package loads neither torch nor transformers; a back-end's libraries are loaded when it is asked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forkpoint.policies.scripted import ScriptedPolicy
+
+if TYPE_CHECKING:
+    from forkpoint.policies.local import Device, Dtype, LocalPolicy
+
+LAB_POLICY = Path(__file__).parent.parent / "lab" / "policy"
+
+__all__ = ["LAB_POLICY", "ScriptedPolicy", "load_policy"]
+
+
+def load_policy(
+    name_or_path: str | Path,
+    *,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_size: int = 64,
+    template: str | None = None,
+    cache_bytes: int = 1 << 30,
+) -> LocalPolicy:
+    """The policy called `name_or_path`: `lab` is the tiny one that ships with the package, all else a model directory or hub id.
+
+    The options are those of `LocalPolicy.load`. Raises FileNotFoundError where there is no such model.
+    """
+    from forkpoint.policies.local import LocalPolicy
+
+    if name_or_path == "lab":
+        if not (LAB_POLICY / "config.json").exists():
+            raise FileNotFoundError("the lab policy is not part of this installation; train it with recipes/train_lab_policy.py")
+        name_or_path = LAB_POLICY
+    return LocalPolicy.load(name_or_path, device=device, dtype=dtype, batch_size=batch_size, template=template, cache_bytes=cache_bytes)

@@ -1,0 +1,152 @@
+"""Keys and values of many sequences in one buffer per layer: a row per sequence, a column per position.
+
+Row r holds position p of its sequence in column p, whatever the other rows hold, so rows of any lengths share a batch,
+a new row starts where an old one was, and cached prefixes are copied in without any shift. A forward pass works on a
+contiguous range of rows: it writes its own keys and values and attends to the columns up to its own position.
+Invariant: all columns hold finite numbers, so that masked ones weigh exactly nothing.
+This file decides nothing about which rows live where, and serves plain attention caches only (see `probe`).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from forkpoint.policies.attention import ROWS
+
+BLOCK = 16
+"""The number of columns is a multiple of this."""
+
+
+def probe(model: PreTrainedModel) -> tuple[list[Tensor], list[Tensor]] | None:
+    """One token's keys and values, per layer [1, heads, 1, dim]; None where rows cannot be kept this way.
+
+    They can where every layer's cache is a plain list of keys and values (no sliding window, no recurrent state), and the
+    model takes position ids (ALiBi reads them from the mask) and the masks of `sdpa` or `eager` attention.
+    """
+    config = model.config.get_text_config()
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters and not getattr(config, "alibi", False)
+    if not takes_positions or config._attn_implementation not in ("sdpa", "eager", ROWS):
+        return None
+    cache = DynamicCache(config=model.config)
+    ids_1_1 = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+    model(input_ids=ids_1_1, attention_mask=torch.ones_like(ids_1_1), past_key_values=cache, use_cache=True)
+    keys, values = [], []
+    for layer in cache.layers:
+        if type(layer) is not DynamicLayer or layer.keys is None or layer.values is None:
+            return None
+        keys.append(layer.keys)
+        values.append(layer.values)
+    return keys, values
+
+
+class KVRows:
+    """The buffers, one [rows, heads, columns, dim] per layer, and forward passes over ranges of their rows."""
+
+    def __init__(self, model: PreTrainedModel, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Empty buffers for `model`, shaped after what `probe` returned; `fit` makes room."""
+        self._model = model
+        self.keys, self.values = [layer[:0, :, :0] for layer in keys], [layer[:0, :, :0] for layer in values]
+        self._cache = Cache(layers=[_RowLayer(self, layer_idx) for layer_idx in range(len(keys))])
+        self._options = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        self._is_tight = model.device.type == "cpu"
+        self._first_row = 0
+        self._fed_rows_F = self._fed_queries_F = self._fed_columns_F = torch.empty(0, dtype=torch.long)
+
+    @property
+    def width(self) -> int:
+        """Columns there are now."""
+        return self.keys[0].shape[2]
+
+    def fit(self, num_rows: int, width: int, num_kept: int) -> None:
+        """Make room for `num_rows` rows of `width` columns; the first `num_kept` rows keep what is in those columns.
+
+        On a CPU the buffers follow the longest row closely, because batched products want them without gaps and all
+        columns are computed; elsewhere they only grow, in larger steps.
+        """
+        needed, grown = _round_up(width), _round_up(self.width * (9 if self._is_tight else 12) // 8)
+        new_width = max(needed, grown) if needed > self.width else self.width
+        if self._is_tight and needed < 0.8 * self.width:
+            new_width = needed
+        new_rows = max(num_rows, len(self.keys[0]))
+        if (new_rows, new_width) == (len(self.keys[0]), self.width):
+            return
+        for buffers in (self.keys, self.values):
+            for layer_idx, old_R_H_W_D in enumerate(buffers):
+                new_R_H_W_D = old_R_H_W_D.new_empty((new_rows, old_R_H_W_D.shape[1], new_width, old_R_H_W_D.shape[3]))
+                kept_width = min(new_width, old_R_H_W_D.shape[2])
+                new_R_H_W_D[:num_kept, :, :kept_width] = old_R_H_W_D[:num_kept, :, :kept_width]
+                new_R_H_W_D[:num_kept, :, kept_width:] = 0
+                new_R_H_W_D[num_kept:] = 0
+                buffers[layer_idx] = new_R_H_W_D
+
+    def blocks(self) -> Iterator[Tensor]:
+        """Views of the keys, then the values, cut into blocks of columns; each [rows, heads, blocks, `BLOCK`, dim]."""
+        for buffer_R_H_W_D in (*self.keys, *self.values):
+            yield buffer_R_H_W_D.view(*buffer_R_H_W_D.shape[:2], -1, BLOCK, buffer_R_H_W_D.shape[3])
+
+    def copy(self, sources: Sequence[int], targets: Sequence[int], width: int) -> None:
+        """Copy the first `width` columns of some rows to other rows; no row is both a source and a target."""
+        source_F, target_F = (torch.tensor(rows, device=self._model.device) for rows in (sources, targets))
+        for buffer_R_H_W_D in (*self.keys, *self.values):
+            buffer_R_H_W_D[target_F, :, :width] = buffer_R_H_W_D[source_F, :, :width]
+
+    def forward(self, first_row: int, ids_B_Q: Tensor, positions_B_Q: Tensor) -> Tensor:
+        """Next-token logits [B, V] after the last of `ids_B_Q`, for the B rows from `first_row` on.
+
+        `positions_B_Q` are the columns of the tokens fed. A row may start with padding, marked by position -1: it is not
+        stored, and what is computed for it is never looked at.
+        """
+        self._first_row = first_row
+        if ids_B_Q.shape[1] == 1:  # no padding, and `nonzero` would wait for the device
+            self._fed_rows_F, self._fed_columns_F = torch.arange(len(ids_B_Q), device=ids_B_Q.device), positions_B_Q[:, 0]
+            self._fed_queries_F = torch.zeros_like(self._fed_rows_F)
+        else:
+            self._fed_rows_F, self._fed_queries_F = (positions_B_Q >= 0).nonzero(as_tuple=True)
+            self._fed_columns_F = positions_B_Q[self._fed_rows_F, self._fed_queries_F]
+            positions_B_Q = positions_B_Q.clamp(min=0)
+        columns_W, dtype = torch.arange(self.width, device=ids_B_Q.device), self.keys[0].dtype
+        mask_B_1_Q_W = torch.where(columns_W <= positions_B_Q[:, None, :, None], 0.0, torch.finfo(dtype).min).to(dtype)
+        output = self._model(
+            input_ids=ids_B_Q,
+            attention_mask=mask_B_1_Q_W,
+            position_ids=positions_B_Q,
+            past_key_values=self._cache,
+            use_cache=True,
+            **self._options,
+        )
+        logits_B_V: Tensor = output.logits[:, -1]
+        return logits_B_V
+
+    def store(self, layer_idx: int, keys_B_H_Q_D: Tensor, values_B_H_Q_D: Tensor) -> tuple[Tensor, Tensor]:
+        """Put one layer's new keys and values into their columns; all there is to attend to, each [B, heads, columns, dim]."""
+        rows = slice(self._first_row, self._first_row + len(keys_B_H_Q_D))
+        views = self.keys[layer_idx][rows], self.values[layer_idx][rows]
+        for view_B_H_W_D, new_B_H_Q_D in zip(views, (keys_B_H_Q_D, values_B_H_Q_D), strict=True):
+            # indexed dimensions come first: both sides are [tokens fed, heads, dim]
+            view_B_H_W_D[self._fed_rows_F, :, self._fed_columns_F] = new_B_H_Q_D[self._fed_rows_F, :, self._fed_queries_F]
+        return views
+
+
+def _round_up(width: int) -> int:
+    return -(-width // BLOCK) * BLOCK
+
+
+class _RowLayer(DynamicLayer):  # type: ignore[no-untyped-call] # transformers' __init_subclass__
+    """The view of one layer that transformers' attention writes to and reads from."""
+
+    def __init__(self, rows: KVRows, layer_idx: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._rows, self._layer_idx = rows, layer_idx
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return self._rows.store(self._layer_idx, key_states, value_states)
+
+    def get_seq_length(self) -> int:
+        return self._rows.width

@@ -1,0 +1,165 @@
+"""A policy drawn by hand, for examples and tests: a table says which token follows which text, and how probably.
+
+    ScriptedPolicy({"": {"a": 0.6, "b": 0.4}, "a": {"x": 0.9, "y": 0.1}})
+
+Keys are the text after the prompt; a text that is not in the table has ended. Tokens are single characters, or whatever
+longer words the table uses. A function (question, text) -> probabilities may stand in for the table.
+Invariant: log-probabilities, entropies and runner-ups are exact, in double precision, and a sample is a function of its
+request alone. Needs neither torch nor a tokenizer. Does not model cost: nothing is ever reused.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import itertools
+import math
+import random
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from forkpoint.records import Completion, Finish, Request
+
+END = "<end>"
+"""The end token in a table; a text without an entry is followed by it with probability 1."""
+IMPOSSIBLE_LOGPROB = math.log(sys.float_info.min)
+"""Stands for log 0, which JSON cannot hold."""
+
+_END_ID, _PROMPT_ID, _FIRST_CHARACTER_ID = 0, 1, 2
+_FIRST_WORD_ID = _FIRST_CHARACTER_ID + sys.maxunicode + 1
+_PROMPT = "<prompt>"
+
+Distribution = Mapping[str, float]
+
+
+class ScriptedPolicy:
+    """A `Policy` that follows a script; `requests` lists what it was asked, in order, and `batch_sizes` in what portions."""
+
+    def __init__(
+        self,
+        script: Mapping[str, Distribution] | Callable[[str, str], Distribution],
+        *,
+        words: Iterable[str] = (),
+        name: str | None = None,
+    ) -> None:
+        """`words` are the tokens of more than one character that a function may use; those of a table are found in it.
+
+        Raises ValueError where a distribution of a table is not one.
+        """
+        table = script if isinstance(script, Mapping) else {}
+        for text, probs in table.items():
+            _check(text, probs)
+        tokens = dict.fromkeys([*words, *(token for probs in table.values() for token in probs)])
+        self._words = [token for token in tokens if len(token) > 1 and token != END]
+        self._word_ids = {word: _FIRST_WORD_ID + idx for idx, word in enumerate(self._words)}
+        self._script = script
+        self._name = name or f"scripted-{hashlib.blake2b(repr(script if table else words).encode(), digest_size=4).hexdigest()}"
+        self._spare_token = next((token for token in tokens if token != END), "\n")
+        self.requests: list[Request] = []
+        self.batch_sizes: list[int] = []
+
+    @property
+    def name(self) -> str:
+        """The name given, else a hash of the table; policies made of functions should be given one."""
+        return self._name
+
+    @property
+    def eos_ids(self) -> frozenset[int]:
+        return frozenset([_END_ID])
+
+    @property
+    def max_length(self) -> None:
+        return None
+
+    @property
+    def num_parameters(self) -> None:
+        return None
+
+    def reset_cache(self) -> None:
+        """Nothing is kept, so nothing is forgotten."""
+
+    def encode_question(self, question: str) -> tuple[int, ...]:
+        """The question's characters and a mark after which the text of the table begins."""
+        return (*(_FIRST_CHARACTER_ID + ord(character) for character in question), _PROMPT_ID)
+
+    def encode(self, tokens: Iterable[str]) -> tuple[int, ...]:
+        """The ids of tokens; a string is taken character by character."""
+        return tuple(self._token_id(token) for token in tokens)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return "".join(self._token(token_id) for token_id in token_ids if token_id not in (_END_ID, _PROMPT_ID))
+
+    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
+        return ["" if token_id in (_END_ID, _PROMPT_ID) else self._token(token_id) for token_id in token_ids]
+
+    def next_token(self, prefix_ids: Sequence[int]) -> dict[str, float]:
+        """The distribution after a prefix, most probable token first; those of equal probability as the script has them."""
+        ids = list(prefix_ids)
+        start = ids.index(_PROMPT_ID) + 1 if _PROMPT_ID in ids else 0
+        question, text = self.decode(ids[:start]), self.decode(ids[start:])
+        if isinstance(self._script, Mapping):
+            probs = self._script.get(text, {END: 1.0})
+        else:
+            probs = self._script(question, text)
+            _check(text, probs)
+        return dict(sorted(probs.items(), key=lambda item: -item[1]))
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion per request, in the same order; a prefix that ends in the end token is complete, and gets an empty one."""
+        self.requests.extend(requests)
+        self.batch_sizes.append(len(requests))
+        return [self._complete(request) for request in requests]
+
+    def _complete(self, request: Request) -> Completion:
+        rng = random.Random(f"{request.seed}:{request.prefix_ids}")
+        prefix_ids = request.prefix_ids
+        seen: list[tuple[int, float, float, int, float]] = []
+        while len(seen) < request.max_tokens and prefix_ids[-1] != _END_ID:
+            probs = self.next_token(prefix_ids)
+            token = _draw(probs, request.temperature, request.top_p, rng.random())
+            runner_up = next((other for other in probs if other != token), self._spare_token if token == END else END)
+            entropy = -sum(p * math.log(p) for p in probs.values() if p > 0)
+            seen.append((self._token_id(token), _log(probs[token]), entropy, self._token_id(runner_up), _log(probs.get(runner_up, 0.0))))
+            prefix_ids = (*prefix_ids, seen[-1][0])
+        token_ids, logprobs, entropies, runner_up_ids, runner_up_logprobs = zip(*seen, strict=True) if seen else ((),) * 5
+        finish: Finish = "stop" if prefix_ids[-1] == _END_ID else "length"
+        return Completion(token_ids, logprobs, entropies, runner_up_ids, runner_up_logprobs, finish)
+
+    def _token_id(self, token: str) -> int:
+        if token == END:
+            return _END_ID
+        if len(token) == 1:
+            return _FIRST_CHARACTER_ID + ord(token)
+        if token not in self._word_ids:
+            raise ValueError(f"token {token!r} has more than one character and is not among the words {self._words}")
+        return self._word_ids[token]
+
+    def _token(self, token_id: int) -> str:
+        if token_id < _FIRST_CHARACTER_ID:
+            return (END, _PROMPT)[token_id]
+        if token_id < _FIRST_WORD_ID:
+            return chr(token_id - _FIRST_CHARACTER_ID)
+        return self._words[token_id - _FIRST_WORD_ID]
+
+
+def _check(text: str, probs: Distribution) -> None:
+    total = sum(probs.values())
+    if not math.isclose(total, 1.0, abs_tol=1e-6) or any(p < 0 for p in probs.values()):
+        raise ValueError(f"the probabilities after {text!r} must be at least 0 and add up to 1; {dict(probs)} add up to {total}")
+    if "" in probs:
+        raise ValueError(f"an empty token cannot follow {text!r}; the end token is {END!r}")
+
+
+def _draw(probs: Distribution, temperature: float, top_p: float, uniform: float) -> str:
+    """A token of a distribution sorted by probability: the first one if greedy, else by inverse CDF over the nucleus."""
+    tokens = list(probs)
+    if temperature == 0:
+        return tokens[0]
+    weights = [(p / probs[tokens[0]]) ** (1 / temperature) for p in probs.values()]
+    cdf = list(itertools.accumulate(weights))
+    last = bisect.bisect_left(cdf, top_p * cdf[-1], hi=len(cdf) - 1)
+    return tokens[bisect.bisect_right(cdf, uniform * cdf[last], hi=last)]
+
+
+def _log(p: float) -> float:
+    return math.log(p) if p > 0 else IMPOSSIBLE_LOGPROB

@@ -1,0 +1,242 @@
+r"""Problem sets from a spec string.
+
+    lab:train  lab:valid  lab:test   the built-in stories (num=500, seed=0, level=default; seed draws other stories)
+    lab:easy   lab:hard              that level of the test split
+    gsm8k:PATH                       as published: question, and an answer that ends in `#### n`
+    math:PATH                        MATH and MATH-500: problem, and answer or a \boxed one in solution
+    jsonl:PATH  parquet:PATH         any columns (question=question, answer=answer, id=id if there is one, grader=numeric)
+    hub:OWNER/NAME                   likewise through `datasets` (split=test, config=); also a local directory
+    PATH.jsonl  PATH.parquet         short for jsonl: and parquet:
+
+Keys follow as a query: `jsonl:my.jsonl?answer=gold&grader=math&num=100`. For files `num` takes the first rows, of the file's
+order or, where `seed` is given, of an order shuffled by it; an id never depends on either.
+Invariant: a set is complete or refused: a row that cannot be used is an error that names it, and so is a key or a number of
+problems that the set does not have.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_plus
+
+from forkpoint.answers import UnreadableAnswer, find_marked
+from forkpoint.grade import check_grader, check_reference
+from forkpoint.lab.problem_set import lab_problems
+from forkpoint.lab.story import LEVELS, SPLITS
+from forkpoint.records import Problem
+
+Row = tuple[str, Mapping[str, Any]]
+"""Where a row is, for messages, and its columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns hold what."""
+
+    question: str = "question"
+    answer: str = "answer"
+    id: str | None = None
+    """None: the column `id` where there is one, else the row's number, counted from 0."""
+    grader: str = "numeric"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One kind of problem set: the query keys it accepts, and what reads it."""
+
+    keys: tuple[str, ...]
+    load: Callable[[str, dict[str, str]], list[Problem]]
+
+
+def load_problems(spec: str) -> list[Problem]:
+    """The problems that `spec` names (see the module's docstring).
+
+    Raises ValueError on an unknown scheme, key or column and on an unusable row, FileNotFoundError where there is no file.
+    """
+    place, _, query_text = spec.partition("?")
+    scheme, colon, path = place.partition(":")
+    if not (colon and scheme in SOURCES) and place.endswith((".jsonl", ".parquet")):
+        scheme, path = place.rpartition(".")[2], place
+    if scheme not in SOURCES:
+        raise ValueError(
+            f"problem set {spec!r} is unknown; choose from {', '.join(f'{name}:' for name in SOURCES)} or a .jsonl or .parquet"
+        )
+    source = SOURCES[scheme]
+    return source.load(path, _query(query_text, scheme, source.keys))
+
+
+def _query(text: str, scheme: str, keys: Sequence[str]) -> dict[str, str]:
+    query: dict[str, str] = {}
+    for field in filter(None, text.split("&")):
+        key, equals, value = field.partition("=")
+        if key not in keys:
+            raise ValueError(f"key {key!r} is unknown for {scheme}:; choose from {', '.join(keys)}")
+        if not equals or not value or key in query:
+            raise ValueError(f"query {text!r} is not of the form key=value&key=value with each key once")
+        query[key] = unquote_plus(value)
+    return query
+
+
+def _load_lab(name: str, query: dict[str, str]) -> list[Problem]:
+    if name not in LAB_NAMES:
+        raise ValueError(f"lab:{name} is unknown; choose from {', '.join(f'lab:{known}' for known in LAB_NAMES)}")
+    num, seed = _whole_number(query, "num", minimum=1), _whole_number(query, "seed")
+    split, level = LAB_NAMES[name]
+    if level and "level" in query:
+        raise ValueError(f"lab:{name} is a level already; write lab:test?level={query['level']} instead")
+    return lab_problems(split, level or query.get("level", "default"), 500 if num is None else num, seed or 0)
+
+
+def _load_gsm8k(path: str, query: dict[str, str]) -> list[Problem]:
+    return _problems(_jsonl_rows(Path(path)), f"gsm8k:{Path(path).stem}", Columns(), query, needs_mark=True)
+
+
+def _load_math(path: str, query: dict[str, str]) -> list[Problem]:
+    rows = [(where, _with_boxed_answer(where, row)) for where, row in _jsonl_rows(Path(path))]
+    id_column = "unique_id" if rows and "unique_id" in rows[0][1] else None
+    return _problems(rows, f"math:{Path(path).stem}", Columns("problem", "answer", id_column, "math"), query)
+
+
+def _with_boxed_answer(where: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of MATH as first published has its answer in its solution alone."""
+    if "answer" in row or not isinstance(row.get("solution"), str):
+        return row
+    if "\\boxed" not in row["solution"] and "\\fbox" not in row["solution"]:
+        raise ValueError(f"{where} has no column 'answer', and its solution has no boxed one")
+    return {**row, "answer": row["solution"]}
+
+
+def _load_jsonl(path: str, query: dict[str, str]) -> list[Problem]:
+    return _problems(_jsonl_rows(Path(path)), Path(path).stem, _columns(query), query)
+
+
+def _load_parquet(path: str, query: dict[str, str]) -> list[Problem]:
+    import pyarrow.parquet
+
+    _check_file(Path(path))
+    table = pyarrow.parquet.read_table(path).to_pylist()
+    return _problems(_numbered(table, path), Path(path).stem, _columns(query), query)
+
+
+def _load_hub(name: str, query: dict[str, str]) -> list[Problem]:
+    import datasets
+
+    split = query.get("split", "test")
+    if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
+        found = datasets.load_from_disk(name)
+        if isinstance(found, datasets.DatasetDict):
+            if split not in found:
+                raise ValueError(f"{name} has no split {split!r}; choose from {', '.join(found)}")
+            found = found[split]
+    else:
+        found = datasets.load_dataset(name, query.get("config"), split=split)
+    return _problems(_numbered(found, f"{name}, split {split}"), f"hub:{name}/{split}", _columns(query), query)
+
+
+LAB_NAMES: dict[str, tuple[str, str | None]] = {
+    **{split: (split, None) for split in SPLITS},
+    **{level: ("test", level) for level in LEVELS if level != "default"},
+}
+"""Split and level; None: any level, by the key `level`."""
+FILE_KEYS = ("num", "seed")
+COLUMN_KEYS = ("question", "answer", "id", "grader", *FILE_KEYS)
+SOURCES = {
+    "lab": Source(("num", "seed", "level"), _load_lab),
+    "gsm8k": Source(FILE_KEYS, _load_gsm8k),
+    "math": Source(FILE_KEYS, _load_math),
+    "jsonl": Source(COLUMN_KEYS, _load_jsonl),
+    "parquet": Source(COLUMN_KEYS, _load_parquet),
+    "hub": Source(("split", "config", *COLUMN_KEYS), _load_hub),
+}
+
+
+def _columns(query: dict[str, str]) -> Columns:
+    columns = Columns(**{key: query[key] for key in ("question", "answer", "id", "grader") if key in query})
+    check_grader(columns.grader)
+    return columns
+
+
+def _whole_number(query: dict[str, str], key: str, minimum: int | None = None) -> int | None:
+    if key not in query:
+        return None
+    try:
+        number = int(query[key])
+    except ValueError:
+        raise ValueError(f"{key} must be a whole number; {query[key]!r} was given") from None
+    if minimum is not None and number < minimum:
+        raise ValueError(f"{key} must be at least {minimum}; {number} was given")
+    return number
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no problem set at {path}")
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    _check_file(path)
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{where} is not JSON: {error}") from None
+            if not isinstance(row, dict):
+                raise ValueError(f"{where} holds a {type(row).__name__}; a problem is a JSON object")
+            yield where, row
+
+
+def _numbered(rows: Iterable[Mapping[str, Any]], place: str) -> Iterator[Row]:
+    return ((f"{place}, row {idx}", row) for idx, row in enumerate(rows))
+
+
+def _problems(rows: Iterable[Row], name: str, columns: Columns, query: dict[str, str], needs_mark: bool = False) -> list[Problem]:
+    """Rows as problems, each checked, then ordered and cut as `seed` and `num` say."""
+    problems: dict[str, Problem] = {}
+    for idx, (where, row) in enumerate(rows):
+        problem = _problem(where, row, f"{name}/{idx}", columns, needs_mark)
+        if problem.id in problems:
+            raise ValueError(f"{where} has the id {problem.id!r} of an earlier row; ids must be unique")
+        problems[problem.id] = problem
+    num, seed = _whole_number(query, "num", minimum=1), _whole_number(query, "seed")
+    ordered = list(problems.values())
+    if num is not None and num > len(ordered):
+        raise ValueError(f"{name} has {len(ordered)} problems; num={num} was asked for")
+    if not ordered:
+        raise ValueError(f"{name} has no problems")
+    if seed is not None:
+        random.Random(seed).shuffle(ordered)
+    return ordered[:num]
+
+
+def _problem(where: str, row: Mapping[str, Any], default_id: str, columns: Columns, needs_mark: bool) -> Problem:
+    id_column = columns.id or ("id" if "id" in row else None)
+    problem_id = default_id if id_column is None else _cell(where, row, id_column)
+    question, answer = _cell(where, row, columns.question), _cell(where, row, columns.answer)
+    try:
+        marked = find_marked(answer) if any(mark in answer for mark in ("####", "\\boxed", "\\fbox")) else None
+        if needs_mark and not marked:
+            raise ValueError(f"answer {answer[-40:]!r} does not end in '#### n'")
+        check_reference(marked or answer, columns.grader)
+    except (UnreadableAnswer, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+    return Problem(problem_id, question, marked or answer, columns.grader)
+
+
+def _cell(where: str, row: Mapping[str, Any], column: str) -> str:
+    if column not in row:
+        raise ValueError(f"{where} has no column {column!r}; it has {', '.join(row)}")
+    value = row[column]
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"{where}: column {column!r} must hold a string or a number; it holds {value!r:.60}")
+    if not str(value).strip():
+        raise ValueError(f"{where}: column {column!r} is empty")
+    return str(value).strip() if column != "question" else str(value)

@@ -1,0 +1,339 @@
+"""Accuracy curves laid out as SVG coordinates; `chart.html.j2` draws them.
+
+Invariant: every row that has an x value is drawn, whether its line is shown at first or not, and both charts share the
+y axis, the colours (picking rule), and the dashes and marker shapes (sampler). Lines with the same x stand a few pixels
+apart so that their intervals can be told from each other. Colours come from the style sheet.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from forkpoint.report.results import Row
+from forkpoint.report.words import count, interval, percent
+
+_SELECTS = ("best", "majority", "weighted", "oracle")
+_DASHES = ("", "7 4", "2 3", "10 3 2 3")
+_MAX_SHOWN = 6
+"""With more lines than this, weighted votes start hidden."""
+_LABEL_GAP = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line: what it shows and how it looks. Lines that differ in the aggregate alone share a key and a look."""
+
+    key: str
+    sampler_name: str
+    select: str
+    aggregate: str | None
+    colour: str
+    dash: str
+    shape: int
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The size of a drawing and of the margins around its plot, in SVG units."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    top: float
+    bottom: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One measured point with its interval."""
+
+    x: float
+    y: float
+    y_low: float
+    y_high: float
+    path: str
+    tip: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    series: Series
+    path: str
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndLabel:
+    """The name of a line beside its last point, and the leader between the two."""
+
+    series: Series
+    aggregate: str
+    """The aggregate whose view it belongs to."""
+    x: float
+    y: float
+    from_x: float
+    from_y: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    title: str
+    x_title: str
+    frame: Frame
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    lines: tuple[Line, ...]
+    labels: tuple[EndLabel, ...]
+    greedy_y: float | None
+    num_missing: int
+    """Rows without an x value."""
+
+
+@dataclass(frozen=True, slots=True)
+class LegendCell:
+    series: Series
+    is_shown: bool
+    sample: str
+    """The marker's path in a box of 34 x 14."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Both charts, each in a wide and in a narrow drawing, with the legend they share."""
+
+    selects: tuple[str, ...]
+    legend: tuple[tuple[str, tuple[LegendCell | None, ...]], ...]
+    """One line per sampler, one cell per picking rule."""
+    aggregates: tuple[str, ...]
+    hidden: frozenset[str]
+    """Keys of the lines that start hidden."""
+    by_n: tuple[Chart, Chart]
+    by_tokens: tuple[Chart, Chart]
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """The x axis of a chart: which number of a row it shows, and where."""
+
+    title: str
+    x_title: str
+    x_of: Callable[[Row], float | None]
+    place: Callable[[float], float]
+    ticks: tuple[Tick, ...]
+
+
+_WIDE = Frame(width=580, height=400, left=46, right=128, top=34, bottom=52)
+_WIDE_PLAIN = Frame(width=580, height=400, left=46, right=18, top=34, bottom=52)
+_NARROW = Frame(width=358, height=330, left=38, right=10, top=32, bottom=50)
+
+
+def curves(rows: Sequence[Row], greedy: float | None) -> Curves | None:
+    """The charts of all rows but the greedy ones, which become a reference line; None where nothing is left to draw."""
+    lines = series_of(rows)
+    if not lines:
+        return None
+    aggregates = tuple(dict.fromkeys(line.aggregate for line in lines if line.aggregate is not None)) or ("",)
+    aggregates = tuple(sorted(aggregates, key=lambda name: name != "min"))
+    selects = tuple(sorted(dict.fromkeys(line.select for line in lines), key=_select_order))
+    samplers = tuple(dict.fromkeys(line.sampler_name for line in lines))
+    by_key = {line.key: line for line in lines}
+    hidden = frozenset(key for key, line in by_key.items() if len(by_key) > _MAX_SHOWN and line.select == "weighted")
+    cells = {key: LegendCell(line, key not in hidden, marker(line.shape, 17, 7, 4.2)) for key, line in by_key.items()}
+    legend = tuple((sampler, tuple(cells.get(_key(sampler, select)) for select in selects)) for sampler in samplers)
+    return Curves(
+        selects,
+        legend,
+        aggregates,
+        hidden,
+        by_n=(
+            _chart(lines, greedy, aggregates, _WIDE, _n_axis(lines, _WIDE)),
+            _chart(lines, greedy, (), _NARROW, _n_axis(lines, _NARROW)),
+        ),
+        by_tokens=(
+            _chart(lines, greedy, (), _WIDE_PLAIN, _token_axis(lines, _WIDE_PLAIN)),
+            _chart(lines, greedy, (), _NARROW, _token_axis(lines, _NARROW)),
+        ),
+    )
+
+
+def series_of(rows: Sequence[Row]) -> tuple[Series, ...]:
+    """Rows as lines, in the order in which they are drawn: the ceiling first, best-of-n last and so on top."""
+    samplers = list(dict.fromkeys(row.sampler_name for row in rows if row.select != "greedy"))
+    grouped: dict[tuple[str, str, str | None], list[Row]] = {}
+    for row in rows:
+        if row.select != "greedy":
+            grouped.setdefault((row.sampler_name, row.select, row.aggregate), []).append(row)
+    lines = [
+        Series(
+            key=_key(sampler, select),
+            sampler_name=sampler,
+            select=select,
+            aggregate=aggregate,
+            colour=select if select in _SELECTS else "other",
+            dash=_DASHES[samplers.index(sampler) % len(_DASHES)],
+            shape=samplers.index(sampler),
+            rows=tuple(sorted(members, key=lambda row: row.n)),
+        )
+        for (sampler, select, aggregate), members in grouped.items()
+    ]
+    return tuple(sorted(lines, key=lambda line: -_select_order(line.select)))
+
+
+def marker(shape: int, x: float, y: float, r: float) -> str:
+    """The path of a marker around a point: circle, diamond, square or triangle."""
+    corners = (
+        [],
+        [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)],
+        [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+        [(0, -1.2), (1.15, 0.9), (-1.15, 0.9)],
+    )[shape % 4]
+    if not corners:
+        return f"M{x - r:.1f} {y:.1f}a{r} {r} 0 1 0 {2 * r} 0a{r} {r} 0 1 0 {-2 * r} 0z"
+    return "M" + "L".join(f"{x + r * dx:.1f} {y + r * dy:.1f}" for dx, dy in corners) + "z"
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions at least `gap` apart and close to the wanted ones, inside [low, high] where that has room."""
+    order = sorted(range(len(wanted)), key=lambda idx: wanted[idx])
+    placed = [0.0] * len(wanted)
+    floor = low
+    for idx in order:
+        placed[idx] = max(wanted[idx], floor)
+        floor = placed[idx] + gap
+    ceiling = high
+    for idx in reversed(order):
+        placed[idx] = min(placed[idx], ceiling)
+        ceiling = placed[idx] - gap
+    return placed
+
+
+def nice_ticks(low: float, high: float, most: int = 7) -> list[float]:
+    """Round values with a common step that cover [low, high]."""
+    span = (high - low) or 1.0
+    exponent = math.floor(math.log10(span / most))
+    step = next(step for factor in (1, 2, 5, 10, 20) if span / (step := factor * 10.0**exponent) <= most)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [idx * step for idx in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round values inside [low, high] for a logarithmic axis: 1-2-5 decades, finer where fewer than three of them fit."""
+    for factors in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(idx / 10 for idx in range(10, 100))):
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        ticks = [factor * 10.0**decade for decade in decades for factor in factors if low <= factor * 10.0**decade <= high]
+        if len(ticks) >= 3:
+            return ticks
+    return [low, high] if high > low else [low]
+
+
+def _n_axis(lines: Sequence[Series], frame: Frame) -> _Axis:
+    ns = sorted({row.n for line in lines for row in line.rows})
+    place = _log_place(ns[0], ns[-1], frame)
+    ticks = _apart([Tick(place(n), str(n)) for n in ns], 24)
+    return _Axis("Accuracy by number of solutions", "n, solutions per problem (log scale)", lambda row: float(row.n), place, ticks)
+
+
+def _token_axis(lines: Sequence[Series], frame: Frame) -> _Axis:
+    known = [row.tokens for line in lines for row in line.rows if row.tokens] or [1.0]
+    place = _log_place(min(known), max(known), frame)
+    ticks = _apart([Tick(place(value), f"{value:,g}") for value in log_ticks(min(known), max(known))], 34)
+    return _Axis("Accuracy by sampled tokens", "sampled tokens per problem (log scale)", lambda row: row.tokens or None, place, ticks)
+
+
+def _apart(ticks: Sequence[Tick], gap: float) -> tuple[Tick, ...]:
+    """The ticks without those that would run into the one before."""
+    kept: list[Tick] = []
+    for tick in ticks:
+        if not kept or tick.at - kept[-1].at > gap:
+            kept.append(tick)
+    return tuple(kept)
+
+
+def _log_place(low: float, high: float, frame: Frame) -> Callable[[float], float]:
+    pad = 22.0
+    left, width = frame.left + pad, frame.width - frame.left - frame.right - 2 * pad
+    span = math.log(high / low)
+    return lambda value: left + width * (math.log(value / low) / span if span else 0.5)
+
+
+def _chart(lines: Sequence[Series], greedy: float | None, aggregates: Sequence[str], frame: Frame, axis: _Axis) -> Chart:
+    """A drawing; lines are named at their ends in one view per aggregate."""
+    every = [row for line in lines for row in line.rows]
+    bounds = [value for row in every for value in (row.accuracy, row.ci_low, row.ci_high)] + ([] if greedy is None else [greedy])
+    ticks = nice_ticks(100 * max(0.0, min(bounds)), 100 * min(1.0, max(bounds)))
+    low, high = ticks[0], ticks[-1]
+    plot_height = frame.height - frame.top - frame.bottom
+
+    def place_y(fraction: float) -> float:
+        return frame.top + plot_height * (high - 100 * fraction) / (high - low)
+
+    shifts = _shifts(lines, 5.0 if frame.width > 400 else 3.6)
+    drawn = tuple(_line(line, axis, place_y, shifts[line.key]) for line in lines)
+    return Chart(
+        title=axis.title,
+        x_title=axis.x_title,
+        frame=frame,
+        x_ticks=axis.ticks,
+        y_ticks=tuple(Tick(place_y(value / 100), f"{value:g}") for value in ticks),
+        lines=drawn,
+        labels=tuple(label for aggregate in aggregates for label in _end_labels(drawn, aggregate, frame)),
+        greedy_y=None if greedy is None else place_y(greedy),
+        num_missing=sum(axis.x_of(row) is None for row in every),
+    )
+
+
+def _shifts(lines: Sequence[Series], step: float) -> dict[str, float]:
+    """How far each line stands aside, in SVG units; symmetric around zero."""
+    keys = list(dict.fromkeys(line.key for line in lines))
+    step = min(step, 40 / len(keys))
+    return {key: step * (idx - (len(keys) - 1) / 2) for idx, key in enumerate(keys)}
+
+
+def _line(line: Series, axis: _Axis, place_y: Callable[[float], float], shift: float) -> Line:
+    marks = []
+    for row in line.rows:
+        value = axis.x_of(row)
+        if value is None:
+            continue
+        x, y = axis.place(value) + shift, place_y(row.accuracy)
+        marks.append(Mark(x, y, place_y(row.ci_low), place_y(row.ci_high), marker(line.shape, x, y, 3.6), _tip(row)))
+    path = "M" + "L".join(f"{mark.x:.1f} {mark.y:.1f}" for mark in marks) if marks else ""
+    return Line(line, path, tuple(marks))
+
+
+def _end_labels(lines: Sequence[Line], aggregate: str, frame: Frame) -> list[EndLabel]:
+    shown = [line for line in lines if line.marks and line.series.aggregate in (None, aggregate)]
+    heights = spread([line.marks[-1].y for line in shown], _LABEL_GAP, frame.top, frame.height - frame.bottom)
+    x = frame.width - frame.right + 8
+    names = [f"{line.series.sampler_name} {line.series.select}".replace("T\u00a0=\u00a0", "") for line in shown]
+    return [
+        EndLabel(line.series, aggregate, x, y, line.marks[-1].x + 6, line.marks[-1].y, name)
+        for line, y, name in zip(shown, heights, names, strict=True)
+    ]
+
+
+def _tip(row: Row) -> str:
+    tokens = "" if row.tokens is None else f"{count(row.tokens)} sampled tokens per problem\n"
+    return (
+        f"{row.sampler_name} \u00b7 {row.select_name}\n{percent(row.accuracy)} {interval(row.ci_low, row.ci_high)}\n"
+        f"{tokens}{row.num_problems:,} problems"
+    )
+
+
+def _key(sampler_name: str, select: str) -> str:
+    return f"{sampler_name}/{select}"
+
+
+def _select_order(select: str) -> int:
+    return _SELECTS.index(select) if select in _SELECTS else len(_SELECTS)

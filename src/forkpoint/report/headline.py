@@ -1,0 +1,198 @@
+"""The one sentence that says what came out, and the tiles beside it.
+
+Invariant: which comparison is told is decided by its place in the file, never by its outcome, and the verdict follows from
+the interval alone: a gain is claimed only where the whole 95 % interval lies above zero.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from forkpoint.report.results import Comparison, Results, Row
+from forkpoint.report.words import interval, percent, points, points_interval
+
+Verdict = Literal["better", "open", "worse", "none"]
+
+_SIDE = re.compile(
+    r"(?P<sampler>[\w-]+)(?:,? \(?T\s?=\s?(?P<temperature>\d+(?:\.\d+)?)\)?)?,? "
+    r"(?P<select>[a-z]+)(?:-of-(?P<n>\d+))?(?: \((?P<aggregate>\w+)\))?"
+)
+_ROUNDING = 2e-3
+"""How far a stated difference may lie from the difference of two rows that are taken for its sides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One number to show large."""
+
+    title: str
+    accuracy: float
+    low: float | None
+    high: float | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Headline:
+    """What the top of the page says."""
+
+    sentence: str
+    verdict: Verdict
+    conclusion: str
+    source: str
+    """Where the sentence comes from, and why this comparison and no other."""
+    tiles: tuple[Tile, ...]
+
+
+def headline(results: Results) -> Headline:
+    """The headline of a run: its first comparison of best-of-n with a majority, else its first comparison, else its rows."""
+    comparison = _chosen(results.comparisons)
+    if comparison is not None:
+        return _from_comparison(results, comparison)
+    pair = _usual_pair(results.rows)
+    if pair is not None:
+        return _from_rows(results, *pair)
+    conclusion = "results.json holds no rows." if not results.rows else "There is no best-of-n row with a majority row beside it."
+    return Headline("Nothing to compare yet.", "none", conclusion, "", _tiles(results, None))
+
+
+def verdict_of(comparison: Comparison) -> Verdict:
+    """What the interval of a difference allows to say."""
+    if comparison.ci_low > 0:
+        return "better"
+    return "worse" if comparison.ci_high < 0 else "open"
+
+
+def sides(rows: Sequence[Row], comparison: Comparison) -> tuple[Row, Row] | None:
+    """The two rows that a comparison's name speaks of; None where the name or the numbers do not single out one pair."""
+    names = comparison.name.split(" minus ")
+    if len(names) != 2:
+        return None
+    lefts, rights = (_rows_named(rows, name) for name in names)
+    pairs = [
+        (left, right)
+        for left in lefts
+        for right in rights
+        if left.num_problems == right.num_problems and abs(left.accuracy - right.accuracy - comparison.difference) < _ROUNDING
+    ]
+    if len(pairs) > 1:
+        pairs = [(left, right) for left, right in pairs if left.temperature == right.temperature]
+    return pairs[0] if len(pairs) == 1 else None
+
+
+def _chosen(comparisons: Sequence[Comparison]) -> Comparison | None:
+    for comparison in comparisons:
+        names = comparison.name.split(" minus ")
+        if len(names) == 2 and "best-of-" in names[0] and "majority-of-" in names[1]:
+            return comparison
+    return comparisons[0] if comparisons else None
+
+
+def _rows_named(rows: Sequence[Row], name: str) -> list[Row]:
+    match = _SIDE.fullmatch(name.strip())
+    if match is None:
+        return []
+    wanted = match.groupdict()
+    return [
+        row
+        for row in rows
+        if row.sampler.lower() == wanted["sampler"].lower()
+        and row.select == wanted["select"]
+        and (wanted["temperature"] is None or row.temperature == float(wanted["temperature"]))
+        and (wanted["n"] is None or row.n == int(wanted["n"]))
+        and row.aggregate == wanted["aggregate"]
+    ]
+
+
+def _from_comparison(results: Results, comparison: Comparison) -> Headline:
+    verdict = verdict_of(comparison)
+    pair = sides(results.rows, comparison)
+    difference = f"difference {points(comparison.difference)} points {points_interval(comparison.ci_low, comparison.ci_high)}"
+    sentence = f"{comparison.name}: {difference}." if pair is None else f"{_against(*pair)}; {difference}."
+    problems = "" if comparison.num_problems is None else f" on {comparison.num_problems:,} problems"
+    left, right = ("the first", "the second") if pair is None else _named_apart(*pair)
+    conclusion = {
+        "better": f"The whole 95 % interval lies above zero: {left} beats {right}{problems}.",
+        "open": f"The 95 % interval includes zero: this run{problems} does not show that {left} is better or worse than {right}.",
+        "worse": f"The whole 95 % interval lies below zero: {left} does worse than {right}{problems}.",
+        "none": "",
+    }[verdict]
+    source = f"Comparison \u201c{comparison.name}\u201d, told here because of its place in results.json, whatever its outcome."
+    return Headline(sentence, verdict, conclusion, source, _tiles(results, pair))
+
+
+def _from_rows(results: Results, left: Row, right: Row) -> Headline:
+    sentence = f"{_against(left, right)}; difference {points(left.accuracy - right.accuracy)} points."
+    left_name, right_name = _named_apart(left, right)
+    if left.ci_low > right.ci_high:
+        verdict: Verdict = "better"
+        conclusion = f"The two 95 % intervals do not overlap: {left_name} beats {right_name}."
+    elif left.ci_high < right.ci_low:
+        verdict, conclusion = "worse", f"The two 95 % intervals do not overlap: {left_name} does worse than {right_name}."
+    else:
+        verdict, conclusion = "open", "The two 95 % intervals overlap: these numbers alone do not show a difference."
+    source = "From the rows for the first sampler at its largest n; results.json holds no paired comparison."
+    return Headline(sentence, verdict, conclusion, source, _tiles(results, (left, right)))
+
+
+def _against(left: Row, right: Row) -> str:
+    said_left, said_right = _said(left), _said(right)
+    if left.sampler_name != right.sampler_name:
+        said_left, said_right = f"{left.sampler_name} {said_left}", f"{right.sampler_name} {said_right}"
+    else:
+        said_left = said_left[0].upper() + said_left[1:]
+    return f"{said_left}: {_measured(left)} against {_measured(right)} for {said_right}"
+
+
+def _named_apart(left: Row, right: Row) -> tuple[str, str]:
+    if left.sampler_name == right.sampler_name:
+        return left.select_name, right.select_name
+    return f"{left.sampler_name} {left.select_name}", f"{right.sampler_name} {right.select_name}"
+
+
+def _said(row: Row) -> str:
+    by_score = row.select in ("best", "weighted")
+    return f"{row.select}-of-{row.n} with the trained PRM" if by_score else row.select_name
+
+
+def _measured(row: Row) -> str:
+    return f"{percent(row.accuracy)} {interval(row.ci_low, row.ci_high)}"
+
+
+def _usual_pair(rows: Sequence[Row]) -> tuple[Row, Row] | None:
+    majorities = {(row.sampler_name, row.n): row for row in rows if row.select == "majority"}
+    bests = [row for row in rows if row.select == "best" and (row.sampler_name, row.n) in majorities]
+    if not bests:
+        return None
+    first = bests[0].sampler_name
+    largest = max(row.n for row in bests if row.sampler_name == first)
+    rivals = [row for row in bests if row.sampler_name == first and row.n == largest]
+    left = next((row for row in rivals if row.aggregate == "min"), rivals[0])
+    return left, majorities[first, largest]
+
+
+def _tiles(results: Results, pair: tuple[Row, Row] | None) -> tuple[Tile, ...]:
+    tiles = []
+    if results.greedy is not None:
+        tiles.append(Tile("greedy", *results.greedy, "one solution, no sampling"))
+    if pair is None:
+        return tuple(tiles)
+    left, right = pair
+    rows = [right, left, *_ceilings(results.rows, left)]
+    notes = {
+        "majority": "most frequent answer",
+        "best": "highest PRM score",
+        "weighted": "PRM-weighted vote",
+        "oracle": "any right: the ceiling",
+    }
+    for row in rows:
+        note = f"{row.sampler_name} \u00b7 {notes[row.select]}" if row.select in notes else row.sampler_name
+        tiles.append(Tile(row.select_name, row.accuracy, row.ci_low, row.ci_high, note))
+    return tuple(tiles)
+
+
+def _ceilings(rows: Sequence[Row], like: Row) -> list[Row]:
+    return [row for row in rows if row.select == "oracle" and row.sampler_name == like.sampler_name and row.n == like.n][:1]

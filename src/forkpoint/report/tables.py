@@ -1,0 +1,144 @@
+"""The results table and the comparisons, arranged for reading.
+
+Invariant: every row of the results is in exactly one cell. The oracle never counts as highest, for it knows the answer,
+and nothing does where n is 1, for nothing is picked there. A cell is marked as lower only where its whole interval lies
+below that of the highest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from forkpoint.report.headline import Verdict, verdict_of
+from forkpoint.report.results import Comparison, Row
+from forkpoint.report.words import count
+
+_SELECTS = ("greedy", "majority", "best", "weighted", "oracle")
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One row of the results in its cell."""
+
+    row: Row
+    is_highest: bool
+    """Whether no other row with this n has a higher accuracy; never for an oracle or n = 1."""
+    is_lower: bool
+    """Whether its whole interval lies below that of the highest row with this n."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One way to pick, over all n."""
+
+    title: str
+    cells: tuple[tuple[Measured, ...], ...]
+    """One per n; more than one entry where the results repeat a setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All lines of one sampler."""
+
+    title: str
+    tokens: tuple[str, ...]
+    """Sampled tokens per problem, one text per n."""
+    lines: tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Groups of lines over common columns."""
+
+    ns: tuple[int, ...]
+    groups: tuple[Group, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Whisker:
+    """A comparison as a mark on an axis from 0 to 100, whose zero lies at `Forest.zero`."""
+
+    comparison: Comparison
+    verdict: Verdict
+    low: float
+    mid: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Forest:
+    """All comparisons on one axis."""
+
+    zero: float
+    whiskers: tuple[Whisker, ...]
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Rows as a table: samplers as groups, picking rules as lines, n as columns."""
+    ns = tuple(sorted({row.n for row in rows}))
+    rivals = {n: [row for row in rows if row.n == n and n > 1 and row.select != "oracle"] for n in ns}
+    highest = {n: max(rivals[n], key=lambda row: row.accuracy, default=None) for n in ns}
+    titles = list(dict.fromkeys(_group_title(row) for row in rows))
+    titles.sort(key=lambda title: title != "Greedy decoding")
+    groups = []
+    for title in titles:
+        members = [row for row in rows if _group_title(row) == title]
+        lines = list(dict.fromkeys((row.select, row.aggregate) for row in members))
+        lines.sort(key=lambda line: _SELECTS.index(line[0]) if line[0] in _SELECTS else len(_SELECTS))
+        groups.append(
+            Group(
+                title=title,
+                tokens=tuple(_tokens(members, n) for n in ns),
+                lines=tuple(
+                    Line(
+                        title=select if aggregate is None else f"{select} ({aggregate})",
+                        cells=tuple(
+                            tuple(
+                                _measured(row, highest[n])
+                                for row in members
+                                if (row.select, row.aggregate, row.n) == (select, aggregate, n)
+                            )
+                            for n in ns
+                        ),
+                    )
+                    for select, aggregate in lines
+                ),
+            )
+        )
+    return Table(ns, tuple(groups))
+
+
+def forest(comparisons: Sequence[Comparison]) -> Forest | None:
+    """Comparisons on a common axis that always contains zero; None where there are none."""
+    if not comparisons:
+        return None
+    low = min(0.0, *(comparison.ci_low for comparison in comparisons))
+    high = max(0.0, *(comparison.ci_high for comparison in comparisons))
+    pad = 0.05 * (high - low) or 0.01
+    low, high = low - pad, high + pad
+
+    def place(value: float) -> float:
+        return round(100 * (value - low) / (high - low), 2)
+
+    whiskers = tuple(
+        Whisker(comparison, verdict_of(comparison), place(comparison.ci_low), place(comparison.difference), place(comparison.ci_high))
+        for comparison in comparisons
+    )
+    return Forest(place(0.0), whiskers)
+
+
+def _group_title(row: Row) -> str:
+    if row.select == "greedy":
+        return "Greedy decoding"
+    return row.sampler_name
+
+
+def _measured(row: Row, highest: Row | None) -> Measured:
+    if highest is None or row.select == "oracle":
+        return Measured(row, is_highest=False, is_lower=False)
+    return Measured(row, is_highest=row.accuracy == highest.accuracy, is_lower=row.ci_high < highest.ci_low)
+
+
+def _tokens(members: Sequence[Row], n: int) -> str:
+    return " / ".join(dict.fromkeys(count(row.tokens) for row in members if row.n == n and row.tokens is not None))

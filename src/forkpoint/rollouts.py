@@ -1,0 +1,51 @@
+"""Independent samples from any prefix: the HT baseline (from the prompt) and rollouts (from a step).
+
+Invariant: sample k of a prefix depends on the policy, the prefix, the settings, the seed and k alone, so more samples can
+be added later without changing the first ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from forkpoint.records import Completion, Cost, Policy, Request
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How samples are drawn."""
+
+    num_samples: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+    seed: int = 0
+
+
+def sample(
+    policy: Policy, prefixes: Sequence[tuple[int, ...]], config: RolloutConfig, max_tokens: Sequence[int] | None = None
+) -> list[tuple[list[Completion], Cost]]:
+    """`num_samples` completions of every prefix, with their cost; `max_tokens` overrides the configured limit per prefix."""
+    limits = max_tokens or [config.max_tokens] * len(prefixes)
+    requests = [
+        Request(prefix, limit, config.temperature, config.top_p, sample_seed(prefix, config.seed, sample_idx))
+        for prefix, limit in zip(prefixes, limits, strict=True)
+        for sample_idx in range(config.num_samples)
+    ]
+    completions = policy.generate(requests)
+    groups = range(0, len(requests), config.num_samples)
+    return [
+        (
+            completions[start : start + config.num_samples],
+            Cost.of(requests[start : start + config.num_samples], completions[start : start + config.num_samples]),
+        )
+        for start in groups
+    ]
+
+
+def sample_seed(prefix_ids: Sequence[int], seed: int, sample_idx: int) -> int:
+    """A 63-bit seed from the prefix, so that equal sample numbers of different prefixes are independent."""
+    content = f"{seed}/{sample_idx}/{','.join(map(str, prefix_ids))}"
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "big") >> 1

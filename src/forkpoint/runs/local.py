@@ -1,0 +1,105 @@
+"""The executor that does the work in this process, chunk by chunk.
+
+Work is cut into the same consecutive chunks whatever is done already, a chunk is performed whole or not at all, and its
+rows are journaled in item order in one write.
+
+Invariant: where `perform` is deterministic and no item fails, the journal of a run that was killed any number of times is
+byte for byte that of one that never was, as long as the chunk size stays. At most one chunk is performed again per stop.
+This file starts no threads and no processes; whatever batching a chunk deserves is up to `perform`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from forkpoint.errors import RunError
+from forkpoint.records import Tally, Work
+from forkpoint.runs.progress import Pace, display
+from forkpoint.runs.run import Run
+
+
+@dataclass(frozen=True)
+class LocalExecutor:
+    """Does a run's work here and now."""
+
+    chunk_size: int = 32
+    """Items per call of `perform`, and rows lost at most when the run is stopped."""
+    progress: bool = True
+    """Show on stderr how far the work is."""
+    max_failed_chunks: int = 3
+    """So many failed chunks in a row stop the pass: what fails then is hardly the items."""
+
+    def __post_init__(self) -> None:
+        if self.chunk_size < 1:
+            raise ValueError(f"chunk_size must be at least 1; {self.chunk_size} was given")
+        if self.max_failed_chunks < 1:
+            raise ValueError(f"max_failed_chunks must be at least 1; {self.max_failed_chunks} was given")
+
+    def execute(self, run: Run, work: Work) -> Tally:
+        """Do what is owed of `work` and append its rows to the journal of `run`.
+
+        An exception in `perform` is recorded for every owed item of its chunk, and the next chunk is tried; the items are
+        owed again. RunError after `max_failed_chunks` such chunks in a row, and where the disk refuses.
+        """
+        keys = work.keys
+        _refuse_doubles(keys)
+        num_reused = sum(key in run for key in keys)
+        num_added = num_failed = num_failed_in_a_row = 0
+        pace = Pace(num_total=len(keys), num_reused=num_reused)
+        with display(run.command, pace, sys.stderr if self.progress else None) as shown:
+            for chunk in owed_chunks(run, keys, self.chunk_size):
+                owed = [keys[idx] for idx in chunk if keys[idx] not in run]
+                error = perform_chunk(run, work, keys, chunk)
+                if error is None:
+                    num_added += len(owed)
+                    num_failed_in_a_row = 0
+                    shown.advance(len(owed))
+                    continue
+                run.record_failure(owed, error)
+                num_failed += len(owed)
+                num_failed_in_a_row += 1
+                shown.advance(len(owed), num_failed=len(owed))
+                if num_failed_in_a_row == self.max_failed_chunks:
+                    raise RunError(_gave_up(run, num_failed_in_a_row, error)) from error
+        return Tally(rows_added=num_added, rows_reused=num_reused, rows_failed=num_failed)
+
+
+def owed_chunks(run: Run, keys: Sequence[str], chunk_size: int) -> Iterator[range]:
+    """The item indices of every chunk in which a row is missing; where the cuts are depends on `chunk_size` alone."""
+    for start in range(0, len(keys), chunk_size):
+        chunk = range(start, min(start + chunk_size, len(keys)))
+        if any(keys[idx] not in run for idx in chunk):
+            yield chunk
+
+
+def perform_chunk(run: Run, work: Work, keys: Sequence[str], chunk: range) -> Exception | None:
+    """Perform a whole chunk and journal what is missing of it; an error of the work is returned, one of the run is raised."""
+    try:
+        rows = work.perform(chunk)
+        if len(rows) != len(chunk):
+            raise ValueError(f"perform returned {len(rows)} rows for {len(chunk)} items; one per item is needed")
+        run.append((keys[idx], row) for idx, row in zip(chunk, rows, strict=True))
+    except RunError:
+        raise
+    except Exception as error:  # noqa: BLE001 (whatever the world did to a chunk is recorded, and the items stay owed)
+        return error
+    return None
+
+
+def _refuse_doubles(keys: Sequence[str]) -> None:
+    """Raise where two items have one key: the second would silently get the row of the first."""
+    first_idxs: dict[str, int] = {}
+    for idx, key in enumerate(keys):
+        first_idx = first_idxs.setdefault(key, idx)
+        if first_idx != idx:
+            raise ValueError(f"items {first_idx} and {idx} have the same key {key}; drop one, or put what tells them apart into the key")
+
+
+def _gave_up(run: Run, num_chunks: int, error: Exception) -> str:
+    """The message of a pass that stopped itself."""
+    return (
+        f"{num_chunks} chunks in a row failed, the last with {type(error).__name__}: {error}; "
+        f"{run.num_rows} rows are kept in {run.directory}: put it right, then run the same command again"
+    )

@@ -1,0 +1,54 @@
+"""Pick one of N solutions: aggregate (step scores -> solution score) x choose (best, majority, weighted vote).
+
+Invariant: every choice returns an index into the candidates; ties go to the candidate that comes first, so choices are
+reproducible. Votes count answers, not texts; a candidate without an answer has no vote unless nobody has one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+from typing import Literal
+
+Aggregate = Literal["last", "min", "prod", "mean"]
+AGGREGATES: tuple[Aggregate, ...] = ("last", "min", "prod", "mean")
+
+
+def aggregate(step_scores: Sequence[float], how: Aggregate) -> float:
+    """One score in [0, 1] for a solution from its step scores in [0, 1], at least one."""
+    if not step_scores:
+        raise ValueError("a solution without step scores has no aggregate; score it first")
+    match how:
+        case "last":
+            return step_scores[-1]
+        case "min":
+            return min(step_scores)
+        case "prod":
+            return math.prod(step_scores)
+        case "mean":
+            return math.fsum(step_scores) / len(step_scores)
+    raise ValueError(f"aggregate {how!r} is unknown; choose from {', '.join(AGGREGATES)}")
+
+
+def best(scores: Sequence[float]) -> int:
+    """The candidate with the highest score (best-of-N)."""
+    return max(range(len(scores)), key=lambda idx: (scores[idx], -idx))
+
+
+def majority(answers: Sequence[Hashable | None]) -> int:
+    """The first candidate that gives the most frequent answer (self-consistency)."""
+    return weighted_vote(answers, [1.0] * len(answers))
+
+
+def weighted_vote(answers: Sequence[Hashable | None], scores: Sequence[float]) -> int:
+    """The first candidate that gives the answer whose candidates' scores sum highest."""
+    if not answers or len(answers) != len(scores):
+        raise ValueError(f"a vote needs candidates and as many scores; {len(answers)} and {len(scores)} were given")
+    votes: dict[Hashable, float] = {}
+    for answer, score in zip(answers, scores, strict=True):
+        if answer is not None:
+            votes[answer] = votes.get(answer, 0.0) + score
+    if not votes:
+        return 0
+    winner = max(votes, key=votes.__getitem__)  # dicts keep order: the first of equals wins
+    return answers.index(winner)

@@ -1,0 +1,52 @@
+"""Step-labelled data on disk: one labelled solution per line of JSON.
+
+Invariant: reading what was written gives the same records, floats included; a line that cannot be read is an error that
+names the line, never skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from forkpoint.records import Label, LabelledSolution
+
+
+def write_labelled(path: Path, solutions: Iterable[LabelledSolution]) -> int:
+    """Write all solutions, replacing the file at once when the last is written; return how many."""
+    partial = path.with_name(path.name + ".partial")
+    count = 0
+    with partial.open("w", encoding="utf-8") as file:
+        for solution in solutions:
+            file.write(json.dumps(asdict(solution), ensure_ascii=False) + "\n")
+            count += 1
+    partial.replace(path)
+    return count
+
+
+def read_labelled(path: Path) -> Iterator[LabelledSolution]:
+    """The solutions of a file, or of `labels.jsonl` in a run directory."""
+    path = path / "labels.jsonl" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no labels at {path}; make them with `forkpoint label ... --out DIR`")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield _labelled(json.loads(line))
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path}, line {number}: not a labelled solution ({error!r})") from error
+
+
+def _labelled(row: dict[str, object]) -> LabelledSolution:
+    steps, labels = row["steps"], row["labels"]
+    if not isinstance(steps, list) or not isinstance(labels, list) or len(steps) != len(labels):
+        raise ValueError("steps and labels must be lists of equal length")
+    return LabelledSolution(
+        problem_id=str(row["problem_id"]),
+        question=str(row["question"]),
+        steps=tuple(steps),
+        labels=tuple(Label(**label) for label in labels),
+        is_correct=bool(row["is_correct"]),
+    )

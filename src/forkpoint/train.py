@@ -1,0 +1,122 @@
+"""Train a PRM from any causal language model on soft step labels.
+
+Invariant: a finished PRM directory is the outcome of exactly one configuration, which is written there first; killed and
+started again with the same configuration, training continues from its last whole checkpoint.
+This file chooses what to train on; the loss and the loop are in `trainer.py`, which loads torch.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from forkpoint.errors import ConfigDiffers
+from forkpoint.prms.layout import FORMAT_FILE, PRMFormat
+from forkpoint.records import LabelledSolution
+from forkpoint.stepdata import read_labelled
+
+CONFIG, REPORT = "train_config.json", "train_report.json"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a PRM is trained with. The defaults suit language models of 1B parameters and above."""
+
+    learning_rate: float = 1e-6
+    """Peak; warmed up linearly, then a cosine to 0 (1e-6 in both papers)."""
+    num_epochs: float = 1.0
+    batch_size: int = 64
+    """Solutions per optimiser step, over all processes (64 in arXiv 2412.11006)."""
+    micro_batch_size: int = 8
+    """Solutions per forward pass of one process."""
+    warmup_share: float = 0.03
+    """Share of the steps, in [0, 1)."""
+    weight_decay: float = 0.0
+    max_solutions_per_problem: int = 0
+    """Solutions of one problem to train on at most, right and wrong in turn; 0 takes all."""
+    lora_rank: int = 0
+    """Rank of LoRA adapters, merged into the saved model; 0 trains all weights."""
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Modules that get adapters."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Of the weights while training; auto keeps the checkpoint's."""
+    seed: int = 0
+    save_every: int = 200
+    """Optimiser steps between checkpoints."""
+    format: PRMFormat = field(default_factory=PRMFormat)
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+        if self.learning_rate <= 0 or self.num_epochs <= 0:
+            raise ValueError("learning_rate and num_epochs must be above 0")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What training did."""
+
+    num_rows: int
+    num_steps_labelled: int
+    num_refused: int
+    """Rows left out because their tags do not fit."""
+    refusals: dict[str, int]
+    """Why, and how often."""
+    loss: float
+    """Mean over the last tenth of the optimiser steps."""
+
+
+def train_prm(
+    labels: Path, base: str, out: Path, config: TrainConfig, on_step: Callable[[int, int, float], None] | None = None
+) -> TrainReport:
+    """Train on the labelled solutions at `labels` from the model `base`, save the PRM at `out`.
+
+    A finished PRM of the same configuration at `out` is left as it is; one of another configuration is refused with
+    ConfigDiffers. `on_step` is called with (steps done, steps in all, last loss).
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, {"labels": str(labels), "base": base, **asdict(config)})
+    if not ((out / FORMAT_FILE).exists() and (out / REPORT).exists()):
+        from forkpoint.trainer import train_rows
+
+        report = train_rows(choose_solutions(list(read_labelled(labels)), config), base, out, config, on_step)
+        (out / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n")
+        config.format.save(out)  # last: with it the PRM can be loaded
+    return TrainReport(**json.loads((out / REPORT).read_text()))
+
+
+def choose_solutions(solutions: Sequence[LabelledSolution], config: TrainConfig) -> list[LabelledSolution]:
+    """At most `max_solutions_per_problem` of each problem, right and wrong in turn as far as there are both."""
+    limit = config.max_solutions_per_problem
+    if limit == 0:
+        return list(solutions)
+    chosen: list[LabelledSolution] = []
+    by_problem: dict[str, list[LabelledSolution]] = {}
+    for solution in solutions:
+        by_problem.setdefault(solution.problem_id, []).append(solution)
+    for problem_id, group in by_problem.items():
+        rng = random.Random(f"{config.seed}/{problem_id}")
+        kinds = [[solution for solution in group if solution.is_correct == is_correct] for is_correct in (True, False)]
+        for kind in kinds:
+            rng.shuffle(kind)
+        num_right = min(len(kinds[0]), max(limit - len(kinds[1]), (limit + 1) // 2))
+        chosen += kinds[0][:num_right] + kinds[1][: limit - num_right]
+    return chosen
+
+
+def _claim(out: Path, config: dict[str, Any]) -> None:
+    """Write the configuration first; refuse a directory that was started with another."""
+    path = out / "train_config.json"
+    resolved = json.loads(json.dumps(config))
+    if path.exists():
+        earlier = json.loads(path.read_text())
+        differing = sorted(key for key in {*earlier, *resolved} if earlier.get(key) != resolved.get(key))
+        if differing:
+            changes = "; ".join(f"{key}: {earlier.get(key)!r} before, {resolved.get(key)!r} now" for key in differing)
+            raise ConfigDiffers(f"{out} was started with another configuration ({changes}); choose another directory or delete it")
+        return
+    path.write_text(json.dumps(resolved, indent=2, ensure_ascii=False) + "\n")

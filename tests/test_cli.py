@@ -1,0 +1,119 @@
+"""The command line, run as a user runs it: real files in, files and one-sentence errors out."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from checkpoints import make_checkpoint
+from forkpoint.stepdata import write_labelled
+from labelled import visible_errors
+
+DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+COMMANDS = ["demo", "label", "train", "score", "evaluate", "report", "grade"]
+
+
+def forkpoint(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "forkpoint", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=240, env={**os.environ, "COLUMNS": "160"})
+
+
+def succeeded(*arguments: object) -> str:
+    done = forkpoint(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_defaults(command: str) -> None:
+    text = succeeded(command, "--help")
+    assert command in text
+    if command in ("demo", "label", "train", "evaluate"):
+        assert "[default: " in text
+
+
+def test_help_is_light() -> None:
+    code = "import sys, forkpoint.cli; print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_importing_the_package_loads_no_heavy_library_and_the_check_can_fail() -> None:
+    def heavy_after(statement: str) -> str:
+        code = f"import sys; {statement}; print(sorted({{'torch', 'transformers', 'numpy'}} & set(sys.modules)))"
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+    assert heavy_after("import forkpoint; forkpoint.log_mean_exp(2.0); forkpoint.ScriptedPolicy; forkpoint.grow_trees") == "[]"
+    assert "numpy" in heavy_after("import numpy")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["label", "lab:tset", "--out", "OUT"], "lab:tset"),
+        (["label", "lab:test?nmu=3", "--out", "OUT"], "nmu"),
+        (["label", "lab:test", "--policy", "no/such/model", "--out", "OUT"], "no/such/model"),
+        (["label", "gsm8k:missing.jsonl", "--out", "OUT"], "missing.jsonl"),
+        (["label", "lab:test", "--out", "OUT", "--tau", "-1"], "tau"),
+        (["train", "missing", "--out", "OUT"], "missing"),
+        (["report", "missing"], "missing"),
+        (["score", "missing", "file.jsonl", "--out", "OUT"], "missing"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = forkpoint(*(str(tmp_path / "out") if argument == "OUT" else argument for argument in arguments))
+    assert done.returncode == 2, done.stdout
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_label_runs_on_published_gsm8k_with_any_model_directory(tmp_path: Path) -> None:
+    file = DATA / "gsm8k" / "test.jsonl"
+    if not file.exists():
+        pytest.skip(f"the GSM8K file is not at {file}; set FORKPOINT_DATA to a directory that holds gsm8k/test.jsonl")
+    model = make_checkpoint(tmp_path / "model", "llama", max_position_embeddings=1024)
+    options = ["--num-leaves", 4, "--max-tokens", 24, "--tau", 1.0, "--batch-size", 4]
+    text = succeeded("label", f"gsm8k:{file}?num=6", "--policy", model, "--out", tmp_path / "run", *options)
+    assert "num_trees" in text
+    rows = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 and rows[0]["problem"]["answer"] == "18"
+    assert sum(len(row["branches"]) for row in rows) > 12
+    assert len((tmp_path / "run" / "labels.jsonl").read_text().splitlines()) == sum(len(row["branches"]) for row in rows)
+
+
+def test_train_and_score_a_file(tmp_path: Path) -> None:
+    write_labelled(tmp_path / "labels.jsonl", visible_errors(20))
+    base = make_checkpoint(tmp_path / "base", initializer_range=0.1)
+    options = ["--format.tag", "#", "--learning-rate", 0.01, "--num-epochs", 8, "--batch-size", 16, "--micro-batch-size", 16]
+    assert "trained on 80 solutions" in succeeded("train", tmp_path / "labels.jsonl", "--base", base, "--out", tmp_path / "prm", *options)
+    given = [{"question": "q1", "solution": "abcy\nabcz\n", "id": 7}, {"question": "q2", "steps": ["abcy\n"]}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    succeeded("score", tmp_path / "prm", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl")
+    first, second = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert first["id"] == 7 and first["steps"] == ["abcy\n", "abcz\n"]
+    assert first["step_scores"][0] > first["step_scores"][1] == first["score"]
+    assert len(second["step_scores"]) == 1
+    (tmp_path / "in.jsonl").write_text(json.dumps(given[0]) + "\n" + json.dumps({"question": "q", "steps": []}) + "\n")
+    done = forkpoint("score", tmp_path / "prm", tmp_path / "in.jsonl", "--out", tmp_path / "other.jsonl")
+    assert done.returncode == 2 and "line 2" in done.stderr
+    assert not (tmp_path / "other.jsonl").exists()
+
+
+def test_grade_counts_a_file_and_writes_verdicts(tmp_path: Path) -> None:
+    rows = [("0", "0"), ("1234567", "1,234,567"), ("14/3", "\\frac{14}{3}"), ("7", "8"), ("3", "9**9**9**9")]
+    file = tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps({"reference": left, "prediction": right}) + "\n" for left, right in rows))
+    succeeded("grade", file, "--out", tmp_path / "verdicts.jsonl")
+    outcomes = [json.loads(line)["outcome"] for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    assert outcomes == ["correct", "correct", "correct", "wrong", "ungradable"]
+
+
+def test_lab_shows_problems_with_their_solutions() -> None:
+    text = succeeded("lab", "show", "lab:hard?num=2")
+    assert text.count("The answer is") == 2
+    assert "[lab:test/hard/0/1]" in text

@@ -1,0 +1,183 @@
+"""The label stage: trees into a run, labels out of it, and nothing lost when it is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from forkpoint.errors import ConfigDiffers
+from forkpoint.label_run import LabelConfig, label_format, label_problems, tree_outcomes, write_labels
+from forkpoint.outcomes import TreeOutcome
+from forkpoint.policies import ScriptedPolicy
+from forkpoint.prms.layout import PRMFormat
+from forkpoint.records import Completion, Problem, Request
+from forkpoint.runs import LocalExecutor, Run
+from forkpoint.stepdata import read_labelled
+from forkpoint.tree import TreeConfig
+
+SCRIPT = {
+    "": {"one\n": 0.6, "two\n": 0.4},
+    "one\n": {"The answer is 1": 0.55, "The answer is 2": 0.45},
+    "two\n": {"The answer is 1": 1.0},
+}
+PROBLEMS = [Problem(f"p{idx}", f"question {idx}", str(1 + idx % 2)) for idx in range(10)]
+TREE = TreeConfig(tau=0.5, num_leaves=4)
+QUIET = LocalExecutor(chunk_size=4, progress=False)
+
+
+class ShortPolicy(ScriptedPolicy):
+    """A scripted policy whose context holds 14 tokens."""
+
+    @property
+    def max_length(self) -> int:  # type: ignore[override]
+        return 14
+
+
+def test_labels_are_the_leaves_below_each_line(tmp_path: Path) -> None:
+    summary = label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", TREE, LabelConfig(), QUIET)
+    assert (summary.num_trees, summary.num_leaves, summary.num_failed, summary.num_skipped) == (10, 30, 0, 0)
+    labelled = list(read_labelled(tmp_path / "run"))
+    first = {item.steps: [label.value for label in item.labels] for item in labelled if item.problem_id == "p0"}
+    assert first == {
+        ("one\n", "The answer is 1"): [0.5, 1.0],
+        ("two\n", "The answer is 1"): [1.0, 1.0],
+        ("one\n", "The answer is 2"): [0.5, 0.0],
+    }
+    assert summary.num_correct == 5 * 2 + 5 * 1
+    assert summary.num_labels == 60
+
+
+def test_labels_are_derived_again_without_the_policy(tmp_path: Path) -> None:
+    label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", TREE, LabelConfig(), QUIET)
+    with Run.read(tmp_path / "run") as run:
+        write_labels(run, LabelConfig(value="hit", segmentation="entropy", weighting="policy"))
+    labelled = list(read_labelled(tmp_path / "run"))
+    assert {item.steps for item in labelled if item.problem_id == "p1"} == {
+        ("one\n", "The answer is 1"), ("two\nThe answer is 1",), ("one\n", "The answer is 2"),
+    }  # fmt: skip
+    assert {label.value for item in labelled for label in item.labels} == {0.0, 1.0}
+    assert label_format(tmp_path / "run", PRMFormat()) == PRMFormat(segmentation="entropy", rule=TREE.rule)
+
+
+def test_trees_come_back_from_the_journal_as_they_were(tmp_path: Path) -> None:
+    label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", TREE, LabelConfig(), QUIET)
+    with Run.read(tmp_path / "run") as run:
+        rows, outcomes = list(run.rows()), list(tree_outcomes(run))
+    assert [json.loads(json.dumps(outcome.to_row())) for outcome in outcomes] == rows
+    assert [TreeOutcome.from_row(outcome.to_row()) for outcome in outcomes] == outcomes
+    solutions = outcomes[0].solutions()
+    assert [solution.text for solution in solutions] == ["one\nThe answer is 1", "two\nThe answer is 1", "one\nThe answer is 2"]
+    assert sum(solution.num_sampled_tokens for solution in solutions) == outcomes[0].cost.sampled_tokens
+
+
+def test_a_finished_run_is_used_not_redone(tmp_path: Path) -> None:
+    label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", TREE, LabelConfig(), QUIET)
+    again = ScriptedPolicy(SCRIPT)
+    label_problems(PROBLEMS, again, tmp_path / "run", TREE, LabelConfig(), QUIET)
+    assert again.requests == []
+    with pytest.raises(ConfigDiffers, match=r"tree\.num_leaves: 4 there, 5 here"):
+        label_problems(PROBLEMS, again, tmp_path / "run", replace(TREE, num_leaves=5), LabelConfig(), QUIET)
+
+
+def test_prompts_that_do_not_fit_are_counted_not_dropped(tmp_path: Path) -> None:
+    problems = [*PROBLEMS, Problem("long", "a question that is far too long", "1")]
+    summary = label_problems(problems, ShortPolicy(SCRIPT), tmp_path / "run", TREE, LabelConfig(), QUIET)
+    assert (summary.num_trees, summary.num_skipped) == (10, 1)
+    with Run.read(tmp_path / "run") as run:
+        assert {len(item.path(0).completion) for item in tree_outcomes(run)} <= {2, 3}
+
+
+class FailingPolicy(ScriptedPolicy):
+    """Fails on one problem as long as it is told to."""
+
+    is_failing = True
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        if self.is_failing and any(self.decode(request.prefix_ids).startswith("question 5") for request in requests):
+            raise ConnectionError("the engine went away")
+        return super().generate(requests)
+
+
+def test_failed_problems_are_owed_again(tmp_path: Path) -> None:
+    policy = FailingPolicy(SCRIPT)
+    summary = label_problems(PROBLEMS, policy, tmp_path / "run", TREE, LabelConfig(), QUIET)
+    assert (summary.num_trees, summary.num_failed) == (6, 4)  # the whole chunk of four
+    assert "the engine went away" in (tmp_path / "run" / "failures.jsonl").read_text()
+    policy.is_failing = False
+    assert label_problems(PROBLEMS, policy, tmp_path / "run", TREE, LabelConfig(), QUIET).num_trees == 10
+
+
+def test_tau_is_calibrated_to_the_asked_number_of_anchors(tmp_path: Path) -> None:
+    config = replace(TREE, anchors_per_solution=1.0)
+    summary = label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", config, LabelConfig(), QUIET)
+    assert 0.673 < summary.tau < 0.6882  # between the entropies after "" and after "one"
+    assert summary.num_leaves == 20
+
+
+LABEL = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_label_run import LABELLED_WHEN_KILLED, slow_policy, TREE
+from forkpoint.label_run import LabelConfig, label_problems
+from forkpoint.runs import LocalExecutor
+label_problems(LABELLED_WHEN_KILLED, slow_policy(), Path(sys.argv[1]), TREE, LabelConfig(), LocalExecutor(chunk_size=3, progress=False))
+"""
+LABELLED_WHEN_KILLED = [Problem(f"p{idx}", f"question {idx}", str(1 + idx % 2)) for idx in range(120)]
+
+
+class SlowPolicy(ScriptedPolicy):
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        time.sleep(0.01)
+        return super().generate(requests)
+
+
+def slow_policy() -> ScriptedPolicy:
+    return SlowPolicy(SCRIPT, name="slow")
+
+
+def test_killed_at_20_random_moments_the_journal_is_the_uninterrupted_one(tmp_path: Path) -> None:
+    program = tmp_path / "label.py"
+    program.write_text(LABEL.format(tests=str(Path(__file__).parent)))
+
+    def start(run: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, str(program), str(tmp_path / run)], env={**os.environ, "PYTHONWARNINGS": "error"})
+
+    assert start("once").wait() == 0
+    rng = random.Random(0)
+    num_kills, sizes = 0, []
+    while num_kills < 20:
+        process = start("often")
+        before = size(tmp_path / "often")
+        deadline = time.monotonic() + 60
+        while process.poll() is None and size(tmp_path / "often") <= before and rng.random() > 0.001:
+            assert time.monotonic() < deadline, "no row in a minute"
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.03))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            num_kills += 1
+        process.wait()
+        sizes.append(size(tmp_path / "often"))
+        if sizes[-1] == size(tmp_path / "once"):
+            break
+    assert num_kills >= 15, "the work was over too soon for the test to mean anything"
+    assert sizes == sorted(sizes), "rows were lost"
+    assert start("often").wait() == 0
+    assert (tmp_path / "often" / "journal.jsonl").read_bytes() == (tmp_path / "once" / "journal.jsonl").read_bytes()
+    assert (tmp_path / "often" / "labels.jsonl").read_bytes() == (tmp_path / "once" / "labels.jsonl").read_bytes()
+
+
+def size(run: Path) -> int:
+    journal = run / "journal.jsonl"
+    return journal.stat().st_size if journal.exists() else 0

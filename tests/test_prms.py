@@ -1,0 +1,122 @@
+"""PRM layout and scoring: one tag per step, the same scores as one forward pass per step, and refusals instead of guesses."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+
+from checkpoints import make_checkpoint, make_tokenizer
+from forkpoint.errors import LayoutError
+from forkpoint.prms import load_prm
+from forkpoint.prms.layout import FORMAT_FILE, Layout, PRMFormat
+from forkpoint.prms.tagged import TaggedPRM
+from forkpoint.segment import AnchorRule
+
+TAG = PRMFormat(tag="#")
+
+
+def make_prm(path: Path, prm_format: PRMFormat = TAG, architecture: str = "qwen2") -> Path:
+    make_checkpoint(path, architecture)
+    if prm_format.head == "classifier":
+        AutoModelForTokenClassification.from_pretrained(path, num_labels=2).save_pretrained(path)
+    prm_format.save(path)
+    return path
+
+
+def solutions(num: int) -> tuple[list[str], list[list[str]]]:
+    rng = random.Random(0)
+    words = ["12+7=19\n", "so ", "then x\n", "y", "The answer is 3"]
+    return [f"question {idx}?" for idx in range(num)], [[rng.choice(words) for _ in range(rng.randint(1, 6))] for _ in range(num)]
+
+
+def test_there_is_one_tag_per_step_at_its_end() -> None:
+    layout = Layout(make_tokenizer(), TAG)
+    encoded = layout.encode("1+1?", ["1+1=2\n", "#2#"])
+    assert "".join(layout._tokenizer.convert_ids_to_tokens(encoded.input_ids)) == "1+1?\n1+1=2\n##2##"
+    assert encoded.tag_positions == [11, 15]  # the tag characters inside the second step are text
+    assert all(encoded.input_ids[position] == layout.tag_id for position in encoded.tag_positions)
+
+
+@pytest.mark.parametrize(
+    ("prm_format", "message"),
+    [
+        (PRMFormat(tag="##"), "is 2 tokens"),
+        (PRMFormat(tag="é"), "is unknown to this tokenizer"),
+        (PRMFormat(tag="#", good="++"), "label token '\\+\\+' is 2 tokens"),
+    ],
+)
+def test_a_tag_that_is_not_one_token_is_refused(prm_format: PRMFormat, message: str) -> None:
+    with pytest.raises(LayoutError, match=message):
+        Layout(make_tokenizer(), prm_format)
+
+
+def test_a_solution_that_does_not_fit_is_refused_never_cut() -> None:
+    layout = Layout(make_tokenizer(), PRMFormat(tag="#", max_length=10))
+    assert len(layout.encode("ab", ["cde", "f"]).input_ids) == 9
+    with pytest.raises(LayoutError, match=r"takes 11 tokens .* more than max_length 10"):
+        layout.encode("abcd", ["cde", "f"])
+    with pytest.raises(LayoutError, match="without steps"):
+        layout.encode("ab", [])
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "gpt2"])
+@pytest.mark.parametrize("head", ["tokens", "classifier"])
+def test_scores_equal_one_forward_pass_per_step(tmp_path: Path, architecture: str, head: str) -> None:
+    path = make_prm(tmp_path, PRMFormat(tag="#", head=head), architecture)  # type: ignore[arg-type]
+    prm = load_prm(path)
+    questions, steps = solutions(7)
+    tokenizer = make_tokenizer()
+    model_class = AutoModelForCausalLM if head == "tokens" else AutoModelForTokenClassification
+    model = model_class.from_pretrained(path, dtype=torch.float32).eval()
+    good, bad = (tokenizer.convert_tokens_to_ids("+"), tokenizer.convert_tokens_to_ids("-")) if head == "tokens" else (1, 0)
+    for question, its_steps, scores in zip(questions, steps, prm.score(questions, steps), strict=True):
+        assert len(scores) == len(its_steps)
+        for num_steps, score in enumerate(scores, start=1):
+            ids = tokenizer.encode(f"{question}\n" + "".join(f"{step}#" for step in its_steps[:num_steps]))
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
+            assert score == pytest.approx(torch.stack([logits[good], logits[bad]]).softmax(0)[0].item(), abs=1e-5)
+
+
+def test_scores_do_not_depend_on_batching_or_order(tmp_path: Path) -> None:
+    path = make_prm(tmp_path)
+    questions, steps = solutions(20)
+    together = load_prm(path).score(questions, steps)
+    alone = [score for q, s in zip(questions, steps, strict=True) for score in TaggedPRM.load(path, batch_tokens=1).score([q], [s])]
+    backwards = load_prm(path).score(questions[::-1], steps[::-1])[::-1]
+    for left, middle, right in zip(together, alone, backwards, strict=True):
+        assert left == pytest.approx(middle, abs=1e-5)
+        assert left == pytest.approx(right, abs=1e-5)
+    assert len({round(score, 4) for scores in together for score in scores}) > 20
+
+
+def test_the_format_survives_saving(tmp_path: Path) -> None:
+    saved = PRMFormat(tag="#", segmentation="entropy", rule=AnchorRule(tau=0.7, min_gap=2), aggregate="prod", template="Q: {question} A: ")
+    saved.save(tmp_path)
+    assert PRMFormat.load(tmp_path) == saved
+
+
+def test_what_is_not_a_prm_of_ours_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no PRM directory"):
+        load_prm(tmp_path / "nothing")
+    with pytest.raises(LayoutError, match=FORMAT_FILE):
+        load_prm(tmp_path)
+    (tmp_path / FORMAT_FILE).write_text(json.dumps({"format_version": 2}))
+    with pytest.raises(LayoutError, match="format_version 2"):
+        load_prm(tmp_path)
+    (tmp_path / FORMAT_FILE).write_text(json.dumps({"format_version": 1, "tga": "#"}))
+    with pytest.raises(LayoutError, match="unknown keys: tga"):
+        load_prm(tmp_path)
+
+
+def test_different_weights_have_different_names(tmp_path: Path) -> None:
+    first = load_prm(make_prm(tmp_path / "a" / "prm")).name
+    make_checkpoint(tmp_path / "b" / "prm", seed=1)
+    TAG.save(tmp_path / "b" / "prm")
+    assert first != load_prm(tmp_path / "b" / "prm").name
+    assert first == load_prm(tmp_path / "a" / "prm").name

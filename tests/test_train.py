@@ -1,0 +1,177 @@
+"""Training: the loss by hand, learning what can be seen, and stopping at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from checkpoints import make_checkpoint
+from forkpoint.errors import ConfigDiffers
+from forkpoint.prms import load_prm
+from forkpoint.prms.layout import PRMFormat
+from forkpoint.records import LabelledSolution
+from forkpoint.stepdata import read_labelled, write_labelled
+from forkpoint.train import TrainConfig, TrainReport, choose_solutions, train_prm
+from forkpoint.trainer import IGNORED, TagCollator, soft_cross_entropy
+from labelled import label, visible_errors
+
+CONFIG = TrainConfig(
+    learning_rate=3e-3, num_epochs=3, batch_size=16, micro_batch_size=16, save_every=5, format=PRMFormat(tag="#", max_length=128)
+)
+
+
+def test_soft_cross_entropy_by_hand() -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    p, q = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(1))
+    expected = -(0.75 * math.log(p) + 0.25 * math.log(1 - p)) - math.log(1 - q)
+    assert soft_cross_entropy(logits, torch.tensor([0.75, 0.0])).item() == pytest.approx(expected)
+
+
+def test_soft_cross_entropy_is_least_at_the_label() -> None:
+    values = torch.tensor([0.3])
+    losses = {p: soft_cross_entropy(torch.tensor([[math.log(p), math.log(1 - p)]]), values).item() for p in (0.2, 0.3, 0.4)}
+    assert min(losses, key=losses.__getitem__) == 0.3
+
+
+def test_the_collator_puts_each_value_at_its_tag() -> None:
+    rows: list[dict[str, Any]] = [
+        {"input_ids": [5, 6, 9, 7, 9], "tag_positions": [2, 4], "values": [1.0, 0.25]},
+        {"input_ids": [5, 9], "tag_positions": [1], "values": [0.0]},
+    ]
+    batch = TagCollator(pad_id=0)(rows)
+    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 1.0, IGNORED, 0.25], [IGNORED, 0.0, IGNORED, IGNORED, IGNORED]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+
+
+def trained(tmp_path: Path, config: TrainConfig = CONFIG, name: str = "prm", on_step: Any = None) -> tuple[Path, TrainReport]:
+    if not (tmp_path / "labels.jsonl").exists():
+        write_labelled(tmp_path / "labels.jsonl", visible_errors(40))
+        make_checkpoint(tmp_path / "base", initializer_range=0.1)
+    report = train_prm(tmp_path / "labels.jsonl", str(tmp_path / "base"), tmp_path / name, config, on_step)
+    return tmp_path / name, report
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "model.safetensors")
+
+
+def separation(path: Path) -> float:
+    """Mean score of good steps minus mean score of bad ones, on solutions that were not trained on."""
+    test = visible_errors(30, seed=1)
+    scores = load_prm(path).score([item.question for item in test], [item.steps for item in test])
+    by_label: dict[float, list[float]] = {0.0: [], 1.0: []}
+    for item, its_scores in zip(test, scores, strict=True):
+        for its_label, score in zip(item.labels, its_scores, strict=True):
+            by_label[its_label.value].append(score)
+    return sum(by_label[1.0]) / len(by_label[1.0]) - sum(by_label[0.0]) / len(by_label[0.0])
+
+
+@pytest.mark.parametrize("head", ["tokens", "classifier"])
+def test_a_prm_learns_errors_that_can_be_seen(tmp_path: Path, head: str) -> None:
+    config = replace(CONFIG, num_epochs=12, learning_rate=1e-2, format=replace(CONFIG.format, head=head))  # type: ignore[arg-type]
+    path, report = trained(tmp_path, config)
+    assert report.num_rows == 160
+    assert report.num_steps_labelled == sum(len(item.steps) for item in visible_errors(40))
+    assert separation(path) > 0.6
+
+
+def test_lora_trains_few_weights_and_saves_a_merged_model(tmp_path: Path) -> None:
+    config = replace(CONFIG, num_epochs=12, learning_rate=1e-2, lora_rank=8)
+    path, _ = trained(tmp_path, config)
+    before, after = weights(tmp_path / "base"), weights(path)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(any(target in name for target in config.lora_targets) for name in changed)
+    assert separation(path) > 0.3
+
+
+def test_micro_batches_add_up_to_the_same_training(tmp_path: Path) -> None:
+    whole, _ = trained(tmp_path, replace(CONFIG, num_epochs=1), "whole")
+    parts, _ = trained(tmp_path, replace(CONFIG, num_epochs=1, micro_batch_size=4), "parts")
+    before = weights(tmp_path / "base")
+    for name, weight in weights(whole).items():
+        assert torch.allclose(weight, weights(parts)[name], atol=5e-4), name
+        assert not torch.equal(weight, before[name]) or "norm" in name or weight.numel() < 64, name
+
+
+class Killed(Exception):
+    pass
+
+
+def test_interrupted_training_continues_to_the_same_weights(tmp_path: Path) -> None:
+    uninterrupted, _ = trained(tmp_path, name="once")
+
+    def kill_at(step: int) -> Any:
+        def on_step(num_done: int, num_steps: int, loss: float) -> None:
+            if num_done == step:
+                raise Killed
+
+        return on_step
+
+    for step in (3, 12, 22):  # before the first checkpoint, after the second, after the fourth
+        with pytest.raises(Killed):
+            trained(tmp_path, name="often", on_step=kill_at(step))
+    seen: list[int] = []
+    often, _ = trained(tmp_path, name="often", on_step=lambda num_done, num_steps, loss: seen.append(num_done))
+    assert seen[0] == 21
+    for name, weight in weights(uninterrupted).items():
+        assert torch.equal(weight, weights(often)[name]), name
+
+
+def test_a_finished_prm_is_left_alone_and_another_configuration_refused(tmp_path: Path) -> None:
+    path, report = trained(tmp_path)
+    stamp = (path / "model.safetensors").stat().st_mtime_ns
+    assert trained(tmp_path)[1] == report
+    assert (path / "model.safetensors").stat().st_mtime_ns == stamp
+    with pytest.raises(ConfigDiffers, match=r"learning_rate: 0.003 before, 0.1 now"):
+        trained(tmp_path, replace(CONFIG, learning_rate=0.1))
+
+
+def test_rows_that_do_not_fit_are_refused_and_counted(tmp_path: Path) -> None:
+    config = replace(CONFIG, format=replace(CONFIG.format, max_length=18), num_epochs=1)
+    _, report = trained(tmp_path, config)
+    lengths = [len(item.question) + 1 + sum(len(step) + 1 for step in item.steps) for item in visible_errors(40)]
+    assert report.num_refused == sum(length > 18 for length in lengths) > 10
+    assert report.refusals == {"too long": report.num_refused}
+    assert report.num_rows + report.num_refused == 160
+
+
+def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"too long.: 160"):
+        trained(tmp_path, replace(CONFIG, format=replace(CONFIG.format, max_length=3)))
+
+
+def test_chosen_solutions_are_right_and_wrong_in_turn() -> None:
+    def group(problem_id: str, num_right: int, num_wrong: int) -> list[LabelledSolution]:
+        return [LabelledSolution(problem_id, "q", (f"{idx}",), (label(1.0),), idx < num_right) for idx in range(num_right + num_wrong)]
+
+    config = replace(CONFIG, max_solutions_per_problem=4)
+    for num_right, num_wrong, expected in [(8, 8, 2), (1, 8, 1), (8, 1, 3), (0, 8, 0), (8, 0, 4), (1, 1, 1)]:
+        chosen = choose_solutions(group("p", num_right, num_wrong), config)
+        assert len(chosen) == min(4, num_right + num_wrong)
+        assert sum(item.is_correct for item in chosen) == expected
+        assert len(set(chosen)) == len(chosen)
+
+
+def test_labelled_solutions_survive_the_disk(tmp_path: Path) -> None:
+    solutions = visible_errors(3)
+    assert write_labelled(tmp_path / "labels.jsonl", solutions) == 12
+    assert list(read_labelled(tmp_path)) == solutions
+    with (tmp_path / "labels.jsonl").open("a") as file:
+        file.write(json.dumps({"steps": ["a"], "labels": []}) + "\n")
+    with pytest.raises(ValueError, match="line 13: not a labelled solution"):
+        list(read_labelled(tmp_path))
+    with pytest.raises(FileNotFoundError, match="forkpoint label"):
+        list(read_labelled(tmp_path / "elsewhere"))
+
+
+@pytest.mark.parametrize("arguments", [{"batch_size": 10, "micro_batch_size": 4}, {"learning_rate": 0.0}, {"num_epochs": 0.0}])
+def test_impossible_configurations_are_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"multiple|above 0"):
+        TrainConfig(**arguments)
