@@ -26,6 +26,7 @@ from forkpoint.lab.check import CheckConfig, check_policy
 from forkpoint.lab.problem_set import lab_story
 from forkpoint.label_run import LabelConfig, label_format, label_problems
 from forkpoint.policies import LAB_POLICY, load_policy
+from forkpoint.prefix_values import PrefixConfig, measure_labels
 from forkpoint.prms import load_prm
 from forkpoint.problems import load_problems
 from forkpoint.report import write_report
@@ -183,6 +184,8 @@ def evaluate(
     prm: Path | None = None,
     out: Path,
     threshold_problems: str | None = None,
+    labels: Path | None = None,
+    prefixes: Annotated[PrefixConfig, Parameter(name="prefixes")] = PrefixConfig(),
     config: Annotated[EvaluateConfig, Flat] = EvaluateConfig(),
     tree: Annotated[TreeConfig, Parameter(name="tree")] = TreeConfig(),
     batch_size: int = 64,
@@ -204,6 +207,8 @@ def evaluate(
         The run directory; gets results.json and report.html.
     threshold_problems
         Lab problems that choose the first-error threshold, such as lab:valid?num=200; lab problems only.
+    labels
+        A run directory of `forkpoint label` whose labels are held against many rollouts of the same prefixes.
     batch_size
         Problems that are worked on side by side.
     template
@@ -225,8 +230,10 @@ def evaluate(
         threshold_problems=load_problems(threshold_problems) if threshold_problems else (),
         on_stage=say,
     )
+    executor = LocalExecutor(chunk_size=batch_size)
+    truth = measure_labels(labels, loaded, out / "truth", prefixes, executor, config.max_tokens) if labels else None
     resolved = {"problems": problems, "policy": policy, "prm": str(prm) if prm else None, "evaluate": asdict(config), "tree": asdict(tree)}
-    results = write_results(out, evaluation, resolved, loaded, {"evaluate": round(time.monotonic() - started, 1)})
+    results = write_results(out, evaluation, resolved, loaded, {"evaluate": round(time.monotonic() - started, 1)}, truth)
     _print_results(results)
     out_console.print(f"Written: {out / 'results.json'}, {write_report(out)}", highlight=False, soft_wrap=True)
     return 0
@@ -351,6 +358,13 @@ def _print_results(results: dict[str, Any]) -> None:
     for item in results["comparisons"]:
         interval = f"{item['ci_low']:+.3f} .. {item['ci_high']:+.3f}"
         out_console.print(f"{item['name']}: {item['difference']:+.3f} ({interval}), tokens x {item['token_ratio']:.2f}", highlight=False)
+    if results["label_quality"]:
+        for weighting, found in results["label_quality"]["by_weighting"].items():
+            out_console.print(
+                f"labels ({weighting} leaves) against true values: mean absolute error {found['mae']:.3f}, bias {found['bias']:+.3f}, "
+                f"rank correlation {found['correlation']:.2f}, {found['num_labels']} prefixes",
+                highlight=False,
+            )
     if results["first_error"]:
         found = results["first_error"]
         out_console.print(

@@ -14,6 +14,7 @@ from typing import Any
 from forkpoint.evaluate_run import EvaluateConfig, evaluate_policy, write_results
 from forkpoint.label_run import LabelConfig, LabelSummary, label_format, label_problems
 from forkpoint.policies import LAB_POLICY, load_policy
+from forkpoint.prefix_values import PrefixConfig, measure_labels
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
@@ -32,6 +33,10 @@ class DemoConfig:
     num_threshold_problems: int = 100
     """Problems of a third split that choose the first-error threshold."""
     num_samples: int = 16
+    num_prefixes: int = 60
+    """Labelled prefixes whose true value is estimated."""
+    num_rollouts: int = 48
+    """Rollouts per such prefix."""
     seed: int = 0
 
 
@@ -98,6 +103,11 @@ def run_demo(
         on_stage=lambda stage: on_stage(f"evaluate: {stage}"),
     )
     timed("evaluate", started)
+    on_stage("label quality: labels against many rollouts of the same prefixes")
+    started = time.monotonic()
+    prefix_config = PrefixConfig(config.num_prefixes, config.num_rollouts, seed=config.seed)
+    truth = measure_labels(out / "label", policy, out / "truth", prefix_config, executor, tree.max_tokens)
+    timed("label quality", started)
     resolved = {"demo": asdict(config), "tree": asdict(tree), "train": asdict(training_config)}
-    results = write_results(out, evaluation, resolved, policy, seconds)
+    results = write_results(out, evaluation, resolved, policy, seconds, truth)
     return DemoResult(results, labels, training)

@@ -18,13 +18,15 @@ import numpy as np
 from forkpoint.evaluate import Attempts, CurvePoint, Estimate, FirstError, bootstrap, choose_threshold, curve, first_error
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
-from forkpoint.label_run import TreeWork
-from forkpoint.outcomes import SampleOutcome, TreeOutcome, graded, paths_of
+from forkpoint.label_run import TreeWork, fits_context
+from forkpoint.outcomes import SampleOutcome, TreeOutcome
+from forkpoint.prefix_values import LabelTruth
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Cost, Executor, Policy, Problem, Scorer
-from forkpoint.rollouts import RolloutConfig, sample
+from forkpoint.rollouts import RolloutConfig
 from forkpoint.runs import Run, content_key
 from forkpoint.select import Aggregate
+from forkpoint.solve import solve_by_sampling
 from forkpoint.tree import TreeConfig
 from forkpoint.tree_view import tree_views
 
@@ -73,18 +75,7 @@ class SampleWork:
 
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
         self._policy.reset_cache()  # so that a row does not depend on which chunks were done before
-        problems = [self._problems[idx] for idx in idxs]
-        prompts = [self._policy.encode_question(problem.question) for problem in problems]
-        limits = [_limit(self._policy, prompt, self._config.max_tokens) for prompt in prompts]
-        paths_P, costs = [], []
-        for completions, cost in sample(self._policy, prompts, self._config, limits):
-            paths_P.append(paths_of(self._policy, completions))
-            costs.append(cost)
-        ends = graded(problems, [[path.text for path in paths] for paths in paths_P])
-        return [
-            SampleOutcome(problem, paths, its_ends, cost).to_row()
-            for problem, paths, its_ends, cost in zip(problems, paths_P, ends, costs, strict=True)
-        ]
+        return [outcome.to_row() for outcome in solve_by_sampling(self._policy, [self._problems[idx] for idx in idxs], self._config)]
 
 
 class ScoreWork:
@@ -197,7 +188,7 @@ def evaluate_policy(
     `threshold_problems` (lab problems that share nothing with `problems`) choose the first-error threshold; without them
     first errors are not measured.
     """
-    fits = [policy.max_length is None or len(policy.encode_question(problem.question)) < policy.max_length for problem in problems]
+    fits = [fits_context(policy, problem) for problem in problems]
     if not all(fits):
         raise ValueError(
             f"{fits.count(False)} prompts do not fit the policy's context of {policy.max_length} tokens; leave those problems out"
@@ -302,7 +293,14 @@ def _row(sampler: Sampler, point: CurvePoint) -> dict[str, Any]:
     }
 
 
-def write_results(out: Path, evaluation: Evaluation, config: dict[str, Any], policy: Policy, seconds: dict[str, float]) -> dict[str, Any]:
+def write_results(
+    out: Path,
+    evaluation: Evaluation,
+    config: dict[str, Any],
+    policy: Policy,
+    seconds: dict[str, float],
+    truth: LabelTruth | None = None,
+) -> dict[str, Any]:
     """Write `results.json` and `trees.json`; return the results."""
     greedy = evaluation.greedy
     results = {
@@ -318,6 +316,7 @@ def write_results(out: Path, evaluation: Evaluation, config: dict[str, Any], pol
         "rows": evaluation.rows,
         "comparisons": evaluation.comparisons,
         "first_error": asdict(evaluation.first_error) if evaluation.first_error else None,
+        "label_quality": _label_quality(truth) if truth else None,
         "cost": asdict(evaluation.cost),
         "seconds": seconds,
     }
@@ -326,5 +325,7 @@ def write_results(out: Path, evaluation: Evaluation, config: dict[str, Any], pol
     return results
 
 
-def _limit(policy: Policy, prompt_ids: Sequence[int], max_tokens: int) -> int:
-    return max_tokens if policy.max_length is None else min(max_tokens, policy.max_length - len(prompt_ids))
+def _label_quality(truth: LabelTruth) -> dict[str, Any]:
+    """The uniform weighting's figures, and those of each weighting by name."""
+    by_weighting = {weighting: asdict(quality) for weighting, quality in truth.quality.items()}
+    return {**by_weighting["uniform"], "rollouts": truth.num_rollouts, "by_weighting": by_weighting}

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from forkpoint.labels import WEIGHTINGS, Leaves, Weighting, value_named
-from forkpoint.outcomes import TreeOutcome, graded
+from forkpoint.outcomes import TreeOutcome
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Cost, Executor, LabelledSolution, Policy, Problem, Request
 from forkpoint.runs import Run, content_key
 from forkpoint.segment import AnchorRule, Segmentation, calibrate_tau
+from forkpoint.solve import solve_by_tree
 from forkpoint.stepdata import write_labelled
-from forkpoint.tree import TreeConfig, grow_trees
+from forkpoint.tree import TreeConfig
 
 LABELS = "labels.jsonl"
 LABEL_CONFIG = "label_config.json"
@@ -73,23 +74,17 @@ class TreeWork:
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
         self._policy.reset_cache()  # so that a row does not depend on which chunks were done before
         problems = [self._problems[idx] for idx in idxs]
-        prompts = [self._policy.encode_question(problem.question) for problem in problems]
-        fits = [self._policy.max_length is None or len(prompt) < self._policy.max_length for prompt in prompts]
-        grown = iter(grow_trees(self._policy, [prompt for prompt, fit in zip(prompts, fits, strict=True) if fit], self._config))
-        trees = [next(grown) if fit else None for fit in fits]
-        texts = [
-            [self._policy.token_texts(item[0].path(idx).token_ids) for idx in range(item[0].num_leaves)] if item else [] for item in trees
+        fits = [fits_context(self._policy, problem) for problem in problems]
+        outcomes = iter(solve_by_tree(self._policy, [problem for problem, fit in zip(problems, fits, strict=True) if fit], self._config))
+        return [
+            next(outcomes).to_row() if fit else {"kind": "skipped", "problem": asdict(problem)}
+            for problem, fit in zip(problems, fits, strict=True)
         ]
-        ends = graded(problems, [["".join(leaf) for leaf in leaves] for leaves in texts])
-        rows = []
-        for problem, prompt, item, leaves, its_ends in zip(problems, prompts, trees, texts, ends, strict=True):
-            if item is None:
-                rows.append({"kind": "skipped", "problem": asdict(problem), "num_prompt_tokens": len(prompt)})
-                continue
-            tree, cost = item
-            own = tuple(tuple(leaf[branch.fork :]) for leaf, branch in zip(leaves, tree.branches, strict=True))
-            rows.append(TreeOutcome(problem, tree, own, its_ends, cost).to_row())
-        return rows
+
+
+def fits_context(policy: Policy, problem: Problem) -> bool:
+    """Whether the policy's context leaves room for at least one token after the prompt."""
+    return policy.max_length is None or len(policy.encode_question(problem.question)) < policy.max_length
 
 
 def label_problems(

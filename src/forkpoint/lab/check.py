@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from forkpoint.evaluate import Attempts, Estimate, bootstrap, curve
 from forkpoint.lab.oracle import first_error
 from forkpoint.lab.problem_set import lab_story
-from forkpoint.outcomes import SampleOutcome, graded, paths_of
 from forkpoint.problems import load_problems
-from forkpoint.records import Cost, Policy, Request
-from forkpoint.rollouts import RolloutConfig, sample
+from forkpoint.records import Policy
+from forkpoint.rollouts import RolloutConfig
 from forkpoint.segment import AnchorRule
+from forkpoint.solve import solve_by_sampling
 
 
 @dataclass(frozen=True)
@@ -52,27 +52,22 @@ class PolicyCheck:
 def check_policy(policy: Policy, config: CheckConfig, on_stage: Callable[[str], None] = lambda _: None) -> PolicyCheck:
     """Measure a policy on lab problems."""
     problems = load_problems(config.problems)
-    prompts = [policy.encode_question(problem.question) for problem in problems]
     on_stage(f"greedy solutions of {len(problems)} problems")
-    greedy = paths_of(policy, policy.generate([Request(prompt, config.max_tokens) for prompt in prompts]))
-    greedy_ends = graded(problems, [[path.text] for path in greedy])
+    greedy = solve_by_sampling(policy, problems, RolloutConfig(1, 0.0, max_tokens=config.max_tokens))
     rule = AnchorRule(tau=config.tau)
-    anchors = [len(rule.anchors(path.completion.entropies, rule.can_fork(path.token_texts))) for path in greedy]
+    paths = [outcome.path(0) for outcome in greedy]
+    anchors = [len(rule.anchors(path.completion.entropies, rule.can_fork(path.token_texts))) for path in paths]
     kinds = Counter(
         error.kind if (error := first_error(lab_story(problem.id), path.text)) else "none"
-        for problem, path in zip(problems, greedy, strict=True)
+        for problem, path in zip(problems, paths, strict=True)
     )
     on_stage(f"{config.num_samples} samples each at T = {config.temperature:g}")
     rollouts = RolloutConfig(config.num_samples, config.temperature, max_tokens=config.max_tokens)
-    sampled = [paths_of(policy, completions) for completions, _ in sample(policy, prompts, rollouts)]
-    ends = graded(problems, [[path.text for path in paths] for paths in sampled])
-    attempts = [
-        Attempts(problem.id, SampleOutcome(problem, paths, its_ends, Cost()).solutions())
-        for problem, paths, its_ends in zip(problems, sampled, ends, strict=True)
-    ]
+    sampled = solve_by_sampling(policy, problems, rollouts)
+    attempts = [Attempts(outcome.problem.id, outcome.solutions()) for outcome in sampled]
     points = {(point.select, point.n): bootstrap(point.accuracy_P) for point in curve(attempts, [1, config.num_samples], True)}
     return PolicyCheck(
-        greedy=bootstrap([float(its_ends[0].is_correct) for its_ends in greedy_ends]),
+        greedy=bootstrap([float(outcome.ends[0].is_correct) for outcome in greedy]),
         sampled=points["majority", 1],
         majority=points["majority", config.num_samples],
         oracle=points["oracle", config.num_samples],
