@@ -58,6 +58,7 @@ def demo(*, out: Path = Path("runs/demo"), config: Annotated[DemoConfig, Flat] =
     batch_size
         Problems that are worked on side by side.
     """
+    quiet_libraries()
     out.mkdir(parents=True, exist_ok=True)
     with TrainProgress() as progress:
         result = run_demo(out, config, LocalExecutor(chunk_size=batch_size), say, progress)
@@ -105,6 +106,7 @@ def label(
     template
         The prompt with {question} in it; without one the chat template, and without that the question and a line break.
     """
+    quiet_libraries()
     loaded = load_policy(policy, device=device, dtype=dtype, batch_size=batch_size, template=template)
     summary = label_problems(load_problems(problems), loaded, out, tree, labels, LocalExecutor(chunk_size=batch_size))
     table = Table(title=f"labelled: {out}", show_header=False)
@@ -140,6 +142,7 @@ def train(
     out
         The directory of the PRM.
     """
+    quiet_libraries()
     config = replace(config, format=label_format(labels, config.format))
     base = str(LAB_POLICY) if base == "lab" else base
     with TrainProgress() as progress:
@@ -169,6 +172,7 @@ def score(prm: Path, file: Path, *, out: Path, aggregate: Aggregate | None = Non
     aggregate
         What makes one score of the steps' (last, min, prod, mean); without it, what the PRM was saved with.
     """
+    quiet_libraries()
     scorer = load_prm(prm, device)
     rows = score_rows(read_solutions(file), scorer, aggregate or scorer.format.aggregate, scorer.format.segmentation)
     write_lines(out, rows)
@@ -214,6 +218,7 @@ def evaluate(
     template
         The prompt with {question} in it.
     """
+    quiet_libraries()
     loaded = load_policy(policy, device=device, dtype=dtype, batch_size=batch_size, template=template)
     scorer = load_prm(prm, device) if prm else None
     tree = replace(tree, num_leaves=config.num_samples, max_tokens=config.max_tokens)
@@ -299,6 +304,7 @@ def check(policy: str = "lab", *, config: Annotated[CheckConfig, Flat] = CheckCo
     batch_size
         Sequences decoded side by side.
     """
+    quiet_libraries()
     result = check_policy(load_policy(policy, batch_size=batch_size), config, say)
     table = Table("", "mean", "95 % interval", "problems", title=f"{policy} on {config.problems}")
     for name in ("greedy", "sampled", "majority", "oracle", "anchors"):
@@ -307,6 +313,14 @@ def check(policy: str = "lab", *, config: Annotated[CheckConfig, Flat] = CheckCo
     out_console.print(table)
     out_console.print(f"first errors of greedy solutions: {result.first_errors}", highlight=False)
     return 0
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' own progress bars off the terminal; ours say how far the work is."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def say(stage: str) -> None:

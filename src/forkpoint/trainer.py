@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from forkpoint.errors import LayoutError
 from forkpoint.prms.layout import Layout
@@ -50,7 +50,12 @@ def train_rows(
         data_collator=TagCollator(pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else layout.tag_id),
         callbacks=[_StepCallback(on_step)] if on_step else [],
     )
-    trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
+    trainer.remove_callback(PrinterCallback)  # progress is the caller's business
+    torch.set_flush_denormal(True)  # tiny gradients otherwise slow a CPU down by a quarter
+    try:
+        trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
+    finally:
+        torch.set_flush_denormal(False)
     _save(trainer, tokenizer, out, config)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

@@ -111,11 +111,21 @@ class Level:
     amount: tuple[int, int]
     max_value: int
     max_product: int
+    distractions: tuple[Distraction, ...] = DISTRACTIONS
+    """What distractors are drawn from, evenly; a kind that is listed twice comes twice as often."""
 
 
 LEVELS = {
     "easy": Level(num_steps=(2, 3), num_distractors=(0, 1), start=(10, 60), amount=(2, 30), max_value=200, max_product=100),
-    "default": Level(num_steps=(3, 4), num_distractors=(2, 3), start=(20, 99), amount=(11, 99), max_value=400, max_product=400),
+    "default": Level(
+        num_steps=(4, 4),
+        num_distractors=(2, 3),
+        start=(20, 99),
+        amount=(11, 99),
+        max_value=400,
+        max_product=400,
+        distractions=("owner", "idle", "owner", "idle", "dream"),
+    ),
     "hard": Level(num_steps=(4, 5), num_distractors=(2, 2), start=(100, 999), amount=(11, 199), max_value=2999, max_product=2999),
 }
 """No level has more steps and distractors than there are days."""
@@ -130,31 +140,31 @@ def split_of(question: str) -> str:
     return next(name for name, buckets in SPLITS.items() if bucket in buckets)
 
 
-def stories(split: str, level: str, seed: int) -> Iterator[Story]:
+def stories(split: str, level: str, seed: int, rules: Level | None = None) -> Iterator[Story]:
     """An endless stream of distinct stories of one split and level; the same arguments give the same stream.
 
-    Raises ValueError on an unknown split or level.
+    `rules` stand in for those of the level. Raises ValueError on an unknown split or level.
     """
     if split not in SPLITS:
         raise ValueError(f"lab split {split!r} is unknown; choose from {', '.join(SPLITS)}")
     if level not in LEVELS:
         raise ValueError(f"lab level {level!r} is unknown; choose from {', '.join(LEVELS)}")
-    return _distinct_stories(split, level, seed)
+    return _distinct_stories(split, level, seed, rules)
 
 
-def _distinct_stories(split: str, level: str, seed: int) -> Iterator[Story]:
+def _distinct_stories(split: str, level: str, seed: int, rules: Level | None) -> Iterator[Story]:
     seen: set[str] = set()
     for idx in itertools.count():
-        story = draw_story(level, random.Random(f"{level}/{seed}/{idx}"))
+        story = draw_story(level, random.Random(f"{level}/{seed}/{idx}"), rules)
         question = story.question
         if split_of(question) == split and question not in seen:
             seen.add(question)
             yield story
 
 
-def draw_story(level: str, rng: random.Random) -> Story:
-    """One story of a level, whatever its split."""
-    rules = LEVELS[level]
+def draw_story(level: str, rng: random.Random, rules: Level | None = None) -> Story:
+    """One story of a level, whatever its split; `rules` stand in for those of the level."""
+    rules = rules or LEVELS[level]
     owner, other_owner = rng.sample(NAMES, 2)
     item, other_item = rng.sample(ITEMS, 2)
     value = start = rng.randint(*rules.start)
@@ -179,7 +189,7 @@ def _draw_step(rules: Level, value: int, item: str, rng: random.Random) -> Event
 
 
 def _draw_distractor(rules: Level, other_owner: str, items: tuple[str, str], rng: random.Random) -> Event:
-    distraction = rng.choice(DISTRACTIONS)
+    distraction = rng.choice(rules.distractions)
     verb = rng.choice(IDLE_VERBS) if distraction == "idle" else rng.choice(sorted(VERBS))
     suffix = {"owner": f" of {other_owner}", "dream": " in a dream"}.get(distraction, "")
     return _event(verb, rng.randint(*rules.amount), items[distraction == "item"], suffix, distraction)
