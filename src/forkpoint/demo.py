@@ -25,7 +25,7 @@ from forkpoint.tree import TreeConfig
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """How much the demo does; the defaults take four to five minutes on 2 cores."""
+    """How much the demo does; the defaults take about five minutes on 2 cores."""
 
     num_train_problems: int = 1200
     """Problems that EDU trees are grown and labelled on."""
