@@ -137,12 +137,12 @@ def write_labels(run: Run, config: LabelConfig, keys: Sequence[str] | None = Non
     def counted() -> Iterator[LabelledSolution]:
         nonlocal num_labels
         for outcome in tree_outcomes(run, keys):
-            for solution in labelled_solutions(outcome, config, _rule(run)):
+            for solution in labelled_solutions(outcome, config, anchor_rule(run)):
                 num_labels += len(solution.labels)
                 yield solution
 
     write_labelled(run.directory / LABELS, counted())
-    (run.directory / LABEL_CONFIG).write_text(json.dumps({**asdict(config), "rule": asdict(_rule(run))}, indent=2) + "\n")
+    (run.directory / LABEL_CONFIG).write_text(json.dumps({**asdict(config), "rule": asdict(anchor_rule(run))}, indent=2) + "\n")
     return num_labels
 
 
@@ -155,7 +155,8 @@ def label_format(labels: Path, prm_format: PRMFormat) -> PRMFormat:
     return replace(prm_format, segmentation=config["segmentation"], rule=AnchorRule(**config["rule"]))
 
 
-def _rule(run: Run) -> AnchorRule:
+def anchor_rule(run: Run) -> AnchorRule:
+    """The rule that the run's trees were grown by."""
     tree = run.config["tree"]
     return AnchorRule(tree["tau"], tree["min_gap"], tree["symbols"])
 

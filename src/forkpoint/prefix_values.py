@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from forkpoint.evaluate import LabelQuality, label_quality
-from forkpoint.label_run import tree_outcomes
+from forkpoint.label_run import anchor_rule, tree_outcomes
 from forkpoint.labels import WEIGHTINGS, Leaves, mean
 from forkpoint.outcomes import TreeOutcome, graded, paths_of
 from forkpoint.records import Cost, Executor, Policy, Problem
@@ -45,7 +45,6 @@ class Prefix:
     text: str
     labels: dict[str, float]
     """By weighting, the mean of the leaves below."""
-    num_leaves: int
 
 
 def draw_prefixes(outcomes: Sequence[TreeOutcome], config: PrefixConfig, rule: AnchorRule) -> list[Prefix]:
@@ -70,9 +69,8 @@ def _prefixes(outcome: TreeOutcome, config: PrefixConfig, rule: AnchorRule) -> l
         for num_tokens in path.steps(config.segmentation, rule)[1][:-1]:
             ids = path.completion.token_ids[:num_tokens]
             labels: dict[str, float] = {weighting: plan.label(leaf_idx, num_tokens, mean).value for weighting, plan in plans.items()}
-            num_leaves = len(plans["uniform"].below(leaf_idx, num_tokens))
             text = "".join(path.token_texts[:num_tokens])
-            found.setdefault(ids, Prefix(outcome.problem, outcome.tree.prompt_ids, ids, text, labels, num_leaves))
+            found.setdefault(ids, Prefix(outcome.problem, outcome.tree.prompt_ids, ids, text, labels))
     return list(found.values())
 
 
@@ -115,9 +113,7 @@ class LabelTruth:
 def measure_labels(labels: Path, policy: Policy, out: Path, config: PrefixConfig, executor: Executor, max_tokens: int) -> LabelTruth:
     """Compare the labels of a label run with true values, which are journaled at `out`; run again to continue."""
     with Run.read(labels) as label_run:
-        tree = label_run.config["tree"]
-        rule = AnchorRule(tree["tau"], tree["min_gap"], tree["symbols"])
-        prefixes = draw_prefixes(list(tree_outcomes(label_run)), config, rule)
+        prefixes = draw_prefixes(list(tree_outcomes(label_run)), config, anchor_rule(label_run))
     work = RolloutWork(policy, prefixes, RolloutConfig(config.num_rollouts, 1.0, max_tokens=max_tokens, seed=config.seed))
     with Run.open(out, "true values", {"policy": policy.name, "prefixes": content_key(work.keys), **asdict(config)}) as run:
         if executor.execute(run, work).rows_failed:
