@@ -15,15 +15,23 @@ from safetensors.torch import load_file
 from checkpoints import make_checkpoint
 from forkpoint.errors import ConfigDiffers
 from forkpoint.prms import load_prm
-from forkpoint.prms.layout import PRMFormat
+from forkpoint.prms.layout import EncodedSolution, Layout, PRMFormat
+from forkpoint.prms.tagged import tag_logits
 from forkpoint.records import LabelledSolution
 from forkpoint.stepdata import read_labelled, write_labelled
+from forkpoint.tokenizer import load_tokenizer
 from forkpoint.train import TrainConfig, TrainReport, choose_solutions, train_prm
-from forkpoint.trainer import IGNORED, TagCollator, soft_cross_entropy
+from forkpoint.trainer import TagCollator, _model, layout_rows, pack_rows, soft_cross_entropy
 from labelled import label, visible_errors
 
 CONFIG = TrainConfig(
-    learning_rate=3e-3, num_epochs=3, batch_size=16, micro_batch_size=16, save_every=5, format=PRMFormat(tag="#", max_length=128)
+    learning_rate=3e-3,
+    num_epochs=3,
+    packing="flat",
+    batch_size=16,
+    micro_batch_size=16,
+    save_every=5,
+    format=PRMFormat(tag="#", max_length=128),
 )
 
 
@@ -40,14 +48,64 @@ def test_soft_cross_entropy_is_least_at_the_label() -> None:
     assert min(losses, key=losses.__getitem__) == 0.3
 
 
-def test_the_collator_puts_each_value_at_its_tag() -> None:
-    rows: list[dict[str, Any]] = [
-        {"input_ids": [5, 6, 9, 7, 9], "tag_positions": [2, 4], "values": [1.0, 0.25]},
-        {"input_ids": [5, 9], "tag_positions": [1], "values": [0.0]},
-    ]
+def test_the_collator_says_where_each_value_belongs() -> None:
+    rows = pack_rows(
+        [
+            replace(visible_errors(1)[0], question=f"q{idx}", labels=tuple(label(value) for value in values))
+            for idx, values in enumerate([(1.0, 0.25), (0.0,)])
+        ],
+        [EncodedSolution([5, 6, 9, 7, 9], [2, 4]), EncodedSolution([5, 9], [1])],
+        max_nodes=0,
+    )
     batch = TagCollator(pad_id=0)(rows)
-    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 1.0, IGNORED, 0.25], [IGNORED, 0.0, IGNORED, IGNORED, IGNORED]]
+    assert batch["input_ids"].tolist() == [[5, 6, 9, 7, 9], [5, 9, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    assert [batch[name].tolist() for name in ("tag_rows", "tag_columns", "labels")] == [[0, 0, 1], [2, 4, 1], [1.0, 0.25, 0.0]]
+
+
+@pytest.mark.parametrize("head", ["tokens", "classifier"])
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "gpt2"])
+def test_a_packed_batch_has_the_gradient_of_its_solutions(tmp_path: Path, architecture: str, head: Any) -> None:
+    make_checkpoint(tmp_path, architecture, initializer_range=0.1)
+    config = replace(CONFIG, format=replace(CONFIG.format, head=head))
+    tokenizer = load_tokenizer(tmp_path)
+    layout = Layout(tokenizer, config.format)
+    torch.manual_seed(0)
+    model = _model(str(tmp_path), config).eval()
+    chosen, encoded, _ = layout_rows(visible_errors(5), layout)
+
+    def gradients(max_nodes: int) -> tuple[float, int, dict[str, torch.Tensor]]:
+        batch = TagCollator(pad_id=0)(pack_rows(chosen, encoded, max_nodes))
+        inputs = {name: batch[name] for name in batch if name in ("input_ids", "attention_mask", "position_ids")}
+        loss = soft_cross_entropy(tag_logits(model, layout, inputs, batch["tag_rows"], batch["tag_columns"]), batch["labels"])
+        model.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        grads = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+        return loss.item(), int(batch["input_ids"].numel()), grads
+
+    flat_loss, flat_size, flat = gradients(0)
+    tree_loss, tree_size, tree = gradients(1000)
+    assert tree_size < 0.7 * flat_size
+    assert tree_loss == pytest.approx(flat_loss, rel=1e-5)
+    for name, gradient in flat.items():
+        assert (tree[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7, name
+
+
+def test_training_on_trees_learns_what_flat_training_learns(tmp_path: Path) -> None:
+    config = replace(CONFIG, packing="tree", num_epochs=12, batch_size=4, micro_batch_size=4, learning_rate=1e-2)
+    path, report = trained(tmp_path, config)
+    assert (report.packing, report.num_rows, report.num_steps) == ("tree", 160, 12 * 40 // 4)
+    assert report.num_tokens < 0.85 * report.num_flat_tokens
+    assert separation(path) > 0.6
+
+
+def test_a_model_whose_window_is_too_short_for_trees_is_trained_flat(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "base", "llama", initializer_range=0.1)
+    write_labelled(tmp_path / "labels.jsonl", visible_errors(4))
+    config_file = tmp_path / "base" / "config.json"
+    config_file.write_text(json.dumps({**json.loads(config_file.read_text()), "sliding_window": 4}))
+    report = train_prm(tmp_path / "labels.jsonl", str(tmp_path / "base"), tmp_path / "prm", replace(CONFIG, packing="tree", num_epochs=1))
+    assert report.packing == "flat" and report.num_tokens == report.num_flat_tokens
 
 
 def trained(tmp_path: Path, config: TrainConfig = CONFIG, name: str = "prm", on_step: Any = None) -> tuple[Path, TrainReport]:

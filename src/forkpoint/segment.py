@@ -13,7 +13,7 @@ import itertools
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Segmentation = Literal["newline", "entropy"]
 
@@ -115,7 +115,7 @@ def tokens_at(token_texts: Sequence[str], steps: Sequence[str]) -> tuple[int, ..
     return (*counts[:-1], len(token_texts))
 
 
-def num_shared(left: str, right: str) -> int:
-    """How many leading characters two texts share."""
+def num_shared(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """How many leading characters, or tokens, two sequences share."""
     shortest = min(len(left), len(right))
     return next((idx for idx in range(shortest) if left[idx] != right[idx]), shortest)

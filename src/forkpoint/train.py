@@ -29,10 +29,15 @@ class TrainConfig:
     learning_rate: float = 1e-6
     """Peak; warmed up linearly, then a cosine to 0 (1e-6 in both papers)."""
     num_epochs: float = 1.0
+    packing: Literal["tree", "flat"] = "tree"
+    """tree: a row is all solutions of a problem, each distinct prefix computed once; flat: a row is one solution. Where the
+    model does not honour a tree attention mask, training is flat, and the report says so."""
+    max_pack_tokens: int = 4096
+    """Tokens of a tree at most; the solutions of a problem that need more become several rows."""
     batch_size: int = 64
-    """Solutions per optimiser step, over all processes (64 in arXiv 2412.11006)."""
+    """Rows per optimiser step, over all processes (64 solutions in arXiv 2412.11006)."""
     micro_batch_size: int = 8
-    """Solutions per forward pass of one process."""
+    """Rows per forward pass of one process."""
     warmup_share: float = 0.03
     """Share of the steps, in [0, 1)."""
     weight_decay: float = 0.0
@@ -52,6 +57,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.batch_size % self.micro_batch_size:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+        if self.packing not in ("tree", "flat"):
+            raise ValueError(f"packing {self.packing!r} is unknown; choose from tree, flat")
         if self.learning_rate <= 0 or self.num_epochs <= 0:
             raise ValueError("learning_rate and num_epochs must be above 0")
 
@@ -61,13 +68,22 @@ class TrainReport:
     """What training did."""
 
     num_rows: int
+    """Solutions trained on."""
     num_steps_labelled: int
     num_refused: int
-    """Rows left out because their tags do not fit."""
+    """Solutions left out because their tags do not fit."""
     refusals: dict[str, int]
     """Why, and how often."""
     loss: float
     """Mean over the last tenth of the optimiser steps."""
+    packing: Literal["tree", "flat"]
+    """What was done, which differs from what was asked where the model does not honour a tree mask."""
+    num_steps: int
+    """Optimiser steps."""
+    num_tokens: int
+    """Tokens computed per epoch, without padding."""
+    num_flat_tokens: int
+    """Tokens that one row per solution would take."""
 
 
 def train_prm(

@@ -2,8 +2,8 @@
 
 Loss: cross-entropy of softmax(good, bad) at each step's tag against [v, 1 - v], mean over the steps of a batch
 (ER-PRM, arXiv 2412.11006). accelerate, FSDP, DeepSpeed and the Trainer's resumption apply unchanged.
-Invariant: every step of every row that is trained on has its tag in the input; a row that does not fit is refused and
-counted.
+Invariant: every step of every solution that is trained on has its tag in the input; one that does not fit is refused and
+counted. Packed as trees, a batch has the loss and the gradient that its solutions have one by one.
 """
 
 from __future__ import annotations
@@ -19,13 +19,12 @@ import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from forkpoint.errors import LayoutError
-from forkpoint.prms.layout import Layout
+from forkpoint.prms.layout import EncodedSolution, Layout
+from forkpoint.prms.packing import group_rows, model_inputs, pack, takes_tree_mask
 from forkpoint.prms.tagged import GOOD_CLASS, model_class_of, tag_logits
 from forkpoint.records import LabelledSolution
 from forkpoint.tokenizer import load_tokenizer
 from forkpoint.train import TrainConfig, TrainReport
-
-IGNORED = -100.0
 
 
 def train_rows(
@@ -39,15 +38,20 @@ def train_rows(
     torch.manual_seed(config.seed)
     tokenizer: Any = load_tokenizer(base)
     layout = Layout(tokenizer, config.format)
-    rows, refusals = layout_rows(solutions, layout)
-    if not rows:
+    chosen, encoded, refusals = layout_rows(solutions, layout)
+    if not chosen:
         raise ValueError(f"no solution can be trained on; refused: {dict(refusals) or 'none, there are no labelled solutions'}")
+    model = _model(base, config)
+    packing = config.packing
+    if packing == "tree" and not takes_tree_mask(model, max(len(row.input_ids) for row in encoded)):
+        packing = "flat"
+    rows = pack_rows(chosen, encoded, config.max_pack_tokens if packing == "tree" else 0)
     trainer = TagTrainer(
         layout=layout,
-        model=_model(base, config),
+        model=model,
         args=_arguments(out, config),
         train_dataset=rows,
-        data_collator=TagCollator(pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else layout.tag_id),
+        data_collator=TagCollator(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else layout.tag_id, model.dtype),
         callbacks=[_StepCallback(on_step)] if on_step else [],
     )
     trainer.remove_callback(PrinterCallback)  # progress is the caller's business
@@ -60,46 +64,63 @@ def train_rows(
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     tail = losses[-max(1, len(losses) // 10) :]
-    num_labels = sum(len(row["tag_positions"]) for row in rows)
-    return TrainReport(len(rows), num_labels, sum(refusals.values()), dict(refusals), sum(tail) / len(tail))
+    return TrainReport(
+        num_rows=len(chosen),
+        num_steps_labelled=sum(len(solution.labels) for solution in chosen),
+        num_refused=sum(refusals.values()),
+        refusals=dict(refusals),
+        loss=sum(tail) / len(tail),
+        packing=packing,
+        num_steps=trainer.state.global_step,
+        num_tokens=sum(len(row["input_ids"]) for row in rows),
+        num_flat_tokens=sum(len(row.input_ids) for row in encoded),
+    )
 
 
-def layout_rows(solutions: Sequence[LabelledSolution], layout: Layout) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Solutions as token rows, and why the others were refused."""
-    rows, refusals = [], Counter[str]()
+def layout_rows(
+    solutions: Sequence[LabelledSolution], layout: Layout
+) -> tuple[list[LabelledSolution], list[EncodedSolution], Counter[str]]:
+    """The solutions that fit, their tokens, and why the others were refused."""
+    chosen, encoded, refusals = [], [], Counter[str]()
     for solution in solutions:
         try:
-            encoded = layout.encode(solution.question, solution.steps)
+            encoded.append(layout.encode(solution.question, solution.steps))
         except LayoutError as error:
             refusals["too long" if "max_length" in str(error) else str(error)] += 1
             continue
-        rows.append(
-            {
-                "input_ids": encoded.input_ids,
-                "tag_positions": encoded.tag_positions,
-                "values": [label.value for label in solution.labels],
-            }
-        )
-    return rows, refusals
+        chosen.append(solution)
+    return chosen, encoded, refusals
+
+
+def pack_rows(solutions: Sequence[LabelledSolution], encoded: Sequence[EncodedSolution], max_nodes: int) -> list[dict[str, Any]]:
+    """Rows of the training set: solutions of one question as a tree of at most `max_nodes` tokens; one by one where that is 0."""
+    groups = (
+        group_rows([solution.question for solution in solutions], encoded, max_nodes)
+        if max_nodes
+        else [[idx] for idx in range(len(encoded))]
+    )
+    rows = []
+    for group in groups:
+        packed = pack([encoded[idx] for idx in group])
+        values = [label.value for idx in group for label in solutions[idx].labels]
+        rows.append({"input_ids": packed.input_ids, "pack": packed, "values": values})  # input_ids: read by the sampler
+    return rows
 
 
 @dataclass(frozen=True)
 class TagCollator:
-    """Rows to tensors: `labels` [batch, tokens] holds the step's value at its tag and -100 elsewhere."""
+    """Rows to tensors: a model's inputs, and for each of the K steps its value (`labels`) and its place."""
 
     pad_id: int
+    dtype: torch.dtype = torch.float32
+    """Of an attention mask that is added."""
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        length = max(len(row["input_ids"]) for row in rows)
-        input_ids_B_T = torch.full((len(rows), length), self.pad_id)
-        mask_B_T = torch.zeros((len(rows), length), dtype=torch.long)
-        labels_B_T = torch.full((len(rows), length), IGNORED)
-        for row_idx, row in enumerate(rows):
-            end = len(row["input_ids"])
-            input_ids_B_T[row_idx, :end] = torch.tensor(row["input_ids"])
-            mask_B_T[row_idx, :end] = 1
-            labels_B_T[row_idx, row["tag_positions"]] = torch.tensor(row["values"], dtype=torch.float32)
-        return {"input_ids": input_ids_B_T, "attention_mask": mask_B_T, "labels": labels_B_T}
+        packs = [row["pack"] for row in rows]
+        places = [(row, column) for row, item in enumerate(packs) for tags in item.tags for column in tags]
+        tag_rows_K, tag_columns_K = torch.tensor(places).T
+        values_K = torch.tensor([value for row in rows for value in row["values"]])
+        return {**model_inputs(packs, self.pad_id, self.dtype), "tag_rows": tag_rows_K, "tag_columns": tag_columns_K, "labels": values_K}
 
 
 class TagTrainer(Trainer):
@@ -112,11 +133,11 @@ class TagTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
-        labels_B_T = inputs["labels"]
-        is_tag_B_T = labels_B_T != IGNORED
-        logits_K_2 = tag_logits(model, self.layout, inputs["input_ids"], inputs["attention_mask"], is_tag_B_T)
-        total = soft_cross_entropy(logits_K_2, labels_B_T[is_tag_B_T])
-        num_steps = is_tag_B_T.sum() if num_items_in_batch is None else num_items_in_batch
+        values_K, rows_K, columns_K = inputs["labels"], inputs["tag_rows"], inputs["tag_columns"]
+        model_inputs = {name: tensor for name, tensor in inputs.items() if name not in ("labels", "tag_rows", "tag_columns")}
+        logits_K_2 = tag_logits(model, self.layout, model_inputs, rows_K, columns_K)
+        total = soft_cross_entropy(logits_K_2, values_K)
+        num_steps = len(values_K) if num_items_in_batch is None else num_items_in_batch
         loss = total / num_steps
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes

@@ -1,12 +1,12 @@
 """Our own PRM: a causal language model that is read at step tags.
 
-Invariant: one forward pass per solution gives all its step scores, and scores do not depend on what else is in the
-batch (beyond float rounding) nor on the order of the input.
+Invariant: one forward pass gives all step scores of a solution, and scores do not depend on what else is in the batch
+(beyond float rounding) nor on the order of the input. Solutions of one question share what they have in common: each
+distinct prefix is computed once, where the model honours a tree attention mask.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -15,7 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from forkpoint.fingerprint import fingerprint
-from forkpoint.prms.layout import EncodedSolution, Layout, PRMFormat
+from forkpoint.prms.layout import Layout, PRMFormat
+from forkpoint.prms.packing import Pack, group_rows, model_inputs, pack, takes_tree_mask
 from forkpoint.tokenizer import load_tokenizer
 
 GOOD_CLASS = 1
@@ -31,6 +32,8 @@ class TaggedPRM:
         self.tokenizer = tokenizer
         self.layout = Layout(tokenizer, prm_format)
         self._batch_tokens = batch_tokens
+        self._longest_seen: int | None = None
+        self._takes_trees_seen = False
 
     @property
     def format(self) -> PRMFormat:
@@ -61,43 +64,49 @@ class TaggedPRM:
         `on_batch` is called with the number of solutions of each batch that is done.
         """
         encoded = [self.layout.encode(question, its_steps) for question, its_steps in zip(questions, steps, strict=True)]
+        groups = group_rows(questions, encoded, self._batch_tokens)
+        if any(len(group) > 1 for group in groups) and not self._takes_trees(max(len(row.input_ids) for row in encoded)):
+            groups = [[idx] for idx in range(len(encoded))]
+        packs = [pack([encoded[idx] for idx in group]) for group in groups]
         scores: list[list[float]] = [[] for _ in encoded]
-        for idxs in _length_sorted(encoded, self._batch_tokens):
-            batch = [encoded[idx] for idx in idxs]
-            for idx, its_scores in zip(idxs, self._score_batch(batch), strict=True):
-                scores[idx] = its_scores
+        for batch in _length_sorted(packs, self._batch_tokens):
+            for pack_idx, its_scores in zip(batch, self._score_batch([packs[pack_idx] for pack_idx in batch]), strict=True):
+                for idx, row_scores in zip(groups[pack_idx], its_scores, strict=True):
+                    scores[idx] = row_scores
             if on_batch:
-                on_batch(len(idxs))
+                on_batch(sum(len(groups[pack_idx]) for pack_idx in batch))
         return scores
 
+    def _takes_trees(self, longest: int) -> bool:
+        """Whether the model honours a tree mask for rows of up to `longest` tokens; looked at once per size that is new."""
+        if self._longest_seen is None or longest > self._longest_seen:
+            self._longest_seen, self._takes_trees_seen = longest, takes_tree_mask(self.model, longest)
+        return self._takes_trees_seen
+
     @torch.inference_mode()
-    def _score_batch(self, batch: Sequence[EncodedSolution]) -> list[list[float]]:
+    def _score_batch(self, packs: Sequence[Pack]) -> list[list[list[float]]]:
+        """Per pack, per row, one score per step."""
+        inputs = model_inputs(packs, self.layout.tag_id, self.model.dtype)
+        places = [(row, column) for row, item in enumerate(packs) for tags in item.tags for column in tags]
+        rows_K, columns_K = torch.tensor(places).T
         device = self.model.device
-        length = max(len(item.input_ids) for item in batch)
-        input_ids_B_T = torch.full((len(batch), length), self.layout.tag_id)
-        mask_B_T = torch.zeros((len(batch), length), dtype=torch.long)
-        is_tag_B_T = torch.zeros((len(batch), length), dtype=torch.bool)
-        for row_idx, item in enumerate(batch):
-            input_ids_B_T[row_idx, : len(item.input_ids)] = torch.tensor(item.input_ids)
-            mask_B_T[row_idx, : len(item.input_ids)] = 1
-            is_tag_B_T[row_idx, item.tag_positions] = True
-        logits_K_2 = tag_logits(self.model, self.layout, input_ids_B_T.to(device), mask_B_T.to(device), is_tag_B_T.to(device))
-        scores_K = logits_K_2.softmax(-1)[:, 0].tolist()
-        ends = torch.tensor([0, *(len(item.tag_positions) for item in batch)]).cumsum(0).tolist()
-        return [scores_K[start:end] for start, end in itertools.pairwise(ends)]
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        logits_K_2 = tag_logits(self.model, self.layout, inputs, rows_K.to(device), columns_K.to(device))
+        scores_K = iter(logits_K_2.softmax(-1)[:, 0].tolist())
+        return [[[next(scores_K) for _ in tags] for tags in item.tags] for item in packs]
 
 
-def tag_logits(model: Any, layout: Layout, input_ids_B_T: torch.Tensor, mask_B_T: torch.Tensor, is_tag_B_T: torch.Tensor) -> torch.Tensor:
-    """The (good, bad) logits at every tag, row by row in order of position: [num_tags, 2], float32.
+def tag_logits(model: Any, layout: Layout, inputs: dict[str, torch.Tensor], rows_K: torch.Tensor, columns_K: torch.Tensor) -> torch.Tensor:
+    """The (good, bad) logits at K places (row and column of the inputs): [K, 2], float32.
 
-    The language model's head is computed only at positions where some row of the batch has a tag.
+    The language model's head is computed only at columns where some row of the batch has a tag.
     """
     if layout.good_bad_ids is None:
-        logits_B_T_2: torch.Tensor = model(input_ids=input_ids_B_T, attention_mask=mask_B_T).logits
-        return logits_B_T_2[is_tag_B_T].float()[:, [GOOD_CLASS, 1 - GOOD_CLASS]]
-    kept_K = is_tag_B_T.any(0).nonzero().squeeze(1)
-    logits_B_K_V: torch.Tensor = model(input_ids=input_ids_B_T, attention_mask=mask_B_T, logits_to_keep=kept_K, use_cache=False).logits
-    return logits_B_K_V[:, :, list(layout.good_bad_ids)].float()[is_tag_B_T[:, kept_K]]
+        logits_B_T_2: torch.Tensor = model(**inputs).logits
+        return logits_B_T_2[rows_K, columns_K].float()[:, [GOOD_CLASS, 1 - GOOD_CLASS]]
+    kept, kept_K = torch.unique(columns_K, return_inverse=True)
+    logits_B_C_V: torch.Tensor = model(**inputs, logits_to_keep=kept, use_cache=False).logits
+    return logits_B_C_V[rows_K, kept_K][:, list(layout.good_bad_ids)].float()
 
 
 def model_class_of(prm_format: PRMFormat) -> Any:
@@ -105,13 +114,11 @@ def model_class_of(prm_format: PRMFormat) -> Any:
     return AutoModelForCausalLM if prm_format.head == "tokens" else AutoModelForTokenClassification
 
 
-def _length_sorted(encoded: Sequence[EncodedSolution], batch_tokens: int) -> Iterator[list[int]]:
+def _length_sorted(packs: Sequence[Pack], batch_tokens: int) -> Iterator[list[int]]:
     """Indices in batches of similar length, longest first, so that memory runs out at once or never."""
-    order = sorted(range(len(encoded)), key=lambda idx: -len(encoded[idx].input_ids))
     batch: list[int] = []
-    for idx in order:
-        longest = len(encoded[batch[0] if batch else idx].input_ids)
-        if batch and (len(batch) + 1) * longest > batch_tokens:
+    for idx in sorted(range(len(packs)), key=lambda idx: -len(packs[idx])):
+        if batch and (len(batch) + 1) * len(packs[batch[0]]) > batch_tokens:
             yield batch
             batch = []
         batch.append(idx)
