@@ -1,0 +1,137 @@
+"""Other people's step labels: read them, write them.
+
+A format is a codec (row <-> labelled solution) and a place for rows (.jsonl, .json, .parquet, a hub), chosen apart: every
+codec works with every place. Invariant: nothing is skipped, rounded or guessed without being asked for; what a format
+cannot hold is refused with the row and the reason. Importing this package loads neither torch, datasets nor pyarrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from forkpoint.formats.codec import RowReader, RowWriter
+from forkpoint.formats.containers import PlacedRow, read_rows, write_rows
+from forkpoint.formats.math_shepherd import MathShepherd
+from forkpoint.formats.openrlhf import OpenRLHF
+from forkpoint.formats.options import Direction, check_options, parse_assignments
+from forkpoint.formats.ours import Ours
+from forkpoint.formats.prm800k import PRM800K
+from forkpoint.formats.processbench import ProcessBench
+from forkpoint.formats.rlhflow import RLHFlow
+from forkpoint.formats.trl import TRL
+from forkpoint.records import LabelledSolution
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A codec, and the values of its options that go with a name."""
+
+    codec: type[RowReader]
+    preset: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def can_write(self) -> bool:
+        return hasattr(self.codec, "to_row")
+
+
+FORMATS: dict[str, Format] = {
+    "forkpoint": Format(Ours),
+    "math-shepherd": Format(MathShepherd),
+    "openrlhf": Format(OpenRLHF),
+    "er-prm": Format(OpenRLHF, {"input_key": "text"}),
+    "rlhflow": Format(RLHFlow),
+    "trl": Format(TRL),
+    "prm800k": Format(PRM800K),
+    "processbench": Format(ProcessBench),
+}
+
+
+def names(direction: Direction = "read") -> list[str]:
+    """The formats that can be read, or those that can be written."""
+    return [name for name, known in FORMATS.items() if direction == "read" or known.can_write]
+
+
+def read(
+    source: str | Path, name: str, *, on_bad_row: Callable[[str], None] | None = None, **options: object
+) -> Iterator[LabelledSolution]:
+    """The solutions of `source`, a file, a run directory (format `forkpoint`) or `hub:OWNER/NAME?split=train`, in order.
+
+    `options` are the fields of the format's codec. Unknown formats and options, wrong values and a missing file raise at
+    once. A row that does not fit raises ValueError with its place and the reason; where `on_bad_row` is given it gets that
+    sentence instead, once per row left out. A file that cannot be read on (torn JSON) always raises.
+    """
+    reader = _codec(name, "read", options)
+    if isinstance(reader, Ours) and Path(source).is_dir():
+        source = Path(source) / "labels.jsonl"
+    return _solutions(reader, read_rows(source), name, on_bad_row)
+
+
+def write(path: str | Path, name: str, solutions: Iterable[LabelledSolution], **options: object) -> int:
+    """Write `solutions` to `path` in a format, replacing the file at once when the last is written; return how many.
+
+    Raises ValueError on unknown formats, options and suffixes, and on the first solution that the format cannot hold: the
+    message names its number (from 0) and problem, no file is left behind and one that was there stays.
+    """
+    writer = _codec(name, "write", options)
+    assert isinstance(writer, RowWriter), f"{name} counts as a format that can be written"
+    return write_rows(Path(path), _rows(writer, solutions, name), writer.columns)
+
+
+def parse_options(name: str, direction: Direction, assignments: Sequence[str]) -> dict[str, Any]:
+    r"""Options for `read` or `write` from texts such as `threshold=0.5`, as a command line has them.
+
+    In strings `\n` and `\t` mean line end and tab. Raises ValueError on what is not an option of the format or not of its type.
+    """
+    options = parse_assignments(_format(name, direction).codec, assignments)
+    _codec(name, direction, options)
+    return options
+
+
+def _format(name: str, direction: Direction) -> Format:
+    if name not in FORMATS:
+        raise ValueError(f"format {name!r} is unknown; choose from {', '.join(names(direction))}")
+    if name not in names(direction):
+        raise ValueError(f"format {name!r} can be read, not written; choose from {', '.join(names(direction))}")
+    return FORMATS[name]
+
+
+def _codec(name: str, direction: Direction, options: Mapping[str, object]) -> RowReader:
+    known = _format(name, direction)
+    check_options(known.codec, name, direction, options)
+    return known.codec(**{**known.preset, **options})
+
+
+def _solutions(
+    reader: RowReader, rows: Iterable[PlacedRow], name: str, on_bad_row: Callable[[str], None] | None
+) -> Iterator[LabelledSolution]:
+    for where, row in rows:
+        try:
+            solution = reader.from_row(row)
+        except ValueError as error:
+            message = f"{where} is not a row of {name}: {error}"
+            if on_bad_row is None:
+                raise ValueError(message) from None
+            on_bad_row(message)
+        else:
+            yield solution
+
+
+def _rows(writer: RowWriter, solutions: Iterable[LabelledSolution], name: str) -> Iterator[dict[str, Any]]:
+    for idx, solution in enumerate(solutions):
+        try:
+            _check(solution)
+            row = writer.to_row(solution)
+        except ValueError as error:
+            raise ValueError(f"solution {idx} (problem {solution.problem_id}) cannot be written as {name}: {error}") from None
+        yield row
+
+
+def _check(solution: LabelledSolution) -> None:
+    if not solution.steps or len(solution.steps) != len(solution.labels):
+        raise ValueError(f"it has {len(solution.steps)} steps and {len(solution.labels)} labels; it needs steps and one label for each")
+    for idx, label in enumerate(solution.labels):
+        if not 0 <= label.value <= 1:
+            raise ValueError(f"the label of step {idx + 1} is {label.value}; labels are from 0 to 1")

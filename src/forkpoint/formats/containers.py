@@ -1,0 +1,184 @@
+"""Where rows are kept: .jsonl, .json and .parquet files, and data sets of a hub through `datasets`.
+
+Invariant: rows come and go one at a time (Parquet: a batch at a time; a .json array is read whole), and a file that is
+being written takes its place when its last row is in it, or leaves no trace. What cannot be read is an error that names
+file and line (from 1) or row (from 0).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+BATCH_ROWS = 1000
+"""Rows of a Parquet file in memory at once; also its row groups."""
+HUB = "hub:"
+HUB_KEYS = ("split", "config")
+SUFFIXES = (".jsonl", ".json", ".parquet")
+
+PlacedRow = tuple[str, Mapping[str, Any]]
+"""Where a row is, for messages, and its columns."""
+
+
+def read_rows(source: str | Path) -> Iterator[PlacedRow]:
+    """The rows of a file, or of `hub:OWNER/NAME?split=train&config=NAME` (also a directory that `datasets` can load).
+
+    Raises FileNotFoundError or ValueError at once where the source itself cannot be used, ValueError at the row where one
+    cannot be read.
+    """
+    if str(source).startswith(HUB):
+        return _hub_rows(str(source).removeprefix(HUB))
+    path = Path(source)
+    readers = {".jsonl": _jsonl_rows, ".json": _json_rows, ".parquet": _parquet_rows}
+    suffix = _suffix(path, f" or {HUB}OWNER/NAME?split=train")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    return readers[suffix](path)
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> int:
+    """Write all rows, replacing the file at once when the last is written; return how many.
+
+    `columns` gives the types of the columns (see `codec.Columns`), which Parquet needs before the first row. Where a row
+    raises, nothing is left behind and a file that was there stays.
+    """
+    writers = {".jsonl": _write_jsonl, ".json": _write_json, ".parquet": _write_parquet}
+    suffix = _suffix(path)
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {path.absolute().parent}")
+    with _replacing(path) as partial:
+        return writers[suffix](partial, rows, columns)
+
+
+def _suffix(path: Path, or_else: str = "") -> str:
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"the suffix of a file says how rows are kept: {', '.join(SUFFIXES)}{or_else}; {str(path)!r} was given")
+    return path.suffix
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _placed(where: str, row: object) -> PlacedRow:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} holds a {type(row).__name__}; a row is a JSON object")
+    return where, row
+
+
+def _jsonl_rows(path: Path) -> Iterator[PlacedRow]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{where} is not JSON: {error}") from None
+            yield _placed(where, row)
+
+
+def _json_rows(path: Path) -> Iterator[PlacedRow]:
+    try:
+        rows = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}; one object per line is .jsonl") from None
+    if not isinstance(rows, list):
+        raise ValueError(f"{path} holds a {type(rows).__name__}; a .json file of rows is one array")
+    for idx, row in enumerate(rows):
+        yield _placed(f"{path}, row {idx}", row)
+
+
+def _parquet_rows(path: Path) -> Iterator[PlacedRow]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} is not Parquet: {error}") from None
+    with file:
+        rows = itertools.chain.from_iterable(batch.to_pylist() for batch in file.iter_batches(BATCH_ROWS))
+        for idx, row in enumerate(rows):
+            yield f"{path}, row {idx}", row
+
+
+def _hub_rows(name_and_query: str) -> Iterator[PlacedRow]:
+    name, _, query = name_and_query.partition("?")
+    keys = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    for key in keys:
+        if key not in HUB_KEYS:
+            raise ValueError(f"key {key!r} is unknown for {HUB}; choose from {', '.join(HUB_KEYS)}")
+    return _numbered(name, keys.get("split", "train"), keys.get("config"))
+
+
+def _numbered(name: str, split: str, config: str | None) -> Iterator[PlacedRow]:
+    import datasets
+
+    if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
+        found = datasets.load_from_disk(name)
+        if isinstance(found, datasets.DatasetDict):
+            if split not in found:
+                raise ValueError(f"{name} has no split {split!r}; choose from {', '.join(found)}")
+            found = found[split]
+    else:
+        found = datasets.load_dataset(name, config, split=split)
+    for idx, row in enumerate(found):
+        yield f"{name}, split {split}, row {idx}", row
+
+
+def _write_jsonl(partial: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> int:
+    count = 0
+    with partial.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def _write_json(partial: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> int:
+    count = 0
+    with partial.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for row in rows:
+            file.write(("," if count else "") + "\n" + json.dumps(row, ensure_ascii=False))
+            count += 1
+        file.write("\n]\n")
+    return count
+
+
+def _write_parquet(partial: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> int:
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = pyarrow.schema([(name, _arrow_type(kind)) for name, kind in columns.items()])
+    remaining, count = iter(rows), 0
+    with pyarrow.parquet.ParquetWriter(partial, schema) as writer:
+        while batch := list(itertools.islice(remaining, BATCH_ROWS)):
+            for row in batch:
+                assert row.keys() == columns.keys(), f"a row has the columns {', '.join(row)}; {', '.join(columns)} were promised"
+            writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema=schema))
+            count += len(batch)
+    return count
+
+
+def _arrow_type(kind: Any) -> Any:
+    import pyarrow
+
+    if isinstance(kind, list):
+        return pyarrow.list_(_arrow_type(kind[0]))
+    if isinstance(kind, dict):
+        return pyarrow.struct([(name, _arrow_type(its_kind)) for name, its_kind in kind.items()])
+    return {str: pyarrow.string(), bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}[kind]

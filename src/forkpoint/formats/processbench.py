@@ -1,0 +1,54 @@
+"""ProcessBench: the steps of a solution and the index of the first wrong one.
+
+As the data set Qwen/ProcessBench (arXiv 2412.06559): `id`, `generator`, `problem`, `steps`, `final_answer_correct`, and
+`label`, the 0-based index of the first wrong step or -1. Steps are without the blank lines that stood between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from forkpoint.formats.cells import flag, text, whole
+from forkpoint.formats.codec import Columns, Row, check_threshold, hard_labels, solution_of, texts_of
+from forkpoint.formats.layout import separated, unseparated
+from forkpoint.formats.options import option
+from forkpoint.records import LabelledSolution
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessBench:
+    """The first error. Steps before it have the value 1; it and all after it have 0, though nobody judged those after it."""
+
+    separator: str = option("\n\n")
+    """What stands between steps in our records and not in the list."""
+    threshold: float | None = option(None, "write")
+    """The first step with a label below this is the first wrong one; None: labels are 0 or 1 already."""
+    generator: str = option("unknown", "write")
+    """Which model wrote the solutions; our records do not know it."""
+
+    def __post_init__(self) -> None:
+        check_threshold(self.threshold)
+
+    @property
+    def columns(self) -> Columns:
+        return {"id": str, "generator": str, "problem": str, "steps": [str], "final_answer_correct": bool, "label": int}
+
+    def to_row(self, solution: LabelledSolution) -> dict[str, Any]:
+        is_right = hard_labels(solution, self.threshold)
+        return {
+            "id": solution.problem_id,
+            "generator": self.generator,
+            "problem": solution.question,
+            "steps": unseparated(solution.steps, self.separator),
+            "final_answer_correct": solution.is_correct,
+            "label": -1 if all(is_right) else is_right.index(False),
+        }
+
+    def from_row(self, row: Row) -> LabelledSolution:
+        texts, first_wrong_idx = texts_of(row, "steps"), whole(row, "label")
+        if not -1 <= first_wrong_idx < len(texts):
+            raise ValueError(f"label must be -1 or the index of one of {len(texts)} steps; it is {first_wrong_idx}")
+        values = [float(first_wrong_idx == -1 or idx < first_wrong_idx) for idx in range(len(texts))]
+        extras = {"problem_id": text(row, "id"), "is_correct": flag(row, "final_answer_correct")}
+        return solution_of(extras, text(row, "problem"), separated(texts, self.separator), values)
