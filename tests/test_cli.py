@@ -15,7 +15,7 @@ from forkpoint.stepdata import write_labelled
 from labelled import visible_errors
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-COMMANDS = ["demo", "label", "train", "score", "evaluate", "report", "grade"]
+COMMANDS = ["demo", "label", "train", "score", "evaluate", "report", "grade", "relabel", "sweep", "convert"]
 
 
 def forkpoint(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -62,6 +62,10 @@ def test_importing_the_package_loads_no_heavy_library_and_the_check_can_fail() -
         (["label", "lab:test", "--out", "OUT", "--tau", "-1"], "tau"),
         (["train", "missing", "--out", "OUT"], "missing"),
         (["report", "missing"], "missing"),
+        (["label", "lab:test", "--out", "OUT", "--method", "sheperd"], "choose from edu, er, shepherd-hard"),
+        (["relabel", "missing"], "missing"),
+        (["train", "missing", "--out", "OUT", "--preset", "er"], "choose from er-prm"),
+        (["convert", "missing.jsonl", "--from", "tlr", "--out", "OUT", "--to", "trl"], "choose from forkpoint, math-shepherd"),
         (["score", "missing", "file.jsonl", "--out", "OUT"], "missing"),
     ],
 )
@@ -79,7 +83,7 @@ def test_label_runs_on_published_gsm8k_with_any_model_directory(tmp_path: Path) 
     model = make_checkpoint(tmp_path / "model", "llama", max_position_embeddings=1024)
     options = ["--num-leaves", 4, "--max-tokens", 24, "--tau", 1.0, "--batch-size", 4]
     text = succeeded("label", f"gsm8k:{file}?num=6", "--policy", model, "--out", tmp_path / "run", *options)
-    assert "num_trees" in text
+    assert "num_solutions" in text
     rows = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
     assert len(rows) == 6 and rows[0]["problem"]["answer"] == "18"
     assert sum(len(row["branches"]) for row in rows) > 12
@@ -102,6 +106,28 @@ def test_train_and_score_a_file(tmp_path: Path) -> None:
     done = forkpoint("score", tmp_path / "prm", tmp_path / "in.jsonl", "--out", tmp_path / "other.jsonl")
     assert done.returncode == 2 and "line 2" in done.stderr
     assert not (tmp_path / "other.jsonl").exists()
+
+
+def test_one_run_of_rollouts_gives_every_label_in_every_format(tmp_path: Path) -> None:
+    run, plan = tmp_path / "run", ["--num-solutions", 2, "--num-rollouts", 4, "--max-tokens", 120]
+    assert "num_rollouts " in succeeded("label", "lab:train?num=3", "--method", "er", "--eta", 5, *plan, "--out", run)
+    er = [json.loads(line) for line in (run / "labels.jsonl").read_text().splitlines()]
+    assert "of value hit" in succeeded("relabel", run, "--value", "shepherd-hard", "--out", tmp_path / "hard.jsonl")
+    hard = [json.loads(line) for line in (tmp_path / "hard.jsonl").read_text().splitlines()]
+    assert [row["steps"] for row in er] == [row["steps"] for row in hard] and len(er) == 6
+    for one, other in zip(er, hard, strict=True):
+        for label, its_hard in zip(one["labels"], other["labels"], strict=True):
+            assert its_hard["value"] == float(label["num_correct"] > 0) >= label["value"]
+    exact = ["--write", "separator="]
+    assert "6 solutions written" in succeeded(
+        "convert", run, "--from", "forkpoint", "--out", tmp_path / "trl.parquet", "--to", "trl", "--write", "threshold=0.5", *exact
+    )  # fmt: skip
+    done = forkpoint("convert", run, "--from", "forkpoint", "--out", tmp_path / "trl.jsonl", "--to", "trl")
+    assert done.returncode == 2 and "threshold" in done.stderr and not (tmp_path / "trl.jsonl").exists()
+    again = succeeded(
+        "convert", tmp_path / "trl.parquet", "--from", "trl", "--out", tmp_path / "back.jsonl", "--to", "forkpoint", "--read", "separator="
+    )
+    assert "6 solutions written, 0 rows left out" in again
 
 
 def test_grade_counts_a_file_and_writes_verdicts(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
 import pytest
+
+from forkpoint.values import PRODUCTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -32,6 +35,25 @@ def test_every_file_in_the_readme_exists() -> None:
 
 
 def test_every_link_to_a_file_leads_somewhere() -> None:
-    for document in (ROOT / "README.md", ROOT / "docs" / "lab.md"):
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} -> {target}"
+
+
+def test_the_picture_of_labels_is_what_the_package_labels() -> None:
+    path = ROOT / "recipes" / "labels_picture.py"
+    spec = importlib.util.spec_from_file_location("labels_picture", path)
+    assert spec is not None and spec.loader is not None
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    assert (ROOT / "docs" / "labels.svg").read_text() == recipe.draw(), "draw it again: python recipes/labels_picture.py docs/labels.svg"
+
+
+def test_the_example_of_the_page_on_labels_runs_and_its_names_are_the_package_s() -> None:
+    page = (ROOT / "docs" / "labels.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "docs/labels.md", "exec"), {})
+    rows = re.findall(r"^\| `([\w-]+)` \| (leaves|rollouts|bisect) \| (\w+)", page, re.MULTILINE)
+    assert {name: (plan, value) for name, plan, value in rows} == {
+        name: (product.plan, product.value) for name, product in PRODUCTS.items()
+    }

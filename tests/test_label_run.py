@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from forkpoint.errors import ConfigDiffers
-from forkpoint.label_run import LabelConfig, label_format, label_problems, tree_outcomes, write_labels
+from forkpoint.label_config import LabelConfig
+from forkpoint.label_run import label_format, label_problems, tree_outcomes, write_labels
 from forkpoint.outcomes import TreeOutcome
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms.layout import PRMFormat
@@ -45,7 +46,7 @@ class ShortPolicy(ScriptedPolicy):
 
 def test_labels_are_the_leaves_below_each_line(tmp_path: Path) -> None:
     summary = label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", TREE, LabelConfig(), QUIET)
-    assert (summary.num_trees, summary.num_leaves, summary.num_failed, summary.num_skipped) == (10, 30, 0, 0)
+    assert (summary.num_solutions, summary.num_failed, summary.num_skipped) == (30, 0, 0)
     labelled = list(read_labelled(tmp_path / "run"))
     first = {item.steps: [label.value for label in item.labels] for item in labelled if item.problem_id == "p0"}
     assert first == {
@@ -92,7 +93,7 @@ def test_a_finished_run_is_used_not_redone(tmp_path: Path) -> None:
 def test_prompts_that_do_not_fit_are_counted_not_dropped(tmp_path: Path) -> None:
     problems = [*PROBLEMS, Problem("long", "a question that is far too long", "1")]
     summary = label_problems(problems, ShortPolicy(SCRIPT), tmp_path / "run", TREE, LabelConfig(), QUIET)
-    assert (summary.num_trees, summary.num_skipped) == (10, 1)
+    assert (summary.num_solved, summary.num_skipped) == (10, 1)
     with Run.read(tmp_path / "run") as run:
         assert {len(item.path(0).completion) for item in tree_outcomes(run)} <= {2, 3}
 
@@ -111,17 +112,17 @@ class FailingPolicy(ScriptedPolicy):
 def test_failed_problems_are_owed_again(tmp_path: Path) -> None:
     policy = FailingPolicy(SCRIPT)
     summary = label_problems(PROBLEMS, policy, tmp_path / "run", TREE, LabelConfig(), QUIET)
-    assert (summary.num_trees, summary.num_failed) == (6, 4)  # the whole chunk of four
+    assert (summary.num_solved, summary.num_failed) == (6, 4)  # the whole chunk of four
     assert "the engine went away" in (tmp_path / "run" / "failures.jsonl").read_text()
     policy.is_failing = False
-    assert label_problems(PROBLEMS, policy, tmp_path / "run", TREE, LabelConfig(), QUIET).num_trees == 10
+    assert label_problems(PROBLEMS, policy, tmp_path / "run", TREE, LabelConfig(), QUIET).num_solved == 10
 
 
 def test_tau_is_calibrated_to_the_asked_number_of_anchors(tmp_path: Path) -> None:
     config = replace(TREE, anchors_per_solution=1.0)
     summary = label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", config, LabelConfig(), QUIET)
     assert 0.673 < summary.tau < 0.6882  # between the entropies after "" and after "one"
-    assert summary.num_leaves == 20
+    assert summary.num_solutions == 20
 
 
 LABEL = """

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import forkpoint
-from forkpoint.labels import Leaves, final_label, hit, label_of, log_mean_exp, mean, value_named, wilson_interval
+from forkpoint.labels import Leaves, final_label, label_of, wilson_interval
 from forkpoint.records import Branch, Completion, Tree
+from forkpoint.values import PRODUCTS, canonical_value, hit, log_mean_exp, mean, product_named, value_named
 
 PUBLISHED = {
     0.1: (0.066, 0.131, 0.260, 0.512, 0.759, 0.940),
@@ -64,10 +65,30 @@ def test_value_names() -> None:
     assert value_named("mean") == mean
     assert value_named("hit") == hit
     assert value_named("er:-2.5") == log_mean_exp(-2.5)
-    with pytest.raises(ValueError, match="choose from mean, hit, er:ETA"):
+    with pytest.raises(ValueError, match="choose from mean, hit, outcome, er:ETA"):
         value_named("maen")
     with pytest.raises(ValueError, match="no number"):
         value_named("er:two")
+    assert value_named("er", 10) == value_named("er:10") == log_mean_exp(10)
+    assert value_named("er") == log_mean_exp(2.0)
+    with pytest.raises(ValueError, match="er:2' and eta 3 both say"):
+        value_named("er:2", 3)
+    with pytest.raises(ValueError, match="'mean' has no eta"):
+        value_named("mean", 3)
+
+
+def test_published_labels_have_names() -> None:
+    found = {name: (product_named(name).plan, canonical_value(name)) for name in PRODUCTS}
+    assert found == {
+        "edu": ("leaves", "mean"),
+        "er": ("rollouts", "er:2"),
+        "shepherd-hard": ("rollouts", "hit"),
+        "shepherd-soft": ("rollouts", "mean"),
+        "omega": ("bisect", "mean"),
+        "orm": ("rollouts", "outcome"),
+    }
+    with pytest.raises(ValueError, match="choose from edu, er, shepherd-hard, shepherd-soft, omega, orm"):
+        product_named("sheperd")
 
 
 @pytest.mark.parametrize(("results", "weights"), [([], None), ([1.0], [1.0, 2.0]), ([1.0], [0.0]), ([1.0, 0.0], [-1.0, 2.0])])

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from forkpoint.label_run import LabelConfig, label_problems
+from forkpoint.label_config import LabelConfig
+from forkpoint.label_run import label_problems
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prefix_values import PrefixConfig, measure_labels
 from forkpoint.records import Problem
@@ -20,7 +21,7 @@ def test_rollouts_find_the_scripts_probabilities_once(tmp_path: Path) -> None:
     config = PrefixConfig(num_prefixes=10, num_rollouts=400)
     found = measure_labels(tmp_path / "labels", policy, tmp_path / "truth", config, QUIET, max_tokens=20)
     with Run.read(tmp_path / "truth") as run:
-        shares = sorted(row["num_correct"] / row["num_total"] for row in run.rows())
+        shares = sorted(sum(row["correct"]) / len(row["correct"]) for row in run.rows())
     assert shares == [pytest.approx(0.55, abs=0.08), 1.0]  # after "one" the script is right in .55, after "two" always
     assert found.quality["uniform"].num_labels == 2
     assert found.quality["uniform"].mae == pytest.approx(abs(shares[0] - 0.5) / 2)

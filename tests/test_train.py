@@ -21,7 +21,7 @@ from forkpoint.records import LabelledSolution
 from forkpoint.stepdata import read_labelled, write_labelled
 from forkpoint.tokenizer import load_tokenizer
 from forkpoint.train import TrainConfig, TrainReport, choose_solutions, train_prm
-from forkpoint.trainer import TagCollator, _model, layout_rows, pack_rows, soft_cross_entropy
+from forkpoint.trainer import TagCollator, _model, label_weights, layout_rows, pack_rows, soft_cross_entropy
 from labelled import label, visible_errors
 
 CONFIG = TrainConfig(
@@ -89,6 +89,21 @@ def test_a_packed_batch_has_the_gradient_of_its_solutions(tmp_path: Path, archit
     assert tree_loss == pytest.approx(flat_loss, rel=1e-5)
     for name, gradient in flat.items():
         assert (tree[name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-7, name
+
+
+def test_steps_count_by_the_evidence_for_their_labels() -> None:
+    first, second = visible_errors(1)[:2]
+    sure, guess = replace(label(1.0), low=1.0), replace(label(0.5), low=0.25, high=0.75)
+    solutions = [replace(first, labels=(sure, guess)), replace(second, labels=(guess,))]
+    assert label_weights(solutions, CONFIG) is None
+    assert label_weights(solutions, replace(CONFIG, label_weighting="evidence")) == [[1.5, 0.75], [0.75]]
+    unknown = replace(label(0.5), low=0.0, high=1.0)
+    with pytest.raises(ValueError, match="needs labels with counts"):
+        label_weights([replace(first, labels=(unknown,))], replace(CONFIG, label_weighting="evidence"))
+    logits, values = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0.75, 0.0])
+    each = [soft_cross_entropy(logits[[idx]], values[[idx]]).item() for idx in range(2)]
+    weighted = soft_cross_entropy(logits, values, torch.tensor([0.5, 2.0])).item()
+    assert weighted == pytest.approx(0.5 * each[0] + 2 * each[1])
 
 
 def test_training_on_trees_learns_what_flat_training_learns(tmp_path: Path) -> None:
@@ -187,7 +202,7 @@ def test_a_finished_prm_is_left_alone_and_another_configuration_refused(tmp_path
     stamp = (path / "model.safetensors").stat().st_mtime_ns
     assert trained(tmp_path)[1] == report
     assert (path / "model.safetensors").stat().st_mtime_ns == stamp
-    with pytest.raises(ConfigDiffers, match=r"learning_rate: 0.003 before, 0.1 now"):
+    with pytest.raises(ConfigDiffers, match=r"learning_rate: 0\.003 there, 0\.1 here"):
         trained(tmp_path, replace(CONFIG, learning_rate=0.1))
 
 

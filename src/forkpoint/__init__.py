@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from forkpoint.labels import Leaves as Leaves
-    from forkpoint.labels import hit as hit
-    from forkpoint.labels import log_mean_exp as log_mean_exp
-    from forkpoint.labels import mean as mean
     from forkpoint.policies import ScriptedPolicy as ScriptedPolicy
     from forkpoint.policies import load_policy as load_policy
     from forkpoint.prms import load_prm as load_prm
     from forkpoint.problems import load_problems as load_problems
     from forkpoint.tree import TreeConfig as TreeConfig
     from forkpoint.tree import grow_trees as grow_trees
+    from forkpoint.values import hit as hit
+    from forkpoint.values import log_mean_exp as log_mean_exp
+    from forkpoint.values import mean as mean
 
 __version__ = "0.1.0"
 
@@ -27,12 +27,12 @@ _HOMES = {
     "ScriptedPolicy": "policies",
     "TreeConfig": "tree",
     "grow_trees": "tree",
-    "hit": "labels",
+    "hit": "values",
     "load_policy": "policies",
     "load_prm": "prms",
     "load_problems": "problems",
-    "log_mean_exp": "labels",
-    "mean": "labels",
+    "log_mean_exp": "values",
+    "mean": "values",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])

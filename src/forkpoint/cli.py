@@ -1,4 +1,4 @@
-"""The `forkpoint` command: the only file that reads argv or prints.
+"""The `forkpoint` command: the only file that reads argv; what it shows is in `console.py`.
 
 Every flag, default and help text comes from the configuration dataclass of the stage that it configures.
 Exit status: 0 done; 1 done in part (the message says what is owed); 2 bad input; 130 interrupted.
@@ -8,39 +8,61 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from forkpoint import __version__
+from forkpoint import __version__, formats
+from forkpoint.bisect_plan import BisectPlan
+from forkpoint.console import (
+    SearchProgress,
+    TrainProgress,
+    err_console,
+    out_console,
+    print_raft,
+    print_results,
+    print_sweep,
+    quiet_libraries,
+    say,
+)
 from forkpoint.demo import DemoConfig, run_demo
 from forkpoint.errors import ForkpointError
 from forkpoint.evaluate_run import EvaluateConfig, evaluate_policy, write_results
 from forkpoint.grade import grade_file
 from forkpoint.lab.check import CheckConfig, check_policy
 from forkpoint.lab.problem_set import lab_story
-from forkpoint.label_run import LabelConfig, label_format, label_problems
+from forkpoint.label_config import LabelConfig
+from forkpoint.label_run import LABELS, label_format, label_problems, relabel
 from forkpoint.policies import LAB_POLICY, load_policy
 from forkpoint.prefix_values import PrefixConfig, measure_labels
+from forkpoint.presets import preset_named, with_overrides
 from forkpoint.prms import load_prm
 from forkpoint.problems import load_problems
+from forkpoint.raft import RaftConfig, raft
+from forkpoint.records import Executor
 from forkpoint.report import write_report
-from forkpoint.runs import LocalExecutor
+from forkpoint.rollout_plan import RolloutPlan
+from forkpoint.runs import LocalExecutor, PoolExecutor, Run
 from forkpoint.score import read_solutions, score_rows, write_lines
 from forkpoint.select import Aggregate
+from forkpoint.sweep import SweepConfig, run_sweep, variants_of
 from forkpoint.train import TrainConfig, train_prm
 from forkpoint.tree import TreeConfig
+from forkpoint.tree_search import SearchConfig, Steering
+from forkpoint.values import PlanName, product_named
+
+if TYPE_CHECKING:
+    from forkpoint.prms.tagged import TaggedPRM
 
 app = App(name="forkpoint", version=__version__, help="Process reward models without annotators.")
 lab_app = App(name="lab", help="The built-in problems with an exact step oracle, and their tiny policy.")
 app.command(lab_app)
-out_console = Console()
-err_console = Console(stderr=True)
 
 Flat = Parameter(name="*")
 Device = Literal["auto", "cpu", "cuda"]
@@ -48,7 +70,9 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @app.command
-def demo(*, out: Path = Path("runs/demo"), config: Annotated[DemoConfig, Flat] = DemoConfig(), batch_size: int = 64) -> int:
+def demo(
+    *, out: Path = Path("runs/demo"), config: Annotated[DemoConfig, Flat] = DemoConfig(), batch_size: int = 32, workers: int = 2
+) -> int:
     """Do it all with the shipped policy: grow trees, label, train a PRM, evaluate, write a report.
 
     Parameters
@@ -57,13 +81,15 @@ def demo(*, out: Path = Path("runs/demo"), config: Annotated[DemoConfig, Flat] =
         Where everything goes; run again to continue or to look again.
     batch_size
         Problems that are worked on side by side.
+    workers
+        Processes that sample.
     """
     quiet_libraries()
     out.mkdir(parents=True, exist_ok=True)
-    with TrainProgress() as progress:
-        result = run_demo(out, config, LocalExecutor(chunk_size=batch_size), say, progress)
+    with TrainProgress() as progress, executor_of(workers, batch_size) as executor:
+        result = run_demo(out, config, executor, say, progress)
     report = write_report(out)
-    _print_results(result.results)
+    print_results(result.results)
     out_console.print(f"\nWritten: {out / 'results.json'}, {report}", highlight=False, soft_wrap=True)
     out_console.print(NEXT_STEPS, highlight=False, soft_wrap=True)
     return 0
@@ -82,16 +108,25 @@ def label(
     *,
     policy: str = "lab",
     out: Path,
+    method: str | None = None,
+    plan: PlanName = "leaves",
     tree: Annotated[TreeConfig, Flat] = TreeConfig(),
     labels: Annotated[LabelConfig, Flat] = LabelConfig(),
+    rollouts: Annotated[RolloutPlan, Flat] = RolloutPlan(),
+    bisect: Annotated[BisectPlan, Parameter(name="bisect")] = BisectPlan(),
+    prm: Path | None = None,
+    search: Annotated[SearchConfig, Parameter(name="search")] = SearchConfig(),
+    seed: int = 0,
     batch_size: int = 64,
+    workers: int = 1,
     template: str | None = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> int:
-    """Grow an EDU tree on every problem, grade its leaves, label its steps.
+    """Sample solutions of every problem, grade them, label their steps.
 
-    Killed at any moment, the same command continues. OUT/journal.jsonl holds the trees, OUT/labels.jsonl the labels.
+    Killed at any moment, the same command continues. OUT/journal.jsonl holds the raw outcomes, OUT/labels.jsonl the labels;
+    `forkpoint relabel` derives other labels from the same outcomes.
 
     Parameters
     ----------
@@ -101,14 +136,39 @@ def label(
         `lab` (the shipped one), a model directory, or a hub id.
     out
         The run directory.
+    method
+        A published label: edu, er, shepherd-hard, shepherd-soft, omega, orm; sets the plan and the value.
+    plan
+        Where the outcomes under a step come from: leaves of an EDU tree, rollouts of its prefix, or rollouts by bisection.
+    prm
+        A directory made by `forkpoint train` that steers trees (P-EDU: --search.prune-below 0.2; --search.expand mcts).
+    seed
+        Of what is sampled (rollouts and the solutions they are for; trees are greedy).
     batch_size
-        Problems whose trees grow side by side.
+        Problems, or prefixes, that are worked on side by side.
+    workers
+        Processes that sample, each with a policy of its own; on CPUs, one per core is fastest.
     template
         The prompt with {question} in it; without one the chat template, and without that the question and a line break.
     """
     quiet_libraries()
+    if method is not None:
+        product = product_named(method)
+        plan, labels = product.plan, replace(labels, value=method)
     loaded = load_policy(policy, device=device, dtype=dtype, batch_size=batch_size, template=template)
-    summary = label_problems(load_problems(problems), loaded, out, tree, labels, LocalExecutor(chunk_size=batch_size))
+    with executor_of(workers, batch_size) as executor:
+        summary = label_problems(
+            load_problems(problems),
+            loaded,
+            out,
+            tree,
+            labels,
+            executor,
+            plan={"leaves": None, "rollouts": rollouts, "bisect": bisect}[plan],
+            seed=seed,
+            on_round=SearchProgress(),
+            steering=_steering(search, load_prm(prm, device) if prm else None),
+        )
     table = Table(title=f"labelled: {out}", show_header=False)
     for name, value in asdict(summary).items():
         if name != "cost":
@@ -121,17 +181,52 @@ def label(
     return 1 if summary.num_failed else 0
 
 
+@app.command(name="relabel")
+def relabel_command(
+    run: Path,
+    *,
+    labels: Annotated[LabelConfig, Flat] = LabelConfig(),
+    values: tuple[str, ...] = (),
+    num_rollouts: int | None = None,
+    out: Path | None = None,
+) -> int:
+    """Derive labels of other values from the outcomes of a label run, in seconds and without its policy.
+
+    Parameters
+    ----------
+    run
+        A run directory of `forkpoint label`.
+    values
+        Several at once, such as --values er:0.1 --values er:2 --values hit; OUT is then a directory of VALUE.jsonl files.
+    num_rollouts
+        Take the first so many completions of each prefix; without it, all.
+    out
+        The file of labels (with --values, the directory); without it RUN/labels.jsonl is replaced.
+    """
+    if values and out is None:
+        raise ValueError("--values writes one file each; say where with --out DIRECTORY")
+    configs = [(labels, out or run / LABELS)]
+    if values and out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        named = [replace(labels, value=value, eta=None) for value in values]
+        configs = [(config, out / f"{config.canonical_value.replace(':', '-')}.jsonl") for config in named]
+    for (config, path), num_labels in zip(configs, relabel(run, configs, num_rollouts), strict=True):
+        out_console.print(f"{num_labels:,} labels of value {config.canonical_value}: {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
 @app.command
 def train(
     labels: Path,
     *,
     base: str = "lab",
     out: Path,
+    preset: str | None = None,
     config: Annotated[TrainConfig, Flat] = TrainConfig(),
 ) -> int:
     """Train a PRM on labelled steps, from the weights of a language model.
 
-    The defaults suit models of 1B parameters and above; for the lab policy use --learning-rate 1e-3 --batch-size 32.
+    The defaults suit models of 1B parameters and above; for the lab policy use --preset lab.
 
     Parameters
     ----------
@@ -141,8 +236,12 @@ def train(
         The model to start from: `lab`, a model directory, or a hub id.
     out
         The directory of the PRM.
+    preset
+        Training as in a paper: er-prm (arXiv 2412.11006) or edu-prm (arXiv 2503.22233); lab suits the shipped policy. Flags
+        that differ from their defaults override it.
     """
     quiet_libraries()
+    config = with_overrides(preset_named(preset), config) if preset else config
     config = replace(config, format=label_format(labels, config.format))
     base = str(LAB_POLICY) if base == "lab" else base
     with TrainProgress() as progress:
@@ -152,6 +251,113 @@ def train(
         f"refused {report.num_refused:,} {report.refusals or ''}; last loss {report.loss:.4f}; PRM at {out}",
         highlight=False,
     )
+    return 0
+
+
+@app.command
+def convert(
+    source: str,
+    *,
+    from_: Annotated[str, Parameter(name="--from")],
+    out: Path,
+    to: str,
+    read: tuple[str, ...] = (),
+    write: tuple[str, ...] = (),
+    skip_bad_rows: bool = False,
+) -> int:
+    """Turn step-labelled data of one format into another; see docs/formats.md.
+
+    Parameters
+    ----------
+    source
+        A file (.jsonl, .json, .parquet), a run directory of `forkpoint label`, or hub:OWNER/NAME?split=train.
+    from_
+        Its format: forkpoint, math-shepherd, openrlhf, er-prm, rlhflow, trl, prm800k, processbench.
+    out
+        The file to write; its suffix says jsonl, json or parquet.
+    to
+        The format to write.
+    read
+        Options of reading, KEY=VALUE each.
+    write
+        Options of writing, KEY=VALUE each, such as threshold=0.5 where soft labels become booleans.
+    skip_bad_rows
+        Leave rows out that cannot be read, and say which; without it the first one ends the command.
+    """
+    num_bad = 0
+
+    def on_bad_row(reason: str) -> None:
+        nonlocal num_bad
+        num_bad += 1
+        err_console.print(reason, highlight=False, markup=False, soft_wrap=True)
+
+    rows = formats.read(source, from_, on_bad_row=on_bad_row if skip_bad_rows else None, **formats.parse_options(from_, "read", read))
+    num_written = formats.write(out, to, rows, **formats.parse_options(to, "write", write))
+    out_console.print(f"{num_written:,} solutions written, {num_bad:,} rows left out: {out}", highlight=False, soft_wrap=True)
+    return 0
+
+
+@app.command
+def sweep(
+    labels: Path,
+    *,
+    problems: str,
+    values: tuple[str, ...] = ("mean",),
+    learning_rates: tuple[float, ...] = (),
+    base: str = "lab",
+    policy: str = "lab",
+    out: Path,
+    preset: str | None = None,
+    config: Annotated[SweepConfig, Flat] = SweepConfig(),
+    train: Annotated[TrainConfig, Parameter(name="train")] = TrainConfig(),
+    batch_size: int = 64,
+    template: str | None = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> int:
+    """Train one PRM per label value (or learning rate) from one label run, and compare them on the same samples.
+
+    An eta sweep: --values mean --values er:0.1 --values er:2 --values er:10 --values hit --values outcome. The first is the
+    reference of the paired differences.
+
+    Parameters
+    ----------
+    labels
+        A run directory of `forkpoint label`.
+    problems
+        Test problems, as for `forkpoint label`.
+    values
+        Label values: mean, hit, er:ETA, outcome.
+    learning_rates
+        Peak rates, each with every value; without any, that of the preset.
+    base
+        The model that PRMs start from.
+    policy
+        Whose samples are judged.
+    out
+        The directory of the sweep; gets sweep.json.
+    preset
+        As for `forkpoint train`.
+    """
+    quiet_libraries()
+    training = with_overrides(preset_named(preset), train) if preset else train
+    with Run.read(labels) as run:
+        segmentation = run.config.get("segmentation", LabelConfig().segmentation)
+    with TrainProgress() as progress:
+        results = run_sweep(
+            labels,
+            variants_of(values, learning_rates, LabelConfig(segmentation=segmentation), training),
+            str(LAB_POLICY) if base == "lab" else base,
+            load_problems(problems),
+            load_policy(policy, device=device, dtype=dtype, batch_size=batch_size, template=template),
+            out,
+            config,
+            LocalExecutor(chunk_size=batch_size),
+            say,
+            progress,
+        )
+    print_sweep(results)
+    out_console.print(f"Written: {out / 'sweep.json'}", highlight=False, soft_wrap=True)
     return 0
 
 
@@ -192,6 +398,7 @@ def evaluate(
     prefixes: Annotated[PrefixConfig, Parameter(name="prefixes")] = PrefixConfig(),
     config: Annotated[EvaluateConfig, Flat] = EvaluateConfig(),
     tree: Annotated[TreeConfig, Parameter(name="tree")] = TreeConfig(),
+    search: Annotated[SearchConfig, Parameter(name="search")] = SearchConfig(),
     batch_size: int = 64,
     template: str | None = None,
     device: Device = "auto",
@@ -234,13 +441,72 @@ def evaluate(
         scorer.format if scorer else None,
         threshold_problems=load_problems(threshold_problems) if threshold_problems else (),
         on_stage=say,
+        steering=_steering(search, scorer),
     )
     executor = LocalExecutor(chunk_size=batch_size)
     truth = measure_labels(labels, loaded, out / "truth", prefixes, executor, config.max_tokens) if labels else None
     resolved = {"problems": problems, "policy": policy, "prm": str(prm) if prm else None, "evaluate": asdict(config), "tree": asdict(tree)}
     results = write_results(out, evaluation, resolved, loaded, {"evaluate": round(time.monotonic() - started, 1)}, truth)
-    _print_results(results)
+    print_results(results)
     out_console.print(f"Written: {out / 'results.json'}, {write_report(out)}", highlight=False, soft_wrap=True)
+    return 0
+
+
+@app.command(name="raft")
+def raft_command(
+    problems: str,
+    *,
+    eval_problems: str,
+    base: str = "lab",
+    prm: Path | None = None,
+    out: Path,
+    config: Annotated[RaftConfig, Flat] = RaftConfig(),
+    batch_size: int = 64,
+    workers: int = 1,
+    template: str | None = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> int:
+    """Improve a policy on its own solutions: sample, keep the best by a PRM, fine-tune, evaluate, T times (RAFT).
+
+    With --select outcome a random right solution is kept instead, as the baseline. Killed at any moment, the same command
+    continues.
+
+    Parameters
+    ----------
+    problems
+        What is trained on, as for `forkpoint label`.
+    eval_problems
+        What every iteration is measured on; shares no question with the others.
+    base
+        The policy to start from: `lab`, a model directory, or a hub id.
+    prm
+        A directory made by `forkpoint train`; needed unless --select outcome.
+    out
+        The run directory; gets raft.json, and the policy of every iteration.
+    batch_size
+        Problems that are worked on side by side.
+    workers
+        Processes that sample.
+    """
+    quiet_libraries()
+    load = partial(load_policy, device=device, dtype=dtype, batch_size=batch_size, template=template)
+    scorer = load_prm(prm, device) if prm else None
+    with TrainProgress() as progress, executor_of(workers, batch_size) as executor:
+        found = raft(
+            load_problems(problems),
+            load_problems(eval_problems),
+            base,
+            out,
+            config,
+            executor,
+            scorer,
+            scorer.format if scorer else None,
+            load=load,
+            on_stage=say,
+            on_step=progress,
+        )
+    print_raft(found, f"RAFT: {out}")
     return 0
 
 
@@ -315,77 +581,21 @@ def check(policy: str = "lab", *, config: Annotated[CheckConfig, Flat] = CheckCo
     return 0
 
 
-def quiet_libraries() -> None:
-    """Keep transformers' own progress bars off the terminal; ours say how far the work is."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-
-
-def say(stage: str) -> None:
-    """Tell what is being done, on stderr."""
-    err_console.print(f"· {stage}", highlight=False)
+@contextmanager
+def executor_of(num_workers: int, chunk_size: int) -> Iterator[Executor]:
+    """Work in this process, or in worker processes that end with the context."""
+    if num_workers == 1:
+        yield LocalExecutor(chunk_size=chunk_size)
+        return
+    with PoolExecutor(num_workers=num_workers, chunk_size=chunk_size) as executor:
+        yield executor
 
 
-class TrainProgress:
-    """A bar for optimiser steps; on a stream that is no terminal, a line every tenth of the way."""
-
-    def __init__(self) -> None:
-        columns = [
-            TextColumn("train  loss {task.fields[loss]:.3f}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        ]
-        self._bar = Progress(*columns, console=err_console, disable=not err_console.is_terminal)
-        self._task = self._bar.add_task("", total=None, loss=float("nan"), visible=False)
-        self._next_share = 0.1
-
-    def __enter__(self) -> TrainProgress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, num_done: int, num_steps: int, loss: float) -> None:
-        self._bar.update(self._task, completed=num_done, total=num_steps, loss=loss, visible=num_done < num_steps)
-        if not err_console.is_terminal and num_done >= self._next_share * num_steps:
-            err_console.print(f"train: {num_done}/{num_steps} steps, loss {loss:.3f}", highlight=False)
-            self._next_share += 0.1
-
-
-def _print_results(results: dict[str, Any]) -> None:
-    largest = max(row["n"] for row in results["rows"])
-    table = Table("sampler", "pick", "n", "accuracy", "95 % interval", "tokens/problem", title="accuracy on held-out problems")
-    for row in results["rows"]:
-        if row["select"] == "greedy" or (row["n"] == largest and row["aggregate"] in (None, "min")):
-            sampler = "greedy" if row["select"] == "greedy" else f"HT T={row['temperature']:g}" if row["sampler"] == "ht" else "EDU tree"
-            pick = row["select"] + (f" ({row['aggregate']})" if row["aggregate"] else "")
-            table.add_row(
-                sampler, pick, str(row["n"]), f"{row['accuracy']:.3f}", f"{row['ci_low']:.3f} .. {row['ci_high']:.3f}",
-                f"{row['sampled_tokens_per_problem']:.0f}",
-            )  # fmt: skip
-    out_console.print(table)
-    for item in results["comparisons"]:
-        interval = f"{item['ci_low']:+.3f} .. {item['ci_high']:+.3f}"
-        out_console.print(f"{item['name']}: {item['difference']:+.3f} ({interval}), tokens x {item['token_ratio']:.2f}", highlight=False)
-    if results["label_quality"]:
-        for weighting, found in results["label_quality"]["by_weighting"].items():
-            out_console.print(
-                f"labels ({weighting} leaves) against true values: mean absolute error {found['mae']:.3f}, bias {found['bias']:+.3f}, "
-                f"rank correlation {found['correlation']:.2f}, {found['num_labels']} prefixes",
-                highlight=False,
-            )
-    if results["first_error"]:
-        found = results["first_error"]
-        out_console.print(
-            f"first wrong step: F1 {found['f1']:.3f} (on wrong {found['acc_error']:.3f}, on right {found['acc_correct']:.3f}), "
-            f"threshold {found['threshold']:.2f}, {found['num_solutions']} solutions",
-            highlight=False,
-        )
+def _steering(search: SearchConfig, prm: TaggedPRM | None) -> Steering | None:
+    """What the flags ask for; None for plain trees."""
+    if search == SearchConfig():
+        return None
+    return Steering(search, prm, prm.format if prm else None, prm.num_tokens if prm else None)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from forkpoint.evaluate_run import EvaluateConfig, evaluate_policy, write_results
-from forkpoint.label_run import LabelConfig, LabelSummary, label_format, label_problems
+from forkpoint.label_config import LabelConfig
+from forkpoint.label_run import LabelSummary, label_format, label_problems
 from forkpoint.policies import LAB_POLICY, load_policy
 from forkpoint.prefix_values import PrefixConfig, measure_labels
+from forkpoint.presets import preset_named
 from forkpoint.prms import load_prm
-from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
 from forkpoint.records import Executor
-from forkpoint.train import TrainConfig, TrainReport, train_prm
+from forkpoint.train import TrainReport, train_prm
 from forkpoint.tree import TreeConfig
 
 
@@ -27,7 +28,7 @@ from forkpoint.tree import TreeConfig
 class DemoConfig:
     """How much the demo does; the defaults take about five minutes on 2 cores."""
 
-    num_train_problems: int = 1200
+    num_train_problems: int = 800
     """Problems that EDU trees are grown and labelled on."""
     num_test_problems: int = 160
     num_threshold_problems: int = 60
@@ -40,15 +41,8 @@ class DemoConfig:
     seed: int = 0
 
 
-LAB_TRAINING = TrainConfig(
-    learning_rate=8e-4,
-    num_epochs=2,
-    batch_size=16,
-    micro_batch_size=16,
-    warmup_share=0.05,
-    format=PRMFormat(max_length=1024),
-)
-"""What suits a PRM of under a million parameters; real models want the defaults of `TrainConfig`."""
+LAB_TREES = TreeConfig(tau=0.3, max_tokens=160)
+"""With the default tau of 1.0 the lab policy's anchors run out at six leaves, and its skipped entries are never among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +63,7 @@ def run_demo(
 ) -> DemoResult:
     """Everything into `out`: label/, prm/, evaluate/, results.json, trees.json."""
     policy = load_policy("lab")
-    tree = TreeConfig(num_leaves=config.num_samples, max_tokens=160)
+    tree = replace(LAB_TREES, num_leaves=config.num_samples)
     seconds: dict[str, float] = {}
 
     def timed(name: str, started: float) -> None:
@@ -83,7 +77,8 @@ def run_demo(
 
     on_stage("train: a PRM on the labelled steps, from the policy's weights")
     started = time.monotonic()
-    training_config = replace(LAB_TRAINING, seed=config.seed, format=label_format(out / "label", LAB_TRAINING.format))
+    preset = preset_named("lab")
+    training_config = replace(preset, seed=config.seed, format=label_format(out / "label", preset.format))
     training = train_prm(out / "label", str(LAB_POLICY), out / "prm", training_config, on_train_step)
     timed("train", started)
 

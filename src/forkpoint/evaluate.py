@@ -46,6 +46,27 @@ def bootstrap(values_P: Sequence[float] | Floats, seed: int = 0) -> Estimate:
     return Estimate(float(values.mean()), float(low), float(high), len(values))
 
 
+def bootstrap_seeds(values_S_P: Floats, seed: int = 0) -> Estimate:
+    """The mean over S seeds and P problems, with the percentile bootstrap over both: each resample draws seeds and problems.
+
+    With one seed it is `bootstrap`: the interval then says nothing about other seeds.
+    """
+    if values_S_P.ndim != 2 or values_S_P.size == 0:
+        raise ValueError(f"values per seed and problem are needed, [S, P]; shape {values_S_P.shape} was given")
+    num_seeds, num_problems = values_S_P.shape
+    if num_seeds == 1:
+        return bootstrap(values_S_P[0], seed)
+    rng = np.random.default_rng(seed)
+    means = np.array(
+        [
+            values_S_P[rng.integers(0, num_seeds, num_seeds)][:, rng.integers(0, num_problems, num_problems)].mean()
+            for _ in range(NUM_RESAMPLES)
+        ]
+    )
+    low, high = np.quantile(means, (0.025, 0.975))
+    return Estimate(float(values_S_P.mean()), float(low), float(high), num_problems)
+
+
 @dataclass(frozen=True, slots=True)
 class Attempts:
     """All solutions of one problem, in the order they were made, with their step scores (None: not scored)."""

@@ -18,7 +18,6 @@ import numpy as np
 from forkpoint.evaluate import Attempts, CurvePoint, Estimate, FirstError, bootstrap, choose_threshold, curve, first_error
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
-from forkpoint.label_run import TreeWork, fits_context
 from forkpoint.outcomes import SampleOutcome, TreeOutcome
 from forkpoint.prefix_values import LabelTruth
 from forkpoint.prms.layout import PRMFormat
@@ -26,8 +25,9 @@ from forkpoint.records import Cost, Executor, Policy, Problem, Scorer
 from forkpoint.rollouts import RolloutConfig
 from forkpoint.runs import Run, content_key
 from forkpoint.select import Aggregate
-from forkpoint.solve import solve_by_sampling
+from forkpoint.solve_run import SampleWork, TreeWork, fits_context, outcome_of
 from forkpoint.tree import TreeConfig
+from forkpoint.tree_search import Steering
 from forkpoint.tree_view import tree_views
 
 RESULTS_VERSION = 1
@@ -66,20 +66,11 @@ class Sampler:
     temperature: float
 
 
-class SampleWork:
-    """One row of independent samples per problem."""
-
-    def __init__(self, policy: Policy, problems: Sequence[Problem], config: RolloutConfig) -> None:
-        self._policy, self._problems, self._config = policy, problems, config
-        self.keys = [content_key({"samples": asdict(config), "policy": policy.name, "problem": asdict(problem)}) for problem in problems]
-
-    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
-        self._policy.reset_cache()  # so that a row does not depend on which chunks were done before
-        return [outcome.to_row() for outcome in solve_by_sampling(self._policy, [self._problems[idx] for idx in idxs], self._config)]
-
-
 class ScoreWork:
     """The step scores of every solution of an outcome row."""
+
+    stays_here = True
+    """It reads the open run and holds the scorer: no work for other processes."""
 
     def __init__(self, scorer: Scorer, prm_format: PRMFormat, run: Run, keys: Sequence[str]) -> None:
         self._scorer, self._format, self._run, self._outcome_keys = scorer, prm_format, run, keys
@@ -97,11 +88,6 @@ class ScoreWork:
         ]
 
 
-def outcome_of(row: dict[str, Any]) -> TreeOutcome | SampleOutcome:
-    """The outcome in a journal row."""
-    return TreeOutcome.from_row(row) if row["kind"] == "tree" else SampleOutcome.from_row(row)
-
-
 def solution_steps(outcome: TreeOutcome | SampleOutcome, prm_format: PRMFormat) -> list[tuple[str, ...]]:
     """The steps of every solution, cut as the PRM's training data was."""
     return [outcome.path(idx).steps(prm_format.segmentation, prm_format.rule)[0] for idx in range(len(outcome.ends))]
@@ -117,13 +103,23 @@ class Evaluation:
     first_error: FirstError | None
     cost: Cost
     trees: list[dict[str, Any]]
+    search: dict[str, Any] | None = None
+    """What steering the EDU trees took, per problem."""
 
 
 class Evaluator:
     """Runs the works of an evaluation into one run directory."""
 
-    def __init__(self, policy: Policy, scorer: Scorer | None, prm_format: PRMFormat, run: Run, executor: Executor) -> None:
-        self._policy, self._scorer, self._format = policy, scorer, prm_format
+    def __init__(
+        self,
+        policy: Policy,
+        scorer: Scorer | None,
+        prm_format: PRMFormat,
+        run: Run,
+        executor: Executor,
+        steering: Steering | None = None,
+    ) -> None:
+        self._policy, self._scorer, self._format, self._steering = policy, scorer, prm_format, steering
         self._run, self._executor = run, executor
 
     def outcomes(
@@ -132,7 +128,7 @@ class Evaluator:
         """Sample; return the keys of the outcome rows."""
         work: TreeWork | SampleWork
         if sampler.kind == "edu":
-            work = TreeWork(self._policy, problems, tree)
+            work = TreeWork(self._policy, problems, tree, self._steering)
         else:
             rollouts = RolloutConfig(num_samples, sampler.temperature, config.top_p, config.max_tokens, config.seed)
             work = SampleWork(self._policy, problems, rollouts)
@@ -182,12 +178,15 @@ def evaluate_policy(
     prm_format: PRMFormat | None = None,
     threshold_problems: Sequence[Problem] = (),
     on_stage: Callable[[str], None] = lambda _: None,
+    steering: Steering | None = None,
 ) -> Evaluation:
     """Measure the policy, and the scorer on it, on `problems`; journaled at `out`, run again to continue.
 
     `threshold_problems` (lab problems that share nothing with `problems`) choose the first-error threshold; without them
-    first errors are not measured.
+    first errors are not measured. `steering` prunes or chooses the forks of EDU trees; gold answers may not.
     """
+    if steering is not None and steering.search.is_gold:
+        raise ValueError("a search by outcomes reads the gold answers: fit to label, unfit to evaluate; choose value prm or confidence")
     fits = [fits_context(policy, problem) for problem in problems]
     if not all(fits):
         raise ValueError(
@@ -201,12 +200,15 @@ def evaluate_policy(
         "problems": content_key([asdict(problem) for problem in problems]),
         "num_problems": len(problems),
     }
+    if steering is not None:
+        resolved["steering"] = steering.identity()
     with Run.open(out, "evaluate", resolved) as run:
-        evaluator = Evaluator(policy, scorer, prm_format or PRMFormat(), run, executor)
+        evaluator = Evaluator(policy, scorer, prm_format or PRMFormat(), run, executor, steering)
         rows: list[dict[str, Any]] = []
         points: dict[Sampler, list[CurvePoint]] = {}
         cost = Cost()
         trees: list[dict[str, Any]] = []
+        search: dict[str, Any] | None = None
         samplers = [Sampler("greedy", 0.0), *(Sampler("ht", temperature) for temperature in config.temperatures), Sampler("edu", 0.0)]
         greedy: Estimate | None = None
         ht_keys: list[str] = []
@@ -223,7 +225,9 @@ def evaluate_policy(
             attempts = evaluator.attempts(keys)
             points[sampler] = curve(attempts, config.sizes, is_exchangeable=sampler.kind == "ht")
             if sampler.kind == "edu":
-                trees = tree_views([TreeOutcome.from_row(row) for row in run.rows(keys)], attempts, tree_config, prm_format or PRMFormat())
+                outcomes = [TreeOutcome.from_row(row) for row in run.rows(keys)]
+                trees = tree_views(outcomes, attempts, tree_config, prm_format or PRMFormat())
+                search = _search_cost(outcomes)
             rows += [_row(sampler, point) for point in points[sampler]]
         errors = None
         if scorer is not None and threshold_problems:
@@ -234,7 +238,17 @@ def evaluate_policy(
             errors = first_error(*evaluator.first_errors(ht_keys), threshold)
         assert greedy is not None, "greedy is the first sampler"
         run.finish({"num_rows": len(rows)})
-    return Evaluation(rows, comparisons(points, prm_format), greedy, errors, cost, trees)
+    return Evaluation(rows, comparisons(points, prm_format), greedy, errors, cost, trees, search)
+
+
+def _search_cost(outcomes: Sequence[TreeOutcome]) -> dict[str, Any] | None:
+    scorings = [outcome.scoring for outcome in outcomes if outcome.scoring]
+    if not scorings:
+        return None
+    return {
+        "prm_tokens_per_problem": sum(scoring.tokens for scoring in scorings) / len(outcomes),
+        "pruned_per_problem": sum(outcome.num_pruned for outcome in outcomes) / len(outcomes),
+    }
 
 
 def comparisons(points: dict[Sampler, list[CurvePoint]], prm_format: PRMFormat | None) -> list[dict[str, Any]]:
@@ -318,6 +332,7 @@ def write_results(
         "first_error": asdict(evaluation.first_error) if evaluation.first_error else None,
         "label_quality": _label_quality(truth) if truth else None,
         "cost": asdict(evaluation.cost),
+        "search": evaluation.search,
         "seconds": seconds,
     }
     for name, content in (("results.json", results), ("trees.json", evaluation.trees)):

@@ -1,48 +1,35 @@
-"""The label stage: problems -> EDU trees -> step labels, in a run directory that survives being killed.
+"""The label stage: problems -> outcomes (EDU trees, rollouts, bisection) -> step labels, in a run that survives being killed.
 
-Invariant: the journal holds trees and verdicts, never labels; `labels.jsonl` is derived from it and can be derived again
-with another value, weighting or segmentation without the policy.
+Invariant: the journal holds solutions and verdicts, never labels; `labels.jsonl` is derived from it and can be derived
+again with another value, weighting or segmentation without the policy (`relabel`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from forkpoint.labels import WEIGHTINGS, Leaves, Weighting, value_named
+from forkpoint.bisect_plan import BisectPlan, bisect_labels, search_problems
+from forkpoint.errors import RunError
+from forkpoint.label_config import LabelConfig
+from forkpoint.labels import Leaves
 from forkpoint.outcomes import TreeOutcome
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Cost, Executor, LabelledSolution, Policy, Problem, Request
+from forkpoint.rollout_journal import RolloutStore
+from forkpoint.rollout_plan import RolloutCases, RolloutPlan, sample_rollouts
 from forkpoint.runs import Run, content_key
-from forkpoint.segment import AnchorRule, Segmentation, calibrate_tau
-from forkpoint.solve import solve_by_tree
+from forkpoint.segment import AnchorRule, calibrate_tau
+from forkpoint.solve_run import SampleWork, TreeWork, outcome_of
 from forkpoint.stepdata import write_labelled
 from forkpoint.tree import TreeConfig
+from forkpoint.tree_search import Steering
 
 LABELS = "labels.jsonl"
 LABEL_CONFIG = "label_config.json"
-
-
-@dataclass(frozen=True)
-class LabelConfig:
-    """What labels are derived from trees; can be changed later without sampling again."""
-
-    value: str = "mean"
-    """What sums up the leaves below a step: mean (EDU-PRM), hit (1 if any is right), er:ETA (ER-PRM, for example er:2)."""
-    weighting: Weighting = "uniform"
-    """Leaves count once each (uniform), or by their renormalised branch probabilities (policy)."""
-    segmentation: Segmentation = "newline"
-    """Steps are lines (newline), or begin at entropy anchors (entropy)."""
-
-    def __post_init__(self) -> None:
-        value_named(self.value)
-        if self.weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting {self.weighting!r} is unknown; choose from {', '.join(WEIGHTINGS)}")
-        if self.segmentation not in ("newline", "entropy"):
-            raise ValueError(f"segmentation {self.segmentation!r} is unknown; choose from newline, entropy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,41 +37,32 @@ class LabelSummary:
     """What a label run holds."""
 
     num_problems: int
-    num_trees: int
     num_failed: int
     """Problems that are still owed; the run's failures.jsonl says why."""
     num_skipped: int
     """Problems whose prompt does not fit the policy's context."""
-    num_leaves: int
+    num_solutions: int
+    """Leaves of trees, or samples."""
     num_correct: int
     num_ungradable: int
-    """Leaves that could not be graded; they count as wrong."""
+    """Solutions that could not be graded; they count as wrong. (Not counted by bisection.)"""
     num_labels: int
+    num_rollouts: int
+    """Completions of prefixes, graded."""
+    num_rollouts_saved: int
+    """Completions that early stopping made unnecessary."""
     tau: float
     cost: Cost
+    """The policy's."""
+    num_pruned: int = 0
+    """Anchors closed unforked for their score (P-EDU)."""
+    num_prm_tokens: int = 0
+    """Tokens that a PRM read to steer trees."""
 
-
-class TreeWork:
-    """One tree per problem."""
-
-    def __init__(self, policy: Policy, problems: Sequence[Problem], config: TreeConfig) -> None:
-        self._policy, self._problems, self._config = policy, problems, config
-        self.keys = [content_key({"tree": asdict(config), "policy": policy.name, "problem": asdict(problem)}) for problem in problems]
-
-    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
-        self._policy.reset_cache()  # so that a row does not depend on which chunks were done before
-        problems = [self._problems[idx] for idx in idxs]
-        fits = [fits_context(self._policy, problem) for problem in problems]
-        outcomes = iter(solve_by_tree(self._policy, [problem for problem, fit in zip(problems, fits, strict=True) if fit], self._config))
-        return [
-            next(outcomes).to_row() if fit else {"kind": "skipped", "problem": asdict(problem)}
-            for problem, fit in zip(problems, fits, strict=True)
-        ]
-
-
-def fits_context(policy: Policy, problem: Problem) -> bool:
-    """Whether the policy's context leaves room for at least one token after the prompt."""
-    return policy.max_length is None or len(policy.encode_question(problem.question)) < policy.max_length
+    @property
+    def num_solved(self) -> int:
+        """Problems that have solutions, right or wrong."""
+        return self.num_problems - self.num_failed - self.num_skipped
 
 
 def label_problems(
@@ -95,26 +73,134 @@ def label_problems(
     label_config: LabelConfig,
     executor: Executor,
     calibrate_on: int = 64,
+    plan: RolloutPlan | BisectPlan | None = None,
+    seed: int = 0,
+    on_round: Callable[[int, int], None] = lambda num_done, num_problems: None,
+    steering: Steering | None = None,
 ) -> LabelSummary:
-    """Grow, grade and journal one tree per problem at `out`, then derive the labels; run again to continue.
+    """Sample, grade and journal outcomes at `out`, then derive the labels; run again to continue.
 
-    With `anchors_per_solution`, tau is calibrated on the greedy solutions of the first `calibrate_on` problems.
+    Without a `plan`, labels come from the leaves of one EDU tree per problem. With `anchors_per_solution`, tau is
+    calibrated on the greedy solutions of the first `calibrate_on` problems. `seed` is of what is sampled. A search by
+    bisection tells `on_round` after every round of rollouts (problems done, problems). `steering` prunes or chooses the
+    forks of trees by a PRM's scores.
     """
+    label_config.canonical_value  # noqa: B018 (a value that is refused is refused before anything is sampled)
     tree_config = resolve_tau(policy, problems[:calibrate_on], tree_config)
-    work = TreeWork(policy, problems, tree_config)
     config: dict[str, Any] = {
         "policy": policy.name,
-        "tree": asdict(tree_config),
-        "problems": content_key(work.keys),
+        "problems": content_key([asdict(problem) for problem in problems]),
         "num_problems": len(problems),
     }
+    max_tokens, rule = tree_config.max_tokens, tree_config.rule
+    if plan is None or (isinstance(plan, RolloutPlan) and plan.source == "tree"):
+        config["tree"] = asdict(tree_config)
+        if steering is not None:
+            config["steering"] = steering.identity()
+    elif steering is not None:
+        raise ValueError("only trees can be pruned or searched; choose the plan leaves, or rollouts with source tree")
+    if plan is None:
+        config["plan"] = "leaves"
+    else:
+        config |= {"seed": seed, "max_tokens": max_tokens}
+        config |= plan.identity() if isinstance(plan, BisectPlan) else plan.identity(label_config, rule)
+    num_failed = num_saved = 0
+    num_rollouts: int | None = None
     with Run.open(out, "label", config) as run:
-        tally = executor.execute(run, work)
-        num_labels = write_labels(run, label_config, [key for key in work.keys if key in run])
-        summary = _summary(run, len(problems), tally.rows_failed, num_labels, tree_config.tau)
-        if tally.rows_failed == 0:
+        if isinstance(plan, BisectPlan):
+            keys = search_problems(run, executor, policy, problems, plan, plan.rollouts(max_tokens, seed), on_round)
+        else:
+            work: TreeWork | SampleWork
+            if plan is None or plan.source == "tree":
+                work = TreeWork(policy, problems, tree_config, steering)
+            else:
+                work = SampleWork(policy, problems, plan.solutions(max_tokens, seed))
+            num_failed = executor.execute(run, work).rows_failed
+            keys = [key for key in work.keys if key in run]
+        if isinstance(plan, RolloutPlan):
+            num_rollouts = plan.num_rollouts
+            outcomes = [outcome_of(row) for row in run.rows(keys) if row["kind"] != "skipped"]
+            drawn = plan.rollouts(max_tokens, seed)
+            num_saved = sample_rollouts(run, executor, policy, outcomes, label_config, plan, rule, drawn)
+        num_labels = write_labels(run, label_config, keys, num_rollouts)
+        summary = _summary(run, keys, len(problems), num_failed, num_labels, num_saved, tree_config.tau)
+        if num_failed == 0:
             run.finish({**asdict(summary), "labels": asdict(label_config)})
     return summary
+
+
+def relabel(directory: Path, configs: Sequence[tuple[LabelConfig, Path]], num_rollouts: int | None = None) -> list[int]:
+    """Derive labels from the outcomes of a run, without its policy: one file per configuration; the number of labels of each.
+
+    Beside each file FILE.jsonl, FILE.label_config.json says what it holds; `num_rollouts` takes the first so many
+    completions of each prefix. RunError where the directory is no label run.
+    """
+    for config, _ in configs:
+        config.canonical_value  # noqa: B018 (refuses before a file is touched)
+    with Run.read(directory) as run:
+        if run.command != "label":
+            raise RunError(f"{directory} was made by {run.command}, not by label")
+        cases = RolloutCases(run) if run.config["plan"] == "rollouts" else None
+        return [write_labels(run, config, None, num_rollouts, path, cases) for config, path in configs]
+
+
+def write_labels(
+    run: Run,
+    config: LabelConfig,
+    keys: Sequence[str] | None = None,
+    num_rollouts: int | None = None,
+    path: Path | None = None,
+    cases: RolloutCases | None = None,
+) -> int:
+    """Derive labels from the run's outcomes into `path` (its own `labels.jsonl`); return the number of step labels.
+
+    `cases` are the run's, where they have been read already.
+    """
+    num_labels = 0
+
+    def counted() -> Iterator[LabelledSolution]:
+        nonlocal num_labels
+        for solution in derive_labels(run, config, keys, num_rollouts, cases):
+            num_labels += len(solution.labels)
+            yield solution
+
+    path = path or run.directory / LABELS
+    write_labelled(path, counted())
+    label_config_of(path).write_text(json.dumps({**asdict(config), "rule": asdict(anchor_rule(run))}, indent=2) + "\n")
+    return num_labels
+
+
+def derive_labels(
+    run: Run,
+    config: LabelConfig,
+    keys: Sequence[str] | None = None,
+    num_rollouts: int | None = None,
+    cases: RolloutCases | None = None,
+) -> Iterator[LabelledSolution]:
+    """Every solution of the run (or of the rows `keys`), cut into steps, each labelled."""
+    if run.config["plan"] == "rollouts":
+        yield from (cases or RolloutCases(run, keys)).labels(config, num_rollouts)
+        return
+    if run.config["plan"] == "bisect":
+        yield from bisect_labels(run, config, keys)
+        return
+    for outcome in tree_outcomes(run, keys):
+        yield from labelled_solutions(outcome, config, anchor_rule(run))
+
+
+def label_config_of(path: Path) -> Path:
+    """Where the configuration of a file of labels is, or would be."""
+    return path.parent / LABEL_CONFIG if path.name == LABELS else path.with_suffix("." + LABEL_CONFIG)
+
+
+def label_format(labels: Path, prm_format: PRMFormat) -> PRMFormat:
+    """The format with the segmentation that labels (a run directory or a file) have; unchanged where nothing says so."""
+    path = label_config_of(labels / LABELS if labels.is_dir() else labels)
+    if not path.is_file():
+        return prm_format
+    fields = json.loads(path.read_text())
+    rule = AnchorRule(**fields.pop("rule"))
+    return replace(prm_format, segmentation=LabelConfig(**fields).step_segmentation, rule=rule)
 
 
 def resolve_tau(policy: Policy, problems: Sequence[Problem], config: TreeConfig) -> TreeConfig:
@@ -130,35 +216,12 @@ def resolve_tau(policy: Policy, problems: Sequence[Problem], config: TreeConfig)
     return config.with_tau(round(calibrate_tau(candidates, config.anchors_per_solution), 4))
 
 
-def write_labels(run: Run, config: LabelConfig, keys: Sequence[str] | None = None) -> int:
-    """Derive `labels.jsonl` from the run's trees; return the number of step labels."""
-    num_labels = 0
-
-    def counted() -> Iterator[LabelledSolution]:
-        nonlocal num_labels
-        for outcome in tree_outcomes(run, keys):
-            for solution in labelled_solutions(outcome, config, anchor_rule(run)):
-                num_labels += len(solution.labels)
-                yield solution
-
-    write_labelled(run.directory / LABELS, counted())
-    (run.directory / LABEL_CONFIG).write_text(json.dumps({**asdict(config), "rule": asdict(anchor_rule(run))}, indent=2) + "\n")
-    return num_labels
-
-
-def label_format(labels: Path, prm_format: PRMFormat) -> PRMFormat:
-    """The format with the segmentation that the labels in a run directory have; unchanged for a bare file of labels."""
-    path = labels / LABEL_CONFIG
-    if not path.is_file():
-        return prm_format
-    config = json.loads(path.read_text())
-    return replace(prm_format, segmentation=config["segmentation"], rule=AnchorRule(**config["rule"]))
-
-
 def anchor_rule(run: Run) -> AnchorRule:
-    """The rule that the run's trees were grown by."""
-    tree = run.config["tree"]
-    return AnchorRule(tree["tau"], tree["min_gap"], tree["symbols"])
+    """The rule by which the run's trees were grown, or its steps cut; the default where neither was done."""
+    if "tree" in run.config:
+        tree = run.config["tree"]
+        return AnchorRule(tree["tau"], tree["min_gap"], tree["symbols"])
+    return AnchorRule(**(run.config["rule"] or {}))
 
 
 def tree_outcomes(run: Run, keys: Sequence[str] | None = None) -> Iterator[TreeOutcome]:
@@ -169,30 +232,44 @@ def tree_outcomes(run: Run, keys: Sequence[str] | None = None) -> Iterator[TreeO
 def labelled_solutions(outcome: TreeOutcome, config: LabelConfig, rule: AnchorRule) -> Iterator[LabelledSolution]:
     """Every leaf of a tree, cut into steps, each labelled with the leaves that share it."""
     leaves = Leaves(outcome.tree, [end.is_correct for end in outcome.ends], config.weighting)
-    value = value_named(config.value)
     for leaf_idx, end in enumerate(outcome.ends):
-        steps, step_ends = outcome.path(leaf_idx).steps(config.segmentation, rule)
-        labels = tuple(leaves.label(leaf_idx, num_tokens, value) for num_tokens in step_ends)
+        steps, step_ends = outcome.path(leaf_idx).steps(config.step_segmentation, rule)
+        labels = tuple(leaves.label(leaf_idx, num_tokens, config.step_value) for num_tokens in step_ends)
         yield LabelledSolution(outcome.problem.id, outcome.problem.question, steps, labels, end.is_correct)
 
 
-def _summary(run: Run, num_problems: int, num_failed: int, num_labels: int, tau: float) -> LabelSummary:
-    cost, num_trees, num_leaves, num_correct, num_ungradable = Cost(), 0, 0, 0, 0
-    for outcome in tree_outcomes(run):
-        cost += outcome.cost
-        num_trees += 1
-        num_leaves += len(outcome.ends)
-        num_correct += sum(end.is_correct for end in outcome.ends)
-        num_ungradable += sum(not end.is_gradable for end in outcome.ends)
+def _summary(
+    run: Run, keys: Sequence[str], num_problems: int, num_failed: int, num_labels: int, num_saved: int, tau: float
+) -> LabelSummary:
+    store = RolloutStore(run)
+    cost, num_solved, num_solutions, num_correct, num_ungradable = store.cost, 0, 0, 0, 0
+    num_pruned = num_prm_tokens = 0
+    for row in run.rows(keys):
+        num_solved += row["kind"] != "skipped"
+        if row["kind"] == "search":
+            num_solutions += len(row["paths"])
+            num_correct += sum(path["outcomes"][-1] == [1] for path in row["paths"])
+        elif row["kind"] != "skipped":
+            outcome = outcome_of(row)
+            cost += outcome.cost
+            if isinstance(outcome, TreeOutcome) and outcome.scoring:
+                num_pruned += outcome.num_pruned
+                num_prm_tokens += outcome.scoring.tokens
+            num_solutions += len(outcome.ends)
+            num_correct += sum(end.is_correct for end in outcome.ends)
+            num_ungradable += sum(not end.is_gradable for end in outcome.ends)
     return LabelSummary(
         num_problems=num_problems,
-        num_trees=num_trees,
         num_failed=num_failed,
-        num_skipped=num_problems - num_failed - num_trees,
-        num_leaves=num_leaves,
+        num_skipped=num_problems - num_failed - num_solved,
+        num_solutions=num_solutions,
         num_correct=num_correct,
         num_ungradable=num_ungradable,
         num_labels=num_labels,
+        num_rollouts=store.num_rollouts,
+        num_rollouts_saved=num_saved,
         tau=tau,
         cost=cost,
+        num_pruned=num_pruned,
+        num_prm_tokens=num_prm_tokens,
     )

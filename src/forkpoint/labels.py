@@ -1,6 +1,7 @@
-"""Labels are plan x value: where the outcomes under a step come from, and what number sums them up.
+"""Labels are plan x value: where the outcomes under a step come from, and what number sums them up (`values.py`).
 
-Plans: `leaves` (the leaves of an EDU tree that share the step's prefix; here). Values: `mean`, `hit`, `log_mean_exp(eta)`.
+The plan `leaves` (the leaves of an EDU tree that share the step's prefix) is here; `rollouts` and `bisect` sample from the
+prefix itself (`rollout_plan.py`, `bisect_plan.py`).
 Invariant: a label is a function of recorded outcomes and weights alone, so any label can be derived again without the
 policy; and it carries its evidence: counts, effective size, and a 95 % interval.
 Weights: `uniform` counts every leaf once; `policy` weighs a leaf by the product, over the forks between the prefix and
@@ -12,78 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from forkpoint.records import Label, Tree
 from forkpoint.tree import shared_lengths
+from forkpoint.values import Value
 
 Weighting = Literal["uniform", "policy"]
 WEIGHTINGS: tuple[Weighting, ...] = ("uniform", "policy")
 Z_95 = 1.959963984540054
-
-
-@dataclass(frozen=True)
-class Value:
-    """Sums outcomes up: `log_mean_exp(eta)` of ER-PRM (arXiv 2412.11006, eq. 1), with its limits.
-
-    r = (1/eta) ln sum_i w_i exp(eta * outcome_i), weights w_i summing to 1. eta = 0 is the weighted mean, +inf the
-    maximum (`hit`: 1 if any outcome is right), -inf the minimum. Monotone in every outcome and increasing in eta.
-    """
-
-    eta: float
-
-    def __post_init__(self) -> None:
-        if math.isnan(self.eta):
-            raise ValueError("eta must be a number, 0 or an infinity; nan was given")
-
-    def __call__(self, outcomes: Sequence[float], weights: Sequence[float] | None = None) -> float:
-        """The value of at least one outcome; weights are non-negative, not all zero, and need not sum to 1."""
-        weights = [1.0] * len(outcomes) if weights is None else list(weights)
-        if not outcomes or len(weights) != len(outcomes):
-            raise ValueError(f"a value needs outcomes and as many weights; {len(outcomes)} and {len(weights)} were given")
-        total = math.fsum(weights)
-        if min(weights) < 0 or not 0 < total < math.inf:
-            raise ValueError("weights must be finite, non-negative and not all zero")
-        pairs = [(weight / total, outcome) for weight, outcome in zip(weights, outcomes, strict=True) if weight > 0]
-        if math.isinf(self.eta):
-            return (max if self.eta > 0 else min)(outcome for _, outcome in pairs)
-        peak = max((outcome for _, outcome in pairs), key=lambda outcome: self.eta * outcome)
-        if self.eta == 0:
-            return math.fsum(weight * outcome for weight, outcome in pairs)
-        # expm1 and log1p keep the digits that exp and log lose near eta = 0; shifting by the peak keeps exp from overflowing
-        excess = math.fsum(weight * math.expm1(self.eta * (outcome - peak)) for weight, outcome in pairs)
-        if excess > -0.5:
-            return peak + math.log1p(excess) / self.eta
-        return peak + math.log(math.fsum(weight * math.exp(self.eta * (outcome - peak)) for weight, outcome in pairs)) / self.eta
-
-    def of_share(self, share: float) -> float:
-        """The value of 0/1 outcomes of which `share` (in [0, 1]) are right."""
-        return self((1.0, 0.0), (share, 1.0 - share))
-
-
-mean = Value(0.0)
-"""The share of right outcomes: EDU-PRM's label, Math-Shepherd's soft label."""
-hit = Value(math.inf)
-"""1 if any outcome is right: Math-Shepherd's hard label."""
-
-
-def log_mean_exp(eta: float) -> Value:
-    """ER-PRM's value: `log_mean_exp(2.0)([1] * 4 + [0] * 12)` is 0.477."""
-    return Value(float(eta))
-
-
-def value_named(name: str) -> Value:
-    """`mean`, `hit`, or `er:ETA`, such as `er:2`, `er:-1`, `er:inf`."""
-    if name in ("mean", "hit"):
-        return mean if name == "mean" else hit
-    kind, _, eta = name.partition(":")
-    try:
-        if kind == "er":
-            return log_mean_exp(float(eta))
-    except ValueError:
-        raise ValueError(f"value {name!r} has no number after the colon; write for example er:2") from None
-    raise ValueError(f"value {name!r} is unknown; choose from mean, hit, er:ETA (for example er:2)")
 
 
 def wilson_interval(share: float, size: float) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from forkpoint.grade import answer_key, grade_all
-from forkpoint.records import Branch, Completion, Cost, Policy, Problem, Solution, Tree
+from forkpoint.records import Branch, Completion, Cost, Policy, Problem, ScoringCost, Solution, Tree
 from forkpoint.segment import AnchorRule, Segmentation, newline_steps, token_steps, tokens_at
 
 NUM_DECIMALS = 6
@@ -39,6 +39,8 @@ class Path:
 
     def steps(self, segmentation: Segmentation, rule: AnchorRule) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The steps, and the number of tokens up to each step's end (the last one: all)."""
+        if segmentation == "solution":
+            return (self.text,), (len(self.token_texts),)
         if segmentation == "newline":
             steps = newline_steps(self.text)
             return steps, tokens_at(self.token_texts, steps)
@@ -56,6 +58,10 @@ class TreeOutcome:
     """Per branch, the text of each of its own tokens."""
     ends: tuple[End, ...]
     cost: Cost
+    scoring: ScoringCost | None = None
+    """What a PRM took to steer the tree; None where none of this was done."""
+    num_pruned: int = 0
+    """Anchors closed unforked for their score."""
 
     def path(self, leaf_idx: int) -> Path:
         """The solution that ends in a leaf."""
@@ -76,13 +82,17 @@ class TreeOutcome:
             {"parent": branch.parent_idx, "fork": branch.fork, **_completion_row(branch.completion, texts)}
             for branch, texts in zip(self.tree.branches, self.branch_texts, strict=True)
         ]
-        return {"kind": "tree", "prompt_ids": list(self.tree.prompt_ids), "branches": branches, **_common_row(self)}
+        steered = {"scoring": asdict(self.scoring), "num_pruned": self.num_pruned} if self.scoring else {}
+        return {"kind": "tree", "prompt_ids": list(self.tree.prompt_ids), "branches": branches, **_common_row(self), **steered}
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> TreeOutcome:
         branches = tuple(Branch(item["parent"], item["fork"], _completion(item)) for item in row["branches"])
         texts = tuple(tuple(item["texts"]) for item in row["branches"])
-        return cls(tree=Tree(tuple(row["prompt_ids"]), branches), branch_texts=texts, **_common(row))
+        steered: dict[str, Any] = {}
+        if "scoring" in row:
+            steered = {"scoring": ScoringCost(**row["scoring"]), "num_pruned": row["num_pruned"]}
+        return cls(tree=Tree(tuple(row["prompt_ids"]), branches), branch_texts=texts, **_common(row), **steered)
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,6 +103,19 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoringCost:
+    """What a PRM took to steer a tree."""
+
+    solutions: int = 0
+    """Leaves that it read."""
+    tokens: int = 0
+    """Tokens that it read, prompts and step tags included; a prefix counts again for every leaf that has it."""
+
+    def __add__(self, other: ScoringCost) -> ScoringCost:
+        return ScoringCost(self.solutions + other.solutions, self.tokens + other.tokens)
+
+
+@dataclass(frozen=True, slots=True)
 class Branch:
     """One path of a tree from the place where it leaves its parent's path; it ends in a leaf.
 
@@ -160,6 +173,24 @@ class Solution:
     is_correct: bool
     num_sampled_tokens: int
     """Tokens sampled for this solution alone; a prefix shared with an earlier solution counts there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One completion of a prefix, graded; both tuples have one entry per token, end token included.
+
+    Both are empty where only the verdict was kept. `is_correct` judges the whole solution: the prefix and this.
+    ValueError where the tuples differ in length.
+    """
+
+    token_ids: tuple[int, ...]
+    token_texts: tuple[str, ...]
+    is_correct: bool
+
+    def __post_init__(self) -> None:
+        if len(self.token_ids) != len(self.token_texts):
+            num_ids, num_texts = len(self.token_ids), len(self.token_texts)
+            raise ValueError(f"a rollout needs one text per token; {num_ids} tokens and {num_texts} texts were given")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,24 +25,25 @@ class RolloutConfig:
 
 
 def sample(
-    policy: Policy, prefixes: Sequence[tuple[int, ...]], config: RolloutConfig, max_tokens: Sequence[int] | None = None
+    policy: Policy,
+    prefixes: Sequence[tuple[int, ...]],
+    config: RolloutConfig,
+    max_tokens: Sequence[int] | None = None,
+    spans: Sequence[range] | None = None,
 ) -> list[tuple[list[Completion], Cost]]:
-    """`num_samples` completions of every prefix, with their cost; `max_tokens` overrides the configured limit per prefix."""
+    """`num_samples` completions of every prefix, with their cost.
+
+    Per prefix, `max_tokens` overrides the configured limit, and `spans` says which samples are drawn (0 .. num_samples - 1).
+    """
     limits = max_tokens or [config.max_tokens] * len(prefixes)
+    spans = spans or [range(config.num_samples)] * len(prefixes)
     requests = [
-        Request(prefix, limit, config.temperature, config.top_p, sample_seed(prefix, config.seed, sample_idx))
-        for prefix, limit in zip(prefixes, limits, strict=True)
-        for sample_idx in range(config.num_samples)
+        [Request(prefix, limit, config.temperature, config.top_p, sample_seed(prefix, config.seed, sample_idx)) for sample_idx in span]
+        for prefix, limit, span in zip(prefixes, limits, spans, strict=True)
     ]
-    completions = policy.generate(requests)
-    groups = range(0, len(requests), config.num_samples)
-    return [
-        (
-            completions[start : start + config.num_samples],
-            Cost.of(requests[start : start + config.num_samples], completions[start : start + config.num_samples]),
-        )
-        for start in groups
-    ]
+    completions = iter(policy.generate([request for group in requests for request in group]))
+    groups = [[next(completions) for _ in group] for group in requests]
+    return [(group, Cost.of(its_requests, group)) for its_requests, group in zip(requests, groups, strict=True)]
 
 
 def sample_seed(prefix_ids: Sequence[int], seed: int, sample_idx: int) -> int:

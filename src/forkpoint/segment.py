@@ -1,7 +1,8 @@
 """Text or tokens -> steps.
 
-Two segmentations: `newline` (every line is a step) and `entropy` (a step begins at every uncertainty anchor, EDU-PRM,
-arXiv 2503.22233). Invariant: the steps of a solution, joined, are its text; nothing is stripped, added or lost.
+Segmentations: `newline` (every line is a step), `entropy` (a step begins at every uncertainty anchor, EDU-PRM,
+arXiv 2503.22233) and `solution` (the whole solution is one step).
+Invariant: the steps of a solution, joined, are its text; nothing is stripped, added or lost.
 An anchor is the position of a token whose next-token distribution has entropy above tau, in nats, where the token taken
 is not a symbol; the step that it begins contains it.
 """
@@ -15,7 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Segmentation = Literal["newline", "entropy"]
+Segmentation = Literal["newline", "entropy", "solution"]
+SEGMENTATIONS: tuple[Segmentation, ...] = ("newline", "entropy", "solution")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,16 +6,29 @@ Invariant: one outcome per problem, in the same order; problems are worked on si
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from forkpoint.outcomes import SampleOutcome, TreeOutcome, graded, paths_of
-from forkpoint.records import Policy, Problem
+from forkpoint.records import Cost, Policy, Problem, Tree
 from forkpoint.rollouts import RolloutConfig, sample
 from forkpoint.tree import TreeConfig, grow_trees
+from forkpoint.tree_search import Steering, search_trees
 
 
-def solve_by_tree(policy: Policy, problems: Sequence[Problem], config: TreeConfig) -> list[TreeOutcome]:
-    """An EDU tree per problem. ValueError where a prompt does not fit the policy's context."""
-    grown = grow_trees(policy, [policy.encode_question(problem.question) for problem in problems], config)
+def solve_by_tree(policy: Policy, problems: Sequence[Problem], config: TreeConfig, steering: Steering | None = None) -> list[TreeOutcome]:
+    """An EDU tree per problem, steered by a PRM where `steering` says how (P-EDU, MCTS-EDU).
+
+    ValueError where a prompt does not fit the policy's context.
+    """
+    if steering is None:
+        grown = grow_trees(policy, [policy.encode_question(problem.question) for problem in problems], config)
+        return _graded_trees(policy, problems, grown)
+    found = search_trees(policy, problems, config, steering.search, steering.scorer, steering.prm_format, steering.count_tokens)
+    outcomes = _graded_trees(policy, problems, [(item.tree, item.cost) for item in found])
+    return [replace(outcome, scoring=item.scoring, num_pruned=item.num_pruned) for outcome, item in zip(outcomes, found, strict=True)]
+
+
+def _graded_trees(policy: Policy, problems: Sequence[Problem], grown: Sequence[tuple[Tree, Cost]]) -> list[TreeOutcome]:
     paths = [paths_of(policy, [tree.path(idx) for idx in range(tree.num_leaves)]) for tree, _ in grown]
     ends = graded(problems, [[path.text for path in its_paths] for its_paths in paths])
     outcomes = []

@@ -6,12 +6,15 @@ names the line, never skipped.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 
 from forkpoint.records import Label, LabelledSolution
+
+LABEL_FIELDS = tuple(field.name for field in fields(Label))
 
 
 def write_labelled(path: Path, solutions: Iterable[LabelledSolution]) -> int:
@@ -20,7 +23,7 @@ def write_labelled(path: Path, solutions: Iterable[LabelledSolution]) -> int:
     count = 0
     with partial.open("w", encoding="utf-8") as file:
         for solution in solutions:
-            file.write(json.dumps(asdict(solution), ensure_ascii=False) + "\n")
+            file.write(json.dumps(_row(solution), ensure_ascii=False) + "\n")
             count += 1
     partial.replace(path)
     return count
@@ -28,15 +31,38 @@ def write_labelled(path: Path, solutions: Iterable[LabelledSolution]) -> int:
 
 def read_labelled(path: Path) -> Iterator[LabelledSolution]:
     """The solutions of a file, or of `labels.jsonl` in a run directory."""
-    path = path / "labels.jsonl" if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(f"there are no labels at {path}; make them with `forkpoint label ... --out DIR`")
+    path = _file_of(path)
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
                 yield _labelled(json.loads(line))
             except (ValueError, KeyError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}: not a labelled solution ({error!r})") from error
+
+
+def labels_digest(path: Path) -> str:
+    """A hash of the bytes that `read_labelled` reads."""
+    with _file_of(path).open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+
+
+def _file_of(path: Path) -> Path:
+    path = path / "labels.jsonl" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no labels at {path}; make them with `forkpoint label ... --out DIR`")
+    return path
+
+
+def _row(solution: LabelledSolution) -> dict[str, object]:
+    """`asdict`, several times as fast."""
+    labels = [{name: getattr(label, name) for name in LABEL_FIELDS} for label in solution.labels]
+    return {
+        "problem_id": solution.problem_id,
+        "question": solution.question,
+        "steps": solution.steps,
+        "labels": labels,
+        "is_correct": solution.is_correct,
+    }
 
 
 def _labelled(row: dict[str, object]) -> LabelledSolution:

@@ -1,25 +1,28 @@
 """Train a PRM from any causal language model on soft step labels.
 
-Invariant: a finished PRM directory is the outcome of exactly one configuration, which is written there first; killed and
-started again with the same configuration, training continues from its last whole checkpoint.
+Invariant: a finished PRM directory is the outcome of exactly one set of labels, base and configuration, which are written
+there first; killed and started again with the same, training continues from its last whole checkpoint.
 This file chooses what to train on; the loss and the loop are in `trainer.py`, which loads torch.
 """
 
 from __future__ import annotations
 
-import json
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from forkpoint.errors import ConfigDiffers
+from forkpoint.errors import RunError
+from forkpoint.fingerprint import fingerprint
 from forkpoint.prms.layout import FORMAT_FILE, PRMFormat
 from forkpoint.records import LabelledSolution
-from forkpoint.stepdata import read_labelled
+from forkpoint.runs import Run
+from forkpoint.stepdata import labels_digest, read_labelled
 
-CONFIG, REPORT = "train_config.json", "train_report.json"
+TRAINING = "training"
+"""The run that trains, inside the PRM's directory: configuration, checkpoints while it lasts, report at its end."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class TrainConfig:
     warmup_share: float = 0.03
     """Share of the steps, in [0, 1)."""
     weight_decay: float = 0.0
+    label_weighting: Literal["uniform", "evidence"] = "uniform"
+    """uniform: every step counts once. evidence: a step counts 1 - w, w the width of its label's 95 % interval, divided by
+    the mean over all steps; labels without counts have width 1 and do not count."""
     max_solutions_per_problem: int = 0
     """Solutions of one problem to train on at most, right and wrong in turn; 0 takes all."""
     lora_rank: int = 0
@@ -59,6 +65,8 @@ class TrainConfig:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
         if self.packing not in ("tree", "flat"):
             raise ValueError(f"packing {self.packing!r} is unknown; choose from tree, flat")
+        if self.label_weighting not in ("uniform", "evidence"):
+            raise ValueError(f"label_weighting {self.label_weighting!r} is unknown; choose from uniform, evidence")
         if self.learning_rate <= 0 or self.num_epochs <= 0:
             raise ValueError("learning_rate and num_epochs must be above 0")
 
@@ -91,18 +99,34 @@ def train_prm(
 ) -> TrainReport:
     """Train on the labelled solutions at `labels` from the model `base`, save the PRM at `out`.
 
-    A finished PRM of the same configuration at `out` is left as it is; one of another configuration is refused with
-    ConfigDiffers. `on_step` is called with (steps done, steps in all, last loss).
+    A finished PRM of the same labels, base and configuration at `out` is left as it is; another is refused with
+    ConfigDiffers, and RunLocked tells where another process trains there. `on_step` is called with (steps done, steps in all, last loss).
     """
-    out.mkdir(parents=True, exist_ok=True)
-    _claim(out, {"labels": str(labels), "base": base, **asdict(config)})
-    if not ((out / FORMAT_FILE).exists() and (out / REPORT).exists()):
-        from forkpoint.trainer import train_rows
+    solutions = choose_solutions(list(read_labelled(labels)), config)
+    resolved: dict[str, Any] = {
+        "labels": labels_digest(labels),
+        "num_solutions": len(solutions),
+        "base": fingerprint(Path(base)) if Path(base).is_dir() else base,
+        **asdict(config),
+    }
+    with Run.open(out / TRAINING, "train", resolved) as run:
+        checkpoints = run.directory / "checkpoints"
+        if not (run.is_finished and (out / FORMAT_FILE).exists()):
+            from forkpoint.trainer import train_rows
 
-        report = train_rows(choose_solutions(list(read_labelled(labels)), config), base, out, config, on_step)
-        (out / REPORT).write_text(json.dumps(asdict(report), indent=2) + "\n")
-        config.format.save(out)  # last: with it the PRM can be loaded
-    return TrainReport(**json.loads((out / REPORT).read_text()))
+            report = train_rows(solutions, base, out, checkpoints, config, on_step)
+            config.format.save(out)  # with it the PRM can be loaded
+            run.finish(asdict(report))
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    return train_report(out)
+
+
+def train_report(prm: Path) -> TrainReport:
+    """What the training of a finished PRM did. RunError where there is none."""
+    with Run.read(prm / TRAINING) as run:
+        if run.manifest is None:
+            raise RunError(f"the training at {prm} is not finished; run the same command again")
+        return TrainReport(**run.manifest["summary"])
 
 
 def choose_solutions(solutions: Sequence[LabelledSolution], config: TrainConfig) -> list[LabelledSolution]:
@@ -122,17 +146,3 @@ def choose_solutions(solutions: Sequence[LabelledSolution], config: TrainConfig)
         num_right = min(len(kinds[0]), max(limit - len(kinds[1]), (limit + 1) // 2))
         chosen += kinds[0][:num_right] + kinds[1][: limit - num_right]
     return chosen
-
-
-def _claim(out: Path, config: dict[str, Any]) -> None:
-    """Write the configuration first; refuse a directory that was started with another."""
-    path = out / "train_config.json"
-    resolved = json.loads(json.dumps(config))
-    if path.exists():
-        earlier = json.loads(path.read_text())
-        differing = sorted(key for key in {*earlier, *resolved} if earlier.get(key) != resolved.get(key))
-        if differing:
-            changes = "; ".join(f"{key}: {earlier.get(key)!r} before, {resolved.get(key)!r} now" for key in differing)
-            raise ConfigDiffers(f"{out} was started with another configuration ({changes}); choose another directory or delete it")
-        return
-    path.write_text(json.dumps(resolved, indent=2, ensure_ascii=False) + "\n")

@@ -8,15 +8,14 @@ counted. Packed as trees, a batch has the loss and the gradient that its solutio
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer
 
 from forkpoint.errors import LayoutError
 from forkpoint.prms.layout import EncodedSolution, Layout
@@ -25,16 +24,18 @@ from forkpoint.prms.tagged import GOOD_CLASS, model_class_of, tag_logits
 from forkpoint.records import LabelledSolution
 from forkpoint.tokenizer import load_tokenizer
 from forkpoint.train import TrainConfig, TrainReport
+from forkpoint.training_loop import OnStep, run_trainer, trained_model, trainer_arguments, with_lora
 
 
 def train_rows(
     solutions: Sequence[LabelledSolution],
     base: str,
     out: Path,
+    checkpoints: Path,
     config: TrainConfig,
-    on_step: Callable[[int, int, float], None] | None,
+    on_step: OnStep | None,
 ) -> TrainReport:
-    """Train from `base`, save weights and tokenizer at `out`; checkpoints are kept there until it is done."""
+    """Train from `base`, save weights and tokenizer at `out`; `checkpoints` is where training goes on from."""
     torch.manual_seed(config.seed)
     tokenizer: Any = load_tokenizer(base)
     layout = Layout(tokenizer, config.format)
@@ -45,24 +46,17 @@ def train_rows(
     packing = config.packing
     if packing == "tree" and not takes_tree_mask(model, max(len(row.input_ids) for row in encoded)):
         packing = "flat"
-    rows = pack_rows(chosen, encoded, config.max_pack_tokens if packing == "tree" else 0)
+    rows = pack_rows(chosen, encoded, config.max_pack_tokens if packing == "tree" else 0, label_weights(chosen, config))
     trainer = TagTrainer(
         layout=layout,
         model=model,
-        args=_arguments(out, config),
+        args=trainer_arguments(checkpoints, config, config.seed),
         train_dataset=rows,
         data_collator=TagCollator(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else layout.tag_id, model.dtype),
-        callbacks=[_StepCallback(on_step)] if on_step else [],
     )
-    trainer.remove_callback(PrinterCallback)  # progress is the caller's business
-    torch.set_flush_denormal(True)  # tiny gradients otherwise slow a CPU down by a quarter
-    try:
-        trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
-    finally:
-        torch.set_flush_denormal(False)
-    _save(trainer, tokenizer, out, config)
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    losses = run_trainer(trainer, checkpoints, on_step)
+    trained_model(trainer, config).save_pretrained(out)
+    tokenizer.save_pretrained(out)
     tail = losses[-max(1, len(losses) // 10) :]
     return TrainReport(
         num_rows=len(chosen),
@@ -92,7 +86,12 @@ def layout_rows(
     return chosen, encoded, refusals
 
 
-def pack_rows(solutions: Sequence[LabelledSolution], encoded: Sequence[EncodedSolution], max_nodes: int) -> list[dict[str, Any]]:
+def pack_rows(
+    solutions: Sequence[LabelledSolution],
+    encoded: Sequence[EncodedSolution],
+    max_nodes: int,
+    weights: Sequence[Sequence[float]] | None = None,
+) -> list[dict[str, Any]]:
     """Rows of the training set: solutions of one question as a tree of at most `max_nodes` tokens; one by one where that is 0."""
     groups = (
         group_rows([solution.question for solution in solutions], encoded, max_nodes)
@@ -103,13 +102,26 @@ def pack_rows(solutions: Sequence[LabelledSolution], encoded: Sequence[EncodedSo
     for group in groups:
         packed = pack([encoded[idx] for idx in group])
         values = [label.value for idx in group for label in solutions[idx].labels]
-        rows.append({"input_ids": packed.input_ids, "pack": packed, "values": values})  # input_ids: read by the sampler
+        its_weights = [weight for idx in group for weight in weights[idx]] if weights else [1.0] * len(values)
+        # the sampler reads input_ids
+        rows.append({"input_ids": packed.input_ids, "pack": packed, "values": values, "weights": its_weights})
     return rows
+
+
+def label_weights(solutions: Sequence[LabelledSolution], config: TrainConfig) -> list[list[float]] | None:
+    """Per solution, per step, how much it counts; the mean over all steps is 1. None where all count once."""
+    if config.label_weighting == "uniform":
+        return None
+    raw = [[1.0 - (label.high - label.low) for label in solution.labels] for solution in solutions]
+    total, num = sum(map(sum, raw)), sum(map(len, raw))
+    if total == 0:
+        raise ValueError("label_weighting evidence needs labels with counts; these have none, so use uniform")
+    return [[weight * num / total for weight in weights] for weights in raw]
 
 
 @dataclass(frozen=True)
 class TagCollator:
-    """Rows to tensors: a model's inputs, and for each of the K steps its value (`labels`) and its place."""
+    """Rows to tensors: a model's inputs, and for each of the K steps its value (`labels`), weight and place."""
 
     pad_id: int
     dtype: torch.dtype = torch.float32
@@ -120,7 +132,9 @@ class TagCollator:
         places = [(row, column) for row, item in enumerate(packs) for tags in item.tags for column in tags]
         tag_rows_K, tag_columns_K = torch.tensor(places).T
         values_K = torch.tensor([value for row in rows for value in row["values"]])
-        return {**model_inputs(packs, self.pad_id, self.dtype), "tag_rows": tag_rows_K, "tag_columns": tag_columns_K, "labels": values_K}
+        weights_K = torch.tensor([weight for row in rows for weight in row["weights"]])
+        steps = {"tag_rows": tag_rows_K, "tag_columns": tag_columns_K, "weights": weights_K, "labels": values_K}
+        return {**model_inputs(packs, self.pad_id, self.dtype), **steps}
 
 
 class TagTrainer(Trainer):
@@ -134,9 +148,9 @@ class TagTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         values_K, rows_K, columns_K = inputs["labels"], inputs["tag_rows"], inputs["tag_columns"]
-        model_inputs = {name: tensor for name, tensor in inputs.items() if name not in ("labels", "tag_rows", "tag_columns")}
+        model_inputs = {name: tensor for name, tensor in inputs.items() if name in ("input_ids", "attention_mask", "position_ids")}
         logits_K_2 = tag_logits(model, self.layout, model_inputs, rows_K, columns_K)
-        total = soft_cross_entropy(logits_K_2, values_K)
+        total = soft_cross_entropy(logits_K_2, values_K, inputs["weights"])
         num_steps = len(values_K) if num_items_in_batch is None else num_items_in_batch
         loss = total / num_steps
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
@@ -144,10 +158,11 @@ class TagTrainer(Trainer):
         return (loss, logits_K_2) if return_outputs else loss
 
 
-def soft_cross_entropy(logits_K_2: torch.Tensor, values_K: torch.Tensor) -> torch.Tensor:
-    """sum_k -[v_k ln p_k + (1 - v_k) ln(1 - p_k)] with p = softmax(good, bad)[good]; values in [0, 1]."""
+def soft_cross_entropy(logits_K_2: torch.Tensor, values_K: torch.Tensor, weights_K: torch.Tensor | None = None) -> torch.Tensor:
+    """sum_k -w_k [v_k ln p_k + (1 - v_k) ln(1 - p_k)] with p = softmax(good, bad)[good]; values in [0, 1], weights 1 by default."""
     log_p_K_2 = logits_K_2.log_softmax(-1)
-    return -(values_K * log_p_K_2[:, 0] + (1 - values_K) * log_p_K_2[:, 1]).sum()
+    losses_K = -(values_K * log_p_K_2[:, 0] + (1 - values_K) * log_p_K_2[:, 1])
+    return losses_K.sum() if weights_K is None else (weights_K * losses_K).sum()
 
 
 def _model(base: str, config: TrainConfig) -> Any:
@@ -157,59 +172,4 @@ def _model(base: str, config: TrainConfig) -> Any:
         names = {GOOD_CLASS: "good", 1 - GOOD_CLASS: "bad"}
         heads = {"num_labels": 2, "id2label": names, "label2id": {name: idx for idx, name in names.items()}}
     model = model_class_of(config.format).from_pretrained(base, dtype=dtype, **heads)
-    if config.lora_rank == 0:
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    head_names = ["score"] if config.format.head == "classifier" else None
-    lora = LoraConfig(
-        r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=list(config.lora_targets), modules_to_save=head_names
-    )
-    return get_peft_model(model, lora)
-
-
-def _arguments(out: Path, config: TrainConfig) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=str(out / "checkpoints"),
-        learning_rate=config.learning_rate,
-        num_train_epochs=config.num_epochs,
-        per_device_train_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
-        lr_scheduler_type="cosine",
-        warmup_steps=config.warmup_share,
-        weight_decay=config.weight_decay,
-        train_sampling_strategy="group_by_length",
-        save_steps=config.save_every,
-        save_total_limit=2,
-        logging_steps=1,
-        seed=config.seed,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        use_cpu=not torch.cuda.is_available(),
-        dataloader_pin_memory=torch.cuda.is_available(),
-        log_level="error",
-    )
-
-
-def _save(trainer: Trainer, tokenizer: Any, out: Path, config: TrainConfig) -> None:
-    model: Any = trainer.accelerator.unwrap_model(trainer.model)
-    if config.lora_rank:
-        model = model.merge_and_unload()
-    model.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-
-
-def _last_checkpoint(directory: Path) -> str | None:
-    """The newest checkpoint that was written whole: the trainer's state is the last file of one."""
-    whole = [path for path in directory.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
-
-
-class _StepCallback(TrainerCallback):
-    def __init__(self, on_step: Callable[[int, int, float], None]) -> None:
-        self._on_step = on_step
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if logs and "loss" in logs:
-            self._on_step(state.global_step, state.max_steps, logs["loss"])
+    return with_lora(model, config, ["score"] if config.format.head == "classifier" else None)

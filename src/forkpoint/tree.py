@@ -2,7 +2,8 @@
 
 The root branch is the greedy solution. At an anchor the runner-up token is followed too: a new branch is the parent's
 path up to the anchor, then the runner-up, then greedy decoding. The tree is grown one branch at a time, always at the
-open anchor that the expansion order puts first, until it has its leaves or no anchor is open.
+open anchor that its frontier puts first, until it has its leaves or no anchor is open. Here the frontier is a fixed
+order; `tree_search.py` has those that look at scores.
 
 Invariant: a tree depends on the policy, the prompt and the configuration alone. Batching over prompts and the policy's
 caches change its cost, never its branches; the tree of a smaller leaf budget is a prefix of the same tree.
@@ -11,9 +12,10 @@ Leaves are greedy and top-2 paths, not samples of the policy: a plain mean over 
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 from forkpoint.records import Branch, Completion, Cost, Policy, Request, Tree
 from forkpoint.segment import AnchorRule
@@ -69,12 +71,63 @@ class TreeConfig:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """An open place to fork: a position on the path of a branch."""
+    """An open place to fork: a token position on the path of a branch."""
 
     branch_idx: int
     position: int
-    priority: float
-    """Lower goes first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A branch that was just grown, with all that choosing the next fork may need."""
+
+    branch_idx: int
+    parent_idx: int | None
+    fork: int
+    path: Completion
+    """From the prompt's end to the leaf."""
+    token_texts: tuple[str, ...]
+    """One per token of the path."""
+    anchors: tuple[int, ...]
+    """The positions of the path, ascending, that became open with this branch."""
+
+
+class Frontier(Protocol):
+    """The open anchors of one tree, and which of them is forked next."""
+
+    def add(self, leaf: Leaf) -> None:
+        """Take in a grown branch and its anchors; a branch whose text was dropped as a duplicate is not added."""
+        ...
+
+    def pop(self) -> Anchor | None:
+        """The anchor to fork next, which is open no longer; None where none is open."""
+        ...
+
+
+class OrderFrontier:
+    """The `Frontier` of a fixed order: every anchor has its place from the moment it opens."""
+
+    def __init__(self, order: Order) -> None:
+        self._order = order
+        self._open: list[tuple[float, int, int]] = []
+
+    def add(self, leaf: Leaf) -> None:
+        for position in leaf.anchors:
+            heapq.heappush(self._open, (self._priority(leaf.path, position), leaf.branch_idx, position))
+
+    def pop(self) -> Anchor | None:
+        """The anchor of the lowest priority; of equals that of the older branch, then the earlier one."""
+        if not self._open:
+            return None
+        _, branch_idx, position = heapq.heappop(self._open)
+        return Anchor(branch_idx, position)
+
+    def _priority(self, path: Completion, position: int) -> float:
+        if self._order == "entropy":
+            return -path.entropies[position]
+        if self._order == "earliest":
+            return float(position)
+        return -(sum(path.logprobs[:position]) + path.runner_up_logprobs[position])
 
 
 def grow_trees(
@@ -85,7 +138,7 @@ def grow_trees(
     A solution is limited to what the policy's context leaves after the prompt, where that is less than `max_tokens`;
     ValueError where it leaves nothing. `on_wave` is called with the number of trees still growing before each wave.
     """
-    growers = [TreeGrower(policy, prompt, _fitting(config, policy, prompt)) for prompt in prompts]
+    growers = [TreeGrower(policy, prompt, config, OrderFrontier(config.order)) for prompt in prompts]
     while True:
         growing = [(grower, request) for grower in growers if (request := grower.next_request()) is not None]
         if not growing:
@@ -106,14 +159,19 @@ def _fitting(config: TreeConfig, policy: Policy, prompt_ids: tuple[int, ...]) ->
 
 
 class TreeGrower:
-    """One tree in the making: asks for one completion at a time."""
+    """One tree in the making: asks for one completion at a time, and forks where the frontier says.
 
-    def __init__(self, policy: Policy, prompt_ids: tuple[int, ...], config: TreeConfig) -> None:
-        self._policy, self._config, self._rule = policy, config, config.rule
+    Raises ValueError where the prompt leaves no room in the policy's context. The order of the configuration is not
+    read: the frontier decides.
+    """
+
+    def __init__(self, policy: Policy, prompt_ids: tuple[int, ...], config: TreeConfig, frontier: Frontier) -> None:
+        self._policy, self._config, self._rule = policy, _fitting(config, policy, prompt_ids), config.rule
         self._prompt_ids = prompt_ids
+        self._frontier = frontier
         self._branches: list[Branch] = []
-        self._open: list[Anchor] = []
         self._forked: Anchor | None = None
+        self._is_exhausted = False
         self._texts: set[str] = set()
         self.cost = Cost()
 
@@ -121,21 +179,37 @@ class TreeGrower:
     def tree(self) -> Tree:
         return Tree(self._prompt_ids, tuple(self._branches))
 
+    @property
+    def is_grown(self) -> bool:
+        """Whether the tree has all its leaves, or was found to have no open anchor."""
+        return self._is_exhausted or len(self._branches) >= self._config.num_leaves
+
     def next_request(self) -> Request | None:
         """The next completion that the tree needs, or None when it is fully grown."""
+        while not self.is_grown:
+            if (request := self.step()) is not None:
+                return request
+        return None
+
+    def step(self) -> Request | None:
+        """Fork one anchor: the completion it needs; None where it needs none, since the runner-up ends the solution.
+
+        A forked anchor adds one leaf, at once or when the completion is absorbed, or none where that is a dropped
+        duplicate. Where no anchor is open, nothing is added and the tree `is_grown`.
+        """
         if not self._branches:
             return Request(self._prompt_ids, max_tokens=self._config.max_tokens)
-        while len(self._branches) < self._config.num_leaves and self._open:
-            self._forked = min(self._open, key=lambda anchor: (anchor.priority, anchor.branch_idx, anchor.position))
-            self._open.remove(self._forked)
-            path = self.tree.path(self._forked.branch_idx)
-            forced_id, position = path.runner_up_ids[self._forked.position], self._forked.position
-            if forced_id in self._policy.eos_ids or position + 1 >= self._config.max_tokens:
-                self._add_fork(path, None)
-                continue
-            prefix_ids = self._prompt_ids + path.token_ids[:position] + (forced_id,)
-            return Request(prefix_ids, max_tokens=self._config.max_tokens - position - 1)
-        return None
+        self._forked = self._frontier.pop()
+        if self._forked is None:
+            self._is_exhausted = True
+            return None
+        path, position = self.tree.path(self._forked.branch_idx), self._forked.position
+        forced_id = path.runner_up_ids[position]
+        if forced_id in self._policy.eos_ids or position + 1 >= self._config.max_tokens:
+            self._add_fork(path, None)
+            return None
+        prefix_ids = self._prompt_ids + path.token_ids[:position] + (forced_id,)
+        return Request(prefix_ids, max_tokens=self._config.max_tokens - position - 1)
 
     def absorb(self, request: Request, completion: Completion) -> None:
         """Take in the completion of the last request."""
@@ -171,25 +245,14 @@ class TreeGrower:
                 return
             self._texts.add(text)
         self._branches.append(branch)
-        self._open.extend(self._anchors(branch_idx, branch, path))
+        texts = tuple(self._policy.token_texts(path.token_ids))
+        self._frontier.add(Leaf(branch_idx, branch.parent_idx, branch.fork, path, texts, self._anchors(branch, path, texts)))
 
-    def _anchors(self, branch_idx: int, branch: Branch, path: Completion) -> list[Anchor]:
+    def _anchors(self, branch: Branch, path: Completion, token_texts: Sequence[str]) -> tuple[int, ...]:
         """The anchors on the branch's own tokens; the forced first token of a fork is forked already."""
-        texts = self._policy.token_texts(path.token_ids)
-        can_fork = self._rule.can_fork(texts)
+        can_fork = self._rule.can_fork(token_texts)
         first_own = branch.fork + (branch.parent_idx is not None)
-        return [
-            Anchor(branch_idx, position, self._priority(path, position))
-            for position in self._rule.anchors(path.entropies, can_fork)
-            if position >= first_own
-        ]
-
-    def _priority(self, path: Completion, position: int) -> float:
-        if self._config.order == "entropy":
-            return -path.entropies[position]
-        if self._config.order == "earliest":
-            return float(position)
-        return -(sum(path.logprobs[:position]) + path.runner_up_logprobs[position])
+        return tuple(position for position in self._rule.anchors(path.entropies, can_fork) if position >= first_own)
 
 
 def shared_lengths(tree: Tree) -> list[list[int]]:

@@ -11,10 +11,11 @@ from dataclasses import asdict
 from typing import Any
 
 from forkpoint.evaluate import Attempts
-from forkpoint.labels import Leaves, mean
+from forkpoint.labels import Leaves
 from forkpoint.outcomes import TreeOutcome
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.tree import TreeConfig
+from forkpoint.values import mean
 
 
 def tree_views(

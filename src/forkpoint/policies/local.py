@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from forkpoint.fingerprint import fingerprint
@@ -40,6 +41,8 @@ class LocalPolicy:
     position ids are served too, but slowly: in batches of equal prefix length, without reuse, and without refilling the batch.
     Models without `past_key_values` (Mamba) are refused.
     Whoever trains `model` further must call `reset_cache`, and should not keep the name.
+    A loaded policy is pickled as where it came from and how it was loaded, and loaded again where it is unpickled: what was
+    done to `model` since, and what is cached, is not part of it.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class LocalPolicy:
         self.model, self._tokenizer, self._name = model, tokenizer, name
         model.train(False)
         self._batch_size, self._template, self._cache_bytes = batch_size, template, cache_bytes
+        self._origin: dict[str, Any] | None = None
         self._eos_ids = _eos_ids(model, tokenizer)
         self._texts: dict[int, str] = {}
         self._rows: KVRows | None = None
@@ -107,7 +111,19 @@ class LocalPolicy:
         assert config_path is not None, "cached_file raises where there is no file"
         name = f"{Path(path_or_id).resolve().name}-{fingerprint(Path(config_path).parent, str(torch_dtype), repr(template))}"
         nn.Module.to(model, target)
-        return cls(model, tokenizer, name, batch_size=batch_size, template=template, cache_bytes=cache_bytes)
+        options: dict[str, Any] = {"batch_size": batch_size, "template": template, "cache_bytes": cache_bytes}
+        policy = cls(model, tokenizer, name, **options)
+        origin = Path(path_or_id).resolve() if Path(path_or_id).is_dir() else path_or_id
+        policy._origin = {"path_or_id": origin, "device": str(target), "dtype": str(torch_dtype).removeprefix("torch."), **options}
+        return policy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What to call with what to load the policy again. TypeError where it was not loaded."""
+        if self._origin is None:
+            raise TypeError(
+                f"policy {self._name} was made of a model in memory and cannot be pickled; save the model, then LocalPolicy.load"
+            )
+        return _load_again, (type(self), self._name, self._origin)
 
     @property
     def name(self) -> str:
@@ -216,6 +232,21 @@ class LocalPolicy:
         if num_given < len(text):
             texts[last] += text[num_given:]
         return texts
+
+
+def _load_again(cls: type[LocalPolicy], name: str, origin: dict[str, Any]) -> LocalPolicy:
+    """The policy called `name` from where it came from. ValueError where another model lies there by now."""
+    shows_bars = logging.is_progress_bar_enabled()
+    # the first loading showed one; those of several processes would be drawn over each other
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        policy = cls.load(**origin)
+    finally:
+        if shows_bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    if policy.name != name:
+        raise ValueError(f"{origin['path_or_id']} held {name} when it was loaded and holds {policy.name} now; load the policy again")
+    return policy
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:

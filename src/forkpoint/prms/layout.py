@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from forkpoint.errors import LayoutError
-from forkpoint.segment import AnchorRule, Segmentation
+from forkpoint.segment import SEGMENTATIONS, AnchorRule, Segmentation
 from forkpoint.select import AGGREGATES, Aggregate
 
 Head = Literal["tokens", "classifier"]
@@ -47,8 +47,8 @@ class PRMFormat:
     def __post_init__(self) -> None:
         if self.head not in ("tokens", "classifier"):
             raise ValueError(f"head {self.head!r} is unknown; choose from tokens, classifier")
-        if self.segmentation not in ("newline", "entropy"):
-            raise ValueError(f"segmentation {self.segmentation!r} is unknown; choose from newline, entropy")
+        if self.segmentation not in SEGMENTATIONS:
+            raise ValueError(f"segmentation {self.segmentation!r} is unknown; choose from {', '.join(SEGMENTATIONS)}")
         if self.aggregate not in AGGREGATES:
             raise ValueError(f"aggregate {self.aggregate!r} is unknown; choose from {', '.join(AGGREGATES)}")
         if "{question}" not in self.template:

@@ -77,6 +77,10 @@ class TaggedPRM:
                 on_batch(sum(len(groups[pack_idx]) for pack_idx in batch))
         return scores
 
+    def num_tokens(self, question: str, steps: Sequence[str]) -> int:
+        """Tokens that scoring a solution alone takes, tags included."""
+        return len(self.layout.encode(question, steps).input_ids)
+
     def _takes_trees(self, longest: int) -> bool:
         """Whether the model honours a tree mask for rows of up to `longest` tokens; looked at once per size that is new."""
         if self._longest_seen is None or longest > self._longest_seen:

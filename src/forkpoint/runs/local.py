@@ -11,8 +11,11 @@ This file starts no threads and no processes; whatever batching a chunk deserves
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any
 
 from forkpoint.errors import RunError
 from forkpoint.records import Tally, Work
@@ -43,27 +46,74 @@ class LocalExecutor:
         An exception in `perform` is recorded for every owed item of its chunk, and the next chunk is tried; the items are
         owed again. RunError after `max_failed_chunks` such chunks in a row, and where the disk refuses.
         """
-        keys = work.keys
+        with Pass(run, work.keys, self.chunk_size, self.max_failed_chunks, self.progress and shows_progress(work)) as under_way:
+            for chunk in under_way.chunks:
+                under_way.settle(chunk, partial(work.perform, chunk))
+        return under_way.tally
+
+
+class Pass:
+    """One pass over some work: its owed chunks are settled in order, each with rows or with a failure; a context manager.
+
+    Where the chunks are performed is up to the executor.
+    """
+
+    def __init__(self, run: Run, keys: Sequence[str], chunk_size: int, max_failed_chunks: int, progress: bool) -> None:
+        """ValueError where two of the keys are equal."""
         _refuse_doubles(keys)
-        num_reused = sum(key in run for key in keys)
-        num_added = num_failed = num_failed_in_a_row = 0
-        pace = Pace(num_total=len(keys), num_reused=num_reused)
-        with display(run.command, pace, sys.stderr if self.progress else None) as shown:
-            for chunk in owed_chunks(run, keys, self.chunk_size):
-                owed = [keys[idx] for idx in chunk if keys[idx] not in run]
-                error = perform_chunk(run, work, keys, chunk)
-                if error is None:
-                    num_added += len(owed)
-                    num_failed_in_a_row = 0
-                    shown.advance(len(owed))
-                    continue
-                run.record_failure(owed, error)
-                num_failed += len(owed)
-                num_failed_in_a_row += 1
-                shown.advance(len(owed), num_failed=len(owed))
-                if num_failed_in_a_row == self.max_failed_chunks:
-                    raise RunError(_gave_up(run, num_failed_in_a_row, error)) from error
-        return Tally(rows_added=num_added, rows_reused=num_reused, rows_failed=num_failed)
+        self._run, self._keys, self._max_failed_chunks = run, keys, max_failed_chunks
+        self.chunks = list(owed_chunks(run, keys, chunk_size))
+        self._num_added = self._num_failed = self._num_failed_in_a_row = 0
+        self._num_reused = sum(key in run for key in keys)
+        self._display = display(run.command, Pace(len(keys), self._num_reused), sys.stderr if progress else None)
+
+    def __enter__(self) -> Pass:
+        self._display.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._display.__exit__(kind, error, trace)
+
+    @property
+    def tally(self) -> Tally:
+        return Tally(rows_added=self._num_added, rows_reused=self._num_reused, rows_failed=self._num_failed)
+
+    def settle(self, chunk: range, perform: Callable[[], Sequence[dict[str, Any]]]) -> None:
+        """Journal the rows of a whole chunk that `perform` returns, or record what it raises for the items still owed.
+
+        RunError where this is the last of so many failures in a row that the pass is given up, and where the disk refuses.
+        """
+        owed = [self._keys[idx] for idx in chunk if self._keys[idx] not in self._run]
+        error = self._journal(chunk, perform)
+        if error is None:
+            self._num_added += len(owed)
+            self._num_failed_in_a_row = 0
+            self._display.advance(len(owed))
+            return
+        self._run.record_failure(owed, error)
+        self._num_failed += len(owed)
+        self._num_failed_in_a_row += 1
+        self._display.advance(len(owed), num_failed=len(owed))
+        if self._num_failed_in_a_row == self._max_failed_chunks:
+            raise RunError(_gave_up(self._run, self._num_failed_in_a_row, error)) from error
+
+    def _journal(self, chunk: range, perform: Callable[[], Sequence[dict[str, Any]]]) -> Exception | None:
+        """Journal what is missing of a chunk; an error of the work is returned, one of the run is raised."""
+        try:
+            rows = perform()
+            if len(rows) != len(chunk):
+                raise ValueError(f"perform returned {len(rows)} rows for {len(chunk)} items; one per item is needed")
+            self._run.append((self._keys[idx], row) for idx, row in zip(chunk, rows, strict=True))
+        except RunError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever the world did to a chunk is recorded, and the items stay owed)
+            return error
+        return None
+
+
+def shows_progress(work: Work) -> bool:
+    """Whether the work wants to be shown; one of many small rounds says no, by an attribute `shows_progress`."""
+    return bool(getattr(work, "shows_progress", True))
 
 
 def owed_chunks(run: Run, keys: Sequence[str], chunk_size: int) -> Iterator[range]:
@@ -72,20 +122,6 @@ def owed_chunks(run: Run, keys: Sequence[str], chunk_size: int) -> Iterator[rang
         chunk = range(start, min(start + chunk_size, len(keys)))
         if any(keys[idx] not in run for idx in chunk):
             yield chunk
-
-
-def perform_chunk(run: Run, work: Work, keys: Sequence[str], chunk: range) -> Exception | None:
-    """Perform a whole chunk and journal what is missing of it; an error of the work is returned, one of the run is raised."""
-    try:
-        rows = work.perform(chunk)
-        if len(rows) != len(chunk):
-            raise ValueError(f"perform returned {len(rows)} rows for {len(chunk)} items; one per item is needed")
-        run.append((keys[idx], row) for idx, row in zip(chunk, rows, strict=True))
-    except RunError:
-        raise
-    except Exception as error:  # noqa: BLE001 (whatever the world did to a chunk is recorded, and the items stay owed)
-        return error
-    return None
 
 
 def _refuse_doubles(keys: Sequence[str]) -> None:

@@ -1,0 +1,135 @@
+"""Rollouts of solution prefixes, in the journal of a run: sampled once, graded, and kept as raw outcomes.
+
+A row holds the outcomes of the samples first .. first + n - 1 of one prefix; sample i of a prefix is the same whenever it
+is drawn. So rows add up: asking for more rollouts later samples only what is missing, and no prefix is ever sampled twice
+for the same number. Invariant: outcomes are a function of policy, settings, prefix and sample number alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from forkpoint.outcomes import graded, paths_of
+from forkpoint.records import Cost, Executor, Policy, Problem, Rollout
+from forkpoint.rollouts import RolloutConfig, sample
+from forkpoint.runs import Run, content_key
+
+PROBLEM_FIELDS = tuple(field.name for field in fields(Problem))
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The first tokens of a solution, continued as they are: nothing is decoded and encoded again."""
+
+    problem: Problem
+    token_ids: tuple[int, ...]
+    """After the prompt."""
+    text: str
+
+    @property
+    def key(self) -> str:
+        """The same for the same tokens of the same problem."""
+        identity = {name: getattr(self.problem, name) for name in PROBLEM_FIELDS}  # several times as fast as asdict
+        return content_key({"problem": identity, "prefix": list(self.token_ids)})
+
+
+class RolloutWork:
+    """Some samples of each of some prefixes."""
+
+    shows_progress = True
+    """Whether executors tell how far it is; not where it is one of many small rounds."""
+
+    def __init__(self, policy: Policy, items: Sequence[tuple[Prefix, range]], config: RolloutConfig, keeps_tokens: bool = False) -> None:
+        self._policy, self._items, self._config, self._keeps_tokens = policy, list(items), config, keeps_tokens
+        settings = {name: value for name, value in asdict(config).items() if name != "num_samples"} | {"keeps_tokens": keeps_tokens}
+        identity = content_key({"rollouts": settings, "policy": policy.name})
+        self.keys = [content_key([identity, prefix.key, span.start, span.stop]) for prefix, span in items]
+
+    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
+        self._policy.reset_cache()  # so that a row does not depend on which chunks were done before
+        items = [self._items[idx] for idx in idxs]
+        starts = [self._policy.encode_question(prefix.problem.question) + prefix.token_ids for prefix, _ in items]
+        most = self._policy.max_length
+        limits = [
+            max(1, min(self._config.max_tokens - len(prefix.token_ids), (most or len(start) + self._config.max_tokens) - len(start)))
+            for (prefix, _), start in zip(items, starts, strict=True)
+        ]
+        sampled = sample(self._policy, starts, self._config, limits, [span for _, span in items])
+        paths = [paths_of(self._policy, completions) for completions, _ in sampled]
+        texts = [[prefix.text + path.text for path in its_paths] for (prefix, _), its_paths in zip(items, paths, strict=True)]
+        ends = graded([prefix.problem for prefix, _ in items], texts)
+        rows = []
+        for (prefix, span), its_paths, its_ends, (_, cost) in zip(items, paths, ends, sampled, strict=True):
+            row: dict[str, Any] = {"kind": "rollouts", "prefix": prefix.key, "first": span.start}
+            row |= {"correct": [int(end.is_correct) for end in its_ends], "cost": asdict(cost)}
+            if self._keeps_tokens:
+                row["completions"] = [{"ids": list(path.completion.token_ids), "texts": list(path.token_texts)} for path in its_paths]
+            rows.append(row)
+        return rows
+
+
+class RolloutStore:
+    """The rollouts that a run holds, by prefix."""
+
+    def __init__(self, run: Run) -> None:
+        self.cost = Cost()
+        self._spans: dict[str, dict[int, list[Rollout]]] = {}
+        for row in run.rows():
+            if row["kind"] == "rollouts":
+                self._add(row)
+
+    def of(self, prefix: Prefix) -> list[Rollout]:
+        """The samples 0, 1, ... of a prefix, as far as they follow each other."""
+        spans = self._spans.get(prefix.key, {})
+        found: list[Rollout] = []
+        while len(found) in spans:
+            found += spans[len(found)]
+        return found
+
+    def spans(self, prefix: Prefix) -> list[range]:
+        """How `of(prefix)` was drawn, span by span."""
+        spans, start = self._spans.get(prefix.key, {}), 0
+        found = []
+        while start in spans:
+            found.append(range(start, start + len(spans[start])))
+            start = found[-1].stop
+        return found
+
+    @property
+    def num_rollouts(self) -> int:
+        return sum(len(rollouts) for spans in self._spans.values() for rollouts in spans.values())
+
+    def fetch(
+        self,
+        run: Run,
+        executor: Executor,
+        policy: Policy,
+        items: Sequence[tuple[Prefix, range]],
+        config: RolloutConfig,
+        keeps_tokens: bool = False,
+        shows_progress: bool = True,
+    ) -> None:
+        """Sample what is missing of the items and take it in. RuntimeError where some of it failed."""
+        work = RolloutWork(policy, items, config, keeps_tokens)
+        work.shows_progress = shows_progress
+        tally = executor.execute(run, work)
+        if tally.rows_failed:
+            raise RuntimeError(
+                f"{tally.rows_failed} prefixes failed, see {run.directory / 'failures.jsonl'}; run the same command to try again"
+            )
+        for row in run.rows(work.keys):
+            self._add(row)
+
+    def _add(self, row: dict[str, Any]) -> None:
+        spans = self._spans.setdefault(row["prefix"], {})
+        if row["first"] not in spans:
+            spans[row["first"]] = list(_rollouts(row))
+            self.cost += Cost(**row["cost"])
+
+
+def _rollouts(row: dict[str, Any]) -> Iterator[Rollout]:
+    completions = row.get("completions") or [{"ids": (), "texts": ()}] * len(row["correct"])
+    for completion, is_correct in zip(completions, row["correct"], strict=True):
+        yield Rollout(tuple(completion["ids"]), tuple(completion["texts"]), bool(is_correct))

@@ -1,0 +1,431 @@
+"""The executor that does the work in several processes of this machine, chunk by chunk.
+
+    with PoolExecutor(num_workers=4) as executor:
+        executor.execute(run, work)
+
+The work is pickled once per pass; every worker process makes its own copy of it and performs the chunks that it is given.
+This process alone writes to the run, and journals the chunks in their order.
+
+Invariant: where a row depends on its chunk alone, and not on the process, the journal is byte for byte that of a
+`LocalExecutor` with the same chunk size, whatever dies on the way. For torch models that means as many threads here as
+there: sums are rounded otherwise on another number of threads.
+This file does not share a model between processes, does not give each a device of its own, and knows one machine only.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context, parent_process, resource_tracker, set_start_method
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any
+
+from forkpoint.errors import RunError
+from forkpoint.records import Tally, Work
+from forkpoint.runs.local import LocalExecutor, Pass, owed_chunks, shows_progress
+from forkpoint.runs.run import Run
+
+CHUNKS_AHEAD = 4
+"""Per worker: how far chunks are performed ahead of the oldest one that is not journaled yet, and what a stop costs at most."""
+NUM_ATTEMPTS = 2
+"""At a chunk whose worker dies."""
+POLL_S = 1.0
+"""How soon a death is noticed whose pipe a process of the dead one's keeps open."""
+
+
+@dataclass(frozen=True, eq=False)
+class PoolExecutor:
+    """Does a run's work in worker processes, which stay for the next work until `close`; a context manager.
+
+    A worker that dies (killed, out of memory) is replaced and its chunk performed once more, then recorded as failed. The
+    rows of a chunk wait for the chunks before it, so a stop costs up to `num_workers` * 4 chunks. Workers end with this
+    process, however it ends; Ctrl-C ends them at once.
+    A work that cannot be pickled, or that holds an open run or a torch module (a policy from `load_policy` travels as its
+    path), is done in this process as by `LocalExecutor`, with a warning unless the work's `stays_here` says as much.
+    A program that uses workers must be importable: what it does stands under `if __name__ == "__main__":`. `perform` may
+    start programs, but not `multiprocessing` processes.
+    """
+
+    num_workers: int = 2
+    """Processes at most. Each holds its own copy of the work, the policy's weights and caches included, beside the one in
+    this process; on a GPU all of these share its memory, so there one process with a larger batch is mostly better."""
+    chunk_size: int = 32
+    """Items per call of `perform`."""
+    progress: bool = True
+    """Show on stderr how far the work is."""
+    max_failed_chunks: int = 3
+    """So many failed chunks in a row stop the pass: what fails then is hardly the items."""
+    threads_per_worker: int = 1
+    """Threads that torch uses in each worker; more of them than cores in all make everything slower."""
+    _workers: list[Worker] = field(default_factory=list, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "chunk_size", "max_failed_chunks", "threads_per_worker"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; {getattr(self, name)} was given")
+
+    def __enter__(self) -> PoolExecutor:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all workers; the next `execute` starts new ones."""
+        while self._workers:
+            self._workers.pop().end()
+
+    def execute(self, run: Run, work: Work) -> Tally:
+        """Do what is owed of `work` and append its rows to the journal of `run`; failures are treated as by `LocalExecutor`.
+
+        RunError after `max_failed_chunks` failed chunks in a row, where the disk refuses, and where a worker cannot load the work.
+        """
+        is_owed = any(True for _ in owed_chunks(run, work.keys, self.chunk_size))
+        pickled_work = pickled(work) if is_owed and not getattr(work, "stays_here", False) else None
+        if pickled_work is None:
+            return LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks).execute(run, work)
+        try:
+            with Pass(run, work.keys, self.chunk_size, self.max_failed_chunks, self.progress and shows_progress(work)) as under_way:
+                outcomes = self._outcomes(pickled_work, under_way.chunks)
+                for chunk, outcome in zip(under_way.chunks, outcomes, strict=True):
+                    under_way.settle(chunk, outcome.rows)
+            for worker in self._workers:
+                worker.forget()
+        except BaseException:
+            self.close()
+            raise
+        return under_way.tally
+
+    def _outcomes(self, pickled_work: bytes, chunks: Sequence[range]) -> Iterator[Rows | Failure]:
+        """What came of every chunk, in their order."""
+        owed = deque(Task(idx, chunk) for idx, chunk in enumerate(chunks))
+        outcomes: dict[int, Rows | Failure] = {}
+        for turn in range(len(chunks)):
+            while turn not in outcomes:
+                while owed and owed[0].idx < turn + CHUNKS_AHEAD * self.num_workers and (worker := self._free_worker()):
+                    worker.give(owed.popleft(), pickled_work)
+                for worker in ready(self._workers):
+                    task, outcome = worker.task, worker.listen()
+                    if isinstance(outcome, Death):
+                        outcome = self._replace(worker, outcome, pickled_work)
+                    if outcome is not None:
+                        assert task is not None, "workers without a task have nothing to tell"
+                        outcomes[task.idx] = outcome
+            yield outcomes.pop(turn)
+
+    def _replace(self, dead: Worker, death: Death, pickled_work: bytes) -> Failure | None:
+        """Have a fresh worker do what the dead one left; a failure where this was the last attempt."""
+        self._workers.remove(dead)
+        dead.end()
+        task = dead.task
+        assert task is not None, "workers without a task are not listened to"
+        if task.attempt == NUM_ATTEMPTS:
+            return Failure("ChildProcessError", f"{death.message}, {NUM_ATTEMPTS} times at this chunk")
+        self._started().give(replace(task, attempt=task.attempt + 1), pickled_work)
+        return None
+
+    def _free_worker(self) -> Worker | None:
+        """A worker without a chunk, started where there are fewer than there may be; None where all are busy."""
+        for worker in [worker for worker in self._workers if worker.task is None]:
+            if worker.is_alive:
+                return worker
+            self._workers.remove(worker)
+            worker.end()
+        return self._started() if len(self._workers) < self.num_workers else None
+
+    def _started(self) -> Worker:
+        self._workers.append(Worker(self.threads_per_worker))
+        return self._workers[-1]
+
+
+# --- what the two sides say to each other
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A chunk in the hands of a worker."""
+
+    idx: int
+    """Among the chunks of the pass."""
+    chunk: range
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """To a worker: load the work if there is one, then perform the chunk; without a chunk, drop the work."""
+
+    chunk: range | None
+    pickled_work: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """From a worker: it listens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """From a worker: it has loaded the work."""
+
+    is_on_gpu: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What `perform` returned; pickled by itself, so that a row that cannot be unpickled fails its chunk alone."""
+
+    pickled_rows: bytes
+
+    def rows(self) -> Sequence[dict[str, Any]]:
+        rows: Sequence[dict[str, Any]] = pickle.loads(self.pickled_rows)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exception as text, since not every exception can be pickled."""
+
+    name: str
+    message: str
+    trace: str = ""
+    is_fatal: bool = False
+    """Not the fault of a chunk: a RunError, or a work that cannot be loaded."""
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        return cls(type(error).__name__, str(error), traceback.format_exc(), isinstance(error, RunError))
+
+    def rows(self) -> Sequence[dict[str, Any]]:
+        """Raises an exception of the same name and message, or a RunError."""
+        error: Exception = RunError(self.message) if self.is_fatal else type(self.name, (Exception,), {})(self.message)
+        if self.trace:
+            error.add_note(f"In a worker process:\n{self.trace}")
+        raise error
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """A worker process ended without an answer."""
+
+    message: str
+
+
+# --- this side
+
+
+class Worker:
+    """One worker process, as seen by the process that gives it chunks."""
+
+    def __init__(self, num_threads: int) -> None:
+        self.task: Task | None = None
+        """What the worker was given and has not answered; None where it is free."""
+        self._order: Order | None = None
+        self._has_work = self._is_up = False
+        context = get_context("spawn")
+        self._connection, there = context.Pipe()
+        self._process = context.Process(target=serve, args=(there, num_threads), name="forkpoint worker", daemon=True)
+        with spawning(num_threads), there:
+            self._process.start()
+
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    @property
+    def has_news(self) -> bool:
+        return self._connection.poll() or not self.is_alive
+
+    def give(self, task: Task, pickled_work: bytes) -> None:
+        """Have a chunk performed, and before that the work loaded where it was not."""
+        self.task = task
+        self._send(Order(task.chunk, None if self._has_work else pickled_work))
+        self._has_work = True
+
+    def forget(self) -> None:
+        """Have the work dropped, and its memory given back."""
+        self._send(Order(None))
+        self._has_work = False
+
+    def listen(self) -> Rows | Failure | Death | None:
+        """What came of the chunk; None where the worker had something else to say. Only for one that has news."""
+        try:
+            message = pickle.loads(self._connection.recv_bytes()) if self._connection.poll() else None
+        except (EOFError, OSError):
+            message = None
+        if message is None:
+            return self._ended()
+        if isinstance(message, Rows | Failure):
+            self.task = None
+            return message
+        if isinstance(message, Up):
+            self._is_up = True
+            if self._order is not None:
+                self._send(self._order)
+        elif message.is_on_gpu:
+            warnings.warn("each worker process holds its own copy of the model on the GPU; see PoolExecutor.num_workers", stacklevel=2)
+        return None
+
+    def end(self) -> None:
+        """Kill the process and wait for its end."""
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+        self._connection.close()
+
+    def _send(self, order: Order) -> None:
+        """Now, or as soon as the worker is up: it reads at once then, so nobody waits for it to start."""
+        if not self._is_up:
+            self._order = order
+            return
+        with suppress(OSError):  # it died; that is noticed when it is listened to
+            self._connection.send_bytes(pickle.dumps(order))
+
+    def _ended(self) -> Death:
+        """Why the process is no more. RunError where it did not come to its work: the next one would not either."""
+        self._process.join(POLL_S)  # its pipe is closed a little before its end
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            hint = " (which is what happens where memory runs out)" if code == -signal.SIGKILL else ""
+            return Death(f"the worker process was ended by {signal.Signals(-code).name}{hint}")
+        message = f"the worker process ended with exit code {code}"
+        if self._is_up:
+            return Death(message)
+        hint = 'see what it wrote above; what a program does has to stand under `if __name__ == "__main__":`'
+        raise RunError(f"{message} while it started; {hint}")
+
+
+def ready(workers: Sequence[Worker]) -> list[Worker]:
+    """Those with a task that have something to say or died; empty where that takes long."""
+    busy = [worker for worker in workers if worker.task is not None]
+    wait([worker.connection for worker in busy], POLL_S)
+    return [worker for worker in busy if worker.has_news]
+
+
+@contextmanager
+def spawning(num_threads: int) -> Iterator[None]:
+    """Processes started inside begin with `num_threads` threads for torch, and with Ctrl-C held back until they ignore it."""
+    resource_tracker.ensure_running()  # starting it would let Ctrl-C through again
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+class WorkPickler(pickle.Pickler):
+    """Refuses what must not be copied to another process: an open run, and the weights of a model."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Run):
+            raise TypeError("an open run stays in its process")
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(obj, torch.nn.Module):
+            raise TypeError(f"a {type(obj).__name__} in memory stays in its process")
+        return NotImplemented
+
+
+def pickled(work: Work) -> bytes | None:
+    """The work for other processes; None, with a warning, where it cannot be sent to them."""
+    buffer = io.BytesIO()
+    try:
+        WorkPickler(buffer, pickle.HIGHEST_PROTOCOL).dump(work)
+    except Exception as error:  # noqa: BLE001 (pickling runs foreign code; what it raises is in the warning)
+        warnings.warn(f"{type(work).__name__} cannot be sent to worker processes ({error}); it is done in this one", stacklevel=3)
+        return None
+    return buffer.getvalue()
+
+
+# --- the other side
+
+
+def serve(connection: Connection, num_threads: int) -> None:
+    """Perform chunks until the process that gives them closes the connection or ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gives the chunks
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    # a lock made here is then unlinked at once, and not left behind by a kill; processes cannot be started here anyway
+    set_start_method("fork", force=True)
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    with suppress(EOFError, ConnectionError):
+        for message in answers(connection, num_threads):
+            connection.send_bytes(pickle.dumps(message))
+
+
+def answers(connection: Connection, num_threads: int) -> Iterator[Up | Loaded | Rows | Failure]:
+    """What a worker says to its orders."""
+    work: Work | None = None
+    yield Up()
+    while True:
+        order: Order = pickle.loads(connection.recv_bytes())
+        if order.chunk is None:
+            work = None
+            free_memory()
+            continue
+        try:
+            if order.pickled_work is not None:
+                work = pickle.loads(order.pickled_work)
+                yield Loaded(is_on_gpu=limit_torch(num_threads))
+        except Exception as error:  # noqa: BLE001 (told to the other side, which stops the pass)
+            reason = f"the work could not be loaded by a worker process ({type(error).__name__}: {error})"
+            yield Failure("RunError", f"{reason}; put it right, then run the same command again", traceback.format_exc(), is_fatal=True)
+            continue
+        assert work is not None, "the first order has the work in it"
+        yield performed(work, order.chunk)
+
+
+def performed(work: Work, chunk: range) -> Rows | Failure:
+    """What comes of a chunk."""
+    try:
+        return Rows(pickle.dumps(work.perform(chunk)))
+    except Exception as error:  # noqa: BLE001 (told to the other side, which records it)
+        return Failure.of(error)
+
+
+def limit_torch(num_threads: int) -> bool:
+    """Set torch's threads if the work brought torch along; whether it has a GPU in use."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    torch.set_num_threads(num_threads)
+    return bool(torch.cuda.is_initialized())
+
+
+def free_memory() -> None:
+    """Give back what a dropped work held."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def end_with_parent() -> None:
+    """End this process when its parent has ended, whatever it is doing."""
+    parent = parent_process()
+    assert parent is not None, "workers have a parent"
+    # the pipe tells at once, but not where another child of the parent holds its end too
+    while os.getppid() == parent.pid and not wait([parent.sentinel], POLL_S):
+        pass
+    os._exit(1)

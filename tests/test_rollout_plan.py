@@ -1,0 +1,209 @@
+"""The plan `rollouts`: labels by hand on a script whose probabilities are known, reuse, early stopping, any value of one journal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from forkpoint.errors import ConfigDiffers
+from forkpoint.label_config import LabelConfig
+from forkpoint.label_run import LabelSummary, derive_labels, label_format, label_problems, relabel
+from forkpoint.policies import ScriptedPolicy
+from forkpoint.prms.layout import PRMFormat
+from forkpoint.records import Completion, LabelledSolution, Problem, Request
+from forkpoint.rollout_journal import RolloutStore
+from forkpoint.rollout_plan import RolloutPlan
+from forkpoint.runs import LocalExecutor, Run
+from forkpoint.stepdata import read_labelled
+from forkpoint.tree import TreeConfig
+
+SCRIPT = {
+    "": {"one\n": 0.6, "two\n": 0.4},
+    "one\n": {"half\n": 0.5, "The answer is 2": 0.5},
+    "one\nhalf\n": {"The answer is 1": 0.25, "The answer is 2": 0.75},
+    "two\n": {"The answer is 1": 1.0},
+}
+PROBLEMS = [Problem(f"p{idx}", f"question {idx}", str(1 + idx % 2)) for idx in range(8)]
+PLAN = RolloutPlan(num_solutions=6, solution_temperature=1.0, num_rollouts=16)
+TREE = TreeConfig(max_tokens=8)
+QUIET = LocalExecutor(chunk_size=16, progress=False)
+SOFT = LabelConfig()
+TRUE_VALUES = {"one\n": 0.125, "one\nhalf\n": 0.25, "two\n": 1.0}
+"""Probability of answer 1 (odd problems want 2, with the complement)."""
+
+
+def run_plan(
+    out: Path, plan: RolloutPlan = PLAN, config: LabelConfig = SOFT, policy: ScriptedPolicy | None = None, seed: int = 0
+) -> LabelSummary:
+    return label_problems(PROBLEMS, policy or ScriptedPolicy(SCRIPT), out, TREE, config, QUIET, plan=plan, seed=seed)
+
+
+def steps_of(solutions: Sequence[LabelledSolution]) -> dict[tuple[str, str], tuple[float, int, int]]:
+    """(problem, prefix text) to value and counts, of all steps that are not the last."""
+    found = {}
+    for solution in solutions:
+        text = ""
+        for step, label in zip(solution.steps[:-1], solution.labels[:-1], strict=True):
+            text += step
+            found[solution.problem_id, text] = (label.value, label.num_correct, label.num_total)
+    return found
+
+
+def test_labels_are_shares_of_completions_of_the_raw_prefix(tmp_path: Path) -> None:
+    summary = run_plan(tmp_path / "run", replace(PLAN, num_rollouts=400))
+    solutions = list(read_labelled(tmp_path / "run"))
+    assert len(solutions) == summary.num_solutions == 48
+    found = steps_of(solutions)
+    assert {text for _, text in found} == set(TRUE_VALUES)
+    for (problem_id, text), (value, num_correct, num_total) in found.items():
+        truth = TRUE_VALUES[text] if int(problem_id[1:]) % 2 == 0 else 1 - TRUE_VALUES[text]
+        assert num_total == 400 and value == num_correct / num_total
+        assert value == pytest.approx(truth, abs=0.1)
+    assert all(solution.labels[-1].value == float(solution.is_correct) for solution in solutions)
+    assert all(solution.labels[-1].num_total == 1 for solution in solutions)
+
+
+def test_each_distinct_prefix_is_completed_once_and_last_steps_never(tmp_path: Path) -> None:
+    policy = ScriptedPolicy(SCRIPT)
+    summary = run_plan(tmp_path / "run", policy=policy)
+    found = steps_of(list(read_labelled(tmp_path / "run")))
+    assert summary.num_rollouts == 16 * len(found)
+    assert len(policy.requests) == 48 + 16 * len(found)
+    assert summary.cost.requests == len(policy.requests)
+
+
+def test_more_rollouts_later_sample_only_what_is_missing(tmp_path: Path) -> None:
+    run_plan(tmp_path / "grown", replace(PLAN, num_rollouts=4))
+    policy = ScriptedPolicy(SCRIPT)
+    summary = run_plan(tmp_path / "grown", replace(PLAN, num_rollouts=16), policy=policy)
+    run_plan(tmp_path / "whole")
+    grown, whole = (list(read_labelled(tmp_path / name)) for name in ("grown", "whole"))
+    assert grown == whole
+    assert len(policy.requests) == summary.num_rollouts * 12 // 16
+    fewer = ScriptedPolicy(SCRIPT)
+    run_plan(tmp_path / "grown", replace(PLAN, num_rollouts=4), policy=fewer)
+    assert fewer.requests == []
+    run_plan(tmp_path / "four", replace(PLAN, num_rollouts=4))
+    assert list(read_labelled(tmp_path / "grown")) == list(read_labelled(tmp_path / "four"))
+
+
+def test_every_value_of_the_same_completions(tmp_path: Path) -> None:
+    run_plan(tmp_path / "run")
+    names = ["er", "shepherd-hard", "shepherd-soft", "orm", "er:-2"]
+    configs = [(LabelConfig(value=name), tmp_path / f"{name}.jsonl") for name in names]
+    relabel(tmp_path / "run", configs)
+    er, hard, soft, orm, pessimist = (list(read_labelled(path)) for _, path in configs)
+    assert soft == list(read_labelled(tmp_path / "run"))
+    for solutions in (er, hard, pessimist):
+        assert [solution.steps for solution in solutions] == [solution.steps for solution in soft]
+    for rows in zip(hard, er, soft, pessimist, strict=True):
+        for labels in zip(*(row.labels for row in rows), strict=True):
+            assert len({(label.num_correct, label.num_total) for label in labels}) == 1
+            values = [label.value for label in labels]
+            assert values == sorted(values, reverse=True)
+            assert all(label.low <= label.value <= label.high for label in labels)
+    assert [solution.steps for solution in orm] == [("".join(solution.steps),) for solution in soft]
+    assert [solution.labels[0].value for solution in orm] == [float(solution.is_correct) for solution in soft]
+    assert label_format(tmp_path / "orm.jsonl", PRMFormat()).segmentation == "solution"
+    assert label_format(tmp_path / "er.jsonl", PRMFormat()).segmentation == "newline"
+
+
+def test_one_rollout_makes_soft_and_hard_the_same(tmp_path: Path) -> None:
+    run_plan(tmp_path / "run", replace(PLAN, num_rollouts=1))
+    relabel(tmp_path / "run", [(LabelConfig(value=name), tmp_path / f"{name}.jsonl") for name in ("hit", "mean")])
+    assert list(read_labelled(tmp_path / "hit.jsonl")) != []
+    for hard, soft in zip(read_labelled(tmp_path / "hit.jsonl"), read_labelled(tmp_path / "mean.jsonl"), strict=True):
+        assert [label.value for label in hard.labels] == [label.value for label in soft.labels]
+
+
+def test_fewer_completions_can_be_taken_than_there_are(tmp_path: Path) -> None:
+    run_plan(tmp_path / "run")
+    run_plan(tmp_path / "four", replace(PLAN, num_rollouts=4))
+    relabel(tmp_path / "run", [(LabelConfig(), tmp_path / "four.jsonl")], num_rollouts=4)
+    assert list(read_labelled(tmp_path / "four.jsonl")) == list(read_labelled(tmp_path / "four"))
+    with pytest.raises(ValueError, match="has 16 rollouts, 32 are needed"):
+        relabel(tmp_path / "run", [(LabelConfig(), tmp_path / "x.jsonl")], num_rollouts=32)
+
+
+def test_stopping_early_never_changes_a_hard_label_and_saves_completions(tmp_path: Path) -> None:
+    hard = LabelConfig(value="hit")
+    run_plan(tmp_path / "whole", config=hard)
+    summary = run_plan(tmp_path / "stopped", replace(PLAN, stop_early=True), hard)
+    whole, stopped = (list(read_labelled(tmp_path / name)) for name in ("whole", "stopped"))
+    assert [[label.value for label in item.labels] for item in whole] == [[label.value for label in item.labels] for item in stopped]
+    num_prefixes = len(steps_of(whole))
+    assert summary.num_rollouts_saved > 8 * num_prefixes / 2
+    assert summary.num_rollouts + summary.num_rollouts_saved == 16 * num_prefixes
+    with pytest.raises(ValueError, match="stopped early for the value hit, which biases mean"):
+        relabel(tmp_path / "stopped", [(LabelConfig(), tmp_path / "x.jsonl")])
+
+
+def test_stopping_early_ends_where_the_interval_is_narrow(tmp_path: Path) -> None:
+    plan = replace(PLAN, num_rollouts=64, stop_early=True, max_width=0.35)
+    run_plan(tmp_path / "run", plan)
+    for solution in read_labelled(tmp_path / "run"):
+        for label in solution.labels[:-1]:
+            assert label.num_total % 4 == 0
+            assert label.high - label.low <= 0.35 or label.num_total == 64
+    totals = {label.num_total for solution in read_labelled(tmp_path / "run") for label in solution.labels[:-1]}
+    assert len(totals) > 1, "sure prefixes stop sooner"
+
+
+class Interrupted(Exception):
+    pass
+
+
+class FlakyPolicy(ScriptedPolicy):
+    """Is interrupted at the n-th call."""
+
+    calls_left = 0
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        self.calls_left -= 1
+        if self.calls_left == 0:
+            raise KeyboardInterrupt
+        return super().generate(requests)
+
+
+@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, stop_early=True)])
+def test_an_interrupted_run_ends_in_the_same_journal(tmp_path: Path, plan: RolloutPlan) -> None:
+    run_plan(tmp_path / "whole", plan)
+    for call in range(1, 12):
+        policy = FlakyPolicy(SCRIPT)
+        policy.calls_left = call
+        try:
+            run_plan(tmp_path / "often", plan, policy=policy)
+        except KeyboardInterrupt:
+            continue
+        break
+    for name in ("journal.jsonl", "labels.jsonl"):
+        assert (tmp_path / "often" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_what_changes_the_outcomes_may_not_change(tmp_path: Path) -> None:
+    run_plan(tmp_path / "run")
+    with pytest.raises(ConfigDiffers, match=r"rollouts\.temperature: 1\.0 there, 0\.5 here"):
+        run_plan(tmp_path / "run", replace(PLAN, rollout_temperature=0.5))
+    with pytest.raises(ConfigDiffers, match="seed: 0 there, 1 here"):
+        run_plan(tmp_path / "run", seed=1)
+    with pytest.raises(ValueError, match="end with newline steps; labels of entropy steps"):
+        relabel(tmp_path / "run", [(LabelConfig(segmentation="entropy"), tmp_path / "x.jsonl")])
+    with pytest.raises(ValueError, match="weighting policy is for the leaves"):
+        relabel(tmp_path / "run", [(LabelConfig(weighting="policy"), tmp_path / "x.jsonl")])
+
+
+def test_rollouts_of_tree_leaves(tmp_path: Path) -> None:
+    tree = replace(TREE, tau=0.5, num_leaves=4)
+    plan = replace(PLAN, source="tree", num_rollouts=100)
+    label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", tree, LabelConfig(segmentation="entropy"), QUIET, plan=plan)
+    with Run.read(tmp_path / "run") as run:
+        solutions = list(derive_labels(run, LabelConfig(segmentation="entropy")))
+        assert RolloutStore(run).num_rollouts == 100 * len(steps_of(solutions))
+    assert {solution.steps for solution in solutions if solution.problem_id == "p0"} == {
+        ("one\n", "half\n", "The answer is 1"), ("one\n", "half\n", "The answer is 2"),
+        ("one\n", "The answer is 2"), ("two\nThe answer is 1",),
+    }  # fmt: skip
+    assert label_format(tmp_path / "run", PRMFormat()) == PRMFormat(segmentation="entropy", rule=tree.rule)
