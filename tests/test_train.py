@@ -22,6 +22,7 @@ from forkpoint.stepdata import read_labelled, write_labelled
 from forkpoint.tokenizer import load_tokenizer
 from forkpoint.train import TrainConfig, TrainReport, choose_solutions, train_prm
 from forkpoint.trainer import TagCollator, _model, label_weights, layout_rows, pack_rows, soft_cross_entropy
+from forkpoint.training_loop import LengthSampler
 from labelled import label, visible_errors
 
 CONFIG = TrainConfig(
@@ -187,12 +188,12 @@ def test_interrupted_training_continues_to_the_same_weights(tmp_path: Path) -> N
 
         return on_step
 
-    for step in (3, 12, 22):  # before the first checkpoint, after the second, after the fourth
+    for step in (3, 8, 12, 27):  # before the first checkpoint, in the middle of an epoch, at its end, in the last one
         with pytest.raises(Killed):
             trained(tmp_path, name="often", on_step=kill_at(step))
     seen: list[int] = []
     often, _ = trained(tmp_path, name="often", on_step=lambda num_done, num_steps, loss: seen.append(num_done))
-    assert seen[0] == 21
+    assert seen[0] == 26
     for name, weight in weights(uninterrupted).items():
         assert torch.equal(weight, weights(often)[name]), name
 
@@ -248,3 +249,19 @@ def test_labelled_solutions_survive_the_disk(tmp_path: Path) -> None:
 def test_impossible_configurations_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"multiple|above 0"):
         TrainConfig(**arguments)
+
+
+def test_rows_are_shuffled_by_epoch_in_batches_of_similar_length() -> None:
+    lengths = [(7 * idx) % 101 for idx in range(1003)]
+    sampler = LengthSampler(lengths, 10, seed=0)
+    first = list(sampler)
+    assert sorted(first) == list(range(1003)) and list(sampler) == first
+    sampler.set_epoch(1)
+    second = list(sampler)
+    assert sorted(second) == list(range(1003)) and second != first
+    for order in (first, second):
+        batches = [[lengths[idx] for idx in order[start : start + 10]] for start in range(0, 1003, 10)]
+        assert max(lengths) in batches[0]
+        assert sum(max(batch) - min(batch) for batch in batches) / len(batches) < 10
+        assert [max(batch) for batch in batches] != sorted(max(batch) for batch in batches)
+    assert list(LengthSampler(lengths, 10, seed=1)) != first

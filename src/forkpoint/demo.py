@@ -28,8 +28,10 @@ from forkpoint.tree import TreeConfig
 class DemoConfig:
     """How much the demo does; the defaults take about five minutes on 2 cores."""
 
-    num_train_problems: int = 800
+    num_train_problems: int = 1000
     """Problems that EDU trees are grown and labelled on."""
+    num_train_steps: int = 900
+    """Optimiser steps of the PRM, two trees each."""
     num_test_problems: int = 160
     num_threshold_problems: int = 60
     """Problems of a third split that choose the first-error threshold."""
@@ -41,8 +43,10 @@ class DemoConfig:
     seed: int = 0
 
 
-LAB_TREES = TreeConfig(tau=0.3, max_tokens=160)
-"""With the default tau of 1.0 the lab policy's anchors run out at six leaves, and its skipped entries are never among them."""
+LABEL_TAU = 0.5
+"""For the trees that are labelled. With the default tau of 1.0 the lab policy's anchors run out at six leaves, and its skipped
+entries are never among them, so a PRM does not learn that they are wrong; trees of test problems keep the default."""
+MAX_TOKENS = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,8 @@ def run_demo(
 ) -> DemoResult:
     """Everything into `out`: label/, prm/, evaluate/, results.json, trees.json."""
     policy = load_policy("lab")
-    tree = replace(LAB_TREES, num_leaves=config.num_samples)
+    tree = TreeConfig(num_leaves=config.num_samples, max_tokens=MAX_TOKENS)
+    label_tree = replace(tree, tau=LABEL_TAU)
     seconds: dict[str, float] = {}
 
     def timed(name: str, started: float) -> None:
@@ -72,13 +77,18 @@ def run_demo(
     on_stage(f"label: EDU trees on {config.num_train_problems} problems of lab:train")
     started = time.monotonic()
     train_problems = load_problems(f"lab:train?num={config.num_train_problems}&seed={config.seed}")
-    labels = label_problems(train_problems, policy, out / "label", tree, LabelConfig(), executor)
+    labels = label_problems(train_problems, policy, out / "label", label_tree, LabelConfig(), executor)
     timed("label", started)
 
     on_stage("train: a PRM on the labelled steps, from the policy's weights")
     started = time.monotonic()
     preset = preset_named("lab")
-    training_config = replace(preset, seed=config.seed, format=label_format(out / "label", preset.format))
+    training_config = replace(
+        preset,
+        num_epochs=config.num_train_steps * preset.batch_size / config.num_train_problems,
+        seed=config.seed,
+        format=label_format(out / "label", preset.format),
+    )
     training = train_prm(out / "label", str(LAB_POLICY), out / "prm", training_config, on_train_step)
     timed("train", started)
 
@@ -102,6 +112,6 @@ def run_demo(
     prefix_config = PrefixConfig(config.num_prefixes, config.num_rollouts, seed=config.seed)
     truth = measure_labels(out / "label", policy, out / "truth", prefix_config, executor, tree.max_tokens)
     timed("label quality", started)
-    resolved = {"demo": asdict(config), "tree": asdict(tree), "train": asdict(training_config)}
+    resolved = {"demo": asdict(config), "label_tree": asdict(label_tree), "tree": asdict(tree), "train": asdict(training_config)}
     results = write_results(out, evaluation, resolved, policy, seconds, truth)
     return DemoResult(results, labels, training)

@@ -19,6 +19,8 @@ from forkpoint.select import AGGREGATES, Aggregate, aggregate, best, majority, w
 Floats = NDArray[np.float64]
 Select = Literal["greedy", "majority", "best", "weighted", "oracle"]
 NUM_RESAMPLES = 4000
+BLOCK_SIZE = 1 << 18
+"""Values drawn at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,10 @@ def bootstrap(values_P: Sequence[float] | Floats, seed: int = 0) -> Estimate:
     if values.ndim != 1 or len(values) == 0:
         raise ValueError(f"a bootstrap needs one value per problem and at least one; shape {values.shape} was given")
     rng = np.random.default_rng(seed)
-    # one resample at a time keeps memory flat: [resamples, problems] would be gigabytes for large sets
-    means = np.array([values[rng.integers(0, len(values), len(values))].mean() for _ in range(NUM_RESAMPLES)])
+    # some resamples at a time keep memory flat: [resamples, problems] would be gigabytes for large sets
+    block = max(1, BLOCK_SIZE // len(values))
+    sizes = [min(block, NUM_RESAMPLES - start) for start in range(0, NUM_RESAMPLES, block)]
+    means = np.concatenate([values[rng.integers(0, len(values), (size, len(values)))].mean(axis=1) for size in sizes])
     low, high = np.quantile(means, (0.025, 0.975))
     return Estimate(float(values.mean()), float(low), float(high), len(values))
 

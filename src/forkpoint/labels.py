@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 from forkpoint.records import Label, Tree
@@ -47,6 +48,12 @@ def label_of(outcomes: Sequence[bool], weights: Sequence[float] | None, value: V
     return Label(point, sum(outcomes), len(outcomes), effective_size, min(low, point), max(high, point))
 
 
+@lru_cache(maxsize=1 << 14)
+def tally_label(num_correct: int, num_total: int, value: Value) -> Label:
+    """The label of outcomes that count once each."""
+    return label_of([True] * num_correct + [False] * (num_total - num_correct), None, value)
+
+
 def final_label(is_correct: bool) -> Label:
     """The label of a whole solution: its outcome, which is known and has no interval."""
     outcome = float(is_correct)
@@ -75,6 +82,8 @@ class Leaves:
             return final_label(self._outcomes[leaf_idx])
         below = self.below(leaf_idx, num_tokens)
         weights = self._weights(below, num_tokens)
+        if weights is None:
+            return tally_label(sum(self._outcomes[idx] for idx in below), len(below), value)
         return label_of([self._outcomes[idx] for idx in below], weights, value)
 
     def _weights(self, leaf_idxs: Sequence[int], num_tokens: int) -> list[float] | None:

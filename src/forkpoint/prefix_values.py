@@ -48,11 +48,17 @@ class LabelledPrefix:
 def draw_prefixes(outcomes: Sequence[TreeOutcome], config: PrefixConfig, rule: AnchorRule) -> list[LabelledPrefix]:
     """Distinct prefixes that are no whole solution, at most one per tree until every tree has given one."""
     rng = random.Random(config.seed)
-    piles = [_prefixes(outcome, config, rule) for outcome in outcomes]
-    for pile in piles:
-        rng.shuffle(pile)
-    rng.shuffle(piles)
+    order = list(outcomes)
+    rng.shuffle(order)
     drawn: list[LabelledPrefix] = []
+    piles: list[list[LabelledPrefix]] = []
+    for outcome in order:  # of most trees no prefix is needed, and labelling them all would take long
+        if len(drawn) == config.num_prefixes:
+            break
+        if pile := _prefixes(outcome, config, rule):
+            rng.shuffle(pile)
+            drawn.append(pile.pop())
+            piles.append(pile)
     while len(drawn) < config.num_prefixes and any(piles):
         drawn += [pile.pop() for pile in piles if pile]
     return drawn[: config.num_prefixes]

@@ -25,7 +25,7 @@ PRESETS = {
     # what suits the lab's policy of under a million parameters
     "lab": TrainConfig(
         learning_rate=8e-4,
-        num_epochs=2.5,
+        num_epochs=2.0,
         packing="tree",
         batch_size=2,
         micro_batch_size=2,

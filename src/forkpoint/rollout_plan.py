@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any, Literal
 
 from forkpoint.label_config import LabelConfig
-from forkpoint.labels import final_label, label_of
+from forkpoint.labels import final_label, label_of, tally_label
 from forkpoint.outcomes import SampleOutcome, TreeOutcome
-from forkpoint.records import Executor, Label, LabelledSolution, Policy, Problem
+from forkpoint.records import Executor, LabelledSolution, Policy, Problem
 from forkpoint.rollout_journal import Prefix, RolloutStore
 from forkpoint.rollouts import RolloutConfig
 from forkpoint.runs import Run
@@ -167,10 +166,6 @@ class RolloutCases:
             )
         value = config.step_value
 
-        @cache
-        def tally_label(num_correct: int, num_total: int) -> Label:
-            return label_of([True] * num_correct + [False] * (num_total - num_correct), None, value)
-
         for case in self._cases:
             labels, steps = [], case.steps
             if config.step_segmentation == "solution":
@@ -182,7 +177,7 @@ class RolloutCases:
                             f"a prefix of {case.problem.id} has {len(outcomes)} rollouts, {num_rollouts or 'some'} are needed; label on"
                         )
                     taken = outcomes[:num_rollouts]
-                    labels.append(tally_label(sum(taken), len(taken)))
+                    labels.append(tally_label(sum(taken), len(taken), value))
             yield LabelledSolution(case.problem.id, case.problem.question, steps, (*labels, final_label(case.is_correct)), case.is_correct)
 
 

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, Trainer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from forkpoint.fingerprint import fingerprint
 from forkpoint.raft import SFTConfig, SFTReport, SFTRow
 from forkpoint.runs import Run, content_key
 from forkpoint.tokenizer import load_tokenizer
-from forkpoint.training_loop import run_trainer, trained_model, trainer_arguments, with_lora
+from forkpoint.training_loop import LoopTrainer, run_trainer, trained_model, trainer_arguments, with_lora
 
 IGNORED = -100
 TRAINING = "training"
@@ -98,7 +98,7 @@ def _train(
     dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
     model = with_lora(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), config)
     use_cache = getattr(model.config, "use_cache", None)
-    trainer = Trainer(
+    trainer = LoopTrainer(
         model=model,
         args=trainer_arguments(checkpoints, config, seed),
         train_dataset=[masked(row) for row in rows],

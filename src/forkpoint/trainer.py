@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer
 
 from forkpoint.errors import LayoutError
 from forkpoint.prms.layout import EncodedSolution, Layout
@@ -24,7 +23,7 @@ from forkpoint.prms.tagged import GOOD_CLASS, model_class_of, tag_logits
 from forkpoint.records import LabelledSolution
 from forkpoint.tokenizer import load_tokenizer
 from forkpoint.train import TrainConfig, TrainReport
-from forkpoint.training_loop import OnStep, run_trainer, trained_model, trainer_arguments, with_lora
+from forkpoint.training_loop import LoopTrainer, OnStep, run_trainer, trained_model, trainer_arguments, with_lora
 
 
 def train_rows(
@@ -137,7 +136,7 @@ class TagCollator:
         return {**model_inputs(packs, self.pad_id, self.dtype), **steps}
 
 
-class TagTrainer(Trainer):
+class TagTrainer(LoopTrainer):
     """A Trainer whose loss is read at the step tags."""
 
     def __init__(self, layout: Layout, **kwargs: Any) -> None:

@@ -6,15 +6,21 @@ Invariant: training that was killed continues from a checkpoint that was written
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 OnStep = Callable[[int, int, float], None]
 """Told (steps done, steps in all, last loss)."""
+
+
+NUM_POOLED_BATCHES = 50
+"""Rows of so many batches are sorted by length together: few enough to stay shuffled, enough for little padding."""
 
 
 class LoopConfig(Protocol):
@@ -40,6 +46,49 @@ class LoopConfig(Protocol):
     def save_every(self) -> int: ...
 
 
+class LengthSampler(Sampler[int]):
+    """Shuffled rows, those of similar length in one batch; the order depends on the seed and the epoch alone.
+
+    The samplers of transformers draw from the global random state, so an epoch that is continued in its middle has another
+    order than one that is not interrupted. The batch with the longest row is the first: memory runs out at once or never.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths, self._batch_size, self._seed = list(lengths), batch_size, seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"{self._seed}/{self._epoch}")
+        idxs = list(range(len(self._lengths)))
+        rng.shuffle(idxs)
+        pool = NUM_POOLED_BATCHES * self._batch_size
+        batches: list[list[int]] = []
+        for start in range(0, len(idxs), pool):
+            pooled = sorted(idxs[start : start + pool], key=lambda idx: -self._lengths[idx])
+            batches += [pooled[first : first + self._batch_size] for first in range(0, len(pooled), self._batch_size)]
+        rng.shuffle(batches)
+        longest = max(range(len(batches)), key=lambda which: max(self._lengths[idx] for idx in batches[which]))
+        batches[0], batches[longest] = batches[longest], batches[0]
+        batches.sort(key=lambda batch: len(batch) < self._batch_size)  # incomplete ones last, or they would shift all others
+        return iter([idx for batch in batches for idx in batch])
+
+
+class LoopTrainer(Trainer):
+    """A Trainer that continues in the middle of an epoch as if it had not been interrupted."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
+        rows: Any = train_dataset if train_dataset is not None else self.train_dataset
+        batch_size = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthSampler([len(row["input_ids"]) for row in rows], batch_size, self.args.seed)
+
+
 def trainer_arguments(checkpoints: Path, config: LoopConfig, seed: int) -> TrainingArguments:
     """Linear warm-up, then a cosine to 0; a checkpoint every `save_every` optimiser steps, the last two kept."""
     return TrainingArguments(
@@ -51,7 +100,6 @@ def trainer_arguments(checkpoints: Path, config: LoopConfig, seed: int) -> Train
         lr_scheduler_type="cosine",
         warmup_steps=config.warmup_share,
         weight_decay=config.weight_decay,
-        train_sampling_strategy="group_by_length",
         save_steps=config.save_every,
         save_total_limit=2,
         logging_steps=1,

@@ -1,0 +1,134 @@
+"""Two hundred SIGKILLs at random moments of `label`, `train` and `raft`: nothing lost, nothing doubled, the same data at the end.
+
+Children come from a fork server that has torch loaded, so a kill costs a fraction of a second. Moments are drawn between the
+start and the time that a whole run takes; a run that ends is compared with one that was never killed, and begun anew.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from checkpoints import make_checkpoint
+from forkpoint.label_config import LabelConfig
+from forkpoint.label_run import label_problems
+from forkpoint.policies import ScriptedPolicy
+from forkpoint.prms.layout import PRMFormat
+from forkpoint.records import Completion, Problem, Request
+from forkpoint.rollout_plan import RolloutPlan
+from forkpoint.runs import LocalExecutor
+from forkpoint.stepdata import write_labelled
+from forkpoint.train import TrainConfig, train_prm
+from forkpoint.tree import TreeConfig
+from labelled import visible_errors
+from test_raft import files_of as files_of_raft
+from test_raft import learned
+
+SCRIPT = {
+    "": {"one\n": 0.6, "two\n": 0.4},
+    "one\n": {"half\n": 0.5, "The answer is 2": 0.5},
+    "one\nhalf\n": {"The answer is 1": 0.3, "The answer is 2": 0.7},
+    "two\n": {"The answer is 1": 1.0},
+}
+PROBLEMS = [Problem(f"p{idx}", f"question {idx}", "1") for idx in range(40)]
+TRAIN = TrainConfig(
+    learning_rate=1e-2, num_epochs=6, batch_size=4, micro_batch_size=4, save_every=2, format=PRMFormat(tag="#", max_length=128)
+)
+PRELOADED = ["torch", "transformers", "accelerate", "forkpoint.trainer", "forkpoint.sft", "forkpoint.policies.local", "test_kills"]
+NUM_KILLS = {"label": 110, "train": 50, "raft": 40}
+SHARE = {"label": 0.5, "train": 1.1, "raft": 0.5}
+"""Of the time of a whole run, before which a kill comes; training is short, and its start is most of it."""
+Job = Callable[[Path, Path], None]
+
+
+class SlowPolicy(ScriptedPolicy):
+    """Takes a few milliseconds per call, so that kills meet it at work."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        time.sleep(0.005)
+        return super().generate(requests)
+
+
+def label(base: Path, out: Path) -> None:
+    plan = RolloutPlan(num_solutions=4, solution_temperature=1.0, num_rollouts=8, stop_early=True)
+    executor = LocalExecutor(chunk_size=3, progress=False)
+    label_problems(PROBLEMS, SlowPolicy(SCRIPT, name="slow"), out, TreeConfig(max_tokens=8), LabelConfig(), executor, plan=plan)
+
+
+def train(base: Path, out: Path) -> None:
+    train_prm(base / "labels.jsonl", str(base), out, TRAIN)
+
+
+def raft(base: Path, out: Path) -> None:
+    learned(out, base)
+
+
+JOBS: dict[str, Job] = {"label": label, "train": train, "raft": raft}
+
+
+def files_of(job: str, out: Path) -> dict[str, bytes]:
+    """What the job was asked for, and the journals it came from."""
+    if job == "raft":
+        return files_of_raft(out)
+    if job == "label":
+        return {name: (out / name).read_bytes() for name in ("journal.jsonl", "labels.jsonl", "label_config.json")}
+    report = json.loads((out / "training" / "manifest.json").read_text())["summary"]
+    names = ("model.safetensors", "forkpoint_prm.json", "config.json", "tokenizer.json")
+    return {"report": json.dumps(report).encode(), **{name: (out / name).read_bytes() for name in names}}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, with labels beside it."""
+    path = make_checkpoint(tmp_path_factory.mktemp("kills") / "base", initializer_range=0.2)
+    write_labelled(path / "labels.jsonl", visible_errors(12))
+    return path
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_killed_at_random_moments_the_data_is_that_of_a_run_that_never_was(job: str, base: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+
+    def start(out: Path) -> multiprocessing.process.BaseProcess:
+        process = context.Process(target=JOBS[job], args=(base, out))
+        process.start()
+        return process
+
+    def finished(out: Path) -> float:
+        started = time.monotonic()
+        process = start(out)
+        process.join(120)
+        assert process.exitcode == 0
+        return time.monotonic() - started
+
+    finished(tmp_path / "warm")  # the fork server loads its modules with the first
+    duration = finished(tmp_path / "once")
+    expected = files_of(job, tmp_path / "once")
+    assert files_of(job, tmp_path / "warm") == expected
+    rng = random.Random(job)
+    num_kills = num_runs = num_mid_run = 0
+    while num_kills < NUM_KILLS[job]:
+        out = tmp_path / f"often-{num_runs}"
+        process = start(out)
+        process.join(rng.uniform(0, SHARE[job] * duration))
+        if process.exitcode is None:
+            num_mid_run += out.exists()
+            process.kill()
+            process.join()
+            num_kills += process.exitcode == -signal.SIGKILL
+        if process.exitcode == 0:
+            assert files_of(job, out) == expected, f"after {num_kills} kills"
+            num_runs += 1
+        else:
+            assert process.exitcode == -signal.SIGKILL, "a continued run failed"
+    finished(tmp_path / f"often-{num_runs}")
+    assert files_of(job, tmp_path / f"often-{num_runs}") == expected
+    assert num_runs >= 2 and num_mid_run > 0.6 * NUM_KILLS[job], "the kills must meet runs at work, and runs must end"
