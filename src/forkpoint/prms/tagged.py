@@ -26,12 +26,15 @@ GOOD_CLASS = 1
 class TaggedPRM:
     """A `Scorer`: softmax over good and bad at each step's tag, first entry."""
 
-    def __init__(self, model: Any, tokenizer: Any, prm_format: PRMFormat, name: str, batch_tokens: int = 8192) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, prm_format: PRMFormat, name: str, batch_tokens: int = 8192, packs_trees: bool = True
+    ) -> None:
+        """`batch_tokens` bounds the padded tokens of one forward pass; `packs_trees` False computes every solution alone."""
         self.name = name
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.layout = Layout(tokenizer, prm_format)
-        self._batch_tokens = batch_tokens
+        self._batch_tokens, self._packs_trees = batch_tokens, packs_trees
         self._longest_seen: int | None = None
         self._takes_trees_seen = False
 
@@ -64,7 +67,7 @@ class TaggedPRM:
         `on_batch` is called with the number of solutions of each batch that is done.
         """
         encoded = [self.layout.encode(question, its_steps) for question, its_steps in zip(questions, steps, strict=True)]
-        groups = group_rows(questions, encoded, self._batch_tokens)
+        groups = group_rows(questions, encoded, self._batch_tokens if self._packs_trees else 1)
         if any(len(group) > 1 for group in groups) and not self._takes_trees(max(len(row.input_ids) for row in encoded)):
             groups = [[idx] for idx in range(len(encoded))]
         packs = [pack([encoded[idx] for idx in group]) for group in groups]
