@@ -30,9 +30,9 @@ class DemoConfig:
 
     num_train_problems: int = 1000
     """Problems that EDU trees are grown and labelled on."""
-    num_train_steps: int = 900
+    num_train_steps: int = 950
     """Optimiser steps of the PRM, two trees each."""
-    num_test_problems: int = 160
+    num_test_problems: int = 240
     num_threshold_problems: int = 60
     """Problems of a third split that choose the first-error threshold."""
     num_samples: int = 16
