@@ -15,7 +15,7 @@ from forkpoint.stepdata import write_labelled
 from labelled import visible_errors
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-COMMANDS = ["demo", "label", "train", "score", "evaluate", "report", "grade", "relabel", "sweep", "convert"]
+COMMANDS = ["demo", "label", "train", "score", "evaluate", "report", "grade", "relabel", "sweep", "raft", "convert"]
 
 
 def forkpoint(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -128,6 +128,21 @@ def test_one_run_of_rollouts_gives_every_label_in_every_format(tmp_path: Path) -
         "convert", tmp_path / "trl.parquet", "--from", "trl", "--out", tmp_path / "back.jsonl", "--to", "forkpoint", "--read", "separator="
     )
     assert "6 solutions written, 0 rows left out" in again
+
+
+def test_a_sweep_and_a_raft_run_end_with_a_table(tmp_path: Path) -> None:
+    plan = ["--plan", "rollouts", "--num-solutions", 2, "--num-rollouts", 2, "--max-tokens", 120]
+    succeeded("label", "lab:train?num=3", *plan, "--out", tmp_path / "run")
+    values = ["--values", "mean", "--values", "er:10", "--preset", "lab", "--train.num-epochs", 1]
+    problems = ["--problems", "lab:test?num=2", "--num-samples", 4, "--max-tokens", 120]
+    text = succeeded("sweep", tmp_path / "run", *values, *problems, "--out", tmp_path / "sweep")
+    assert "er-10" in text and "minus majority" in text
+    assert (tmp_path / "sweep" / "er-10-seed0" / "prm" / "forkpoint_prm.json").exists()
+    options = ["--num-iterations", 1, "--num-samples", 8, "--max-tokens", 120, "--select", "outcome", "--num-eval-samples", 1]
+    tuning = ["--sft.learning-rate", 1e-4, "--sft.batch-size", 2, "--sft.micro-batch-size", 2, "--sft.num-epochs", 1]
+    text = succeeded("raft", "lab:train?num=8", "--eval-problems", "lab:test?num=2", *options, *tuning, "--out", tmp_path / "raft")
+    assert "sampled minus base" in text
+    assert len(json.loads((tmp_path / "raft" / "raft.json").read_text())["iterations"]) == 2
 
 
 def test_grade_counts_a_file_and_writes_verdicts(tmp_path: Path) -> None:

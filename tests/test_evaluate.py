@@ -115,6 +115,7 @@ def test_chosen_threshold_separates_what_can_be_separated() -> None:
 def test_label_quality_by_hand() -> None:
     quality = label_quality([0.0, 0.5, 1.0], [0.2, 0.4, 0.9])
     assert quality.mae == pytest.approx(0.4 / 3)
+    assert 0 <= quality.mae_low < quality.mae < quality.mae_high < 0.4
     assert quality.bias == pytest.approx(0.0)
     assert quality.correlation == pytest.approx(1.0)
 

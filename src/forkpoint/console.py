@@ -94,7 +94,8 @@ def print_results(results: dict[str, Any]) -> None:
     if results["label_quality"]:
         for weighting, found in results["label_quality"]["by_weighting"].items():
             out_console.print(
-                f"labels ({weighting} leaves) against true values: mean absolute error {found['mae']:.3f}, bias {found['bias']:+.3f}, "
+                f"labels ({weighting} leaves) against true values: mean absolute error {found['mae']:.3f} "
+                f"({found['mae_low']:.3f} .. {found['mae_high']:.3f}), bias {found['bias']:+.3f}, "
                 f"rank correlation {found['correlation']:.2f}, {found['num_labels']} prefixes",
                 highlight=False,
             )

@@ -189,6 +189,9 @@ class LabelQuality:
     """Labels against the true value of the same prefixes."""
 
     mae: float
+    mae_low: float
+    mae_high: float
+    """The 95 % interval of `mae`, by the bootstrap over labels."""
     bias: float
     """Mean of label minus truth."""
     correlation: float
@@ -201,7 +204,8 @@ def label_quality(labels: Sequence[float], truths: Sequence[float]) -> LabelQual
     if len(labels) != len(truths) or not labels:
         raise ValueError(f"as many labels as truths are needed; {len(labels)} and {len(truths)} were given")
     label, truth = np.asarray(labels), np.asarray(truths)
-    return LabelQuality(float(np.abs(label - truth).mean()), float((label - truth).mean()), spearman(label, truth), len(labels))
+    error = bootstrap(np.abs(label - truth))
+    return LabelQuality(error.mean, error.low, error.high, float((label - truth).mean()), spearman(label, truth), len(labels))
 
 
 def spearman(left: Floats, right: Floats) -> float:
