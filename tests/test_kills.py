@@ -84,6 +84,14 @@ def files_of(job: str, out: Path) -> dict[str, bytes]:
     return {"report": json.dumps(report).encode(), **{name: (out / name).read_bytes() for name in names}}
 
 
+def has_done_something(job: str, out: Path) -> bool:
+    """Whether there are rows or checkpoints that a kill could spoil."""
+    journal = out / "journal.jsonl"
+    if job == "train":
+        return any((out / "training").glob("checkpoints/*"))
+    return journal.exists() and journal.stat().st_size > 0
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, with labels beside it."""
@@ -114,13 +122,13 @@ def test_killed_at_random_moments_the_data_is_that_of_a_run_that_never_was(job: 
     expected = files_of(job, tmp_path / "once")
     assert files_of(job, tmp_path / "warm") == expected
     rng = random.Random(job)
-    num_kills = num_runs = num_mid_run = 0
+    num_kills = num_runs = num_at_work = 0
     while num_kills < NUM_KILLS[job]:
         out = tmp_path / f"often-{num_runs}"
         process = start(out)
         process.join(rng.uniform(0, SHARE[job] * duration))
         if process.exitcode is None:
-            num_mid_run += out.exists()
+            num_at_work += has_done_something(job, out)
             process.kill()
             process.join()
             num_kills += process.exitcode == -signal.SIGKILL
@@ -131,4 +139,4 @@ def test_killed_at_random_moments_the_data_is_that_of_a_run_that_never_was(job: 
             assert process.exitcode == -signal.SIGKILL, "a continued run failed"
     finished(tmp_path / f"often-{num_runs}")
     assert files_of(job, tmp_path / f"often-{num_runs}") == expected
-    assert num_runs >= 2 and num_mid_run > 0.6 * NUM_KILLS[job], "the kills must meet runs at work, and runs must end"
+    assert num_at_work > NUM_KILLS[job] / 4, "the kills must meet runs that have something to lose"
