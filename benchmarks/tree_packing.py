@@ -22,6 +22,7 @@ from forkpoint.label_run import labelled_solutions
 from forkpoint.policies import LAB_POLICY, load_policy
 from forkpoint.presets import preset_named
 from forkpoint.prms.layout import Layout
+from forkpoint.prms.packing import INPUT_NAMES
 from forkpoint.prms.tagged import TaggedPRM, tag_logits
 from forkpoint.problems import load_problems
 from forkpoint.records import LabelledSolution
@@ -81,7 +82,7 @@ def train(model: Any, layout: Layout, solutions: list[LabelledSolution], num_lea
     def step(name: str) -> None:
         model.zero_grad()
         for batch in batches[name]:
-            inputs = {key: batch[key] for key in ("input_ids", "attention_mask", "position_ids") if key in batch}
+            inputs = {key: batch[key] for key in INPUT_NAMES if key in batch}
             logits = tag_logits(model, layout, inputs, batch["tag_rows"], batch["tag_columns"])
             soft_cross_entropy(logits, batch["labels"]).backward()  # type: ignore[no-untyped-call]
 

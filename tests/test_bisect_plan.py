@@ -46,6 +46,14 @@ def prefixes(solution: LabelledSolution) -> list[tuple[str, float]]:
     return [("".join(solution.steps[: idx + 1]), label.value) for idx, label in enumerate(solution.labels[:-1])]
 
 
+def rebuilt(problem: Problem, plan: BisectPlan, known: RolloutStore) -> OmegaSearch:
+    """A problem's search, fed from the journal."""
+    search = OmegaSearch(plan.search)
+    while needs := search.needs():
+        search.feed([known.of(Prefix(problem, need.prefix_ids, "".join(need.prefix_texts))) for need in needs])
+    return search
+
+
 def test_labels_are_those_of_the_prefixes_that_were_searched(tmp_path: Path) -> None:
     rounds: list[tuple[int, int]] = []
     policy = ScriptedPolicy(SCRIPT)
@@ -58,6 +66,15 @@ def test_labels_are_those_of_the_prefixes_that_were_searched(tmp_path: Path) -> 
     assert {text for text, _ in seen} >= {"one\n", "one\nbad\n"}
     for text, value in seen:
         assert VALUES[text][0] <= value <= VALUES[text][1]
+    with Run.read(tmp_path / "run") as run:
+        known = RolloutStore(run)
+    drawn: dict[tuple[str, str], tuple[bool, ...]] = {}
+    for problem in PROBLEMS:
+        drawn |= {(problem.id, "".join(node.prefix_texts)): node.outcomes for node in rebuilt(problem, PLAN, known).nodes}
+    for solution in solutions:
+        for (text, value), its_label in zip(prefixes(solution), solution.labels, strict=False):
+            outcomes = drawn[solution.problem_id, text]
+            assert (value, its_label.num_correct, its_label.num_total) == (sum(outcomes) / 8, sum(outcomes), 8)
     for solution in solutions:
         assert "".join(solution.steps).endswith(("The answer is 1", "The answer is 2", "The answer is 3"))
         assert solution.labels[-1].value == float(solution.is_correct)
@@ -107,10 +124,7 @@ def test_first_errors_are_those_of_rolling_every_prefix_out(tmp_path: Path) -> N
     with Run.read(tmp_path / "run") as run:
         known = RolloutStore(run)
     for problem in problems:
-        search = OmegaSearch(plan.search)  # what the journal holds rebuilds the search
-        while needs := search.needs():
-            search.feed([known.of(Prefix(problem, need.prefix_ids, "".join(need.prefix_texts))) for need in needs])
-        searched += [(problem, path) for path in search.paths() if path.first_error_idx is not None]
+        searched += [(problem, path) for path in rebuilt(problem, plan, known).paths() if path.first_error_idx is not None]
     items = [
         [Prefix(problem, path.token_ids[:end], "".join(path.token_texts[:end])) for end in path.step_ends[:-1]]
         for problem, path in searched

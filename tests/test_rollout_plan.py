@@ -195,6 +195,40 @@ def test_what_changes_the_outcomes_may_not_change(tmp_path: Path) -> None:
         relabel(tmp_path / "run", [(LabelConfig(weighting="policy"), tmp_path / "x.jsonl")])
 
 
+def test_an_eta_for_a_value_that_has_none_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    wrong, policy = LabelConfig(value="mean", eta=3.0), ScriptedPolicy(SCRIPT)
+    with pytest.raises(ValueError, match="'mean' has no eta"):
+        run_plan(tmp_path / "run", config=wrong, policy=policy)
+    assert policy.requests == [] and not (tmp_path / "run").exists()
+    run_plan(tmp_path / "run")
+    with pytest.raises(ValueError, match="'mean' has no eta"):
+        relabel(tmp_path / "run", [(SOFT, tmp_path / "soft.jsonl"), (wrong, tmp_path / "wrong.jsonl")])
+    assert not (tmp_path / "soft.jsonl").exists()
+
+
+class FailingPolicy(ScriptedPolicy):
+    """Fails on every prefix of one problem that goes beyond its prompt."""
+
+    is_failing = True
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        texts = [self.decode(request.prefix_ids) for request in requests]
+        if self.is_failing and any(text.startswith("question 3") and "one" in text for text in texts):
+            raise ConnectionError("the engine went away")
+        return super().generate(requests)
+
+
+def test_prefixes_that_fail_end_the_command_and_are_owed_again(tmp_path: Path) -> None:
+    policy = FailingPolicy(SCRIPT)
+    with pytest.raises(RuntimeError, match=r"\d+ items failed, see .*failures.jsonl; run the same command to try again"):
+        run_plan(tmp_path / "run", policy=policy)
+    assert "the engine went away" in (tmp_path / "run" / "failures.jsonl").read_text()
+    policy.is_failing = False
+    run_plan(tmp_path / "run", policy=policy)
+    run_plan(tmp_path / "whole")
+    assert list(read_labelled(tmp_path / "run")) == list(read_labelled(tmp_path / "whole"))
+
+
 def test_rollouts_of_tree_leaves(tmp_path: Path) -> None:
     tree = replace(TREE, tau=0.5, num_leaves=4)
     plan = replace(PLAN, source="tree", num_rollouts=100)

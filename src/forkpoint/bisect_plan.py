@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from forkpoint.label_config import LabelConfig
-from forkpoint.labels import final_label, label_of
+from forkpoint.labels import final_label, tally_label
 from forkpoint.omega import OmegaSearch
 from forkpoint.omega_tree import BisectConfig, GradedPath
 from forkpoint.records import Executor, LabelledSolution, Policy, Problem
@@ -45,12 +45,12 @@ class BisectPlan:
     def identity(self) -> dict[str, Any]:
         """What the rows of a run depend on."""
         drawn = {"temperature": self.rollout_temperature, "top_p": self.rollout_top_p}
-        cut = "newline" if self.search.segmentation == "newline" else "even"
-        return {"plan": "bisect", "search": asdict(self.search), "rollouts": drawn, "segmentation": cut, "rule": None}
+        return {"plan": "bisect", "search": asdict(self.search), "rollouts": drawn, "segmentation": self.search.segmentation, "rule": None}
 
 
 def search_problems(
     run: Run,
+    store: RolloutStore,
     executor: Executor,
     policy: Policy,
     problems: Sequence[Problem],
@@ -60,10 +60,10 @@ def search_problems(
 ) -> list[str]:
     """Search every problem that fits the policy's context; returns the keys of their rows, in order.
 
-    `on_round` is called with (problems whose search is done, problems) after every round of rollouts.
+    `store` holds the run's rollouts, and gets those that are drawn. `on_round` is called with (problems whose search is done,
+    problems) after every round of rollouts.
     """
     fitting = [problem for problem in problems if fits_context(policy, problem)]
-    store = RolloutStore(run)
     searches = [OmegaSearch(plan.search) for _ in fitting]
     while asked := [(problem, search, need) for problem, search in zip(fitting, searches, strict=True) for need in search.needs()]:
         items = [(Prefix(problem, need.prefix_ids, "".join(need.prefix_texts)), range(need.num_rollouts)) for problem, _, need in asked]
@@ -112,7 +112,7 @@ def bisect_labels(run: Run, config: LabelConfig, keys: Sequence[str] | None = No
                 text += step
                 if outcomes is not None and config.step_segmentation != "solution":
                     steps.append(text)
-                    labels.append(label_of([bool(outcome) for outcome in outcomes], None, config.step_value))
+                    labels.append(tally_label(sum(outcomes), len(outcomes), config.step_value))
                     text = ""
             steps.append(text + path["steps"][-1])
             yield LabelledSolution(problem.id, problem.question, tuple(steps), (*labels, final_label(is_correct)), is_correct)

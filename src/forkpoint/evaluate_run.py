@@ -23,7 +23,7 @@ from forkpoint.prefix_values import LabelTruth
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Cost, Executor, Policy, Problem, Scorer
 from forkpoint.rollouts import RolloutConfig
-from forkpoint.runs import Run, content_key
+from forkpoint.runs import Run, complete, content_key
 from forkpoint.select import Aggregate
 from forkpoint.solve_run import SampleWork, TreeWork, fits_context, outcome_of
 from forkpoint.tree import TreeConfig
@@ -132,7 +132,7 @@ class Evaluator:
         else:
             rollouts = RolloutConfig(num_samples, sampler.temperature, config.top_p, config.max_tokens, config.seed)
             work = SampleWork(self._policy, problems, rollouts)
-        self._execute(work)
+        complete(self._run, self._executor, work)
         return list(work.keys)
 
     def attempts(self, keys: Sequence[str]) -> list[Attempts]:
@@ -141,7 +141,7 @@ class Evaluator:
         scores: list[tuple[tuple[float, ...], ...] | None] = [None] * len(outcomes)
         if self._scorer is not None:
             work = ScoreWork(self._scorer, self._format, self._run, keys)
-            self._execute(work)
+            complete(self._run, self._executor, work)
             scores = [tuple(tuple(item) for item in row["scores"]) for row in self._run.rows(work.keys)]
         return [Attempts(outcome.problem.id, outcome.solutions(), its_scores) for outcome, its_scores in zip(outcomes, scores, strict=True)]
 
@@ -158,13 +158,6 @@ class Evaluator:
 
     def cost(self, keys: Sequence[str]) -> Cost:
         return sum((outcome_of(row).cost for row in self._run.rows(keys)), Cost())
-
-    def _execute(self, work: Any) -> None:
-        tally = self._executor.execute(self._run, work)
-        if tally.rows_failed:
-            raise RuntimeError(
-                f"{tally.rows_failed} items failed, see {self._run.directory / 'failures.jsonl'}; run the same command to try again"
-            )
 
 
 def evaluate_policy(

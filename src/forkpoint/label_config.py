@@ -30,6 +30,10 @@ class LabelConfig:
         if self.segmentation not in SEGMENTATIONS:
             raise ValueError(f"segmentation {self.segmentation!r} is unknown; choose from {', '.join(SEGMENTATIONS)}")
 
+    def check(self) -> None:
+        """ValueError where eta is given for a value that has none; called before anything is sampled or written."""
+        canonical_value(self.value, self.eta)
+
     @property
     def canonical_value(self) -> str:
         """mean, hit, outcome or er:ETA. ValueError where eta is given for a value that has none."""

@@ -85,7 +85,7 @@ def label_problems(
     bisection tells `on_round` after every round of rollouts (problems done, problems). `steering` prunes or chooses the
     forks of trees by a PRM's scores.
     """
-    label_config.canonical_value  # noqa: B018 (a value that is refused is refused before anything is sampled)
+    label_config.check()
     tree_config = resolve_tau(policy, problems[:calibrate_on], tree_config)
     config: dict[str, Any] = {
         "policy": policy.name,
@@ -107,8 +107,9 @@ def label_problems(
     num_failed = num_saved = 0
     num_rollouts: int | None = None
     with Run.open(out, "label", config) as run:
+        store = RolloutStore(run)
         if isinstance(plan, BisectPlan):
-            keys = search_problems(run, executor, policy, problems, plan, plan.rollouts(max_tokens, seed), on_round)
+            keys = search_problems(run, store, executor, policy, problems, plan, plan.rollouts(max_tokens, seed), on_round)
         else:
             work: TreeWork | SampleWork
             if plan is None or plan.source == "tree":
@@ -121,9 +122,10 @@ def label_problems(
             num_rollouts = plan.num_rollouts
             outcomes = [outcome_of(row) for row in run.rows(keys) if row["kind"] != "skipped"]
             drawn = plan.rollouts(max_tokens, seed)
-            num_saved = sample_rollouts(run, executor, policy, outcomes, label_config, plan, rule, drawn)
-        num_labels = write_labels(run, label_config, keys, num_rollouts)
-        summary = _summary(run, keys, len(problems), num_failed, num_labels, num_saved, tree_config.tau)
+            num_saved = sample_rollouts(run, store, executor, policy, outcomes, label_config, plan, rule, drawn)
+        cases = RolloutCases(run, store, keys) if isinstance(plan, RolloutPlan) else None
+        num_labels = write_labels(run, label_config, keys, num_rollouts, cases=cases)
+        summary = _summary(run, store, keys, len(problems), num_failed, num_labels, num_saved, tree_config.tau)
         if num_failed == 0:
             run.finish({**asdict(summary), "labels": asdict(label_config)})
     return summary
@@ -136,11 +138,11 @@ def relabel(directory: Path, configs: Sequence[tuple[LabelConfig, Path]], num_ro
     completions of each prefix. RunError where the directory is no label run.
     """
     for config, _ in configs:
-        config.canonical_value  # noqa: B018 (refuses before a file is touched)
+        config.check()
     with Run.read(directory) as run:
         if run.command != "label":
             raise RunError(f"{directory} was made by {run.command}, not by label")
-        cases = RolloutCases(run) if run.config["plan"] == "rollouts" else None
+        cases = RolloutCases(run, RolloutStore(run)) if run.config["plan"] == "rollouts" else None
         return [write_labels(run, config, None, num_rollouts, path, cases) for config, path in configs]
 
 
@@ -179,7 +181,7 @@ def derive_labels(
 ) -> Iterator[LabelledSolution]:
     """Every solution of the run (or of the rows `keys`), cut into steps, each labelled."""
     if run.config["plan"] == "rollouts":
-        yield from (cases or RolloutCases(run, keys)).labels(config, num_rollouts)
+        yield from (cases or RolloutCases(run, RolloutStore(run), keys)).labels(config, num_rollouts)
         return
     if run.config["plan"] == "bisect":
         yield from bisect_labels(run, config, keys)
@@ -239,9 +241,8 @@ def labelled_solutions(outcome: TreeOutcome, config: LabelConfig, rule: AnchorRu
 
 
 def _summary(
-    run: Run, keys: Sequence[str], num_problems: int, num_failed: int, num_labels: int, num_saved: int, tau: float
+    run: Run, store: RolloutStore, keys: Sequence[str], num_problems: int, num_failed: int, num_labels: int, num_saved: int, tau: float
 ) -> LabelSummary:
-    store = RolloutStore(run)
     cost, num_solved, num_solutions, num_correct, num_ungradable = store.cost, 0, 0, 0, 0
     num_pruned = num_prm_tokens = 0
     for row in run.rows(keys):

@@ -16,7 +16,6 @@ problems that the set does not have.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,8 +28,8 @@ from forkpoint.grade import check_grader, check_reference
 from forkpoint.lab.problem_set import lab_problems
 from forkpoint.lab.story import LEVELS, SPLITS
 from forkpoint.records import Problem
+from forkpoint.row_files import Row, hub_rows, jsonl_rows
 
-Row = tuple[str, Mapping[str, Any]]
 """Where a row is, for messages, and its columns."""
 
 
@@ -124,18 +123,8 @@ def _load_parquet(path: str, query: dict[str, str]) -> list[Problem]:
 
 
 def _load_hub(name: str, query: dict[str, str]) -> list[Problem]:
-    import datasets
-
     split = query.get("split", "test")
-    if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
-        found = datasets.load_from_disk(name)
-        if isinstance(found, datasets.DatasetDict):
-            if split not in found:
-                raise ValueError(f"{name} has no split {split!r}; choose from {', '.join(found)}")
-            found = found[split]
-    else:
-        found = datasets.load_dataset(name, query.get("config"), split=split)
-    return _problems(_numbered(found, f"{name}, split {split}"), f"hub:{name}/{split}", _columns(query), query)
+    return _problems(hub_rows(name, split, query.get("config")), f"hub:{name}/{split}", _columns(query), query)
 
 
 LAB_NAMES: dict[str, tuple[str, str | None]] = {
@@ -180,18 +169,7 @@ def _check_file(path: Path) -> None:
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
     _check_file(path)
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{where} is not JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{where} holds a {type(row).__name__}; a problem is a JSON object")
-            yield where, row
+    yield from jsonl_rows(path, "a problem")
 
 
 def _numbered(rows: Iterable[Mapping[str, Any]], place: str) -> Iterator[Row]:

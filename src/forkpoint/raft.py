@@ -33,9 +33,9 @@ from forkpoint.evaluate import Estimate, bootstrap
 from forkpoint.outcomes import SampleOutcome, paths_of
 from forkpoint.policies import LAB_POLICY, load_policy
 from forkpoint.prms.layout import PRMFormat
-from forkpoint.records import Executor, Policy, Problem, Request, Scorer, Work
+from forkpoint.records import Executor, Policy, Problem, Request, Scorer
 from forkpoint.rollouts import RolloutConfig
-from forkpoint.runs import Run, content_key
+from forkpoint.runs import Run, complete, content_key
 from forkpoint.runs.durable import replace_file
 from forkpoint.select import AGGREGATES, Aggregate, aggregate, best
 from forkpoint.solve_run import SampleWork, fits_context
@@ -306,7 +306,7 @@ class Stages:
             with Run.open(self._directory(iteration) / "evaluate", "raft evaluate", {"policy": policy.name}) as run:
                 accuracies = {}
                 for name, work in works.items():
-                    self._execute(run, work)
+                    complete(run, self.executor, work)
                     outcomes = (SampleOutcome.from_row(row) for row in run.rows(work.keys))
                     accuracies[name] = [float(np.mean([end.is_correct for end in outcome.ends])) for outcome in outcomes]
                 run.finish({"num_problems": len(self.eval_problems)})
@@ -326,13 +326,13 @@ class Stages:
             raise ValueError(f"iteration {iteration} has no prompt that fits the policy's context of {policy.max_length} tokens")
         work = SampleWork(policy, fitting, self._rollouts(config.num_samples, stage_seed(config.seed, iteration, "samples")))
         with Run.open(directory / "samples", "raft samples", {"policy": policy.name}) as run:
-            self._execute(run, work)
+            complete(run, self.executor, work)
             chooser = Chooser(config, iteration)
             scores: Iterator[list[list[float] | None] | None] = iter([None] * len(fitting))
             if self.prm is not None:
                 self.on_stage(f"iteration {iteration}: score")
                 score_work = CandidateWork(self.prm, self.prm_format, run, work.keys)
-                self._execute(run, score_work)
+                complete(run, self.executor, score_work)
                 scores = (row["scores"] for row in run.rows(score_work.keys))
             outcomes = (SampleOutcome.from_row(row) for row in run.rows(work.keys))
             replace_file(directory / KEPT, chooser.lines(policy, outcomes, scores))
@@ -413,11 +413,6 @@ class Stages:
         directory = self.run.directory / f"iter-{iteration}"
         directory.mkdir(exist_ok=True)
         return directory
-
-    def _execute(self, run: Run, work: Work) -> None:
-        num_failed = self.executor.execute(run, work).rows_failed
-        if num_failed:
-            raise RuntimeError(f"{num_failed} items failed, see {run.directory / 'failures.jsonl'}; run the same command to try again")
 
 
 class CandidateWork:

@@ -14,7 +14,7 @@ from typing import Any
 from forkpoint.outcomes import graded, paths_of
 from forkpoint.records import Cost, Executor, Policy, Problem, Rollout
 from forkpoint.rollouts import RolloutConfig, sample
-from forkpoint.runs import Run, content_key
+from forkpoint.runs import Run, complete, content_key
 
 PROBLEM_FIELDS = tuple(field.name for field in fields(Problem))
 
@@ -114,11 +114,7 @@ class RolloutStore:
         """Sample what is missing of the items and take it in. RuntimeError where some of it failed."""
         work = RolloutWork(policy, items, config, keeps_tokens)
         work.shows_progress = shows_progress
-        tally = executor.execute(run, work)
-        if tally.rows_failed:
-            raise RuntimeError(
-                f"{tally.rows_failed} prefixes failed, see {run.directory / 'failures.jsonl'}; run the same command to try again"
-            )
+        complete(run, executor, work)
         for row in run.rows(work.keys):
             self._add(row)
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from forkpoint.label_config import LabelConfig
-from forkpoint.labels import final_label, label_of, tally_label
+from forkpoint.labels import final_label, tally_label
 from forkpoint.outcomes import SampleOutcome, TreeOutcome
 from forkpoint.records import Executor, LabelledSolution, Policy, Problem
 from forkpoint.rollout_journal import Prefix, RolloutStore
@@ -87,14 +87,13 @@ def cuts(labels: LabelConfig, rule: AnchorRule) -> dict[str, Any]:
 
 
 def sample_rollouts(
-    run: Run, executor: Executor, policy: Policy, outcomes: Sequence[SampleOutcome | TreeOutcome], labels: LabelConfig,
+    run: Run, store: RolloutStore, executor: Executor, policy: Policy, outcomes: Sequence[SampleOutcome | TreeOutcome], labels: LabelConfig,
     plan: RolloutPlan, rule: AnchorRule, config: RolloutConfig,
 ) -> int:  # fmt: skip
     """Complete every distinct prefix of the solutions as often as the plan says; the requests of all problems together.
 
-    Returns how many completions early stopping made unnecessary.
+    `store` holds the run's rollouts, and gets those that are drawn. Returns how many completions early stopping made unnecessary.
     """
-    store = RolloutStore(run)
     prefixes = list(dict.fromkeys(prefix for outcome in outcomes for prefix in step_prefixes(outcome, labels, rule)))
     open_prefixes, level = prefixes, 0
     while open_prefixes:
@@ -135,11 +134,10 @@ class LabelledCase:
 class RolloutCases:
     """The solutions of a run with the outcomes of their prefixes, read once for labels of any value."""
 
-    def __init__(self, run: Run, keys: Sequence[str] | None = None) -> None:
+    def __init__(self, run: Run, store: RolloutStore, keys: Sequence[str] | None = None) -> None:
         self._run = run
         self._cases: list[LabelledCase] = []
         rule = AnchorRule(**(run.config["rule"] or {}))
-        store = RolloutStore(run)
         for row in run.rows(keys):
             if row["kind"] not in ("samples", "tree"):
                 continue
@@ -182,7 +180,7 @@ class RolloutCases:
 
 
 def _is_decided(store: RolloutStore, prefix: Prefix, num: int, labels: LabelConfig, plan: RolloutPlan) -> bool:
-    label = label_of([rollout.is_correct for rollout in store.of(prefix)[:num]], None, labels.step_value)
+    label = tally_label(sum(rollout.is_correct for rollout in store.of(prefix)[:num]), num, labels.step_value)
     return label.high - label.low <= plan.max_width
 
 

@@ -102,10 +102,8 @@ def train_prm(
     A finished PRM of the same labels, base and configuration at `out` is left as it is; another is refused with
     ConfigDiffers, and RunLocked tells where another process trains there. `on_step` is called with (steps done, steps in all, last loss).
     """
-    solutions = choose_solutions(list(read_labelled(labels)), config)
     resolved: dict[str, Any] = {
         "labels": labels_digest(labels),
-        "num_solutions": len(solutions),
         "base": fingerprint(Path(base)) if Path(base).is_dir() else base,
         **asdict(config),
     }
@@ -114,6 +112,7 @@ def train_prm(
         if not (run.is_finished and (out / FORMAT_FILE).exists()):
             from forkpoint.trainer import train_rows
 
+            solutions = choose_solutions(list(read_labelled(labels)), config)
             report = train_rows(solutions, base, out, checkpoints, config, on_step)
             config.format.save(out)  # with it the PRM can be loaded
             run.finish(asdict(report))

@@ -18,7 +18,7 @@ import torch
 
 from forkpoint.errors import LayoutError
 from forkpoint.prms.layout import EncodedSolution, Layout
-from forkpoint.prms.packing import group_rows, model_inputs, pack, takes_tree_mask
+from forkpoint.prms.packing import INPUT_NAMES, group_rows, model_inputs, pack, tag_places, takes_tree_mask
 from forkpoint.prms.tagged import GOOD_CLASS, model_class_of, tag_logits
 from forkpoint.records import LabelledSolution
 from forkpoint.tokenizer import load_tokenizer
@@ -128,8 +128,7 @@ class TagCollator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         packs = [row["pack"] for row in rows]
-        places = [(row, column) for row, item in enumerate(packs) for tags in item.tags for column in tags]
-        tag_rows_K, tag_columns_K = torch.tensor(places).T
+        tag_rows_K, tag_columns_K = tag_places(packs)
         values_K = torch.tensor([value for row in rows for value in row["values"]])
         weights_K = torch.tensor([weight for row in rows for weight in row["weights"]])
         steps = {"tag_rows": tag_rows_K, "tag_columns": tag_columns_K, "weights": weights_K, "labels": values_K}
@@ -147,8 +146,8 @@ class TagTrainer(LoopTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         values_K, rows_K, columns_K = inputs["labels"], inputs["tag_rows"], inputs["tag_columns"]
-        model_inputs = {name: tensor for name, tensor in inputs.items() if name in ("input_ids", "attention_mask", "position_ids")}
-        logits_K_2 = tag_logits(model, self.layout, model_inputs, rows_K, columns_K)
+        read = {name: inputs[name] for name in INPUT_NAMES if name in inputs}
+        logits_K_2 = tag_logits(model, self.layout, read, rows_K, columns_K)
         total = soft_cross_entropy(logits_K_2, values_K, inputs["weights"])
         num_steps = len(values_K) if num_items_in_batch is None else num_items_in_batch
         loss = total / num_steps

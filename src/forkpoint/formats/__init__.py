@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from forkpoint.formats.codec import RowReader, RowWriter
-from forkpoint.formats.containers import PlacedRow, read_rows, write_rows
+from forkpoint.formats.containers import read_rows, write_rows
 from forkpoint.formats.math_shepherd import MathShepherd
 from forkpoint.formats.openrlhf import OpenRLHF
 from forkpoint.formats.options import Direction, check_options, parse_assignments
@@ -23,6 +23,7 @@ from forkpoint.formats.processbench import ProcessBench
 from forkpoint.formats.rlhflow import RLHFlow
 from forkpoint.formats.trl import TRL
 from forkpoint.records import LabelledSolution
+from forkpoint.row_files import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +105,7 @@ def _codec(name: str, direction: Direction, options: Mapping[str, object]) -> Ro
     return known.codec(**{**known.preset, **options})
 
 
-def _solutions(
-    reader: RowReader, rows: Iterable[PlacedRow], name: str, on_bad_row: Callable[[str], None] | None
-) -> Iterator[LabelledSolution]:
+def _solutions(reader: RowReader, rows: Iterable[Row], name: str, on_bad_row: Callable[[str], None] | None) -> Iterator[LabelledSolution]:
     for where, row in rows:
         try:
             solution = reader.from_row(row)

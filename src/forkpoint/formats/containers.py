@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from forkpoint.row_files import Row, checked_row, hub_rows, jsonl_rows
+
 BATCH_ROWS = 1000
 """Rows of a Parquet file in memory at once; also its row groups."""
 HUB = "hub:"
 HUB_KEYS = ("split", "config")
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
-PlacedRow = tuple[str, Mapping[str, Any]]
-"""Where a row is, for messages, and its columns."""
 
-
-def read_rows(source: str | Path) -> Iterator[PlacedRow]:
+def read_rows(source: str | Path) -> Iterator[Row]:
     """The rows of a file, or of `hub:OWNER/NAME?split=train&config=NAME` (also a directory that `datasets` can load).
 
     Raises FileNotFoundError or ValueError at once where the source itself cannot be used, ValueError at the row where one
@@ -71,26 +70,11 @@ def _replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _placed(where: str, row: object) -> PlacedRow:
-    if not isinstance(row, dict):
-        raise ValueError(f"{where} holds a {type(row).__name__}; a row is a JSON object")
-    return where, row
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    return jsonl_rows(path, "a row")
 
 
-def _jsonl_rows(path: Path) -> Iterator[PlacedRow]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{where} is not JSON: {error}") from None
-            yield _placed(where, row)
-
-
-def _json_rows(path: Path) -> Iterator[PlacedRow]:
+def _json_rows(path: Path) -> Iterator[Row]:
     try:
         rows = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -98,10 +82,11 @@ def _json_rows(path: Path) -> Iterator[PlacedRow]:
     if not isinstance(rows, list):
         raise ValueError(f"{path} holds a {type(rows).__name__}; a .json file of rows is one array")
     for idx, row in enumerate(rows):
-        yield _placed(f"{path}, row {idx}", row)
+        where = f"{path}, row {idx}"
+        yield where, checked_row(where, row, "a row")
 
 
-def _parquet_rows(path: Path) -> Iterator[PlacedRow]:
+def _parquet_rows(path: Path) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
@@ -115,28 +100,13 @@ def _parquet_rows(path: Path) -> Iterator[PlacedRow]:
             yield f"{path}, row {idx}", row
 
 
-def _hub_rows(name_and_query: str) -> Iterator[PlacedRow]:
+def _hub_rows(name_and_query: str) -> Iterator[Row]:
     name, _, query = name_and_query.partition("?")
     keys = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     for key in keys:
         if key not in HUB_KEYS:
             raise ValueError(f"key {key!r} is unknown for {HUB}; choose from {', '.join(HUB_KEYS)}")
-    return _numbered(name, keys.get("split", "train"), keys.get("config"))
-
-
-def _numbered(name: str, split: str, config: str | None) -> Iterator[PlacedRow]:
-    import datasets
-
-    if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
-        found = datasets.load_from_disk(name)
-        if isinstance(found, datasets.DatasetDict):
-            if split not in found:
-                raise ValueError(f"{name} has no split {split!r}; choose from {', '.join(found)}")
-            found = found[split]
-    else:
-        found = datasets.load_dataset(name, config, split=split)
-    for idx, row in enumerate(found):
-        yield f"{name}, split {split}, row {idx}", row
+    return hub_rows(name, keys.get("split", "train"), keys.get("config"))
 
 
 def _write_jsonl(partial: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> int:

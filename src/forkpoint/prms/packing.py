@@ -103,6 +103,10 @@ def group_rows(questions: Sequence[str], rows: Sequence[EncodedSolution], max_no
     return groups
 
 
+INPUT_NAMES = ("input_ids", "attention_mask", "position_ids")
+"""What `model_inputs` can hold."""
+
+
 def model_inputs(packs: Sequence[Pack], pad_id: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Packs as a model's inputs, padded at the end: input_ids [B, T], and how they attend.
 
@@ -125,6 +129,13 @@ def model_inputs(packs: Sequence[Pack], pad_id: int, dtype: torch.dtype) -> dict
     sees_B_T_T = (column_T[None, None, :] <= column_T[None, :, None]) & (column_T[None, :, None] < ends_B_T[:, None, :])
     mask_B_T_T = torch.zeros(sees_B_T_T.shape, dtype=dtype).masked_fill_(~sees_B_T_T, torch.finfo(dtype).min)
     return {"input_ids": input_ids_B_T, "position_ids": depths_B_T, "attention_mask": mask_B_T_T[:, None]}
+
+
+def tag_places(packs: Sequence[Pack]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Row and column of every step's tag among the inputs of `model_inputs`: pack by pack, row by row, step by step, [K] each."""
+    places = [(row, column) for row, item in enumerate(packs) for tags in item.tags for column in tags]
+    rows_K, columns_K = torch.tensor(places).T
+    return rows_K, columns_K
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from forkpoint.fingerprint import fingerprint
 from forkpoint.prms.layout import Layout, PRMFormat
-from forkpoint.prms.packing import Pack, group_rows, model_inputs, pack, takes_tree_mask
+from forkpoint.prms.packing import Pack, group_rows, model_inputs, pack, tag_places, takes_tree_mask
 from forkpoint.tokenizer import load_tokenizer
 
 GOOD_CLASS = 1
@@ -94,8 +94,7 @@ class TaggedPRM:
     def _score_batch(self, packs: Sequence[Pack]) -> list[list[list[float]]]:
         """Per pack, per row, one score per step."""
         inputs = model_inputs(packs, self.layout.tag_id, self.model.dtype)
-        places = [(row, column) for row, item in enumerate(packs) for tags in item.tags for column in tags]
-        rows_K, columns_K = torch.tensor(places).T
+        rows_K, columns_K = tag_places(packs)
         device = self.model.device
         inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
         logits_K_2 = tag_logits(self.model, self.layout, inputs, rows_K.to(device), columns_K.to(device))

@@ -1,0 +1,51 @@
+"""Rows from where data sets lie: JSON lines, and `datasets` on disk or on the hub. Each row comes with its place, for messages.
+
+Invariant: a row that cannot be read is an error that names its place; no row is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+Row = tuple[str, Mapping[str, Any]]
+"""Where it stands, and what it holds."""
+
+
+def jsonl_rows(path: Path, what: str) -> Iterator[Row]:
+    """The objects of a file of JSON lines, empty lines left out; `what` names one of them in messages."""
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{where} is not JSON: {error}") from None
+            yield where, checked_row(where, row, what)
+
+
+def checked_row(where: str, row: object, what: str) -> Mapping[str, Any]:
+    """The row where it is a JSON object; ValueError where it is something else."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} holds a {type(row).__name__}; {what} is a JSON object")
+    return row
+
+
+def hub_rows(name: str, split: str, config: str | None) -> Iterator[Row]:
+    """The rows of one split of a data set: a directory that `datasets` saved, or a hub id."""
+    import datasets
+
+    if (Path(name) / "state.json").is_file() or (Path(name) / "dataset_dict.json").is_file():
+        found = datasets.load_from_disk(name)
+        if isinstance(found, datasets.DatasetDict):
+            if split not in found:
+                raise ValueError(f"{name} has no split {split!r}; choose from {', '.join(found)}")
+            found = found[split]
+    else:
+        found = datasets.load_dataset(name, config, split=split)
+    for idx, row in enumerate(found):
+        yield f"{name}, split {split}, row {idx}", row

@@ -1,0 +1,13 @@
+"""Get a work done to its last item, for a stage that cannot go on with less."""
+
+from __future__ import annotations
+
+from forkpoint.records import Executor, Work
+from forkpoint.runs.run import Run
+
+
+def complete(run: Run, executor: Executor, work: Work) -> None:
+    """Execute the work. RuntimeError where some of its items failed; they are owed again."""
+    num_failed = executor.execute(run, work).rows_failed
+    if num_failed:
+        raise RuntimeError(f"{num_failed} items failed, see {run.directory / 'failures.jsonl'}; run the same command to try again")
