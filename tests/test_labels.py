@@ -6,7 +6,7 @@ import math
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import forkpoint
@@ -39,6 +39,7 @@ outcomes = st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=40)
 etas = st.floats(-50, 50, allow_nan=False)
 
 
+@example([0.0, 1.0], 1.0, 5e-324)  # 1 / 5e-324 is infinite
 @given(outcomes, etas, etas)
 def test_values_lie_between_minimum_and_hit_and_grow_with_eta(results: list[float], eta: float, other: float) -> None:
     low, high = sorted((eta, other))

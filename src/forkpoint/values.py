@@ -19,6 +19,10 @@ DEFAULT_ETA = 2.0
 """Of ER-PRM with the Mistral data (arXiv 2412.11006; 10 with the DeepSeek data)."""
 
 
+TINY_ETA = 1e-12
+"""Below it the value is the mean to within rounding, while quotients of numbers so small lose all their digits."""
+
+
 @dataclass(frozen=True)
 class Value:
     """Sums outcomes up: `log_mean_exp(eta)` of ER-PRM (arXiv 2412.11006, eq. 1), with its limits.
@@ -45,7 +49,7 @@ class Value:
         if math.isinf(self.eta):
             return (max if self.eta > 0 else min)(outcome for _, outcome in pairs)
         peak = max((outcome for _, outcome in pairs), key=lambda outcome: self.eta * outcome)
-        if self.eta == 0:
+        if abs(self.eta) < TINY_ETA:
             return math.fsum(weight * outcome for weight, outcome in zip(weights, outcomes, strict=True)) / total
         # expm1 and log1p keep the digits that exp and log lose near eta = 0; shifting by the peak keeps exp from overflowing
         excess = math.fsum(weight * math.expm1(self.eta * (outcome - peak)) for weight, outcome in pairs)
