@@ -3,14 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM_VENV := .venv-vllm
+VLLM_READY := $(VLLM_VENV)/.ready
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-vllm lint clean
 
 demo: $(READY)
 	$(BIN)/forkpoint demo --out runs/demo
 
 test: $(READY) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+test-vllm: $(VLLM_READY)
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests_vllm
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -25,5 +30,13 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
+# an environment of its own, since vLLM wants other versions; the CPU build of torch comes from its own index
+$(VLLM_READY): pyproject.toml requirements-vllm.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-vllm.txt
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(VLLM_READY)
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VLLM_VENV) runs

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import string
 from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from safetensors.torch import load_file, save_file
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    AutoModelForTokenClassification,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -65,3 +68,96 @@ def make_checkpoint(path: Path, architecture: str = "qwen2", seed: int = 0, **ch
     make_model(architecture, seed, **changes).save_pretrained(path)
     make_tokenizer().save_pretrained(path)
     return path
+
+
+CHATML = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA_3 = (
+    "{{ bos_token }}<|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+    "{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n{{ message.content | trim }}<|eot_id|>"
+    "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+GPT_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>")
+LLAMA_SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
+
+def make_sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
+    """As Mistral's: spaces are written `▁`, one more stands before every text, other characters fall back to bytes."""
+    merges = [("▁", "к"), ("▁к", "и"), ("▁", "+"), ("▁", "-")]
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "к", "и", *CHARACTERS.strip()]
+    vocab = {piece: idx for idx, piece in enumerate(pieces + ["".join(pair) for pair in merges])}
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def make_byte_tokenizer(special: tuple[str, ...], template: str | None) -> PreTrainedTokenizerFast:
+    """As Llama 3's and Qwen's: bytes, with a few merges (` ки`, the same and a Z, ` +`, ` -`, empty lines, a full stop before them)."""
+    merges = [("Ð", "º"), ("Ð", "¸"), ("Ġ", "Ðº"), ("ĠÐº", "Ð¸"), ("Ġ", "+"), ("Ġ", "-"), ("Ċ", "Ċ"), (".", "ĊĊ")]
+    merges.append(("ĠÐºÐ¸", "Z"))
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
+    tokenizer = Tokenizer(models.BPE({piece: idx for idx, piece in enumerate(pieces)}, merges))
+    split = pre_tokenizers.Split(Regex(GPT_PATTERN), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(special))  # not all of them have a name such as eos_token, as in the originals
+    bos = "<|begin_of_text|>" if "<|begin_of_text|>" in special else None
+    fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, bos_token=bos, eos_token=special[1]
+    )
+    if bos is not None:
+        fast.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            f"{bos} $A", special_tokens=[(bos, fast.convert_tokens_to_ids(bos))]
+        )
+    fast.chat_template = template
+    return fast
+
+
+def make_public_prm(path: Path, family: str, seed: int = 0, **changes: Any) -> Path:
+    """A random checkpoint in the layout that `family` was published in: its architecture, weights' names and special tokens.
+
+    `changes` go to the model's configuration.
+    """
+    if family in ("math-shepherd", "trl"):
+        architecture, tokenizer = "llama", make_sentencepiece_tokenizer()
+    elif family in ("er-prm", "rlhflow"):
+        architecture, tokenizer = "llama", make_byte_tokenizer(LLAMA_SPECIAL, LLAMA_3)
+    else:
+        architecture, tokenizer = "qwen2", make_byte_tokenizer(QWEN_SPECIAL, CHATML)
+    if family == "skywork":
+        tokenizer.bos_token = "<|endoftext|>"
+    sizes = {"vocab_size": len(tokenizer), "eos_token_id": 0, "max_position_embeddings": 1024}
+    model = make_model(architecture, seed, **sizes, **changes)
+    tokenizer.save_pretrained(path)
+    if family in ("trl", "pure"):
+        AutoModelForTokenClassification.from_config(model.config).save_pretrained(path)  # type: ignore[no-untyped-call]
+        return path
+    model.save_pretrained(path)
+    if family in ("qwen", "skywork"):
+        _replace_head(path, family, model.config.hidden_size)
+    return path
+
+
+def _replace_head(path: Path, family: str, size: int) -> None:
+    """Qwen's and Skywork's head, and what their config.json says beside Qwen2's."""
+    heads = {"qwen": {"score.0": (size, size), "score.2": (2, size)}, "skywork": {"v_head.summary": (1, size)}}
+    weights = load_file(path / "model.safetensors")
+    for name, shape in heads[family].items():
+        weights |= {f"{name}.weight": torch.randn(shape) / 4, f"{name}.bias": torch.randn(shape[0])}
+    save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
+    said = {
+        "qwen": {
+            "architectures": ["Qwen2ForProcessRewardModel"],
+            "auto_map": {"AutoConfig": "configuration_qwen2_rm.Qwen2RMConfig", "AutoModel": "modeling_qwen2_rm.Qwen2ForProcessRewardModel"},
+        },
+        "skywork": {"architectures": ["Qwen2ForPrmModel"]},
+    }
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | said[family]))

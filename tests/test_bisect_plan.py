@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from forkpoint import bisect_plan
 from forkpoint.bisect_plan import BisectPlan
 from forkpoint.label_config import LabelConfig
 from forkpoint.label_run import LabelSummary, label_problems, relabel
@@ -96,7 +97,9 @@ class FlakyPolicy(ScriptedPolicy):
         return super().generate(requests)
 
 
-def test_an_interrupted_search_ends_in_the_same_journal(tmp_path: Path) -> None:
+@pytest.mark.parametrize("searches_at_a_time", [2, 512])
+def test_an_interrupted_search_ends_in_the_same_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searches_at_a_time: int) -> None:
+    monkeypatch.setattr(bisect_plan, "SEARCHES_AT_A_TIME", searches_at_a_time)
     run_plan(tmp_path / "whole")
     num_interruptions = 0
     while True:
@@ -113,6 +116,19 @@ def test_an_interrupted_search_ends_in_the_same_journal(tmp_path: Path) -> None:
     again = ScriptedPolicy(SCRIPT)
     run_plan(tmp_path / "often", again)
     assert again.requests == []
+
+
+def test_how_many_searches_are_under_way_changes_neither_labels_nor_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run_plan(tmp_path / "whole")
+    rounds: list[tuple[int, int]] = []
+    monkeypatch.setattr(bisect_plan, "SEARCHES_AT_A_TIME", 2)
+    policy = ScriptedPolicy(SCRIPT)
+    parts = label_problems(PROBLEMS, policy, tmp_path / "parts", TREE, SOFT, QUIET, plan=PLAN, on_round=lambda *done: rounds.append(done))
+    assert parts == whole
+    assert rounds == sorted(rounds) and rounds[-1] == (6, 6)
+    relabel(tmp_path / "parts", [(SOFT, tmp_path / "again.jsonl")])
+    labels = (tmp_path / "whole" / "labels.jsonl").read_bytes()
+    assert (tmp_path / "parts" / "labels.jsonl").read_bytes() == (tmp_path / "again.jsonl").read_bytes() == labels
 
 
 def test_first_errors_are_those_of_rolling_every_prefix_out(tmp_path: Path) -> None:

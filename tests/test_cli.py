@@ -15,7 +15,7 @@ from forkpoint.stepdata import write_labelled
 from labelled import visible_errors
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-COMMANDS = ["demo", "label", "train", "score", "evaluate", "report", "grade", "relabel", "sweep", "raft", "convert"]
+COMMANDS = ["demo", "label", "train", "score", "evaluate", "report", "grade", "relabel", "sweep", "raft", "convert", "serve", "export"]
 
 
 def forkpoint(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -158,3 +158,21 @@ def test_lab_shows_problems_with_their_solutions() -> None:
     text = succeeded("lab", "show", "lab:hard?num=2")
     assert text.count("The answer is") == 2
     assert "[lab:test/hard/0/1]" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--engine", "openai"], "belong together"),
+        (["--server", "http://localhost:1"], "belong together"),
+        (["--engine", "openai", "--server", "http://localhost:1"], "http://localhost:1"),
+        (["--engine", "vllm"], "docs/engines.md"),
+        (["--gpus-per-worker", "1"], "--ray"),
+        (["--engine", "vllm", "--ray", "auto", "--tensor-parallel", "2", "--gpus-per-worker", "1"], "--gpus-per-worker 2"),
+        (["--ray", "auto", "--gpus-per-worker", "64"], "has room for 0"),
+    ],
+)
+def test_engines_and_workers_that_cannot_be_had_are_told_in_one_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
+    done = forkpoint("label", "lab:test?num=1", "--out", tmp_path / "out", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -10,9 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
-from checkpoints import make_checkpoint, make_tokenizer
+from checkpoints import make_checkpoint, make_model, make_tokenizer
 from forkpoint.prms.layout import EncodedSolution, PRMFormat
-from forkpoint.prms.packing import Pack, group_rows, model_inputs, pack, takes_tree_mask
+from forkpoint.prms.packing import Pack, group_rows, model_inputs, pack, tag_places, takes_trees
 from forkpoint.prms.tagged import TaggedPRM
 
 
@@ -26,9 +26,13 @@ def random_rows(seed: int, num: int = 8, num_tokens: int = 3) -> list[EncodedSol
     return rows
 
 
-def path_of(packed: Pack, column: int) -> list[int]:
-    """The tokens that a node sees, by the definition of `ends`."""
-    return [packed.input_ids[idx] for idx in range(column + 1) if column < packed.ends[idx]]
+def paths_of(packed: Pack) -> dict[int, list[int]]:
+    """The tokens from the root to each node."""
+    paths = {}
+    for path, num_own in packed.paths():
+        for depth in range(len(path) - num_own, len(path)):
+            paths[path[depth]] = [packed.input_ids[node] for node in path[: depth + 1]]
+    return paths
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -37,10 +41,12 @@ def test_every_tag_sees_its_row_and_each_prefix_is_there_once(seed: int) -> None
     packed = pack(rows)
     prefixes = {tuple(row.input_ids[:end]) for row in rows for end in range(1, len(row.input_ids) + 1)}
     assert len(packed) == len(prefixes)
+    paths, depths = paths_of(packed), packed.depths()
+    assert paths.keys() == set(range(len(packed)))
     for row, tags in zip(rows, packed.tags, strict=True):
-        for position, column in zip(row.tag_positions, tags, strict=True):
-            assert path_of(packed, column) == row.input_ids[: position + 1]
-            assert packed.depths[column] == position
+        for position, node in zip(row.tag_positions, tags, strict=True):
+            assert paths[node] == row.input_ids[: position + 1]
+            assert depths[node] == position
 
 
 def test_inputs_by_hand() -> None:
@@ -48,13 +54,19 @@ def test_inputs_by_hand() -> None:
     chain = pack([EncodedSolution([5, 6], [1])])
     assert not tree.is_chain and chain.is_chain
     inputs = model_inputs([tree, chain], pad_id=0, dtype=torch.float32)
-    assert inputs["input_ids"].tolist() == [[5, 6, 7, 8], [5, 6, 0, 0]]
-    assert inputs["position_ids"].tolist() == [[0, 1, 2, 1], [0, 1, 0, 0]]
-    seen = (inputs["attention_mask"] == 0).long().tolist()
-    assert seen[0] == [[[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 0, 1]]]
-    assert seen[1] == [[[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]]
-    alone = model_inputs([chain, pack([EncodedSolution([5, 6, 7], [2])])], pad_id=0, dtype=torch.float32)
+    assert inputs["input_ids"].tolist() == [[5, 6, 7, 8, 5, 6]]
+    assert inputs["position_ids"].tolist() == [[0, 1, 2, 1, 0, 1]]
+    ((paths, own, added),), place = inputs["routes"][0][:1], inputs["routes"][1]
+    assert (paths.tolist(), own.tolist()) == ([[0, 1, 2], [4, 5, 0]], [[0, 1, 2], [4, 5, 0]])
+    assert (added == 0).long().tolist() == [[[[1, 0, 0], [1, 1, 0], [1, 1, 1]]]] * 2
+    ((paths, own, added),) = inputs["routes"][0][1:]
+    assert (paths.tolist(), own.tolist(), (added == 0).tolist()) == ([[0, 3]], [[3]], [[[[True, True]]]])
+    assert place.tolist() == [0, 1, 2, 6, 3, 4]
+    assert [places.tolist() for places in tag_places([tree, chain])] == [[0, 0, 0], [2, 3, 5]]
+    chains = [chain, pack([EncodedSolution([5, 6, 7], [2])])]
+    alone = model_inputs(chains, pad_id=0, dtype=torch.float32)
     assert alone["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]] and "position_ids" not in alone
+    assert [places.tolist() for places in tag_places(chains)] == [[0, 1], [1, 2]]
 
 
 def test_groups_hold_one_question_and_at_most_so_many_tokens() -> None:
@@ -91,7 +103,7 @@ def test_scores_of_a_tree_equal_scores_one_by_one(tmp_path: Path, architecture: 
     rows = [prm.layout.encode(question, its_steps).input_ids for question, its_steps in zip(questions, steps, strict=True)]
     groups = [[row for row, question in zip(rows, questions, strict=True) if question == f"question {idx}?"] for idx in range(3)]
     sizes = [len({tuple(row[:end]) for row in group for end in range(1, len(row) + 1)}) for group in groups]
-    assert num_tokens <= 3 * max(sizes) < 0.65 * sum(map(len, rows))
+    assert num_tokens == sum(sizes) < 0.65 * sum(map(len, rows))
     alone = [prm.score([question], [its_steps])[0] for question, its_steps in zip(questions, steps, strict=True)]
     assert len({round(score, 6) for scores in alone for score in scores}) > 20
     for one, other in zip(together, alone, strict=True):
@@ -103,7 +115,7 @@ def test_a_model_without_attention_is_scored_row_by_row() -> None:
     tokenizer = make_tokenizer()
     config = MambaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, state_size=4, initializer_range=0.5)
     model = MambaForCausalLM(config)
-    assert not takes_tree_mask(model, 10)
+    assert not takes_trees(model, 10)
     prm = TaggedPRM(model, tokenizer, PRMFormat(tag="#"), "mamba")
     together = prm.score(["q?", "q?"], [["a", "b"], ["a", "c"]])
     alone = [prm.score(["q?"], [steps])[0] for steps in (["a", "b"], ["a", "c"])]
@@ -114,8 +126,15 @@ def test_a_model_without_attention_is_scored_row_by_row() -> None:
 def test_a_short_sliding_window_takes_no_trees(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, "llama")
     model = AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert takes_tree_mask(model, 100)
+    assert takes_trees(model, 100)
     model.config.sliding_window = 50
-    assert takes_tree_mask(model, 50) and not takes_tree_mask(model, 51)
+    assert takes_trees(model, 50) and not takes_trees(model, 51)
     model.config.use_sliding_window = False
-    assert takes_tree_mask(model, 51)
+    assert takes_trees(model, 51)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "llama", "gpt2"])
+def test_a_model_that_was_not_asked_fails_at_a_tree_instead_of_computing_something_else(architecture: str) -> None:
+    tree = pack([EncodedSolution([5, 6, 7], [2]), EncodedSolution([5, 8], [1])])
+    with pytest.raises(RuntimeError):
+        make_model(architecture)(**model_inputs([tree], pad_id=0, dtype=torch.float32))

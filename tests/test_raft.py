@@ -19,7 +19,6 @@ from forkpoint.errors import ConfigDiffers, LayoutError, RunLocked
 from forkpoint.fingerprint import fingerprint
 from forkpoint.outcomes import SampleOutcome
 from forkpoint.policies import ScriptedPolicy, load_policy
-from forkpoint.prms import load_prm
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.prms.tagged import TaggedPRM
 from forkpoint.problems import load_problems
@@ -301,7 +300,7 @@ def test_the_lab_policy_learns_from_its_own_right_solutions(tmp_path: Path) -> N
 def tagged(path: Path, prm_format: PRMFormat) -> TaggedPRM:
     make_checkpoint(path)
     prm_format.save(path)
-    return load_prm(path)
+    return TaggedPRM.load(path)
 
 
 @pytest.mark.parametrize(

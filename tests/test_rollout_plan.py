@@ -8,14 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from forkpoint import label_run
 from forkpoint.errors import ConfigDiffers
 from forkpoint.label_config import LabelConfig
 from forkpoint.label_run import LabelSummary, derive_labels, label_format, label_problems, relabel
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms.layout import PRMFormat
-from forkpoint.records import Completion, LabelledSolution, Problem, Request
-from forkpoint.rollout_journal import RolloutStore
+from forkpoint.records import Completion, LabelledSolution, Problem, Request, Rollout
+from forkpoint.rollout_journal import Prefix, RolloutStore
 from forkpoint.rollout_plan import RolloutPlan
+from forkpoint.rollouts import RolloutConfig
 from forkpoint.runs import LocalExecutor, Run
 from forkpoint.stepdata import read_labelled
 from forkpoint.tree import TreeConfig
@@ -181,6 +183,36 @@ def test_an_interrupted_run_ends_in_the_same_journal(tmp_path: Path, plan: Rollo
         break
     for name in ("journal.jsonl", "labels.jsonl"):
         assert (tmp_path / "often" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize("plan", [PLAN, replace(PLAN, stop_early=True)])
+def test_how_many_problems_are_rolled_out_at_a_time_changes_no_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: RolloutPlan
+) -> None:
+    whole = run_plan(tmp_path / "whole", plan)
+    monkeypatch.setattr(label_run, "PROBLEMS_AT_A_TIME", 3)
+    assert run_plan(tmp_path / "parts", plan) == whole
+    relabel(tmp_path / "parts", [(SOFT, tmp_path / "again.jsonl")])
+    labels = (tmp_path / "whole" / "labels.jsonl").read_bytes()
+    assert (tmp_path / "parts" / "labels.jsonl").read_bytes() == (tmp_path / "again.jsonl").read_bytes() == labels
+
+
+def test_rollouts_that_kept_their_tokens_are_read_back_with_them_and_others_without(tmp_path: Path) -> None:
+    prefix = Prefix(PROBLEMS[0], ScriptedPolicy(SCRIPT).encode(["one\n"]), "one\n")
+    config = RolloutConfig(num_samples=6, max_tokens=8)
+    for keeps_tokens in (True, False):
+        with Run.open(tmp_path / str(keeps_tokens), "rollouts", {}) as run:
+            store = RolloutStore(run)
+            for span in (range(4), range(4, 6)):
+                store.fetch(run, QUIET, ScriptedPolicy(SCRIPT), [(prefix, span)], config, keeps_tokens)
+            assert store.spans(prefix) == [range(4), range(4, 6)]
+            assert store.num_rollouts == 6
+            rollouts = store.of(prefix)
+            assert tuple(rollout.is_correct for rollout in rollouts) == store.outcomes(prefix)
+            for rollout in rollouts:
+                assert rollout.token_texts if keeps_tokens else rollout == Rollout((), (), rollout.is_correct)
+                assert not keeps_tokens or rollout.is_correct == ("".join(rollout.token_texts).endswith("is 1"))
+            assert RolloutStore(run).of(prefix) == rollouts
 
 
 def test_what_changes_the_outcomes_may_not_change(tmp_path: Path) -> None:

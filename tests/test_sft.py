@@ -17,7 +17,8 @@ from checkpoints import make_checkpoint, make_model, make_tokenizer
 from forkpoint.errors import ConfigDiffers
 from forkpoint.policies import LAB_POLICY, load_policy
 from forkpoint.raft import SFTConfig, SFTReport, SFTRow
-from forkpoint.sft import IGNORED, TRAINING, collate, fine_tune, masked
+from forkpoint.sft import TRAINING, collate, fine_tune, masked
+from forkpoint.training_loop import IGNORED
 
 CONFIG = SFTConfig(learning_rate=3e-3, num_epochs=3, batch_size=4, micro_batch_size=4, save_every=3)
 QUESTIONS = [f"{left}+{right}?" for left in range(4) for right in range(4)]

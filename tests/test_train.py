@@ -16,6 +16,7 @@ from checkpoints import make_checkpoint
 from forkpoint.errors import ConfigDiffers
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import EncodedSolution, Layout, PRMFormat
+from forkpoint.prms.packing import INPUT_NAMES, takes_trees
 from forkpoint.prms.tagged import tag_logits
 from forkpoint.records import LabelledSolution
 from forkpoint.stepdata import read_labelled, write_labelled
@@ -74,10 +75,11 @@ def test_a_packed_batch_has_the_gradient_of_its_solutions(tmp_path: Path, archit
     torch.manual_seed(0)
     model = _model(str(tmp_path), config).eval()
     chosen, encoded, _ = layout_rows(visible_errors(5), layout)
+    assert takes_trees(model, max(len(row.input_ids) for row in encoded))
 
     def gradients(max_nodes: int) -> tuple[float, int, dict[str, torch.Tensor]]:
         batch = TagCollator(pad_id=0)(pack_rows(chosen, encoded, max_nodes))
-        inputs = {name: batch[name] for name in batch if name in ("input_ids", "attention_mask", "position_ids")}
+        inputs = {name: batch[name] for name in INPUT_NAMES if name in batch}
         loss = soft_cross_entropy(tag_logits(model, layout, inputs, batch["tag_rows"], batch["tag_columns"]), batch["labels"])
         model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -432,7 +432,7 @@ def test_the_lab_policy_and_a_tagged_prm_grow_the_same_tree_in_any_batch(tmp_pat
     config = TreeConfig(tau=0.7, num_leaves=4, max_tokens=90)
 
     def count(question: str, steps: Sequence[str]) -> int:
-        return len(prm.layout.encode(question, steps).input_ids)
+        return prm.num_tokens(question, steps)
 
     for search in (SearchConfig(prune_below=0.5), SearchConfig(expand="mcts", prune_below=0.05)):
         policies[0].reset_cache()

@@ -1,15 +1,17 @@
 """The plan `bisect`: OmegaPRM's search for first errors, over many problems at once (arXiv 2406.06592; see `omega.py`).
 
-Every problem's search asks for one prefix at a time; what all of them ask for is rolled out together. The rollouts are
-journaled, and a search that was stopped is fed from the journal up to where it was.
-Invariant: when all searches are done, one row per problem holds its solutions with the outcomes of every step whose prefix
-was evaluated; labels of any value are derived from these.
+Every problem's search asks for one prefix at a time; what those under way ask for is rolled out together, and when one is done
+the next problem's begins. The rollouts are journaled, and a search that was stopped is fed from the journal up to where it was.
+Invariant: when a search is done, one row holds the problem's solutions with the outcomes of every step whose prefix was
+evaluated; labels of any value are derived from these.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from forkpoint.label_config import LabelConfig
@@ -21,6 +23,9 @@ from forkpoint.rollout_journal import Prefix, RolloutStore
 from forkpoint.rollouts import RolloutConfig
 from forkpoint.runs import Run, content_key
 from forkpoint.solve_run import fits_context
+
+SEARCHES_AT_A_TIME = 512
+"""Problems whose rollouts are held in memory, tokens and all: enough to fill the batches of a few GPUs."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +69,26 @@ def search_problems(
     problems) after every round of rollouts.
     """
     fitting = [problem for problem in problems if fits_context(policy, problem)]
-    searches = [OmegaSearch(plan.search) for _ in fitting]
-    while asked := [(problem, search, need) for problem, search in zip(fitting, searches, strict=True) for need in search.needs()]:
+    identity = content_key({"searches": plan.identity(), "policy": policy.name, "seed": config.seed, "max_tokens": config.max_tokens})
+    keys = [content_key([identity, asdict(problem)]) for problem in fitting]
+    waiting = deque(zip(keys, fitting, strict=True))
+    searches: list[tuple[str, Problem, OmegaSearch]] = []
+    rows: dict[str, dict[str, Any]] = {}
+    num_written = 0
+    while waiting or searches:
+        while waiting and len(searches) < SEARCHES_AT_A_TIME:
+            searches.append((*waiting.popleft(), OmegaSearch(plan.search)))
+        asked = [(problem, search, need) for _, problem, search in searches for need in search.needs()]
         items = [(Prefix(problem, need.prefix_ids, "".join(need.prefix_texts)), range(need.num_rollouts)) for problem, _, need in asked]
         store.fetch(run, executor, policy, items, config, keeps_tokens=True, shows_progress=False)
         for (_, search, _), (prefix, span) in zip(asked, items, strict=True):
             search.feed([store.of(prefix)[: len(span)]])
-        on_round(sum(not search.needs() for search in searches), len(searches))
-    identity = content_key({"searches": plan.identity(), "policy": policy.name, "seed": config.seed, "max_tokens": config.max_tokens})
-    keys = [content_key([identity, asdict(problem)]) for problem in fitting]
-    run.append((key, _row(problem, search)) for key, problem, search in zip(keys, fitting, searches, strict=True))
+        rows |= {key: _row(problem, search) for key, problem, search in searches if not search.needs()}
+        searches = [item for item in searches if item[2].needs()]
+        ready = list(takewhile(rows.__contains__, keys[num_written:]))  # rows lie in the order of the problems
+        run.append((key, rows.pop(key)) for key in ready)
+        num_written += len(ready)
+        on_round(len(keys) - len(waiting) - len(searches), len(keys))
     return keys
 
 

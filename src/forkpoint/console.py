@@ -14,8 +14,9 @@ from rich.table import Table
 
 from forkpoint.evaluate import Estimate
 from forkpoint.raft import RaftReport
+from forkpoint.train import is_first_process
 
-out_console = Console()
+out_console = Console(quiet=not is_first_process())
 err_console = Console(stderr=True)
 
 
@@ -55,7 +56,7 @@ class TrainProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         ]
-        self._bar = Progress(*columns, console=err_console, disable=not err_console.is_terminal)
+        self._bar = Progress(*columns, console=err_console, disable=not (err_console.is_terminal and is_first_process()))
         self._task = self._bar.add_task("", total=None, loss=float("nan"), visible=False)
         self._num_done, self._next_share = 0, 0.1
 

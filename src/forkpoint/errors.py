@@ -6,7 +6,9 @@ Exception
     │   ├── RunLocked       another process writes to it
     │   ├── ConfigDiffers   it was started with another configuration
     │   └── JournalCorrupt  a complete line of the journal cannot be read
-    └── LayoutError         text, tags and tokens do not fit together; scoring would be silently wrong
+    ├── LayoutError         text, tags and tokens do not fit together; scoring would be silently wrong
+    ├── ServerError         a server refused, answered what cannot be used, or stayed away for too long
+    └── MissingPackageError what was asked for needs a package that is not installed
 """
 
 from __future__ import annotations
@@ -34,3 +36,11 @@ class JournalCorrupt(RunError):
 
 class LayoutError(ForkpointError):
     """Step tags, positions or lengths do not fit a model's tokenizer; refusing is the only honest answer."""
+
+
+class ServerError(ForkpointError):
+    """A server refused a request, answered what cannot be used, or did not answer for too long."""
+
+
+class MissingPackageError(ForkpointError):
+    """An optional package is not installed; the message says which, and how to get it."""

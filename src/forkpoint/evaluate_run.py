@@ -187,6 +187,7 @@ def evaluate_policy(
         )
     resolved = {
         "policy": policy.name,
+        "entropies": policy.entropy_bound,
         "scorer": scorer.name if scorer else None,
         "evaluate": asdict(config),
         "tree": asdict(tree_config),

@@ -7,7 +7,7 @@ again with another value, weighting or segmentation without the policy (`relabel
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from forkpoint.outcomes import TreeOutcome
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Cost, Executor, LabelledSolution, Policy, Problem, Request
 from forkpoint.rollout_journal import RolloutStore
-from forkpoint.rollout_plan import RolloutCases, RolloutPlan, sample_rollouts
+from forkpoint.rollout_plan import LabelledCase, RolloutPlan, rollout_cases, rollout_labels, sample_rollouts
 from forkpoint.runs import Run, content_key
 from forkpoint.segment import AnchorRule, calibrate_tau
 from forkpoint.solve_run import SampleWork, TreeWork, outcome_of
@@ -30,6 +30,8 @@ from forkpoint.tree_search import Steering
 
 LABELS = "labels.jsonl"
 LABEL_CONFIG = "label_config.json"
+PROBLEMS_AT_A_TIME = 1024
+"""Whose solutions are held in memory while their prefixes are rolled out: enough to keep many workers busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ def label_problems(
     tree_config = resolve_tau(policy, problems[:calibrate_on], tree_config)
     config: dict[str, Any] = {
         "policy": policy.name,
+        "entropies": policy.entropy_bound,
         "problems": content_key([asdict(problem) for problem in problems]),
         "num_problems": len(problems),
     }
@@ -120,10 +123,12 @@ def label_problems(
             keys = [key for key in work.keys if key in run]
         if isinstance(plan, RolloutPlan):
             num_rollouts = plan.num_rollouts
-            outcomes = [outcome_of(row) for row in run.rows(keys) if row["kind"] != "skipped"]
             drawn = plan.rollouts(max_tokens, seed)
-            num_saved = sample_rollouts(run, store, executor, policy, outcomes, label_config, plan, rule, drawn)
-        cases = RolloutCases(run, store, keys) if isinstance(plan, RolloutPlan) else None
+            for start in range(0, len(keys), PROBLEMS_AT_A_TIME):
+                rows = run.rows(keys[start : start + PROBLEMS_AT_A_TIME])
+                outcomes = [outcome_of(row) for row in rows if row["kind"] != "skipped"]
+                num_saved += sample_rollouts(run, store, executor, policy, outcomes, label_config, plan, rule, drawn)
+        cases = rollout_cases(run, store, keys) if isinstance(plan, RolloutPlan) else None
         num_labels = write_labels(run, label_config, keys, num_rollouts, cases=cases)
         summary = _summary(run, store, keys, len(problems), num_failed, num_labels, num_saved, tree_config.tau)
         if num_failed == 0:
@@ -142,7 +147,7 @@ def relabel(directory: Path, configs: Sequence[tuple[LabelConfig, Path]], num_ro
     with Run.read(directory) as run:
         if run.command != "label":
             raise RunError(f"{directory} was made by {run.command}, not by label")
-        cases = RolloutCases(run, RolloutStore(run)) if run.config["plan"] == "rollouts" else None
+        cases = list(rollout_cases(run, RolloutStore(run))) if run.config["plan"] == "rollouts" else None
         return [write_labels(run, config, None, num_rollouts, path, cases) for config, path in configs]
 
 
@@ -152,7 +157,7 @@ def write_labels(
     keys: Sequence[str] | None = None,
     num_rollouts: int | None = None,
     path: Path | None = None,
-    cases: RolloutCases | None = None,
+    cases: Iterable[LabelledCase] | None = None,
 ) -> int:
     """Derive labels from the run's outcomes into `path` (its own `labels.jsonl`); return the number of step labels.
 
@@ -177,11 +182,12 @@ def derive_labels(
     config: LabelConfig,
     keys: Sequence[str] | None = None,
     num_rollouts: int | None = None,
-    cases: RolloutCases | None = None,
+    cases: Iterable[LabelledCase] | None = None,
 ) -> Iterator[LabelledSolution]:
     """Every solution of the run (or of the rows `keys`), cut into steps, each labelled."""
     if run.config["plan"] == "rollouts":
-        yield from (cases or RolloutCases(run, RolloutStore(run), keys)).labels(config, num_rollouts)
+        cases = rollout_cases(run, RolloutStore(run), keys) if cases is None else cases
+        yield from rollout_labels(run, cases, config, num_rollouts)
         return
     if run.config["plan"] == "bisect":
         yield from bisect_labels(run, config, keys)

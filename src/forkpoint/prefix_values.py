@@ -98,8 +98,8 @@ def measure_labels(labels: Path, policy: Policy, out: Path, config: PrefixConfig
         store = RolloutStore(run)
         store.fetch(run, executor, policy, [(item.prefix, range(config.num_rollouts)) for item in prefixes], rollouts)
         run.finish({"num_prefixes": len(prefixes)})
-    outcomes = [store.of(item.prefix) for item in prefixes]
-    truths = [sum(rollout.is_correct for rollout in its_outcomes) / len(its_outcomes) for its_outcomes in outcomes]
+    outcomes = [store.outcomes(item.prefix) for item in prefixes]
+    truths = [sum(its_outcomes) / len(its_outcomes) for its_outcomes in outcomes]
     quality: dict[str, LabelQuality] = {
         weighting: label_quality([item.labels[weighting] for item in prefixes], truths) for weighting in WEIGHTINGS
     }

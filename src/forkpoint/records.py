@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # a type only: at run time nothing here depends on a module o
 
 Finish = Literal["stop", "length"]
 """Why a completion ended: the policy's end token (which is then its last token), or the token limit."""
+EntropyBound = Literal["exact", "lower", "upper"]
+"""What a policy's entropies are: those of the whole distribution, or bounds of them that are known from its most probable tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Completion:
     logprobs: tuple[float, ...]
     """Of the token taken."""
     entropies: tuple[float, ...]
-    """Of the whole next-token distribution at that position: H = -sum_v p(v) ln p(v), in nats."""
+    """Of the whole next-token distribution at that position: H = -sum_v p(v) ln p(v), in nats; or a bound, see `Policy.entropy_bound`."""
     runner_up_ids: tuple[int, ...]
     """The most probable token other than the one taken."""
     runner_up_logprobs: tuple[float, ...]
@@ -241,6 +243,11 @@ class Policy(Protocol):
     @property
     def max_length(self) -> int | None:
         """Tokens of prompt and completion together at most; None where there is no limit."""
+        ...
+
+    @property
+    def entropy_bound(self) -> EntropyBound:
+        """What its entropies are: exact, or an end of the interval that the most probable tokens leave; part of the name."""
         ...
 
     def encode_question(self, question: str) -> tuple[int, ...]:

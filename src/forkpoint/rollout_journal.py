@@ -70,36 +70,40 @@ class RolloutWork:
         return rows
 
 
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """One row, without what it is large by."""
+
+    first: int
+    outcomes: bytes
+    """A byte per sample: 1 where it is right."""
+    row_key: str
+
+
 class RolloutStore:
-    """The rollouts that a run holds, by prefix."""
+    """The rollouts that a run holds, by prefix: outcomes in memory, tokens (where they were kept) in the journal."""
 
     def __init__(self, run: Run) -> None:
         self.cost = Cost()
-        self._spans: dict[str, dict[int, list[Rollout]]] = {}
-        for row in run.rows():
+        self.num_rollouts = 0
+        self._run = run
+        self._spans: dict[str, tuple[_Span, ...]] = {}
+        for key, row in run.journal.items():
             if row["kind"] == "rollouts":
-                self._add(row)
+                self._add(key, row)
+
+    def outcomes(self, prefix: Prefix) -> tuple[bool, ...]:
+        """Whether the samples 0, 1, ... of a prefix are right, as far as they follow each other."""
+        return tuple(bool(outcome) for span in self._joined(prefix) for outcome in span.outcomes)
 
     def of(self, prefix: Prefix) -> list[Rollout]:
-        """The samples 0, 1, ... of a prefix, as far as they follow each other."""
-        spans = self._spans.get(prefix.key, {})
-        found: list[Rollout] = []
-        while len(found) in spans:
-            found += spans[len(found)]
-        return found
+        """The samples of `outcomes(prefix)` themselves; costs a look into the journal."""
+        rows = self._run.rows(span.row_key for span in self._joined(prefix))
+        return [rollout for row in rows for rollout in _rollouts(row)]
 
     def spans(self, prefix: Prefix) -> list[range]:
-        """How `of(prefix)` was drawn, span by span."""
-        spans, start = self._spans.get(prefix.key, {}), 0
-        found = []
-        while start in spans:
-            found.append(range(start, start + len(spans[start])))
-            start = found[-1].stop
-        return found
-
-    @property
-    def num_rollouts(self) -> int:
-        return sum(len(rollouts) for spans in self._spans.values() for rollouts in spans.values())
+        """How `outcomes(prefix)` were drawn, span by span."""
+        return [range(span.first, span.first + len(span.outcomes)) for span in self._joined(prefix)]
 
     def fetch(
         self,
@@ -115,14 +119,25 @@ class RolloutStore:
         work = RolloutWork(policy, items, config, keeps_tokens)
         work.shows_progress = shows_progress
         complete(run, executor, work)
-        for row in run.rows(work.keys):
-            self._add(row)
+        for key, row in run.journal.items(work.keys):
+            self._add(key, row)
 
-    def _add(self, row: dict[str, Any]) -> None:
-        spans = self._spans.setdefault(row["prefix"], {})
-        if row["first"] not in spans:
-            spans[row["first"]] = list(_rollouts(row))
+    def _add(self, key: str, row: dict[str, Any]) -> None:
+        spans = self._spans.get(row["prefix"], ())
+        if all(span.first != row["first"] for span in spans):
+            self._spans[row["prefix"]] = (*spans, _Span(row["first"], bytes(row["correct"]), key))
+            self.num_rollouts += len(row["correct"])
             self.cost += Cost(**row["cost"])
+
+    def _joined(self, prefix: Prefix) -> list[_Span]:
+        """The spans of a prefix that follow each other from sample 0 on."""
+        by_first = {span.first: span for span in self._spans.get(prefix.key, ())}
+        found: list[_Span] = []
+        start = 0
+        while start in by_first:
+            found.append(by_first[start])
+            start += len(found[-1].outcomes)
+        return found
 
 
 def _rollouts(row: dict[str, Any]) -> Iterator[Rollout]:

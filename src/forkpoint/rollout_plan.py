@@ -8,7 +8,7 @@ with early stopping, only of values that the stopping has not biased.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -110,7 +110,7 @@ def sample_rollouts(
             for prefix, span in items
             if span.stop < plan.num_rollouts and not (plan.stop_early and _is_decided(store, prefix, span.stop, labels, plan))
         ]
-    return sum(max(0, plan.num_rollouts - len(store.of(prefix))) for prefix in prefixes)
+    return sum(max(0, plan.num_rollouts - len(store.outcomes(prefix))) for prefix in prefixes)
 
 
 def step_prefixes(outcome: SampleOutcome | TreeOutcome, labels: LabelConfig, rule: AnchorRule) -> Iterator[Prefix]:
@@ -131,56 +131,51 @@ class LabelledCase:
     is_correct: bool
 
 
-class RolloutCases:
-    """The solutions of a run with the outcomes of their prefixes, read once for labels of any value."""
+def rollout_cases(run: Run, store: RolloutStore, keys: Sequence[str] | None = None) -> Iterator[LabelledCase]:
+    """The solutions of a run (or of the rows `keys`) with the outcomes of their prefixes; a list of them serves labels of any value."""
+    rule = AnchorRule(**(run.config["rule"] or {}))
+    for row in run.rows(keys):
+        if row["kind"] not in ("samples", "tree"):
+            continue
+        outcome = outcome_of(row)
+        for idx, end in enumerate(outcome.ends):
+            path = outcome.path(idx)
+            steps, step_ends = path.steps(run.config["segmentation"], rule)
+            prefixes = [Prefix(outcome.problem, path.completion.token_ids[:num], "") for num in step_ends[:-1]]
+            yield LabelledCase(outcome.problem, steps, tuple(store.outcomes(prefix) for prefix in prefixes), end.is_correct)
 
-    def __init__(self, run: Run, store: RolloutStore, keys: Sequence[str] | None = None) -> None:
-        self._run = run
-        self._cases: list[LabelledCase] = []
-        rule = AnchorRule(**(run.config["rule"] or {}))
-        for row in run.rows(keys):
-            if row["kind"] not in ("samples", "tree"):
-                continue
-            outcome = outcome_of(row)
-            for idx, end in enumerate(outcome.ends):
-                path = outcome.path(idx)
-                steps, step_ends = path.steps(run.config["segmentation"], rule)
-                prefixes = [Prefix(outcome.problem, path.completion.token_ids[:num], "") for num in step_ends[:-1]]
-                outcomes = tuple(tuple(rollout.is_correct for rollout in store.of(prefix)) for prefix in prefixes)
-                self._cases.append(LabelledCase(outcome.problem, steps, outcomes, end.is_correct))
 
-    def labels(self, config: LabelConfig, num_rollouts: int | None) -> Iterator[LabelledSolution]:
-        """Every solution with a label per step, from the first `num_rollouts` completions of each prefix (None: all).
+def rollout_labels(run: Run, cases: Iterable[LabelledCase], config: LabelConfig, num_rollouts: int | None) -> Iterator[LabelledSolution]:
+    """The solution of every case of a run with a label per step, from the first `num_rollouts` completions of each prefix (None: all).
 
-        ValueError where the run's steps were cut otherwise, where early stopping has biased the value, or where a prefix has
-        fewer completions than asked for.
-        """
-        stop = self._run.config["stop"]
-        _refuse_other_cuts(self._run, config)
-        if stop and "hit" in (stop["value"], config.canonical_value) and config.canonical_value not in (stop["value"], OUTCOME):
-            raise ValueError(
-                f"{self._run.directory} stopped early for the value {stop['value']}, which biases {config.canonical_value}; "
-                f"derive {stop['value']} or outcome, or sample without early stopping"
-            )
-        value = config.step_value
-
-        for case in self._cases:
-            labels, steps = [], case.steps
-            if config.step_segmentation == "solution":
-                steps = ("".join(steps),)
-            else:
-                for outcomes in case.outcomes:
-                    if not outcomes or (num_rollouts and not stop and len(outcomes) < num_rollouts):
-                        raise ValueError(
-                            f"a prefix of {case.problem.id} has {len(outcomes)} rollouts, {num_rollouts or 'some'} are needed; label on"
-                        )
-                    taken = outcomes[:num_rollouts]
-                    labels.append(tally_label(sum(taken), len(taken), value))
-            yield LabelledSolution(case.problem.id, case.problem.question, steps, (*labels, final_label(case.is_correct)), case.is_correct)
+    ValueError where the run's steps were cut otherwise, where early stopping has biased the value, or where a prefix has
+    fewer completions than asked for.
+    """
+    stop = run.config["stop"]
+    _refuse_other_cuts(run, config)
+    if stop and "hit" in (stop["value"], config.canonical_value) and config.canonical_value not in (stop["value"], OUTCOME):
+        raise ValueError(
+            f"{run.directory} stopped early for the value {stop['value']}, which biases {config.canonical_value}; "
+            f"derive {stop['value']} or outcome, or sample without early stopping"
+        )
+    value = config.step_value
+    for case in cases:
+        labels, steps = [], case.steps
+        if config.step_segmentation == "solution":
+            steps = ("".join(steps),)
+        else:
+            for outcomes in case.outcomes:
+                if not outcomes or (num_rollouts and not stop and len(outcomes) < num_rollouts):
+                    raise ValueError(
+                        f"a prefix of {case.problem.id} has {len(outcomes)} rollouts, {num_rollouts or 'some'} are needed; label on"
+                    )
+                taken = outcomes[:num_rollouts]
+                labels.append(tally_label(sum(taken), len(taken), value))
+        yield LabelledSolution(case.problem.id, case.problem.question, steps, (*labels, final_label(case.is_correct)), case.is_correct)
 
 
 def _is_decided(store: RolloutStore, prefix: Prefix, num: int, labels: LabelConfig, plan: RolloutPlan) -> bool:
-    label = tally_label(sum(rollout.is_correct for rollout in store.of(prefix)[:num]), num, labels.step_value)
+    label = tally_label(sum(store.outcomes(prefix)[:num]), num, labels.step_value)
     return label.high - label.low <= plan.max_width
 
 

@@ -3,13 +3,13 @@
 Loss: cross-entropy of the completion's tokens, the end token included, mean over all completion tokens of a batch; the
 prompt is read, not learned. The rows are token ids, so nothing is tokenised here and nothing can be tokenised otherwise.
 Invariant: the saved directory is a model of its own, with the base's tokenizer, template and end tokens; killed and started
-again with the same arguments, training continues from its last whole checkpoint to the same weights.
+again with the same arguments, training continues from its last whole checkpoint to the same weights. Several processes
+train together as those of `train_prm` do.
 What is learned from is chosen elsewhere (`raft.py`); nothing is packed, and no row is cut.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,11 +20,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from forkpoint.fingerprint import fingerprint
 from forkpoint.raft import SFTConfig, SFTReport, SFTRow
-from forkpoint.runs import Run, content_key
+from forkpoint.runs import content_key
 from forkpoint.tokenizer import load_tokenizer
-from forkpoint.training_loop import LoopTrainer, run_trainer, trained_model, trainer_arguments, with_lora
+from forkpoint.train import train_once
+from forkpoint.training_loop import IGNORED, LoopTrainer, run_trainer, trained_model, trainer_arguments, with_lora
 
-IGNORED = -100
 TRAINING = "training"
 """The run that trains, inside the model's directory: configuration, checkpoints while it lasts, report at its end."""
 
@@ -53,13 +53,11 @@ def fine_tune(
         "seed": seed,
         "sft": asdict(config),
     }
-    with Run.open(out / TRAINING, "sft", resolved) as run:
-        checkpoints = run.directory / "checkpoints"
-        if not run.is_finished:
-            run.finish(asdict(_train(rows, base, out, checkpoints, config, seed, on_step)))
-        shutil.rmtree(checkpoints, ignore_errors=True)
-        assert run.manifest is not None, "the run has just been finished"
-        return SFTReport(**run.manifest["summary"])
+
+    def train(checkpoints: Path) -> SFTReport:
+        return _train(rows, base, out, checkpoints, config, seed, on_step)
+
+    return SFTReport(**train_once(out / TRAINING, out / "config.json", "sft", resolved, train))
 
 
 def masked(row: SFTRow) -> dict[str, list[int]]:
@@ -96,20 +94,27 @@ def _train(
     torch.manual_seed(seed)
     tokenizer = load_tokenizer(base)
     dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
-    model = with_lora(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), config)
+
+    def load() -> Any:
+        return with_lora(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), config)
+
+    model = load()
     use_cache = getattr(model.config, "use_cache", None)
+    train_rows = [masked(row) for row in rows]
+    shortest = min(train_rows, key=lambda row: len(row["input_ids"]))
     trainer = LoopTrainer(
         model=model,
         args=trainer_arguments(checkpoints, config, seed),
-        train_dataset=[masked(row) for row in rows],
+        train_dataset=[*train_rows, {**shortest, "labels": [IGNORED] * len(shortest["labels"])}],
         data_collator=collate,
     )
     losses = run_trainer(trainer, checkpoints, on_step)
-    trained = trained_model(trainer, config)
-    if use_cache is not None:
-        trained.config.use_cache = use_cache  # the Trainer turns it off, and that would be saved
-    trained.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    trained = trained_model(trainer, config, load)
+    if trained is not None:
+        if use_cache is not None:
+            trained.config.use_cache = use_cache  # the Trainer turns it off, and that would be saved
+        trained.save_pretrained(out)
+        tokenizer.save_pretrained(out)
     tenth = max(1, len(losses) // 10)
     num_tokens = sum(len(row.completion_ids) for row in rows)
     return SFTReport(len(rows), num_tokens, sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth)

@@ -1,26 +1,29 @@
 """Train a PRM from any causal language model on soft step labels.
 
 Invariant: a finished PRM directory is the outcome of exactly one set of labels, base and configuration, which are written
-there first; killed and started again with the same, training continues from its last whole checkpoint.
+there first; killed and started again with the same, training continues from its last whole checkpoint. Of the processes
+that torchrun or accelerate starts all train, and the first alone writes there.
 This file chooses what to train on; the loss and the loop are in `trainer.py`, which loads torch.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from forkpoint.errors import RunError
 from forkpoint.fingerprint import fingerprint
 from forkpoint.prms.layout import FORMAT_FILE, PRMFormat
 from forkpoint.records import LabelledSolution
-from forkpoint.runs import Run
+from forkpoint.runs import Run, content_key
 from forkpoint.stepdata import labels_digest, read_labelled
 
+T = TypeVar("T")
 TRAINING = "training"
 """The run that trains, inside the PRM's directory: configuration, checkpoints while it lasts, report at its end."""
 
@@ -100,24 +103,65 @@ def train_prm(
     """Train on the labelled solutions at `labels` from the model `base`, save the PRM at `out`.
 
     A finished PRM of the same labels, base and configuration at `out` is left as it is; another is refused with
-    ConfigDiffers, and RunLocked tells where another process trains there. `on_step` is called with (steps done, steps in all, last loss).
+    ConfigDiffers, and RunLocked tells where another process trains there. `on_step` is called with (steps done, steps in
+    all, last loss), by the first of several processes alone.
     """
     resolved: dict[str, Any] = {
         "labels": labels_digest(labels),
         "base": fingerprint(Path(base)) if Path(base).is_dir() else base,
         **asdict(config),
     }
-    with Run.open(out / TRAINING, "train", resolved) as run:
-        checkpoints = run.directory / "checkpoints"
-        if not (run.is_finished and (out / FORMAT_FILE).exists()):
-            from forkpoint.trainer import train_rows
 
-            solutions = choose_solutions(list(read_labelled(labels)), config)
-            report = train_rows(solutions, base, out, checkpoints, config, on_step)
+    def train(checkpoints: Path) -> TrainReport:
+        from forkpoint.trainer import train_rows
+
+        solutions = choose_solutions(list(read_labelled(labels)), config)
+        report = train_rows(solutions, base, out, checkpoints, config, on_step)
+        if is_first_process():
             config.format.save(out)  # with it the PRM can be loaded
-            run.finish(asdict(report))
+        return report
+
+    return TrainReport(**train_once(out / TRAINING, out / FORMAT_FILE, "train", resolved, train))
+
+
+def is_first_process() -> bool:
+    """Whether this process is alone, or the one of those started by torchrun or accelerate that writes and prints."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def train_once(directory: Path, product: Path, command: str, config: Mapping[str, Any], train: Callable[[Path], Any]) -> dict[str, Any]:
+    """The fields of the report that `train(checkpoints)` gives, from the run `directory` where it is finished and `product` is there.
+
+    Of several processes the first alone opens the run; all of them train, and return what it wrote. ValueError in one
+    whose configuration is not that of the first, otherwise as `Run.open`.
+    """
+    checkpoints, key = directory / "checkpoints", content_key(config)
+    if not is_first_process():
+        is_owed, key_of_first = _shared((True, key))
+        if key_of_first != key:
+            raise ValueError(
+                f"process {os.environ['RANK']} was given other labels, another base or other settings than process 0; "
+                "start all of them with the same files and arguments"
+            )
+        if is_owed:
+            train(checkpoints)
+        return _shared({})
+    with Run.open(directory, command, config) as run:
+        is_owed, _ = _shared((not (run.is_finished and product.exists()), key))
+        if is_owed:
+            run.finish(asdict(train(checkpoints)))
         shutil.rmtree(checkpoints, ignore_errors=True)
-    return train_report(out)
+        assert run.manifest is not None, "the run has just been finished"
+        return _shared(run.manifest["summary"])
+
+
+def _shared(value: T) -> T:
+    """What the first process gives, in every process; one that is alone need not load torch for it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return value
+    from forkpoint.training_loop import shared
+
+    return shared(value)
 
 
 def train_report(prm: Path) -> TrainReport:

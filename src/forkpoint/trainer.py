@@ -1,7 +1,7 @@
 """The training loop of a PRM: `transformers.Trainer` with a loss read at the step tags.
 
 Loss: cross-entropy of softmax(good, bad) at each step's tag against [v, 1 - v], mean over the steps of a batch
-(ER-PRM, arXiv 2412.11006). accelerate, FSDP, DeepSpeed and the Trainer's resumption apply unchanged.
+(ER-PRM, arXiv 2412.11006). A batch is what all processes and their accumulated micro-batches see before an optimiser step.
 Invariant: every step of every solution that is trained on has its tag in the input; one that does not fit is refused and
 counted. Packed as trees, a batch has the loss and the gradient that its solutions have one by one.
 """
@@ -9,8 +9,9 @@ counted. Packed as trees, a batch has the loss and the gradient that its solutio
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ import torch
 
 from forkpoint.errors import LayoutError
 from forkpoint.prms.layout import EncodedSolution, Layout
-from forkpoint.prms.packing import INPUT_NAMES, group_rows, model_inputs, pack, tag_places, takes_tree_mask
+from forkpoint.prms.packing import INPUT_NAMES, group_rows, model_inputs, pack, tag_places, takes_trees
 from forkpoint.prms.tagged import GOOD_CLASS, model_class_of, tag_logits
 from forkpoint.records import LabelledSolution
 from forkpoint.tokenizer import load_tokenizer
 from forkpoint.train import TrainConfig, TrainReport
-from forkpoint.training_loop import LoopTrainer, OnStep, run_trainer, trained_model, trainer_arguments, with_lora
+from forkpoint.training_loop import IGNORED, LoopTrainer, OnStep, run_trainer, shared, trained_model, trainer_arguments, with_lora
 
 
 def train_rows(
@@ -34,7 +35,10 @@ def train_rows(
     config: TrainConfig,
     on_step: OnStep | None,
 ) -> TrainReport:
-    """Train from `base`, save weights and tokenizer at `out`; `checkpoints` is where training goes on from."""
+    """Train from `base`, save weights and tokenizer at `out`; `checkpoints` is where training goes on from.
+
+    All processes that train together call this with the same arguments; the first one saves.
+    """
     torch.manual_seed(config.seed)
     tokenizer: Any = load_tokenizer(base)
     layout = Layout(tokenizer, config.format)
@@ -43,19 +47,21 @@ def train_rows(
         raise ValueError(f"no solution can be trained on; refused: {dict(refusals) or 'none, there are no labelled solutions'}")
     model = _model(base, config)
     packing = config.packing
-    if packing == "tree" and not takes_tree_mask(model, max(len(row.input_ids) for row in encoded)):
+    if packing == "tree" and not shared(takes_trees(model, max(len(row.input_ids) for row in encoded))):
         packing = "flat"
     rows = pack_rows(chosen, encoded, config.max_pack_tokens if packing == "tree" else 0, label_weights(chosen, config))
     trainer = TagTrainer(
         layout=layout,
         model=model,
         args=trainer_arguments(checkpoints, config, config.seed),
-        train_dataset=rows,
+        train_dataset=[*rows, blank_of(rows)],
         data_collator=TagCollator(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else layout.tag_id, model.dtype),
     )
     losses = run_trainer(trainer, checkpoints, on_step)
-    trained_model(trainer, config).save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    trained = trained_model(trainer, config, load=lambda: _model(base, config))
+    if trained is not None:
+        trained.save_pretrained(out)
+        tokenizer.save_pretrained(out)
     tail = losses[-max(1, len(losses) // 10) :]
     return TrainReport(
         num_rows=len(chosen),
@@ -107,6 +113,13 @@ def pack_rows(
     return rows
 
 
+def blank_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A row that costs little and teaches nothing."""
+    row = min(rows, key=lambda row: len(row["input_ids"]))
+    num_steps = len(row["values"])
+    return {**row, "values": [float(IGNORED)] * num_steps, "weights": [0.0] * num_steps}
+
+
 def label_weights(solutions: Sequence[LabelledSolution], config: TrainConfig) -> list[list[float]] | None:
     """Per solution, per step, how much it counts; the mean over all steps is 1. None where all count once."""
     if config.label_weighting == "uniform":
@@ -141,18 +154,22 @@ class TagTrainer(LoopTrainer):
     def __init__(self, layout: Layout, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.layout = layout
-        self.model_accepts_loss_kwargs = True  # makes the Trainer count the labels of all accumulated micro-batches
-        self.loss_is_scaled_for_ga = True
+        self.loss_is_scaled_for_ga = True  # each micro-batch is divided by the steps of the whole batch
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], torch.Tensor]:
+        """The next micro-batches of this process, and how many steps all processes have in theirs together."""
+        batches = list(islice(epoch_iterator, num_batches))
+        num_steps = torch.tensor(sum(int((batch["labels"] != IGNORED).sum()) for batch in batches), device=device)
+        return batches, self.accelerator.reduce(num_steps)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         values_K, rows_K, columns_K = inputs["labels"], inputs["tag_rows"], inputs["tag_columns"]
         read = {name: inputs[name] for name in INPUT_NAMES if name in inputs}
         logits_K_2 = tag_logits(model, self.layout, read, rows_K, columns_K)
         total = soft_cross_entropy(logits_K_2, values_K, inputs["weights"])
-        num_steps = len(values_K) if num_items_in_batch is None else num_items_in_batch
-        loss = total / num_steps
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes
+        loss = total / num_items_in_batch * self.accelerator.num_processes  # the gradients of the processes are averaged
         return (loss, logits_K_2) if return_outputs else loss
 
 

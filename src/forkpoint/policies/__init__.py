@@ -15,7 +15,19 @@ if TYPE_CHECKING:
 
 LAB_POLICY = Path(__file__).parent.parent / "lab" / "policy"
 
-__all__ = ["LAB_POLICY", "ScriptedPolicy", "load_policy"]
+__all__ = ["LAB_POLICY", "ScriptedPolicy", "checkpoint_of", "load_policy"]
+
+
+def checkpoint_of(name_or_path: str | Path) -> str | Path:
+    """The model directory or hub id that is meant: `lab` is the tiny policy that ships with the package.
+
+    Raises FileNotFoundError where that is not part of the installation.
+    """
+    if name_or_path != "lab":
+        return name_or_path
+    if not (LAB_POLICY / "config.json").exists():
+        raise FileNotFoundError("the lab policy is not part of this installation; train it with recipes/train_lab_policy.py")
+    return LAB_POLICY
 
 
 def load_policy(
@@ -33,8 +45,6 @@ def load_policy(
     """
     from forkpoint.policies.local import LocalPolicy
 
-    if name_or_path == "lab":
-        if not (LAB_POLICY / "config.json").exists():
-            raise FileNotFoundError("the lab policy is not part of this installation; train it with recipes/train_lab_policy.py")
-        name_or_path = LAB_POLICY
-    return LocalPolicy.load(name_or_path, device=device, dtype=dtype, batch_size=batch_size, template=template, cache_bytes=cache_bytes)
+    return LocalPolicy.load(
+        checkpoint_of(name_or_path), device=device, dtype=dtype, batch_size=batch_size, template=template, cache_bytes=cache_bytes
+    )

@@ -2,7 +2,7 @@
 
 Invariant: a completion depends on its request and the model alone; batch size, neighbours and what is cached change its
 cost, and its numbers by rounding only.
-This file loads, tokenizes and checks; `decoding` runs the model. It does not train, and does not split a model over devices.
+This file loads and checks; `text` tokenizes, `decoding` runs the model. It does not train, and does not split a model over devices.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from forkpoint.policies.attention import ROWS
 from forkpoint.policies.decoding import BatchDecoder, decode_in_equal_lengths
 from forkpoint.policies.kv_rows import KVRows
 from forkpoint.policies.prefix_cache import PrefixCache
+from forkpoint.policies.text import PolicyText, eos_ids
 from forkpoint.records import Completion, Request
 from forkpoint.tokenizer import load_tokenizer
 
@@ -62,14 +63,11 @@ class LocalPolicy:
             raise ValueError(f"cache_bytes must be 0 (off) or above; {cache_bytes} was given")
         if "past_key_values" not in inspect.signature(model.forward).parameters:
             raise ValueError(f"{type(model).__name__} takes no past_key_values, so its text cannot be continued token by token here")
-        if template is not None and "{question}" not in template:
-            raise ValueError(f"template {template!r} has no {{question}} in it, so all prompts would be equal")
-        self.model, self._tokenizer, self._name = model, tokenizer, name
+        ends = eos_ids(model.generation_config, model.config.get_text_config(), tokenizer)
+        self.model, self._name, self._text = model, name, PolicyText(tokenizer, ends, template)
         model.train(False)
-        self._batch_size, self._template, self._cache_bytes = batch_size, template, cache_bytes
+        self._batch_size, self._cache_bytes = batch_size, cache_bytes
         self._origin: dict[str, Any] | None = None
-        self._eos_ids = _eos_ids(model, tokenizer)
-        self._texts: dict[int, str] = {}
         self._rows: KVRows | None = None
         self._prefixes: PrefixCache | None = None
         with torch.inference_mode():
@@ -114,7 +112,7 @@ class LocalPolicy:
         options: dict[str, Any] = {"batch_size": batch_size, "template": template, "cache_bytes": cache_bytes}
         policy = cls(model, tokenizer, name, **options)
         origin = Path(path_or_id).resolve() if Path(path_or_id).is_dir() else path_or_id
-        policy._origin = {"path_or_id": origin, "device": str(target), "dtype": str(torch_dtype).removeprefix("torch."), **options}
+        policy._origin = {"path_or_id": origin, "device": device, "dtype": str(torch_dtype).removeprefix("torch."), **options}
         return policy
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -132,7 +130,12 @@ class LocalPolicy:
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        return self._eos_ids
+        return self._text.eos_ids
+
+    @property
+    def entropy_bound(self) -> Literal["exact"]:
+        """Entropies are those of the whole next-token distribution."""
+        return "exact"
 
     @property
     def max_length(self) -> int | None:
@@ -145,35 +148,14 @@ class LocalPolicy:
 
     def encode_question(self, question: str) -> tuple[int, ...]:
         """The prompt's token ids: `template`, else the chat template, else the question and a line break."""
-        if self._template is None and getattr(self._tokenizer, "chat_template", None):
-            messages = [{"role": "user", "content": question}]
-            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        else:
-            text = (self._template or "{question}\n").replace("{question}", question)
-        bos = getattr(self._tokenizer, "bos_token", None)
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos)))
-        while len(ids) > 1 and ids[-1] in self._eos_ids:
-            ids.pop()  # some tokenizers end every text; nothing would follow
-        return tuple(ids)
+        return self._text.encode_question(question)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        ids = [token_id for token_id in token_ids if token_id not in self._eos_ids]
-        text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text
+        return self._text.decode(token_ids)
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
         """One text per token; joined they are `decode(token_ids)`, special tokens are empty, split characters come complete."""
-        for token_id in set(token_ids) - self._texts.keys():
-            self._texts[token_id] = self._token_text(token_id)
-        texts, text = [self._texts[token_id] for token_id in token_ids], self.decode(token_ids)
-        joined = "".join(texts)
-        if joined == " " + text:  # SentencePiece drops the first space
-            first = next(idx for idx, token_text in enumerate(texts) if token_text)
-            texts[first] = texts[first][1:]
-            joined = text
-        if joined == text and "\ufffd" not in text:
-            return texts
-        return self._texts_by_prefixes(token_ids, text)
+        return self._text.token_texts(token_ids)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion per request, in the same order; a prefix that ends in an end token is complete, and gets an empty one.
@@ -182,11 +164,11 @@ class LocalPolicy:
         """
         self._check(requests)
         completions = [Completion((), (), (), (), (), "stop")] * len(requests)
-        open_idxs = [idx for idx, request in enumerate(requests) if request.prefix_ids[-1] not in self._eos_ids]
+        open_idxs = [idx for idx, request in enumerate(requests) if request.prefix_ids[-1] not in self._text.eos_ids]
         open_requests = [requests[idx] for idx in open_idxs]
         with torch.inference_mode():
             if self._probed is None:
-                done = decode_in_equal_lengths(self.model, open_requests, self._eos_ids, self._batch_size)
+                done = decode_in_equal_lengths(self.model, open_requests, self._text.eos_ids, self._batch_size)
             else:
                 done = self._decoder().decode(open_requests) if open_requests else []
         for idx, completion in zip(open_idxs, done, strict=True):
@@ -203,7 +185,7 @@ class LocalPolicy:
             self._rows = KVRows(self.model, *self._probed)
             self._prefixes = PrefixCache(self._cache_bytes, *self._probed)
         assert self._prefixes is not None, "rows and prefixes are made together"
-        return BatchDecoder(self._rows, self._prefixes, self._eos_ids, self._batch_size, self.model.device)
+        return BatchDecoder(self._rows, self._prefixes, self._text.eos_ids, self._batch_size, self.model.device)
 
     def _check(self, requests: Sequence[Request]) -> None:
         limit = self.max_length
@@ -213,25 +195,6 @@ class LocalPolicy:
                     f"a prefix of {len(request.prefix_ids)} tokens and max_tokens {request.max_tokens} do not fit into "
                     f"the {limit} positions of {self._name}; shorten one of them"
                 )
-
-    def _token_text(self, token_id: int) -> str:
-        """The text of one token in the middle of others, as far as that can be said without the others."""
-        text = self.decode([token_id])
-        token: str = self._tokenizer.convert_ids_to_tokens(token_id)
-        return token.replace("▁", " ") if text and token.startswith("▁") else text
-
-    def _texts_by_prefixes(self, token_ids: Sequence[int], text: str) -> list[str]:
-        """What each token adds to the text of those before it, incomplete characters held back; quadratic, and always right."""
-        texts, num_given = [], 0
-        for end in range(1, len(token_ids) + 1):
-            complete = self.decode(token_ids[:end]).rstrip("\ufffd")
-            num_known = len(complete) if text.startswith(complete) else num_given
-            texts.append(text[num_given : max(num_given, num_known)])
-            num_given = max(num_given, num_known)
-        last = max((idx for idx, token_id in enumerate(token_ids) if self.decode([token_id])), default=-1)
-        if num_given < len(text):
-            texts[last] += text[num_given:]
-        return texts
 
 
 def _load_again(cls: type[LocalPolicy], name: str, origin: dict[str, Any]) -> LocalPolicy:
@@ -247,12 +210,3 @@ def _load_again(cls: type[LocalPolicy], name: str, origin: dict[str, Any]) -> Lo
     if policy.name != name:
         raise ValueError(f"{origin['path_or_id']} held {name} when it was loaded and holds {policy.name} now; load the policy again")
     return policy
-
-
-def _eos_ids(model: PreTrainedModel, tokenizer: Any) -> frozenset[int]:
-    """The end tokens of the generation configuration, else of the model's, else of the tokenizer's."""
-    for source in (model.generation_config, model.config.get_text_config(), tokenizer):
-        eos_ids = getattr(source, "eos_token_id", None)
-        if eos_ids is not None:
-            return frozenset([eos_ids] if isinstance(eos_ids, int) else eos_ids)
-    return frozenset()

@@ -18,7 +18,7 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from forkpoint.records import Completion, Finish, Request
+from forkpoint.records import Completion, EntropyBound, Finish, Request
 
 END = "<end>"
 """The end token in a table; a text without an entry is followed by it with probability 1."""
@@ -66,6 +66,10 @@ class ScriptedPolicy:
     @property
     def eos_ids(self) -> frozenset[int]:
         return frozenset([_END_ID])
+
+    @property
+    def entropy_bound(self) -> EntropyBound:
+        return "exact"
 
     @property
     def max_length(self) -> None:

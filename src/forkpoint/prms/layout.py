@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from forkpoint.select import AGGREGATES, Aggregate
 
 Head = Literal["tokens", "classifier"]
 FORMAT_FILE = "forkpoint_prm.json"
+NUM_KNOWN_TEXTS = 1 << 14
+"""Texts whose tokens a layout remembers."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Layout:
 
     def __init__(self, tokenizer: Any, prm_format: PRMFormat) -> None:
         self._tokenizer = tokenizer
+        self._encode = lru_cache(NUM_KNOWN_TEXTS)(self._tokenize)  # solutions of one tree share their question and most steps
         self.format = prm_format
         self._bos = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
         self.tag_id = self._one_token(prm_format.tag, "step tag")
@@ -100,7 +104,7 @@ class Layout:
         """Raises LayoutError where there are no steps or the limit is exceeded."""
         if not steps:
             raise LayoutError("a solution without steps cannot be scored; give at least one step")
-        input_ids = self._bos + self._encode(self.format.template.replace("{question}", question))
+        input_ids = [*self._bos, *self._encode(self.format.template.replace("{question}", question))]
         tag_positions = []
         for step in steps:
             input_ids += self._encode(step)
@@ -113,11 +117,11 @@ class Layout:
             )
         return EncodedSolution(input_ids, tag_positions)
 
-    def _encode(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False))
+    def _tokenize(self, text: str) -> tuple[int, ...]:
+        return tuple(self._tokenizer.encode(text, add_special_tokens=False))
 
     def _one_token(self, text: str, what: str) -> int:
-        ids = self._encode(text)
+        ids = list(self._encode(text))
         if ids == [self._tokenizer.unk_token_id]:
             raise LayoutError(f"the {what} {text!r} is unknown to this tokenizer: choose another, or add it as a token of its own")
         if len(ids) != 1:

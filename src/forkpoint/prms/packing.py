@@ -3,31 +3,32 @@
 The rows of a question (prompt, steps, tags) are merged into a prefix tree, whose nodes are laid out depth first; a node
 attends to its ancestors and itself, and its position is its depth. Each row then sees exactly the tokens at exactly the
 positions that it would see alone.
-Invariant: a tree attention mask is given only to models that were seen to honour it (`takes_tree_mask`).
+Invariant: trees are given only to models that were seen to compute them rightly (`takes_trees`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from forkpoint.prms.layout import EncodedSolution
+from forkpoint.prms.tree_attention import TREES, routes_of
 from forkpoint.segment import num_shared
 
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """A prefix tree of rows, depth first; all tuples have one entry per node."""
+    """A prefix tree of rows: a branch is what a row adds to the rows before it, and all branches follow each other."""
 
     input_ids: tuple[int, ...]
-    depths: tuple[int, ...]
-    ends: tuple[int, ...]
-    """One past the node's last descendant: node i is an ancestor of node j, or j itself, where i <= j < ends[i]."""
+    """One per node."""
+    branches: tuple[tuple[int, int], ...]
+    """Per branch, its first node, and how many nodes from the root it shares with the branch before it."""
     tags: tuple[tuple[int, ...], ...]
-    """Per row, the node of each step's tag."""
+    """Per row, in the order given, the node of each step's tag."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -35,46 +36,40 @@ class Pack:
     @property
     def is_chain(self) -> bool:
         """Whether no prefix is followed by more than one token: an ordinary causal row."""
-        return len(self) == 0 or self.depths[-1] == len(self) - 1
+        return len(self.branches) == 1
+
+    def paths(self) -> Iterator[tuple[list[int], int]]:
+        """Per branch, the nodes from the root to its end, and how many of them are its own."""
+        path: list[int] = []
+        ends = [first for first, _ in self.branches[1:]] + [len(self)]
+        for (first, num_before), end in zip(self.branches, ends, strict=True):
+            path = [*path[:num_before], *range(first, end)]
+            yield path, end - first
+
+    def depths(self) -> list[int]:
+        """How far each node is from the root, which has depth 0."""
+        return [
+            num_before + idx for (_, num_before), (_, num_own) in zip(self.branches, self.paths(), strict=True) for idx in range(num_own)
+        ]
 
 
 def pack(rows: Sequence[EncodedSolution]) -> Pack:
-    """The prefix tree of at least one row; children keep the order in which they were first seen."""
-    children: list[dict[int, int]] = [{}]
-    tokens = [-1]
-    paths = []
-    for row in rows:
-        node, path = 0, []
-        for token in row.input_ids:
-            child = children[node].get(token)
-            if child is None:
-                child = len(tokens)
-                children[node][token] = child
-                children.append({})
-                tokens.append(token)
-            node = child
-            path.append(node)
-        paths.append(path)
-    columns = [0] * len(tokens)
+    """The prefix tree of at least one row. Sorted by their tokens, rows share most with their neighbours."""
+    tags: list[tuple[int, ...]] = [()] * len(rows)
     ids: list[int] = []
-    depths: list[int] = []
-    ends: list[int] = []
-    open_nodes: list[int] = []
-    stack = [(child, 0) for child in reversed(children[0].values())]
-    while stack:
-        node, depth = stack.pop()
-        while len(open_nodes) > depth:
-            ends[open_nodes.pop()] = len(ids)
-        columns[node] = len(ids)
-        open_nodes.append(len(ids))
-        ids.append(tokens[node])
-        depths.append(depth)
-        ends.append(0)
-        stack += [(child, depth + 1) for child in reversed(children[node].values())]
-    for column in open_nodes:
-        ends[column] = len(ids)
-    tags = tuple(tuple(columns[path[position]] for position in row.tag_positions) for row, path in zip(rows, paths, strict=True))
-    return Pack(tuple(ids), tuple(depths), tuple(ends), tags)
+    branches: list[tuple[int, int]] = []
+    path: list[int] = []
+    last: Sequence[int] = ()
+    for row_idx in sorted(range(len(rows)), key=lambda idx: rows[idx].input_ids):
+        row = rows[row_idx]
+        shared = num_shared(row.input_ids, last)
+        if shared < len(row.input_ids):
+            branches.append((len(ids), shared))
+            path = [*path[:shared], *range(len(ids), len(ids) + len(row.input_ids) - shared)]
+            ids += row.input_ids[shared:]
+            last = row.input_ids
+        tags[row_idx] = tuple(path[position] for position in row.tag_positions)
+    return Pack(tuple(ids), tuple(branches), tuple(tags))
 
 
 def group_rows(questions: Sequence[str], rows: Sequence[EncodedSolution], max_nodes: int) -> list[list[int]]:
@@ -103,72 +98,100 @@ def group_rows(questions: Sequence[str], rows: Sequence[EncodedSolution], max_no
     return groups
 
 
-INPUT_NAMES = ("input_ids", "attention_mask", "position_ids")
+INPUT_NAMES = ("input_ids", "attention_mask", "position_ids", "routes")
 """What `model_inputs` can hold."""
 
 
-def model_inputs(packs: Sequence[Pack], pad_id: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Packs as a model's inputs, padded at the end: input_ids [B, T], and how they attend.
+def model_inputs(packs: Sequence[Pack], pad_id: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Packs as a model's inputs.
 
-    Where all are chains: attention_mask [B, T] of 0 and 1. Otherwise position_ids [B, T] and an additive
-    attention_mask [B, 1, T, T] in `dtype`; padding attends to itself.
+    Where all are chains: input_ids and attention_mask [B, T], a row each, padded at the end. Otherwise all follow each
+    other in one row without padding: input_ids and position_ids [1, T], `routes` in `dtype` (see `tree_attention`), and an
+    attention_mask without columns, at which every attention fails that does not read the routes.
     """
-    length = max(len(item) for item in packs)
-    input_ids_B_T = torch.full((len(packs), length), pad_id)
-    for row, item in enumerate(packs):
-        input_ids_B_T[row, : len(item)] = torch.tensor(item.input_ids)
     if all(item.is_chain for item in packs):
+        length = max(len(item) for item in packs)
+        input_ids_B_T = torch.full((len(packs), length), pad_id)
+        for row, item in enumerate(packs):
+            input_ids_B_T[row, : len(item)] = torch.tensor(item.input_ids)
         sizes_B_1 = torch.tensor([[len(item)] for item in packs])
         return {"input_ids": input_ids_B_T, "attention_mask": (torch.arange(length) < sizes_B_1).long()}
-    depths_B_T = torch.zeros((len(packs), length), dtype=torch.long)
-    ends_B_T = torch.arange(1, length + 1).repeat(len(packs), 1)
-    for row, item in enumerate(packs):
-        depths_B_T[row, : len(item)] = torch.tensor(item.depths)
-        ends_B_T[row, : len(item)] = torch.tensor(item.ends)
-    column_T = torch.arange(length)
-    sees_B_T_T = (column_T[None, None, :] <= column_T[None, :, None]) & (column_T[None, :, None] < ends_B_T[:, None, :])
-    mask_B_T_T = torch.zeros(sees_B_T_T.shape, dtype=dtype).masked_fill_(~sees_B_T_T, torch.finfo(dtype).min)
-    return {"input_ids": input_ids_B_T, "position_ids": depths_B_T, "attention_mask": mask_B_T_T[:, None]}
+    branches = []
+    num_nodes = 0
+    for item in packs:
+        branches += [([num_nodes + node for node in path], num_own) for path, num_own in item.paths()]
+        num_nodes += len(item)
+    return {
+        "input_ids": torch.tensor([[token for item in packs for token in item.input_ids]]),
+        "position_ids": torch.tensor([[depth for item in packs for depth in item.depths()]]),
+        "attention_mask": torch.zeros((1, 1, 1, 0), dtype=dtype),
+        "routes": routes_of(branches, num_nodes, dtype),
+    }
 
 
 def tag_places(packs: Sequence[Pack]) -> tuple[torch.Tensor, torch.Tensor]:
     """Row and column of every step's tag among the inputs of `model_inputs`: pack by pack, row by row, step by step, [K] each."""
-    places = [(row, column) for row, item in enumerate(packs) for tags in item.tags for column in tags]
+    in_one_row = not all(item.is_chain for item in packs)
+    places = []
+    num_before = 0
+    for idx, item in enumerate(packs):
+        places += [(0, num_before + node) if in_one_row else (idx, node) for tags in item.tags for node in tags]
+        num_before += len(item)
     rows_K, columns_K = torch.tensor(places).T
     return rows_K, columns_K
 
 
 @torch.no_grad()
-def takes_tree_mask(model: Any, longest: int) -> bool:
-    """Whether the model gives the rows of a small tree the logits that they have alone.
+def takes_trees(model: Any, longest: int) -> bool:
+    """Whether the model gives the rows of a small tree the logits that they have alone; if so, its attention is set to `TREES`.
 
-    False for architectures that ignore a four-dimensional mask or have no attention, and where a sliding window is
-    shorter than `longest`, the tokens of the longest row.
+    False for models without attention, those that do not hand their arguments on to the attention function or use another
+    than torch's, and where a sliding window is shorter than `longest`, the tokens of the longest row.
     """
     text_config = model.config.get_text_config()
     window = getattr(text_config, "sliding_window", None)
     if window is not None and getattr(text_config, "use_sliding_window", True) and window < longest:
         return False
+    before = text_config._attn_implementation
+    if before not in ("sdpa", "eager", TREES):
+        return False
     was_training = model.training
     model.eval()  # dropout would make any two passes differ
+    is_right = False
     try:
-        vocabulary = text_config.vocab_size
-        stem, ends = [3 % vocabulary, 5 % vocabulary, 7 % vocabulary], ([11 % vocabulary, 13 % vocabulary], [2 % vocabulary] * 3)
-        rows = [EncodedSolution([*stem, *end], [len(stem) + len(end) - 1]) for end in ends]
-        tree = pack(rows)
-        packed = _logits(model, model_inputs([tree], 0, model.dtype))[0]
-        for row, tags in zip(rows, tree.tags, strict=True):
-            alone = _logits(model, model_inputs([pack([row])], 0, model.dtype))[0, -1]
-            tolerance = (1e-4 if model.dtype == torch.float32 else 3e-2) * max(1.0, float(alone.abs().max()))
-            if not torch.allclose(packed[tags[-1]], alone, atol=tolerance, rtol=0):
-                return False
-        return True
+        model.set_attn_implementation(TREES)
+        is_right = _computes_trees(model, text_config.vocab_size)
     except (TypeError, ValueError, RuntimeError, IndexError):  # what models raise that do not know such inputs
-        return False
+        pass
     finally:
         model.train(was_training)
+        if not is_right:
+            model.set_attn_implementation(before)
+    return is_right
 
 
-def _logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    logits: torch.Tensor = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits
+def _computes_trees(model: Any, num_tokens: int) -> bool:
+    stem, ends = [3 % num_tokens, 5 % num_tokens, 7 % num_tokens], ([11 % num_tokens, 13 % num_tokens], [2 % num_tokens] * 3)
+    rows = [EncodedSolution([*stem, *end], [len(stem) + len(end) - 1]) for end in ends]
+    tree = pack(rows)
+    packed = _logits(model, model_inputs([tree], 0, model.dtype))[0]
+    for row, tags in zip(rows, tree.tags, strict=True):
+        alone = _logits(model, model_inputs([pack([row])], 0, model.dtype))[0, -1]
+        tolerance = (1e-4 if model.dtype == torch.float32 else 3e-2) * max(1.0, float(alone.abs().max()))
+        if not torch.allclose(packed[tags[-1]], alone, atol=tolerance, rtol=0):
+            return False
+    return True
+
+
+def on_device(inputs: Any, device: torch.device) -> Any:
+    """Inputs of `model_inputs`, or any part of them, on a device."""
+    if isinstance(inputs, torch.Tensor):
+        return inputs.to(device)
+    if isinstance(inputs, dict):
+        return {name: on_device(value, device) for name, value in inputs.items()}
+    return tuple(on_device(item, device) for item in inputs)
+
+
+def _logits(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    logits: torch.Tensor = model(**on_device(inputs, model.device)).logits
     return logits.float()

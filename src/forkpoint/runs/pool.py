@@ -14,14 +14,10 @@ This file does not share a model between processes, does not give each a device 
 
 from __future__ import annotations
 
-import gc
-import io
 import os
 import pickle
 import signal
-import sys
 import threading
-import traceback
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -30,11 +26,11 @@ from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, parent_process, resource_tracker, set_start_method
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Any
 
 from forkpoint.errors import RunError
 from forkpoint.records import Tally, Work
-from forkpoint.runs.local import LocalExecutor, Pass, owed_chunks, shows_progress
+from forkpoint.runs.local import LocalExecutor, Pass, shows_progress
+from forkpoint.runs.parcel import Failure, Rows, forget_policy, limit_torch, parcel_of, performed
 from forkpoint.runs.run import Run
 
 CHUNKS_AHEAD = 4
@@ -92,8 +88,7 @@ class PoolExecutor:
 
         RunError after `max_failed_chunks` failed chunks in a row, where the disk refuses, and where a worker cannot load the work.
         """
-        is_owed = any(True for _ in owed_chunks(run, work.keys, self.chunk_size))
-        pickled_work = pickled(work) if is_owed and not getattr(work, "stays_here", False) else None
+        pickled_work = parcel_of(run, work, self.chunk_size)
         if pickled_work is None:
             return LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks).execute(run, work)
         try:
@@ -181,39 +176,6 @@ class Loaded:
     """From a worker: it has loaded the work."""
 
     is_on_gpu: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """What `perform` returned; pickled by itself, so that a row that cannot be unpickled fails its chunk alone."""
-
-    pickled_rows: bytes
-
-    def rows(self) -> Sequence[dict[str, Any]]:
-        rows: Sequence[dict[str, Any]] = pickle.loads(self.pickled_rows)
-        return rows
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An exception as text, since not every exception can be pickled."""
-
-    name: str
-    message: str
-    trace: str = ""
-    is_fatal: bool = False
-    """Not the fault of a chunk: a RunError, or a work that cannot be loaded."""
-
-    @classmethod
-    def of(cls, error: Exception) -> Failure:
-        return cls(type(error).__name__, str(error), traceback.format_exc(), isinstance(error, RunError))
-
-    def rows(self) -> Sequence[dict[str, Any]]:
-        """Raises an exception of the same name and message, or a RunError."""
-        error: Exception = RunError(self.message) if self.is_fatal else type(self.name, (Exception,), {})(self.message)
-        if self.trace:
-            error.add_note(f"In a worker process:\n{self.trace}")
-        raise error
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,29 +297,6 @@ def spawning(num_threads: int) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-class WorkPickler(pickle.Pickler):
-    """Refuses what must not be copied to another process: an open run, and the weights of a model."""
-
-    def reducer_override(self, obj: Any) -> Any:
-        if isinstance(obj, Run):
-            raise TypeError("an open run stays in its process")
-        torch = sys.modules.get("torch")
-        if torch is not None and isinstance(obj, torch.nn.Module):
-            raise TypeError(f"a {type(obj).__name__} in memory stays in its process")
-        return NotImplemented
-
-
-def pickled(work: Work) -> bytes | None:
-    """The work for other processes; None, with a warning, where it cannot be sent to them."""
-    buffer = io.BytesIO()
-    try:
-        WorkPickler(buffer, pickle.HIGHEST_PROTOCOL).dump(work)
-    except Exception as error:  # noqa: BLE001 (pickling runs foreign code; what it raises is in the warning)
-        warnings.warn(f"{type(work).__name__} cannot be sent to worker processes ({error}); it is done in this one", stacklevel=3)
-        return None
-    return buffer.getvalue()
-
-
 # --- the other side
 
 
@@ -382,43 +321,17 @@ def answers(connection: Connection, num_threads: int) -> Iterator[Up | Loaded | 
         order: Order = pickle.loads(connection.recv_bytes())
         if order.chunk is None:
             work = None
-            free_memory()
+            forget_policy()
             continue
         try:
             if order.pickled_work is not None:
                 work = pickle.loads(order.pickled_work)
                 yield Loaded(is_on_gpu=limit_torch(num_threads))
         except Exception as error:  # noqa: BLE001 (told to the other side, which stops the pass)
-            reason = f"the work could not be loaded by a worker process ({type(error).__name__}: {error})"
-            yield Failure("RunError", f"{reason}; put it right, then run the same command again", traceback.format_exc(), is_fatal=True)
+            yield Failure.to_load(error)
             continue
         assert work is not None, "the first order has the work in it"
         yield performed(work, order.chunk)
-
-
-def performed(work: Work, chunk: range) -> Rows | Failure:
-    """What comes of a chunk."""
-    try:
-        return Rows(pickle.dumps(work.perform(chunk)))
-    except Exception as error:  # noqa: BLE001 (told to the other side, which records it)
-        return Failure.of(error)
-
-
-def limit_torch(num_threads: int) -> bool:
-    """Set torch's threads if the work brought torch along; whether it has a GPU in use."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return False
-    torch.set_num_threads(num_threads)
-    return bool(torch.cuda.is_initialized())
-
-
-def free_memory() -> None:
-    """Give back what a dropped work held."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
 
 
 def end_with_parent() -> None:

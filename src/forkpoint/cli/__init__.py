@@ -1,0 +1,13 @@
+"""The `forkpoint` command: the only package that reads argv; what it shows is in `console.py`.
+
+Every flag, default and help text comes from the configuration dataclass of the stage that it configures. A file holds the
+commands of one stage and registers them with `app` when it is imported.
+Invariant: importing this package loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from forkpoint.cli import demo, evaluate, export, formats, grade, lab, label, raft, score, serve, sweep, train
+from forkpoint.cli.app import app, main
+
+__all__ = ["app", "demo", "evaluate", "export", "formats", "grade", "lab", "label", "main", "raft", "score", "serve", "sweep", "train"]

@@ -1,0 +1,34 @@
+"""The application that commands register with, and how it ends.
+
+Exit status: 0 done; 1 done in part (the message says what is owed); 2 bad input; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Literal
+
+from cyclopts import App, Parameter
+
+from forkpoint import __version__
+from forkpoint.console import err_console
+from forkpoint.errors import ForkpointError
+
+app = App(name="forkpoint", version=__version__, help="Process reward models without annotators.")
+
+Flat = Parameter(name="*")
+"""The fields of a configuration are flags of their own."""
+Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; bad input ends with one sentence on stderr and status 2."""
+    try:
+        sys.exit(app(argv, result_action="return_value"))
+    except KeyboardInterrupt:
+        err_console.print("interrupted; a command that writes to a run continues when it is given again")
+        sys.exit(130)
+    except (ForkpointError, ValueError, TypeError, OSError) as error:
+        err_console.print(f"forkpoint: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,45 @@
+"""`forkpoint demo`: everything, with the shipped policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from forkpoint.cli.app import Flat, app
+from forkpoint.console import TrainProgress, out_console, print_results, quiet_libraries, say
+from forkpoint.demo import DemoConfig, run_demo
+from forkpoint.report import write_report
+from forkpoint.runs.workers import WorkersConfig
+
+
+@app.command
+def demo(
+    *, out: Path = Path("runs/demo"), config: Annotated[DemoConfig, Flat] = DemoConfig(), batch_size: int = 128, workers: int = 2
+) -> int:
+    """Do it all with the shipped policy: grow trees, label, train a PRM, evaluate, write a report.
+
+    Parameters
+    ----------
+    out
+        Where everything goes; run again to continue or to look again.
+    batch_size
+        Problems that are worked on side by side.
+    workers
+        Processes that sample.
+    """
+    quiet_libraries()
+    out.mkdir(parents=True, exist_ok=True)
+    with TrainProgress() as progress, WorkersConfig(workers).executor(batch_size) as executor:
+        result = run_demo(out, config, executor, say, progress)
+    report = write_report(out)
+    print_results(result.results)
+    out_console.print(f"\nWritten: {out / 'results.json'}, {report}", highlight=False, soft_wrap=True)
+    out_console.print(NEXT_STEPS, highlight=False, soft_wrap=True)
+    return 0
+
+
+NEXT_STEPS = """
+Next, with your own model and data (any transformers causal language model, a directory or a hub id):
+  forkpoint label gsm8k:train.jsonl --policy DIR_OR_HUB_ID --anchors-per-solution 8 --out runs/labels
+  forkpoint train runs/labels --base DIR_OR_HUB_ID --out runs/prm
+  forkpoint evaluate gsm8k:test.jsonl --policy DIR_OR_HUB_ID --prm runs/prm --out runs/evaluation"""

@@ -1,0 +1,98 @@
+"""`forkpoint evaluate` and `report`: accuracy against tokens, and the page that shows it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from forkpoint.cli.app import Flat, app
+from forkpoint.cli.steering import steering_of
+from forkpoint.console import out_console, print_results, quiet_libraries, say
+from forkpoint.evaluate_run import EvaluateConfig, evaluate_policy, write_results
+from forkpoint.policies.config import PolicyConfig
+from forkpoint.prefix_values import PrefixConfig, measure_labels
+from forkpoint.prms import load_prm
+from forkpoint.problems import load_problems
+from forkpoint.report import write_report
+from forkpoint.runs import LocalExecutor
+from forkpoint.tree import TreeConfig
+from forkpoint.tree_search import SearchConfig
+
+
+@app.command
+def evaluate(
+    problems: str,
+    *,
+    prm: Path | None = None,
+    out: Path,
+    threshold_problems: str | None = None,
+    labels: Path | None = None,
+    prefixes: Annotated[PrefixConfig, Parameter(name="prefixes")] = PrefixConfig(),
+    config: Annotated[EvaluateConfig, Flat] = EvaluateConfig(),
+    tree: Annotated[TreeConfig, Parameter(name="tree")] = TreeConfig(),
+    search: Annotated[SearchConfig, Parameter(name="search")] = SearchConfig(),
+    policy: Annotated[PolicyConfig, Flat] = PolicyConfig(),
+) -> int:
+    """Measure greedy, majority, best-of-N and oracle accuracy against sampled tokens, for HT samples and EDU trees.
+
+    Parameters
+    ----------
+    problems
+        As for `forkpoint label`.
+    prm
+        A directory made by `forkpoint train`; without it nothing is scored.
+    out
+        The run directory; gets results.json and report.html.
+    threshold_problems
+        Lab problems that choose the first-error threshold, such as lab:valid?num=200; lab problems only.
+    labels
+        A run directory of `forkpoint label` whose labels are held against many rollouts of the same prefixes.
+    """
+    quiet_libraries()
+    loaded = policy.load()
+    scorer = load_prm(prm, policy.device) if prm else None
+    tree = replace(tree, num_leaves=config.num_samples, max_tokens=config.max_tokens)
+    started = time.monotonic()
+    evaluation = evaluate_policy(
+        load_problems(problems),
+        loaded,
+        out / "evaluate",
+        config,
+        tree,
+        LocalExecutor(chunk_size=policy.batch_size),
+        scorer,
+        scorer.format if scorer else None,
+        threshold_problems=load_problems(threshold_problems) if threshold_problems else (),
+        on_stage=say,
+        steering=steering_of(search, scorer),
+    )
+    executor = LocalExecutor(chunk_size=policy.batch_size)
+    truth = measure_labels(labels, loaded, out / "truth", prefixes, executor, config.max_tokens) if labels else None
+    resolved = {
+        "problems": problems,
+        "policy": policy.policy,
+        "prm": str(prm) if prm else None,
+        "evaluate": asdict(config),
+        "tree": asdict(tree),
+    }
+    results = write_results(out, evaluation, resolved, loaded, {"evaluate": round(time.monotonic() - started, 1)}, truth)
+    print_results(results)
+    out_console.print(f"Written: {out / 'results.json'}, {write_report(out)}", highlight=False, soft_wrap=True)
+    return 0
+
+
+@app.command
+def report(directory: Path) -> int:
+    """Write DIRECTORY/report.html from DIRECTORY/results.json: one file, no network.
+
+    Parameters
+    ----------
+    directory
+        What `forkpoint demo` or `forkpoint evaluate` wrote.
+    """
+    out_console.print(str(write_report(directory)), highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,132 @@
+"""`forkpoint label` and `relabel`: outcomes, and labels out of them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from forkpoint.bisect_plan import BisectPlan
+from forkpoint.cli.app import Flat, app
+from forkpoint.cli.steering import steering_of
+from forkpoint.console import SearchProgress, err_console, out_console, quiet_libraries
+from forkpoint.label_config import LabelConfig
+from forkpoint.label_run import LABELS, label_problems, relabel
+from forkpoint.policies.config import PolicyConfig
+from forkpoint.prms.config import FamilyConfig
+from forkpoint.problems import load_problems
+from forkpoint.rollout_plan import RolloutPlan
+from forkpoint.runs.workers import WorkersConfig
+from forkpoint.tree import TreeConfig
+from forkpoint.tree_search import SearchConfig
+from forkpoint.values import PlanName, product_named
+
+
+@app.command
+def label(
+    problems: str,
+    *,
+    out: Path,
+    method: str | None = None,
+    plan: PlanName = "leaves",
+    tree: Annotated[TreeConfig, Flat] = TreeConfig(),
+    labels: Annotated[LabelConfig, Flat] = LabelConfig(),
+    rollouts: Annotated[RolloutPlan, Flat] = RolloutPlan(),
+    bisect: Annotated[BisectPlan, Parameter(name="bisect")] = BisectPlan(),
+    prm: str | None = None,
+    family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
+    search: Annotated[SearchConfig, Parameter(name="search")] = SearchConfig(),
+    seed: int = 0,
+    policy: Annotated[PolicyConfig, Flat] = PolicyConfig(),
+    workers: Annotated[WorkersConfig, Flat] = WorkersConfig(),
+) -> int:
+    """Sample solutions of every problem, grade them, label their steps.
+
+    Killed at any moment, the same command continues. OUT/journal.jsonl holds the raw outcomes, OUT/labels.jsonl the labels;
+    `forkpoint relabel` derives other labels from the same outcomes.
+
+    Parameters
+    ----------
+    problems
+        lab:train?num=500&seed=0, gsm8k:FILE.jsonl, math:FILE.jsonl, jsonl:FILE?question=Q&answer=A, parquet:..., hub:OWNER/NAME?split=...
+    out
+        The run directory.
+    method
+        A published label: edu, er, shepherd-hard, shepherd-soft, omega, orm; sets the plan and the value.
+    plan
+        Where the outcomes under a step come from: leaves of an EDU tree, rollouts of its prefix, or rollouts by bisection.
+    prm
+        A PRM that steers trees (P-EDU: --search.prune-below 0.2; --search.expand mcts): a directory, a hub id, or the address of a
+        `forkpoint serve`.
+    seed
+        Of what is sampled (rollouts and the solutions they are for; trees are greedy).
+    """
+    quiet_libraries()
+    if method is not None:
+        product = product_named(method)
+        plan, labels = product.plan, replace(labels, value=method)
+    if policy.engine == "vllm" and workers.ray is not None and policy.tensor_parallel > workers.gpus_per_worker:
+        raise ValueError(
+            f"tensor_parallel {policy.tensor_parallel} needs as many GPUs in each worker, which have {workers.gpus_per_worker:g}; "
+            f"give --gpus-per-worker {policy.tensor_parallel}"
+        )
+    with workers.executor(policy.batch_size) as executor:
+        summary = label_problems(
+            load_problems(problems),
+            policy.load(),
+            out,
+            tree,
+            labels,
+            executor,
+            plan={"leaves": None, "rollouts": rollouts, "bisect": bisect}[plan],
+            seed=seed,
+            on_round=SearchProgress(),
+            steering=steering_of(search, family.load(prm, policy.device) if prm else None),
+        )
+    table = Table(title=f"labelled: {out}", show_header=False)
+    for name, value in asdict(summary).items():
+        if name != "cost":
+            table.add_row(name, f"{value:g}" if isinstance(value, float) else f"{value:,}")
+    for name, value in asdict(summary.cost).items():
+        table.add_row(name, f"{value:,}")
+    out_console.print(table)
+    if summary.num_failed:
+        err_console.print(f"{summary.num_failed} problems failed, see {out / 'failures.jsonl'}; run the same command to try them again")
+    return 1 if summary.num_failed else 0
+
+
+@app.command(name="relabel")
+def relabel_command(
+    run: Path,
+    *,
+    labels: Annotated[LabelConfig, Flat] = LabelConfig(),
+    values: tuple[str, ...] = (),
+    num_rollouts: int | None = None,
+    out: Path | None = None,
+) -> int:
+    """Derive labels of other values from the outcomes of a label run, in seconds and without its policy.
+
+    Parameters
+    ----------
+    run
+        A run directory of `forkpoint label`.
+    values
+        Several at once, such as --values er:0.1 --values er:2 --values hit; OUT is then a directory of VALUE.jsonl files.
+    num_rollouts
+        Take the first so many completions of each prefix; without it, all.
+    out
+        The file of labels (with --values, the directory); without it RUN/labels.jsonl is replaced.
+    """
+    if values and out is None:
+        raise ValueError("--values writes one file each; say where with --out DIRECTORY")
+    configs = [(labels, out or run / LABELS)]
+    if values and out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        named = [replace(labels, value=value, eta=None) for value in values]
+        configs = [(config, out / f"{config.canonical_value.replace(':', '-')}.jsonl") for config in named]
+    for (config, path), num_labels in zip(configs, relabel(run, configs, num_rollouts), strict=True):
+        out_console.print(f"{num_labels:,} labels of value {config.canonical_value}: {path}", highlight=False, soft_wrap=True)
+    return 0

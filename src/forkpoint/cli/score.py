@@ -1,0 +1,45 @@
+"""`forkpoint score`: step scores for a file of solutions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from forkpoint.cli.app import Device, Flat, app
+from forkpoint.console import out_console, quiet_libraries
+from forkpoint.prms.config import FamilyConfig
+from forkpoint.score import read_solutions, score_rows, write_lines
+from forkpoint.select import Aggregate
+
+
+@app.command
+def score(
+    prm: str,
+    file: Path,
+    *,
+    out: Path,
+    aggregate: Aggregate | None = None,
+    family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
+    device: Device = "auto",
+) -> int:
+    """Score the steps of solutions: JSON lines with `question` and `steps` (or `solution`, cut at line ends).
+
+    Each line is written back with `step_scores` and `score`. Nothing is written unless every line can be scored.
+
+    Parameters
+    ----------
+    prm
+        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a `forkpoint serve`.
+    file
+        The solutions.
+    out
+        Where the scored lines go.
+    aggregate
+        What makes one score of the steps' (last, min, prod, mean); without it, what the PRM was saved with.
+    """
+    quiet_libraries()
+    scorer = family.load(prm, device)
+    rows = score_rows(read_solutions(file), scorer, aggregate or scorer.format.aggregate, scorer.format.segmentation)
+    write_lines(out, rows)
+    out_console.print(f"scored {len(rows):,} solutions, {sum(len(row['step_scores']) for row in rows):,} steps: {out}", highlight=False)
+    return 0

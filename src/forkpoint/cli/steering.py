@@ -1,0 +1,13 @@
+"""Steering of trees by a PRM, out of flags."""
+
+from __future__ import annotations
+
+from forkpoint.prms.config import PRM
+from forkpoint.tree_search import SearchConfig, Steering
+
+
+def steering_of(search: SearchConfig, prm: PRM | None) -> Steering | None:
+    """What the flags ask for; None for plain trees."""
+    if search == SearchConfig():
+        return None
+    return Steering(search, prm, prm.format if prm else None, getattr(prm, "num_tokens", None))

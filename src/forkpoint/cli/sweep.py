@@ -1,0 +1,77 @@
+"""`forkpoint sweep`: one PRM per label value, compared on the same samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from forkpoint.cli.app import Flat, app
+from forkpoint.console import TrainProgress, out_console, print_sweep, quiet_libraries, say
+from forkpoint.label_config import LabelConfig
+from forkpoint.policies import checkpoint_of
+from forkpoint.policies.config import PolicyConfig
+from forkpoint.presets import preset_named, with_overrides
+from forkpoint.problems import load_problems
+from forkpoint.runs import LocalExecutor, Run
+from forkpoint.sweep import SweepConfig, run_sweep, variants_of
+from forkpoint.train import TrainConfig
+
+
+@app.command
+def sweep(
+    labels: Path,
+    *,
+    problems: str,
+    values: tuple[str, ...] = ("mean",),
+    learning_rates: tuple[float, ...] = (),
+    base: str = "lab",
+    out: Path,
+    preset: str | None = None,
+    config: Annotated[SweepConfig, Flat] = SweepConfig(),
+    train: Annotated[TrainConfig, Parameter(name="train")] = TrainConfig(),
+    policy: Annotated[PolicyConfig, Flat] = PolicyConfig(),
+) -> int:
+    """Train one PRM per label value (or learning rate) from one label run, and compare them on the same samples.
+
+    An eta sweep: --values mean --values er:0.1 --values er:2 --values er:10 --values hit --values outcome. The first is the
+    reference of the paired differences.
+
+    Parameters
+    ----------
+    labels
+        A run directory of `forkpoint label`.
+    problems
+        Test problems, as for `forkpoint label`.
+    values
+        Label values: mean, hit, er:ETA, outcome.
+    learning_rates
+        Peak rates, each with every value; without any, that of the preset.
+    base
+        The model that PRMs start from.
+    out
+        The directory of the sweep; gets sweep.json.
+    preset
+        As for `forkpoint train`.
+    """
+    quiet_libraries()
+    training = with_overrides(preset_named(preset), train) if preset else train
+    with Run.read(labels) as run:
+        segmentation = run.config.get("segmentation", LabelConfig().segmentation)
+    with TrainProgress() as progress:
+        results = run_sweep(
+            labels,
+            variants_of(values, learning_rates, LabelConfig(segmentation=segmentation), training),
+            str(checkpoint_of(base)),
+            load_problems(problems),
+            policy.load(),
+            out,
+            config,
+            LocalExecutor(chunk_size=policy.batch_size),
+            say,
+            progress,
+        )
+    print_sweep(results)
+    out_console.print(f"Written: {out / 'sweep.json'}", highlight=False, soft_wrap=True)
+    return 0

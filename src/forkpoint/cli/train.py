@@ -1,0 +1,52 @@
+"""`forkpoint train`: labels in, PRM out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from forkpoint.cli.app import Flat, app
+from forkpoint.console import TrainProgress, out_console, quiet_libraries
+from forkpoint.label_run import label_format
+from forkpoint.policies import checkpoint_of
+from forkpoint.presets import preset_named, with_overrides
+from forkpoint.train import TrainConfig, train_prm
+
+
+@app.command
+def train(
+    labels: Path,
+    *,
+    base: str = "lab",
+    out: Path,
+    preset: str | None = None,
+    config: Annotated[TrainConfig, Flat] = TrainConfig(),
+) -> int:
+    """Train a PRM on labelled steps, from the weights of a language model.
+
+    The defaults suit models of 1B parameters and above; for the lab policy use --preset lab.
+
+    Parameters
+    ----------
+    labels
+        A run directory of `forkpoint label`, or a file of labelled solutions.
+    base
+        The model to start from: `lab`, a model directory, or a hub id.
+    out
+        The directory of the PRM.
+    preset
+        Training as in a paper: er-prm (arXiv 2412.11006) or edu-prm (arXiv 2503.22233); lab suits the shipped policy. Flags
+        that differ from their defaults override it.
+    """
+    quiet_libraries()
+    config = with_overrides(preset_named(preset), config) if preset else config
+    config = replace(config, format=label_format(labels, config.format))
+    with TrainProgress() as progress:
+        report = train_prm(labels, str(checkpoint_of(base)), out, config, progress)
+    out_console.print(
+        f"trained on {report.num_rows:,} solutions with {report.num_steps_labelled:,} step labels; "
+        f"refused {report.num_refused:,} {report.refusals or ''}; last loss {report.loss:.4f}; PRM at {out}",
+        highlight=False,
+    )
+    return 0

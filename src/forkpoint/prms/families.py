@@ -1,0 +1,157 @@
+"""Which family a checkpoint is of, and how it is loaded. Importing this file does not import torch.
+
+Invariant: nothing is guessed. A head or an architecture that only one family has tells; a language model looks like any
+other, and is taken for a PRM only under the very name that it was published by, or where the family is named.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forkpoint.errors import LayoutError
+from forkpoint.prms.layout import FORMAT_FILE, PRMFormat
+
+if TYPE_CHECKING:
+    from forkpoint.prms.family import Family, FamilyPRM
+    from forkpoint.prms.tagged import TaggedPRM
+
+OURS = "forkpoint"
+FAMILIES = {
+    "math-shepherd": ("math_shepherd", "MathShepherd"),
+    "er-prm": ("math_shepherd", "ErPRM"),
+    "rlhflow": ("rlhflow", "RLHFlow"),
+    "implicit": ("implicit", "Implicit"),
+    "qwen": ("qwen", "QwenPRM"),
+    "skywork": ("skywork", "Skywork"),
+    "trl": ("trl", "TRL"),
+    "pure": ("trl", "Pure"),
+}
+"""Of every name, the module and the class."""
+LANGUAGE_MODELS = ("math-shepherd", "er-prm", "rlhflow", "implicit")
+"""Families whose checkpoints have nothing that other language models have not."""
+PUBLISHED = {
+    "math-shepherd-mistral-7b-prm": "math-shepherd",
+    "Llama3.1-Math-PRM": "er-prm",
+    "Llama3.1-8B-PRM-Mistral-Data": "rlhflow",
+    "Llama3.1-8B-PRM-Deepseek-Data": "rlhflow",
+    "EurusPRM-Stage1": "implicit",
+    "EurusPRM-Stage2": "implicit",
+    "PURE-PRM-7B": "pure",
+}
+"""Names under which checkpoints were published that do not say themselves what they are."""
+DESCRIPTIONS = ("*.json", "*.txt", "*.model", "*.jinja")
+"""The files of a checkpoint on the hub that are not weights."""
+
+
+def load_checkpoint(path_or_id: str | Path, device: str, family: str | None, options: dict[str, Any]) -> TaggedPRM | FamilyPRM:
+    """See `forkpoint.prms.load_prm`."""
+    if family not in (None, OURS, *FAMILIES):
+        raise ValueError(f"PRM family {family!r} is unknown; choose from {', '.join((OURS, *FAMILIES))}")
+    directory = _directory(path_or_id, DESCRIPTIONS)
+    family = family or recognise(directory, Path(path_or_id).name)
+    import torch
+
+    target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    if family == OURS:
+        if options:
+            raise ValueError(f"a PRM of ours takes no options; {', '.join(options)} was given")
+        return _load_ours(_directory(path_or_id), target)
+    from forkpoint.fingerprint import fingerprint
+    from forkpoint.prms.family import FamilyPRM
+    from forkpoint.tokenizer import load_tokenizer
+
+    model, bound = family_class(family).load(path_or_id, load_tokenizer(path_or_id), "auto", **options)
+    settings = [family, *(f"{name}={value}" for name, value in sorted(options.items()))]
+    return FamilyPRM(model.to(target), bound, f"{Path(path_or_id).resolve().name}-{fingerprint(directory, *settings)}")
+
+
+def recognise(directory: Path, published_name: str = "") -> str:
+    """The family of the checkpoint in a directory. LayoutError where its files do not tell."""
+    if (directory / FORMAT_FILE).is_file():
+        return OURS
+    if not (directory / "config.json").is_file():
+        raise LayoutError(f"{directory} holds no PRM: it has neither {FORMAT_FILE} nor config.json")
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    architectures: list[str] = config.get("architectures") or []
+    name = PUBLISHED.get(published_name)
+    if "Qwen2ForProcessRewardModel" in architectures:
+        return "qwen"
+    if "Qwen2ForPrmModel" in architectures or "v_head.summary.weight" in _weight_names(directory):
+        return "skywork"
+    if any(architecture.endswith("ForTokenClassification") for architecture in architectures):
+        return name if name == "pure" else "trl"
+    if name in LANGUAGE_MODELS:
+        return name
+    raise LayoutError(
+        f"{directory} does not tell which PRM it is: a {', '.join(architectures) or 'model without architecture'}"
+        f"{_fitting(directory, architectures)}. Name its family: {', '.join(FAMILIES)}"
+    )
+
+
+def family_class(name: str) -> type[Family]:
+    module, cls = FAMILIES[name]
+    found: type[Family] = getattr(import_module(f"forkpoint.prms.{module}"), cls)
+    return found
+
+
+def _fitting(directory: Path, architectures: Sequence[str]) -> str:
+    """For language models, which families their tokens would do for."""
+    if not any(architecture.endswith("ForCausalLM") for architecture in architectures):
+        return ""
+    from forkpoint.tokenizer import load_tokenizer
+
+    tokenizer, fitting = load_tokenizer(directory), []
+    for name in LANGUAGE_MODELS:
+        try:
+            family_class(name)(tokenizer, 1)
+        except LayoutError:
+            continue
+        fitting.append(name)
+    return f", whose tokens would do for {', '.join(fitting) or 'none of the families that are language models'}"
+
+
+def _weight_names(directory: Path) -> set[str]:
+    index, weights = directory / "model.safetensors.index.json", directory / "model.safetensors"
+    if index.is_file():
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    if not weights.is_file():
+        return set()
+    from safetensors import safe_open
+
+    with safe_open(weights, framework="pt") as file:
+        return set(file.keys())
+
+
+def _directory(path_or_id: str | Path, patterns: Sequence[str] | None = None) -> Path:
+    """The directory itself, or where the hub's files lie once they are here; `patterns` None: all of them."""
+    if Path(path_or_id).is_dir():
+        return Path(path_or_id)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(path_or_id), allow_patterns=list(patterns) if patterns else None))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"there is no PRM directory {path_or_id}, and no such model on the hub can be had ({type(error).__name__}); "
+            "train one with `forkpoint train`"
+        ) from error
+
+
+def _load_ours(directory: Path, device: str) -> TaggedPRM:
+    from forkpoint.prms.tagged import TaggedPRM
+
+    prm_format = PRMFormat.load(directory)
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if "Qwen2ForProcessRewardModel" not in (config.get("architectures") or []):
+        return TaggedPRM.load(directory, device)
+    from forkpoint.fingerprint import fingerprint
+    from forkpoint.prms.family import load_weights
+    from forkpoint.prms.qwen import Qwen2ForProcessRewardModel
+    from forkpoint.tokenizer import load_tokenizer
+
+    model = load_weights(Qwen2ForProcessRewardModel, directory, "auto", "qwen").to(device)
+    return TaggedPRM(model, load_tokenizer(directory), prm_format, f"{directory.resolve().name}-{fingerprint(directory)}")

@@ -1,0 +1,150 @@
+"""A work on its way to other processes, and what comes back from there.
+
+Invariant: what a process must not copy (an open run, the weights of a model in memory) is never sent. A policy travels
+apart from the work around it, and the process that has loaded it keeps it for the next work that holds the same one.
+This file does not send anything; that is up to the executors.
+"""
+
+from __future__ import annotations
+
+import gc
+import io
+import pickle
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from forkpoint.errors import RunError
+from forkpoint.records import Work
+from forkpoint.runs.local import owed_chunks
+from forkpoint.runs.run import Run
+
+_loaded: dict[bytes, Any] = {}
+"""The policy that this process has loaded last, by what it was pickled as."""
+
+
+# --- the side that writes the journal
+
+
+def parcel_of(run: Run, work: Work, chunk_size: int) -> bytes | None:
+    """The work, pickled for other processes; None where nothing of it is owed, or where it has to be done in this process.
+
+    That is where the work's `stays_here` says so, and, with a warning, where it cannot be sent.
+    """
+    is_owed = any(True for _ in owed_chunks(run, work.keys, chunk_size))
+    if not is_owed or getattr(work, "stays_here", False):
+        return None
+    try:
+        return _pickled(work)
+    except Exception as error:  # noqa: BLE001 (pickling runs foreign code; what it raises is in the warning)
+        warnings.warn(f"{type(work).__name__} cannot be sent to worker processes ({error}); it is done in this one", stacklevel=3)
+        return None
+
+
+class WorkPickler(pickle.Pickler):
+    """Refuses what must not be copied to another process, and packs policies apart."""
+
+    def __init__(self, file: io.BytesIO, root: Any) -> None:
+        super().__init__(file, pickle.HIGHEST_PROTOCOL)
+        self._root = root
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, Run):
+            raise TypeError("an open run stays in its process")
+        torch = sys.modules.get("torch")
+        if torch is not None and isinstance(obj, torch.nn.Module):
+            raise TypeError(f"a {type(obj).__name__} in memory stays in its process")
+        if obj is not self._root and hasattr(type(obj), "reset_cache"):
+            return policy_of, (_pickled(obj),)
+        return NotImplemented
+
+
+def _pickled(obj: Any) -> bytes:
+    buffer = io.BytesIO()
+    WorkPickler(buffer, obj).dump(obj)
+    return buffer.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What `perform` returned; pickled by itself, so that a row that cannot be unpickled fails its chunk alone."""
+
+    pickled_rows: bytes
+
+    def rows(self) -> Sequence[dict[str, Any]]:
+        rows: Sequence[dict[str, Any]] = pickle.loads(self.pickled_rows)
+        return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An exception as text, since not every exception can be pickled."""
+
+    name: str
+    message: str
+    trace: str = ""
+    is_fatal: bool = False
+    """Not the fault of a chunk: a RunError, or a work that cannot be loaded."""
+
+    @classmethod
+    def of(cls, error: Exception) -> Failure:
+        return cls(type(error).__name__, str(error), traceback.format_exc(), isinstance(error, RunError))
+
+    @classmethod
+    def to_load(cls, error: Exception) -> Failure:
+        """Of a worker that cannot unpickle the work."""
+        reason = f"the work could not be loaded by a worker process ({type(error).__name__}: {error})"
+        return cls("RunError", f"{reason}; put it right, then run the same command again", traceback.format_exc(), is_fatal=True)
+
+    def rows(self) -> Sequence[dict[str, Any]]:
+        """Raises an exception of the same name and message, or a RunError."""
+        error: Exception = RunError(self.message) if self.is_fatal else type(self.name, (Exception,), {})(self.message)
+        if self.trace:
+            error.add_note(f"In a worker process:\n{self.trace}")
+        raise error
+
+
+# --- the side that does the work
+
+
+def performed(work: Work, chunk: range) -> Rows | Failure:
+    """What comes of a chunk."""
+    try:
+        return Rows(pickle.dumps(work.perform(chunk)))
+    except Exception as error:  # noqa: BLE001 (told to the other side, which records it)
+        return Failure.of(error)
+
+
+def policy_of(pickled_policy: bytes) -> Any:
+    """The policy; another one that this process has loaded before is dropped first, since there may not be room for both."""
+    if pickled_policy not in _loaded:
+        _loaded.clear()
+        free_memory()
+        _loaded[pickled_policy] = pickle.loads(pickled_policy)
+    return _loaded[pickled_policy]
+
+
+def forget_policy() -> None:
+    """Drop the policy that is kept for the next work."""
+    _loaded.clear()
+    free_memory()
+
+
+def limit_torch(num_threads: int) -> bool:
+    """Set torch's threads if the work brought torch along; whether it has a GPU in use."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return False
+    torch.set_num_threads(num_threads)
+    return bool(torch.cuda.is_initialized())
+
+
+def free_memory() -> None:
+    """Give back what was dropped."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,0 +1,241 @@
+"""The endpoints: what is asked is given to the batcher, and answered.
+
+Invariant: a request is answered with all it asked for, or refused with the reason; in whatever way it ends, nothing of it
+stays in the queue. Bad input is never a server error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Body, FastAPI, Request, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+
+from forkpoint import __version__
+from forkpoint.errors import LayoutError
+from forkpoint.segment import Segmentation, newline_steps
+from forkpoint.select import Aggregate, aggregate
+from forkpoint.serve.batching import Batcher, QueueFull, ScoringFailed, ServedPRM, StepScores, Stopping
+from forkpoint.serve.config import ServeConfig
+from forkpoint.serve.gate import Gate
+from forkpoint.serve.metrics import Metrics
+from forkpoint.serve.refusal import declared, refuse
+from forkpoint.serve.wire import (
+    MAX_ITEMS,
+    MAX_STEPS,
+    TAGS,
+    Asked,
+    Document,
+    GivenSolution,
+    GivenSteps,
+    Health,
+    Limits,
+    ModelCard,
+    ModelList,
+    Ranked,
+    Reranked,
+    RerankRequest,
+    Scored,
+    ScoredItems,
+    ScoredSolution,
+    ScoreItems,
+    ScoreRequest,
+    Usage,
+)
+
+logger = logging.getLogger(__name__)
+ASKED = declared(400, 401, 404, 408, 413, 422, 429, 500, 503, 504)
+"""How a request for scores can be refused."""
+
+EXPOSED = {200: {"description": "All counters.", "content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}}, **declared(401)}
+
+
+class OtherModel(ValueError):
+    """A model is asked for that is not served."""
+
+
+class ClientGone(ConnectionError):
+    """Nobody waits for the answer."""
+
+
+def make_app(prm: ServedPRM, batcher: Batcher, config: ServeConfig, token: str | None, metrics: Metrics) -> FastAPI:
+    """The ASGI application; `batcher` scores with `prm`."""
+    security = [Security(HTTPBearer(auto_error=False))] if token is not None else []  # for the OpenAPI; the gate checks it
+    app = FastAPI(
+        title="forkpoint", version=__version__, description="Step scores of a process reward model.", docs_url=None, redoc_url=None
+    )
+    service = Service(prm, batcher, config)
+    started = int(time.time())
+
+    @app.get("/health", responses=declared(503))
+    async def health() -> Health:
+        """Whether requests are taken; needs no token."""
+        if not batcher.is_ready:
+            raise Stopping("the server is stopping")
+        return Health(model=prm.name)
+
+    @app.get("/metrics", dependencies=security, response_class=Response, responses=EXPOSED)
+    async def exposition() -> Response:
+        """Counters, in the text format of Prometheus."""
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/v1/models", dependencies=security, responses=declared(401))
+    async def models() -> ModelList:
+        """The model that is served, what it reads, and what a request may ask for."""
+        limits = Limits(max_items=MAX_ITEMS, max_steps=MAX_STEPS, max_body_bytes=config.max_body_bytes)
+        return ModelList(data=[ModelCard(id=prm.name, created=started, format=prm.format, limits=limits)])
+
+    @app.post("/score", dependencies=security, responses=ASKED)
+    async def score(asked: Annotated[ScoreRequest, Body()], request: Request) -> ScoredSolution | ScoredItems:
+        """Score the steps of one solution, or of each of `items`."""
+        return await service.score(asked, request)
+
+    @app.post("/v1/rerank", dependencies=security, responses=ASKED, response_model_exclude_none=True)
+    async def rerank(asked: RerankRequest, request: Request) -> Reranked:
+        """Order solutions of a problem by their scores, best first."""
+        return await service.rerank(asked, request)
+
+    _declare_refusals(app)
+    app.add_middleware(Gate, config=config, token=token, metrics=metrics, paths=frozenset(app.openapi()["paths"]))
+    return app
+
+
+class Service:
+    """Answers what is asked about solutions."""
+
+    def __init__(self, prm: ServedPRM, batcher: Batcher, config: ServeConfig) -> None:
+        self._prm, self._batcher, self._config = prm, batcher, config
+
+    async def score(self, asked: ScoreRequest, request: Request) -> ScoredSolution | ScoredItems:
+        how = self._aggregate(asked)
+        segmentation = self._prm.format.segmentation
+        if isinstance(asked, ScoreItems):
+            named = [(f"items.{idx}: ", item.problem, steps_of(item, segmentation)) for idx, item in enumerate(asked.items)]
+        else:
+            named = [("", asked.problem, steps_of(asked, segmentation))]
+        found = [
+            Scored(steps=list(steps), step_scores=its.scores, score=aggregate(its.scores, how))
+            for (_, _, steps), its in zip(named, await self._scores(named, request), strict=True)
+        ]
+        if isinstance(asked, ScoreItems):
+            return ScoredItems(items=found, aggregate=how, model=self._prm.name)
+        return ScoredSolution(**found[0].model_dump(), aggregate=how, model=self._prm.name)
+
+    async def rerank(self, asked: RerankRequest, request: Request) -> Reranked:
+        how = self._aggregate(asked)
+        named = [(f"documents.{idx}: ", asked.query, cut(text, self._prm.format.segmentation)) for idx, text in enumerate(asked.documents)]
+        found = await self._scores(named, request)
+        ranked = [
+            Ranked(
+                index=idx,
+                relevance_score=aggregate(its.scores, how),
+                document=Document(text=asked.documents[idx]) if asked.return_documents else None,
+            )
+            for idx, its in enumerate(found)
+        ]
+        ranked.sort(key=lambda result: -result.relevance_score)  # which is stable
+        usage = Usage(total_tokens=sum(its.num_tokens for its in found))
+        return Reranked(model=self._prm.name, results=ranked[: asked.top_n], usage=usage)
+
+    def _aggregate(self, asked: Asked) -> Aggregate:
+        """The aggregate to use. OtherModel where another model is asked for."""
+        if asked.model not in (None, self._prm.name):
+            raise OtherModel(f"the model {asked.model!r} is not served here; ask for {self._prm.name!r}, or for none")
+        return asked.aggregate or self._prm.format.aggregate
+
+    async def _scores(self, named: Sequence[tuple[str, str, Sequence[str]]], request: Request) -> list[StepScores]:
+        """The scores of (name in messages, problem, steps).
+
+        LayoutError names the first that the PRM cannot read. TimeoutError and ClientGone where the answer is late, or for
+        nobody; nothing stays in the queue then.
+        """
+        futures = self._batcher.submit((problem, steps) for _, problem, steps in named)
+
+        async def settled() -> list[StepScores]:
+            found = []
+            for (name, _, _), future in zip(named, futures, strict=True):
+                try:
+                    found.append(await asyncio.wrap_future(future))
+                except LayoutError as error:
+                    raise LayoutError(f"{name}{error}") from error
+            return found
+
+        scoring, leaving = asyncio.create_task(settled()), asyncio.create_task(_leaving(request))
+        try:
+            done, _ = await asyncio.wait((scoring, leaving), timeout=self._config.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if scoring in done:
+                return scoring.result()
+            if leaving in done:
+                raise ClientGone
+            raise TimeoutError(f"the scores were not there within {self._config.timeout_s:g} s; ask for less at once, or later")
+        finally:
+            scoring.cancel()
+            leaving.cancel()
+            self._batcher.drop(futures)
+
+
+def steps_of(given: GivenSteps | GivenSolution, segmentation: Segmentation) -> Sequence[str]:
+    """The steps as they were given, or as the PRM's training data would have been cut."""
+    return given.steps if isinstance(given, GivenSteps) else cut(given.solution, segmentation)
+
+
+def cut(text: str, segmentation: Segmentation) -> Sequence[str]:
+    """The steps of a text. LayoutError where they cannot be read off it."""
+    if segmentation == "entropy":
+        raise LayoutError("this PRM was trained on entropy steps, which cannot be read off a text; give `steps` to /score")
+    steps = newline_steps(text) if segmentation == "newline" else (text,)
+    if len(steps) > MAX_STEPS:
+        raise LayoutError(f"the solution has {len(steps)} lines, each a step; {MAX_STEPS} are taken at most")
+    return steps
+
+
+async def _leaving(request: Request) -> None:
+    """Return when the client is gone; the body was read before."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _declare_refusals(app: FastAPI) -> None:
+    """What exceptions become."""
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return refuse(422, "; ".join(_told(problem["loc"], problem["msg"]) for problem in error.errors()))
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> Response:
+        response = refuse(error.status_code, str(error.detail))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(ClientGone)
+    async def gone(_: Request, error: ClientGone) -> Response:
+        return Response(status_code=499)
+
+    @app.exception_handler(ScoringFailed)
+    async def failed(_: Request, error: ScoringFailed) -> Response:
+        return refuse(500, str(error), error.id)
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        error_id = uuid.uuid4().hex[:12]
+        logger.error("answering %s failed, id %s", request.url.path, error_id)  # the server logs the exception itself
+        return refuse(500, "the server failed", error_id)
+
+    for kind, status in ((OtherModel, 404), (LayoutError, 422), (QueueFull, 429), (Stopping, 503), (TimeoutError, 504)):
+        app.add_exception_handler(kind, lambda _, error, status=status: refuse(status, str(error)))
+
+
+def _told(place: Sequence[str | int], message: str) -> str:
+    """Where a body is wrong, and how."""
+    path = ".".join(str(part) for part in place if part not in TAGS)
+    return f"{path}: {message}"
