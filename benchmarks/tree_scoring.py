@@ -1,0 +1,84 @@
+"""What it saves to score all leaves of a tree as one prefix tree instead of one by one.
+
+    python benchmarks/tree_scoring.py
+
+EDU trees of lab problems with 16 and 64 leaves. Both ways score the same solutions with the same weights to the same numbers; the
+flat way is our own too, in batches sorted by length. What the tree can save at most is flat tokens / distinct tokens, shown beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from forkpoint.policies import LAB_POLICY
+from forkpoint.presets import preset_named
+from forkpoint.prms.tagged import TaggedPRM
+from forkpoint.records import LabelledSolution
+from forkpoint.tokenizer import load_tokenizer
+from lab_trees import MODELS, model_named, num_computed, num_distinct, solutions_of_trees
+from record import Ratio, add_arguments, interleaved, write
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-problems", type=int, default=16)
+    parser.add_argument("--tau", type=float, default=0.1)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["lab", "wide"])
+    parser.add_argument("--batch-tokens", type=int, default=4096)
+    add_arguments(parser)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    tokenizer = load_tokenizer(LAB_POLICY)
+    ratios: dict[str, Ratio] = {}
+    runs: list[dict[str, Any]] = []
+    notes = []
+    for num_leaves in (16, 64):
+        for name in args.models:
+            model = model_named(name, len(tokenizer), args.device)
+            num_problems = args.num_problems if name == "lab" else max(1, args.num_problems // 8)
+            solutions = solutions_of_trees(f"lab:train?num={num_problems}&seed=4", num_leaves, args.tau)
+            what = f"{num_leaves} leaves, {name}"
+            found, rounds, note = compared(model, tokenizer, solutions, args)
+            goals: dict[str, dict[str, Any]] = {
+                "flat / tree time": {"goal": 5.0 if num_leaves == 64 else None},
+                "tokens computed / distinct": {"goal": 1.05, "is_cost": True},
+                "largest difference of scores": {"goal": 1e-5, "is_cost": True},
+            }
+            ratios |= {f"{ratio}, {what}": Ratio(values, **goals[ratio]) for ratio, values in found.items()}
+            notes.append(f"{what}: {note}")
+            runs += [{"leaves": num_leaves, "model": name, **seconds} for seconds in rounds]
+    write("tree_scoring", ratios, runs, notes, args)
+
+
+def compared(
+    model: Any, tokenizer: Any, solutions: Sequence[LabelledSolution], args: argparse.Namespace
+) -> tuple[dict[str, list[float]], list[dict[str, Any]], str]:
+    """The ratios, the rounds, and how much there was to save."""
+    questions, steps = [item.question for item in solutions], [item.steps for item in solutions]
+    prms = {
+        way: TaggedPRM(model, tokenizer, preset_named("lab").format, way, args.batch_tokens, packs_trees=way == "tree")
+        for way in ("flat", "tree")
+    }
+    works = {way: partial(prm.score, questions, steps) for way, prm in prms.items()}
+    pairs = zip(works["flat"](), works["tree"](), strict=True)
+    difference = max(abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=True))
+    rows = [prms["flat"].layout.encode(question, its_steps).input_ids for question, its_steps in zip(questions, steps, strict=True)]
+    distinct = num_distinct(questions, rows)
+    computed = num_computed(model, works["tree"])
+    rounds = interleaved(works, args.num_rounds)
+    ratios = {
+        "flat / tree time": [seconds["flat"] / seconds["tree"] for seconds in rounds],
+        "tokens computed / distinct": [computed / distinct],
+        "largest difference of scores": [difference],
+    }
+    return ratios, rounds, f"{len(solutions)} solutions, flat tokens / distinct tokens {sum(map(len, rows)) / distinct:.2f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What it saves to train on all leaves of a tree as one prefix tree instead of one by one.
+
+    python benchmarks/tree_training.py
+
+Loss and gradient of the same solutions with the same weights, of EDU trees of lab problems with 16 and 64 leaves; the flat way is our
+own too, in batches sorted by length. What the tree can save at most is flat tokens / distinct tokens, shown beside.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from forkpoint.policies import LAB_POLICY
+from forkpoint.presets import preset_named
+from forkpoint.prms.layout import Layout
+from forkpoint.prms.packing import INPUT_NAMES, on_device, takes_trees
+from forkpoint.prms.tagged import tag_logits
+from forkpoint.records import LabelledSolution
+from forkpoint.tokenizer import load_tokenizer
+from forkpoint.trainer import TagCollator, layout_rows, pack_rows, soft_cross_entropy
+from lab_trees import MODELS, model_named, num_computed, num_distinct, solutions_of_trees
+from record import Ratio, add_arguments, interleaved, write
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-problems", type=int, default=16)
+    parser.add_argument("--tau", type=float, default=0.1)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["lab", "wide"])
+    parser.add_argument("--batch-tokens", type=int, default=4096, help="padded tokens of a micro-batch at most")
+    add_arguments(parser, num_rounds=3)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    tokenizer = load_tokenizer(LAB_POLICY)
+    layout = Layout(tokenizer, preset_named("lab").format)
+    ratios: dict[str, Ratio] = {}
+    runs: list[dict[str, Any]] = []
+    notes = []
+    for num_leaves in (16, 64):
+        for name in args.models:
+            model = model_named(name, len(tokenizer), args.device)
+            num_problems = args.num_problems if name == "lab" else max(1, args.num_problems // 8)
+            solutions = solutions_of_trees(f"lab:train?num={num_problems}&seed=4", num_leaves, args.tau)
+            what = f"{num_leaves} leaves, {name}"
+            found, rounds, note = compared(model, layout, solutions, args)
+            goals: dict[str, dict[str, Any]] = {
+                "flat / tree time": {},
+                "tokens computed / distinct": {"goal": 1.1, "is_cost": True},
+                "relative difference of gradients": {"goal": 1e-5, "is_cost": True},
+            }
+            ratios |= {f"{ratio}, {what}": Ratio(values, **goals[ratio]) for ratio, values in found.items()}
+            notes.append(f"{what}: {note}")
+            runs += [{"leaves": num_leaves, "model": name, **seconds} for seconds in rounds]
+    write("tree_training", ratios, runs, notes, args)
+
+
+def compared(
+    model: Any, layout: Layout, solutions: Sequence[LabelledSolution], args: argparse.Namespace
+) -> tuple[dict[str, list[float]], list[dict[str, Any]], str]:
+    """The ratios, the rounds, and how much there was to save."""
+    chosen, encoded, _ = layout_rows(solutions, layout)
+    distinct = num_distinct([item.question for item in chosen], [row.input_ids for row in encoded])
+    if not takes_trees(model, max(len(row.input_ids) for row in encoded)):
+        raise ValueError(f"{type(model).__name__} computes no trees")
+    works = {
+        way: partial(differentiate, model, layout, batches_of(chosen, encoded, layout, args, way == "tree")) for way in ("flat", "tree")
+    }
+    computed = num_computed(model, works["tree"])
+    gradients = {}
+    for way, work in works.items():
+        work()
+        gradients[way] = torch.cat([weight.grad.flatten().double() for weight in model.parameters()])
+    difference = float((gradients["tree"] - gradients["flat"]).norm() / gradients["flat"].norm())
+    rounds = interleaved(works, args.num_rounds)
+    ratios = {
+        "flat / tree time": [seconds["flat"] / seconds["tree"] for seconds in rounds],
+        "tokens computed / distinct": [computed / distinct],
+        "relative difference of gradients": [difference],
+    }
+    num_flat = sum(len(row.input_ids) for row in encoded)
+    return ratios, rounds, f"{len(chosen)} solutions, flat tokens / distinct tokens {num_flat / distinct:.2f}"
+
+
+def differentiate(model: Any, layout: Layout, batches: Sequence[dict[str, Any]]) -> None:
+    """Loss and gradient of everything."""
+    model.zero_grad()
+    for batch in batches:
+        inputs = {key: batch[key] for key in INPUT_NAMES if key in batch}
+        logits = tag_logits(model, layout, inputs, batch["tag_rows"], batch["tag_columns"])
+        soft_cross_entropy(logits, batch["labels"]).backward()  # type: ignore[no-untyped-call]
+    if model.device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def batches_of(chosen: Any, encoded: Any, layout: Layout, args: argparse.Namespace, as_trees: bool) -> list[dict[str, Any]]:
+    """Micro-batches of rows of similar length."""
+    rows = sorted(pack_rows(chosen, encoded, args.batch_tokens if as_trees else 0), key=lambda row: -len(row["input_ids"]))
+    batches: list[list[dict[str, Any]]] = [[]]
+    for row in rows:
+        longest = len(batches[-1][0]["input_ids"]) if batches[-1] else 0
+        if (len(batches[-1]) + 1) * longest > args.batch_tokens:
+            batches.append([])
+        batches[-1].append(row)
+    collate = TagCollator(layout.tag_id)
+    return [on_device(collate(batch), torch.device(args.device)) for batch in batches]
+
+
+if __name__ == "__main__":
+    main()
