@@ -15,7 +15,7 @@ from forkpoint.stepdata import write_labelled
 from labelled import visible_errors
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-COMMANDS = ["demo", "label", "train", "score", "evaluate", "report", "grade", "relabel", "sweep", "raft", "convert", "serve", "export"]
+COMMANDS = ["demo", "label", "train", "score", "evaluate", "report", "grade", "relabel", "sweep", "raft", "convert", "serve", "export", "benchmark"]
 
 
 def forkpoint(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -52,6 +52,7 @@ class Server:
         """Begin to start; `wait` until it is done."""
         flags = ["--host", "127.0.0.1", "--port", str(self._port), "--model", str(LAB_POLICY), "--served-model-name", "lab"]
         flags += ["--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-num-seqs", "16", "--enable-prompt-tokens-details"]
+        flags += ["--no-enable-chunked-prefill"]
         env = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags]
         with self._log.open("ab") as log:
@@ -69,9 +70,12 @@ class Server:
                 time.sleep(1)
         raise TimeoutError(f"the server did not start:\n{self._log.read_text()[-3000:]}")
 
+    def send(self, number: signal.Signals) -> None:
+        """A signal to the server and to its engine, which is a process of its own."""
+        os.killpg(self._process.pid, number)
+
     def kill(self) -> None:
-        """SIGKILL to the server and to its engine, which is a process of its own."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        self.send(signal.SIGKILL)
         self._process.wait()
 
 
@@ -156,18 +160,18 @@ def test_what_the_server_refuses_is_said_in_its_words(server: Server) -> None:
 
 
 class StruckPolicy(OpenAIPolicy):
-    """Has its server killed, and started again, while the requests of its fifth call are under way."""
+    """Has its server killed, and started again, while the requests of its third or a later call are under way."""
 
     server: Server
     num_calls = 0
-    is_asking = was_asking = False
+    is_asking = was_struck = False
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         self.num_calls += 1
-        killer = threading.Timer(0.1, self._strike) if self.num_calls == 5 else None
+        self.is_asking = True
+        killer = threading.Thread(target=self._strike) if self.num_calls >= 3 and not self.was_struck else None
         if killer:
             killer.start()
-        self.is_asking = True
         completions = super().generate(requests)
         self.is_asking = False
         if killer:
@@ -175,8 +179,15 @@ class StruckPolicy(OpenAIPolicy):
         return completions
 
     def _strike(self) -> None:
+        """Freeze the server a little later; if it has not answered everything by then, it is killed as it is."""
+        time.sleep(0.05)
+        self.server.send(signal.SIGSTOP)
+        time.sleep(1.0)  # what it had sent before arrives
+        if not self.is_asking:
+            self.server.send(signal.SIGCONT)
+            return
+        self.was_struck = True
         self.server.kill()
-        self.was_asking = self.is_asking
         self.server.start()
 
 
@@ -191,7 +202,7 @@ def test_a_label_run_whose_server_is_killed_and_started_again_is_that_of_an_undi
     struck = StruckPolicy.load(LAB_POLICY, server=server.url)
     struck.server = server
     disturbed = label(struck, tmp_path / "disturbed")
-    assert struck.was_asking
+    assert struck.was_struck
     assert server.num_starts == 2
     assert (disturbed.num_failed, disturbed.num_solved) == (0, len(problems))
     assert (tmp_path / "disturbed" / "labels.jsonl").read_text() == (tmp_path / "undisturbed" / "labels.jsonl").read_text()

@@ -7,7 +7,23 @@ Invariant: importing this package loads neither torch nor transformers.
 
 from __future__ import annotations
 
-from forkpoint.cli import demo, evaluate, export, formats, grade, lab, label, raft, score, serve, sweep, train
+from forkpoint.cli import benchmark, demo, evaluate, export, formats, grade, lab, label, raft, score, serve, sweep, train
 from forkpoint.cli.app import app, main
 
-__all__ = ["app", "demo", "evaluate", "export", "formats", "grade", "lab", "label", "main", "raft", "score", "serve", "sweep", "train"]
+__all__ = [
+    "app",
+    "benchmark",
+    "demo",
+    "evaluate",
+    "export",
+    "formats",
+    "grade",
+    "lab",
+    "label",
+    "main",
+    "raft",
+    "score",
+    "serve",
+    "sweep",
+    "train",
+]

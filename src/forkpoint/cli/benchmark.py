@@ -1,0 +1,215 @@
+"""`forkpoint benchmark`: public benchmarks of any PRM."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from rich.table import Table
+
+from forkpoint import formats
+from forkpoint.cli.app import Device, Flat, app
+from forkpoint.console import err_console, out_console, quiet_libraries
+from forkpoint.prm_benchmarks.best_of_n import BestOfNConfig
+from forkpoint.prm_benchmarks.best_of_n import best_of_n as measure_best_of_n
+from forkpoint.prm_benchmarks.calibration import CalibrationConfig
+from forkpoint.prm_benchmarks.calibration import calibration as measure_calibration
+from forkpoint.prm_benchmarks.candidates import CUT_OF, CandidateColumns, read_candidates
+from forkpoint.prm_benchmarks.prmbench import PRMBenchConfig, read_processes
+from forkpoint.prm_benchmarks.prmbench import prmbench as measure_prmbench
+from forkpoint.prm_benchmarks.processbench import ProcessBenchConfig, read_subsets
+from forkpoint.prm_benchmarks.processbench import processbench as measure_processbench
+from forkpoint.prm_benchmarks.results import RESULTS
+from forkpoint.prms import load_prm
+
+benchmark_app = App(name="benchmark", help="Public benchmarks of process reward models, ours and other people's.")
+app.command(benchmark_app)
+
+
+@benchmark_app.command
+def processbench(
+    prm: Path,
+    *files: str,
+    out: Path,
+    config: Annotated[ProcessBenchConfig, Flat] = ProcessBenchConfig(),
+    read: tuple[str, ...] = (),
+    family: str | None = None,
+    device: Device = "auto",
+) -> int:
+    """Find the first wrong step: F1 of ProcessBench, with a threshold that is chosen on one subset.
+
+    Killed at any moment, the same command continues. OUT/results.json has the figures, OUT/scores the journaled step scores.
+
+    Parameters
+    ----------
+    prm
+        A directory made by `forkpoint train`, or a public PRM: a directory or a name on the hub.
+    files
+        Subsets such as gsm8k.json and math.json, or hub:Qwen/ProcessBench?split=gsm8k.
+    out
+        Where the results go; one directory for every PRM.
+    read
+        Options of reading, KEY=VALUE each: separator='\\n' for what stands between steps.
+    family
+        The PRM's family, where its files do not tell.
+    """
+    quiet_libraries()
+    subsets = read_subsets(files, **formats.parse_options("processbench", "read", read))
+    results = measure_processbench(load_prm(prm, device, family), subsets, out, config)
+    origin = f"best on {results['threshold_from']}" if results["threshold_from"] else "given"
+    table = Table(
+        "", "F1", "on wrong", "on right", "solutions", "upper bound", title=f"ProcessBench, threshold {results['threshold']:.3f} ({origin})"
+    )
+    for row in results["subsets"]:
+        name = f"{row['name']} (chose the threshold)" if row["chose_threshold"] else row["name"]
+        table.add_row(
+            name, _interval(row["f1"]), f"{row['acc_error']['value']:.3f}", f"{row['acc_correct']['value']:.3f}",
+            f"{row['num_solutions']:,}", f"{row['upper_bound']['f1']:.3f}",
+        )  # fmt: skip
+    table.add_row("mean", _interval(results["mean_f1"]), "", "", "", f"{results['upper_bound_mean_f1']:.3f}")
+    if results["held_out_mean_f1"] and results["threshold_from"]:
+        table.add_row("mean of the others", _interval(results["held_out_mean_f1"]), "", "", "", "")
+    return _show(table, results, out)
+
+
+@benchmark_app.command
+def prmbench(
+    prm: Path,
+    *files: str,
+    out: Path,
+    config: Annotated[PRMBenchConfig, Flat] = PRMBenchConfig(),
+    family: str | None = None,
+    device: Device = "auto",
+) -> int:
+    """Tell right steps from wrong ones: PRMScore of PRMBench, overall, by category and by class.
+
+    Killed at any moment, the same command continues. OUT/results.json has the figures, OUT/scores the journaled step scores.
+
+    Parameters
+    ----------
+    prm
+        A directory made by `forkpoint train`, or a public PRM: a directory or a name on the hub.
+    files
+        PRMBench rows: .jsonl, .json, .parquet, or hub:OWNER/NAME?split=NAME.
+    out
+        Where the results go; one directory for every PRM.
+    family
+        The PRM's family, where its files do not tell.
+    """
+    quiet_libraries()
+    results = measure_prmbench(load_prm(prm, device, family), read_processes(files), out, config)
+    table = Table("", "PRMScore", "F1", "negative F1", "processes", "steps", "wrong", title=f"PRMBench, threshold {config.threshold:g}")
+    for row in results["classes"]:
+        table.add_row(
+            row["name"], _interval(row["prm_score"]), f"{row['f1']:.3f}", f"{row['negative_f1']:.3f}",
+            f"{row['num_processes']:,}", f"{row['num_steps']:,}", f"{row['num_wrong_steps']:,}",
+        )  # fmt: skip
+    for row in results["categories"]:
+        table.add_row(row["name"], _interval(row["prm_score"]))
+    table.add_row("overall", _interval(results["overall"]["prm_score"]))
+    return _show(table, results, out)
+
+
+@benchmark_app.command(name="best-of-n")
+def best_of_n(
+    file: str,
+    *,
+    out: Path,
+    prm: Path | None = None,
+    columns: Annotated[CandidateColumns, Flat] = CandidateColumns(),
+    config: Annotated[BestOfNConfig, Flat] = BestOfNConfig(),
+    family: str | None = None,
+    device: Device = "auto",
+) -> int:
+    """Pick one of N candidates: majority, best score, weighted vote and oracle, from a file of candidates.
+
+    Scores are the PRM's, or with --scores the file's own; without either, majority and oracle are measured.
+    Killed at any moment, the same command continues. OUT/results.json has the figures, OUT/scores the journaled step scores.
+
+    Parameters
+    ----------
+    file
+        Problems with candidates: .jsonl, .json, .parquet, or hub:OWNER/NAME?split=NAME.
+    out
+        Where the results go; one directory for every PRM.
+    prm
+        A directory made by `forkpoint train`, or a public PRM: a directory or a name on the hub.
+    family
+        The PRM's family, where its files do not tell.
+    """
+    candidates, scorer = read_candidates(file, columns), None
+    if prm is not None:
+        quiet_libraries()
+        scorer = load_prm(prm, device, family)
+        config = replace(config, cut=config.cut or CUT_OF.get(scorer.format.segmentation))
+    results = measure_best_of_n(candidates, out, scorer, config)
+    largest = max(row["n"] for row in results["rows"])
+    gains = {(row["select"], row["aggregate"]): row["gain"] for row in results["gains"] if row["n"] == largest}
+    title = f"best of {largest}, {results['num_problems']:,} problems"
+    table = Table("pick", "aggregate", "accuracy", "minus majority", title=title)
+    for row in (row for row in results["rows"] if row["n"] == largest):
+        gain = gains.get((row["select"], row["aggregate"]))
+        table.add_row(row["select"], row["aggregate"] or "", _interval(row["accuracy"]), _interval(gain, "+") if gain else "")
+    if candidates.num_ungradable:
+        err_console.print(f"{candidates.num_ungradable:,} answers could not be graded and count as wrong", highlight=False)
+    return _show(table, results, out)
+
+
+@benchmark_app.command
+def calibration(
+    prm: Path,
+    file: str,
+    *,
+    out: Path,
+    from_: Annotated[str, Parameter(name="--from")] = "forkpoint",
+    read: tuple[str, ...] = (),
+    config: Annotated[CalibrationConfig, Flat] = CalibrationConfig(),
+    family: str | None = None,
+    device: Device = "auto",
+) -> int:
+    """Hold step scores against step labels: calibration error, Brier score, reliability curve.
+
+    Killed at any moment, the same command continues. OUT/results.json has the figures, OUT/scores the journaled step scores.
+
+    Parameters
+    ----------
+    prm
+        A directory made by `forkpoint train`, or a public PRM: a directory or a name on the hub.
+    file
+        Labelled steps: .jsonl, .json, .parquet, a run directory of `forkpoint label`, or hub:OWNER/NAME?split=NAME.
+    out
+        Where the results go; one directory for every PRM.
+    from_
+        The file's format, as for `forkpoint convert`: forkpoint, math-shepherd, openrlhf, er-prm, rlhflow, trl, prm800k, processbench.
+    read
+        Options of reading, KEY=VALUE each, such as neutral=positive for prm800k.
+    family
+        The PRM's family, where its files do not tell.
+    """
+    quiet_libraries()
+    solutions = list(formats.read(file, from_, **formats.parse_options(from_, "read", read)))
+    results = measure_calibration(load_prm(prm, device, family), solutions, out, config)
+    title = f"calibration: ECE {_interval(results['ece'])}, Brier {_interval(results['brier'])}, {results['num_steps']:,} steps"
+    table = Table("score", "steps", "mean score", "mean label", title=title)
+    for row in results["reliability"]:
+        span = f"{row['from']:.2f} .. {row['to']:.2f}"
+        table.add_row(span, f"{row['num_steps']:,}", f"{row['mean_score']:.3f}", _interval(row["mean_label"]))
+    return _show(table, results, out)
+
+
+def _interval(measured: dict[str, Any], sign: str = "") -> str:
+    return f"{measured['value']:{sign}.3f} ({measured['low']:{sign}.3f} .. {measured['high']:{sign}.3f})"
+
+
+def _show(table: Table, results: dict[str, Any], out: Path) -> int:
+    """The table, what was refused, and where it is written."""
+    out_console.print(table)
+    refused = results["refused"]
+    if refused and refused["num"]:
+        err_console.print(
+            f"{refused['num']:,} solutions were refused: {refused['reasons'][0]}", highlight=False, markup=False, soft_wrap=True
+        )
+    out_console.print(f"Written: {out / RESULTS}", highlight=False, soft_wrap=True)
+    return 0

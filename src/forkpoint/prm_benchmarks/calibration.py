@@ -1,0 +1,129 @@
+"""Step calibration: of the steps that score 0.8, are 80 % right?
+
+Steps are put into B bins of equal width by their score: bin b holds scores in [b/B, (b+1)/B), the last one 1 too.
+    ECE    sum over bins of (steps in the bin / all steps) * |mean score - mean label|      (arXiv 1706.04599)
+    Brier  mean over steps of (score - label)^2
+Labels may be soft: they are averaged as they are. Every step counts once, so long solutions weigh more; problems are resampled
+with all their steps. The ECE of a resample is on average larger than that of the data, since noise adds to |.|: its interval
+lies somewhat high, and with few steps per bin the ECE itself does.
+A solution that the PRM refuses is left out and counted in `refused`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forkpoint.evaluate import Floats
+from forkpoint.prm_benchmarks.resampling import Resamples, ratio, sums_by
+from forkpoint.prm_benchmarks.results import write_results
+from forkpoint.prm_benchmarks.scoring import score_solutions
+from forkpoint.records import Executor, LabelledSolution, Scorer
+from forkpoint.runs import LocalExecutor, content_key
+
+COUNT, SCORE, LABEL, SQUARED_ERROR = range(4)
+"""What is summed in every bin: steps, their scores, their labels, their squared errors."""
+
+
+@dataclass(frozen=True)
+class CalibrationConfig:
+    """What is binned, and how finely."""
+
+    num_bins: int = 10
+    """Bins of equal width (10 or 15 are usual; errors of different numbers of bins do not compare)."""
+    past_first_error: bool = True
+    """Also steps after the first one labelled 0; without them where nobody judged those, as in ProcessBench."""
+
+    def __post_init__(self) -> None:
+        if self.num_bins < 1:
+            raise ValueError(f"num_bins must be at least 1; {self.num_bins} was given")
+
+
+def bin_idxs(scores: Floats, num_bins: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """The bin of every score in [0, 1]."""
+    return np.minimum((scores * num_bins).astype(np.int64), num_bins - 1)
+
+
+def bin_sums(scores: Floats, labels: Floats, num_bins: int) -> Floats:
+    """Per bin, what `COUNT`, `SCORE`, `LABEL` and `SQUARED_ERROR` say: [B, 4]. ValueError where a score is not in [0, 1]."""
+    if not np.all((scores >= 0) & (scores <= 1)):
+        raise ValueError(f"calibration is of scores from 0 to 1; {scores.min():g} to {scores.max():g} were given")
+    sums_B_4 = np.zeros((num_bins, 4))
+    np.add.at(sums_B_4, bin_idxs(scores, num_bins), np.stack([np.ones_like(scores), scores, labels, (scores - labels) ** 2], axis=1))
+    return sums_B_4
+
+
+def ece(sums: Floats) -> Floats:
+    """The expected calibration error of bin sums [.., B, 4]."""
+    return ratio(np.abs(sums[..., SCORE] - sums[..., LABEL]).sum(axis=-1), sums[..., COUNT].sum(axis=-1))
+
+
+def brier(sums: Floats) -> Floats:
+    """The mean squared error of bin sums [.., B, 4]."""
+    return _mean(sums, SQUARED_ERROR)
+
+
+def _mean(sums: Floats, what: int) -> Floats:
+    return ratio(sums[..., what].sum(axis=-1), sums[..., COUNT].sum(axis=-1))
+
+
+def calibration(
+    scorer: Scorer,
+    solutions: Sequence[LabelledSolution],
+    out: Path,
+    config: CalibrationConfig = CalibrationConfig(),
+    executor: Executor | None = None,
+) -> dict[str, Any]:
+    """Measure the scorer on labelled steps; writes OUT/results.json and returns it, scores are journaled in OUT.
+
+    Problems are told apart by their questions. ValueError where there are no solutions, or the scorer refuses all of them.
+    """
+    scored = score_solutions(scorer, [(solution.question, solution.steps) for solution in solutions], out, executor or LocalExecutor())
+    kept = [(solution, scores) for solution, scores in zip(solutions, scored.scores, strict=True) if scores is not None]
+    if not kept:
+        raise ValueError(f"there is nothing to calibrate: {len(solutions)} solutions were given and {len(scored.refusals)} refused")
+    sums_N_K = np.stack([_solution_sums(solution, scores, config).ravel() for solution, scores in kept])
+    resamples = Resamples.of(sums_by([solution.question for solution, _ in kept], sums_N_K))
+
+    def of_bins(sums: Floats) -> Floats:
+        bins: Floats = sums.reshape(*sums.shape[:-1], config.num_bins, 4)
+        return bins
+
+    def mean_label(sums: Floats, bin_idx: int) -> Floats:
+        return ratio(of_bins(sums)[..., bin_idx, LABEL], of_bins(sums)[..., bin_idx, COUNT], otherwise=float("nan"))
+
+    sums_B_4 = of_bins(resamples.sums_K)
+    found = {
+        "ece": asdict(resamples.measured(lambda sums: ece(of_bins(sums)))),
+        "brier": asdict(resamples.measured(lambda sums: brier(of_bins(sums)))),
+        "mean_score": asdict(resamples.measured(lambda sums: _mean(of_bins(sums), SCORE))),
+        "mean_label": asdict(resamples.measured(lambda sums: _mean(of_bins(sums), LABEL))),
+        "num_solutions": len(kept),
+        "num_steps": int(sums_B_4[:, COUNT].sum()),
+        "reliability": [
+            {
+                "from": idx / config.num_bins,
+                "to": (idx + 1) / config.num_bins,
+                "num_steps": int(sums[COUNT]),
+                "mean_score": float(sums[SCORE] / sums[COUNT]),
+                "mean_label": asdict(resamples.measured(partial(mean_label, bin_idx=idx))),
+            }
+            for idx, sums in enumerate(sums_B_4)
+            if sums[COUNT]
+        ],
+        "digest": content_key([[item.question, item.steps, [label.value for label in item.labels]] for item in solutions]),
+        "refused": scored.summary(),
+    }
+    return write_results(out, "calibration", scorer.name, asdict(config), found)
+
+
+def _solution_sums(solution: LabelledSolution, scores: Sequence[float], config: CalibrationConfig) -> Floats:
+    labels = [label.value for label in solution.labels]
+    if not config.past_first_error and 0.0 in labels:
+        labels = labels[: labels.index(0.0) + 1]
+    return bin_sums(np.array(scores[: len(labels)]), np.array(labels), config.num_bins)

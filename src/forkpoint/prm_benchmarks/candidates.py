@@ -1,0 +1,171 @@
+"""Candidate solutions of problems, as files have them: who wrote them does not matter.
+
+A row is a problem with its question, its gold answer and its candidates. A candidate is a text, a list of steps, or a record
+with `text` or `steps`. What a file says about candidates (their answers, verdicts on them, scores of them) is read from a
+column of your choice: a list in parallel with the candidates, or, where candidates are records, a field of each.
+Invariant: what is not named is not used; without a column of verdicts, verdicts are ours, and likewise answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any, Literal
+
+from forkpoint.formats.cells import cell, items, text
+from forkpoint.formats.containers import read_rows
+from forkpoint.grade import answer_key, check_grader, grade_all
+from forkpoint.records import Solution
+from forkpoint.segment import Segmentation, newline_steps
+
+Cut = Literal["lines", "paragraphs", "whole"]
+CUT_OF: dict[Segmentation, Cut] = {"newline": "lines", "solution": "whole"}
+"""The cut that a PRM was trained on; `entropy` steps cannot be read off a text."""
+PARAGRAPH = re.compile(r"\s*\S.*?(?:\n[ \t]*\n\s*|\s*\Z)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class CandidateColumns:
+    """Where a file has what."""
+
+    question: str = "question"
+    """The column of the problem's text."""
+    answer: str = "answer"
+    """The column of the gold answer; read where verdicts are ours."""
+    candidates: str = "candidates"
+    """The column of the list of candidates."""
+    answers: str | None = None
+    """What the file says the candidates' answers are, equal texts being equal votes; without it, read out of the candidates."""
+    verdicts: str | None = None
+    """What the file says of candidates, true or false each; without it, ours."""
+    scores: str | None = None
+    """Scores that the file has: a number, or a list of step scores, per candidate."""
+    grader: str = "math"
+    """How answers are read and judged where that is ours: numeric, math, exact, choice, or module:function."""
+
+    def __post_init__(self) -> None:
+        check_grader(self.grader)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """One problem and its candidates; all tuples have one entry per candidate."""
+
+    question: str
+    solutions: tuple[Solution, ...]
+    """With `answer` what is voted on."""
+    steps: tuple[tuple[str, ...] | None, ...]
+    """None where the file has a text."""
+    scores: tuple[tuple[float, ...], ...] | None = None
+    """What the file has, at least one score per candidate."""
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateFile:
+    """The problems of a file, where what was read, and how many answers got no verdict (they count as wrong)."""
+
+    problems: tuple[Candidates, ...]
+    columns: CandidateColumns
+    num_ungradable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What a row says; all tuples have one entry per candidate, and None is what it does not say."""
+
+    question: str
+    gold: str
+    texts: tuple[str, ...]
+    steps: tuple[tuple[str, ...] | None, ...]
+    answers: tuple[Any, ...] | None
+    verdicts: tuple[bool, ...] | None
+    scores: tuple[tuple[float, ...], ...] | None
+
+
+def read_candidates(source: str, columns: CandidateColumns = CandidateColumns()) -> CandidateFile:
+    """The problems of a .jsonl, .json or .parquet file or a hub data set. ValueError names the row that does not fit."""
+    rows = []
+    for where, row in read_rows(source):
+        try:
+            rows.append(_row(row, columns))
+        except ValueError as error:
+            raise ValueError(f"{where} is not a problem with candidates: {error}") from None
+    if not rows:
+        raise ValueError(f"{source} holds no problems")
+    num_ungradable = 0
+    if columns.verdicts is None:
+        graded = grade_all([(row.gold, candidate) for row in rows for candidate in row.texts], columns.grader)
+        num_ungradable = sum(verdict.outcome == "ungradable" for verdict in graded)
+        remaining = iter(graded)
+        rows = [replace(row, verdicts=tuple(next(remaining).is_correct for _ in row.texts)) for row in rows]
+    return CandidateFile(tuple(_candidates(row, columns.grader) for row in rows), columns, num_ungradable)
+
+
+def cut(candidate: str, how: Cut) -> tuple[str, ...]:
+    """Steps which joined are the text: its lines, its paragraphs (blank lines between them), or all of it."""
+    match how:
+        case "lines":
+            return newline_steps(candidate)
+        case "paragraphs":
+            return tuple(PARAGRAPH.findall(candidate)) or (candidate,)
+        case "whole":
+            return (candidate,)
+
+
+def _row(row: Mapping[str, Any], columns: CandidateColumns) -> _Row:
+    entries = items(row, columns.candidates)
+    if not entries:
+        raise ValueError(f"column {columns.candidates!r} is empty; a problem needs at least one candidate")
+    steps, texts = zip(*(_steps_and_text(entry) for entry in entries), strict=True)
+    answers, verdicts, scores = (_said(row, entries, name) for name in (columns.answers, columns.verdicts, columns.scores))
+    if verdicts is not None and not all(verdict in (True, False) for verdict in verdicts):
+        raise ValueError(f"column {columns.verdicts!r} must hold true or false for every candidate; it holds {verdicts!r:.80}")
+    return _Row(
+        question=text(row, columns.question),
+        gold=str(cell(row, columns.answer)) if verdicts is None else "",
+        texts=texts,
+        steps=steps,
+        answers=answers,
+        verdicts=None if verdicts is None else tuple(bool(verdict) for verdict in verdicts),
+        scores=None if scores is None else tuple(_scores(score) for score in scores),
+    )
+
+
+def _steps_and_text(entry: Any) -> tuple[tuple[str, ...] | None, str]:
+    content = entry.get("steps", entry.get("text")) if isinstance(entry, dict) else entry
+    if isinstance(content, str):
+        return None, content
+    if isinstance(content, list) and content and all(isinstance(step, str) for step in content):
+        return tuple(content), "\n".join(content)
+    raise ValueError(f"a candidate is a text, a list of steps, or a record with `text` or `steps`; {entry!r:.80} was given")
+
+
+def _said(row: Mapping[str, Any], entries: Sequence[Any], column: str | None) -> tuple[Any, ...] | None:
+    """What the file says of each candidate; None where no column is named."""
+    if column is None:
+        return None
+    if all(isinstance(entry, dict) for entry in entries):
+        return tuple(cell(entry, column) for entry in entries)
+    values = items(row, column)
+    if len(values) != len(entries):
+        raise ValueError(f"column {column!r} has {len(values)} entries for {len(entries)} candidates")
+    return tuple(values)
+
+
+def _scores(value: Any) -> tuple[float, ...]:
+    scores = value if isinstance(value, list) else [value]
+    if not scores or not all(isinstance(score, (int, float)) and not isinstance(score, bool) and isfinite(score) for score in scores):
+        raise ValueError(f"the scores of a candidate are a number or a list of numbers; {value!r:.80} was given")
+    return tuple(float(score) for score in scores)
+
+
+def _candidates(row: _Row, grader: str) -> Candidates:
+    assert row.verdicts is not None, "rows without verdicts have been graded"
+    answers = row.answers if row.answers is not None else [answer_key(candidate, grader) for candidate in row.texts]
+    solutions = tuple(
+        Solution(candidate, (), (), None if answer is None else str(answer), is_correct, num_sampled_tokens=0)
+        for candidate, answer, is_correct in zip(row.texts, answers, row.verdicts, strict=True)
+    )
+    return Candidates(row.question, solutions, row.steps, row.scores)

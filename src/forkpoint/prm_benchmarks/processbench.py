@@ -1,0 +1,218 @@
+"""ProcessBench (arXiv 2412.06559): can step scores find the first wrong step?
+
+A solution is predicted to go wrong at the first step that scores below a threshold, or nowhere (-1).
+    acc_error    exact matches among solutions with a wrong step
+    acc_correct  solutions predicted to go wrong nowhere, among those without a wrong step
+    F1           2 acc_error acc_correct / (acc_error + acc_correct), 0 where both are 0
+As in the paper the threshold is the one with the best F1 on one subset (GSM8K), used on all, and the mean over subsets is
+unweighted. What is chosen on a subset and reported on it is no held-out figure: that subset is marked, the mean of the others
+stands beside the mean of all, and the best that each subset could have had is given apart, as an upper bound.
+A solution that the PRM refuses is never right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import numpy as np
+
+from forkpoint import formats
+from forkpoint.evaluate import Floats
+from forkpoint.formats.containers import HUB
+from forkpoint.prm_benchmarks.resampling import Measured, Resamples, ratio, sums_by
+from forkpoint.prm_benchmarks.results import write_results
+from forkpoint.prm_benchmarks.scoring import score_solutions
+from forkpoint.records import Executor, LabelledSolution, Scorer
+from forkpoint.runs import LocalExecutor, content_key
+
+NO_EDGE_THRESHOLD = 0.5
+"""Where no threshold predicts a solution rightly that another does not."""
+
+
+@dataclass(frozen=True)
+class ProcessBenchConfig:
+    """Which threshold is used."""
+
+    threshold: float | None = None
+    """A step that scores less is taken for wrong; without it, the threshold with the best F1 on `threshold_subset`."""
+    threshold_subset: str = "gsm8k"
+    """The subset that chooses the threshold: the name of its file without suffix, or its split on the hub."""
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold must be from 0 to 1; {self.threshold} was given")
+
+
+def read_subsets(sources: Sequence[str], **options: Any) -> dict[str, list[LabelledSolution]]:
+    """ProcessBench files (.json, .jsonl, .parquet) or hub:Qwen/ProcessBench?split=NAME, by the name of the subset.
+
+    `options` are those of `formats.read`. ValueError where there is no source or two have one name.
+    """
+    if not sources:
+        raise ValueError("no ProcessBench file was given; give at least one, such as gsm8k.json math.json")
+    subsets: dict[str, list[LabelledSolution]] = {}
+    for source in sources:
+        name = _subset_name(source)
+        if name in subsets:
+            raise ValueError(f"two sources are named {name!r}; give each subset once")
+        subsets[name] = list(formats.read(source, "processbench", **options))
+        if not subsets[name]:
+            raise ValueError(f"{source} holds no solutions")
+    return subsets
+
+
+def _subset_name(source: str) -> str:
+    if source.startswith(HUB):
+        return parse_qs(source.partition("?")[2]).get("split", ["train"])[0]
+    return Path(source).stem
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """For every solution the thresholds (low, high] at which its prediction is right; none where low >= high."""
+
+    lows_N: Floats
+    highs_N: Floats
+    has_error_N: Floats
+    """1 where there is a wrong step, else 0."""
+
+    def sums(self, problems: Sequence[str], threshold: float) -> Floats:
+        """Per problem: right and all among solutions with a wrong step, right and all among those without: [P, 4]."""
+        is_right_N = ((self.lows_N < threshold) & (threshold <= self.highs_N)).astype(np.float64)
+        error, fine = self.has_error_N, 1 - self.has_error_N
+        return sums_by(problems, np.stack([is_right_N * error, error, is_right_N * fine, fine], axis=1))
+
+    def best_threshold(self) -> float:
+        """The threshold with the best F1 of all there are; of equals, the best sum of both accuracies, then the lowest.
+
+        F1 changes only where a span begins or ends; between two such edges the middle is taken. Below the lowest edge no
+        wrong step is found, above the highest no solution is taken for right: F1 is 0 on both sides.
+        """
+        has_span_N = self.lows_N < self.highs_N
+        edges = np.unique(np.concatenate([self.lows_N[has_span_N], self.highs_N[has_span_N]]))
+        edges = edges[np.isfinite(edges)]
+        if len(edges) < 2:
+            return NO_EDGE_THRESHOLD
+        middles = (edges[:-1] + edges[1:]) / 2
+        accuracies = []
+        for kind in (1, 0):
+            lows, highs = (np.sort(ends[has_span_N & (self.has_error_N == kind)]) for ends in (self.lows_N, self.highs_N))
+            num_right = np.searchsorted(lows, middles) - np.searchsorted(highs, middles)
+            accuracies.append(ratio(num_right, np.sum(self.has_error_N == kind)))
+        quality = np.lexsort((-middles, accuracies[0] + accuracies[1], harmonic_mean(accuracies[0], accuracies[1])))
+        return float(middles[quality[-1]])
+
+
+def first_wrong_step(solution: LabelledSolution) -> int:
+    """The index of the first step labelled 0, or -1."""
+    return next((idx for idx, label in enumerate(solution.labels) if label.value == 0), -1)
+
+
+def spans_of(step_scores: Sequence[Sequence[float] | None], first_wrong: Sequence[int]) -> Spans:
+    """None is a refused solution: no threshold makes its prediction right."""
+    spans = [_span(scores, truth) for scores, truth in zip(step_scores, first_wrong, strict=True)]
+    lows, highs = zip(*spans, strict=True)
+    return Spans(np.array(lows), np.array(highs), np.array([float(truth != -1) for truth in first_wrong]))
+
+
+def _span(scores: Sequence[float] | None, first_wrong: int) -> tuple[float, float]:
+    if scores is None:
+        return np.inf, -np.inf
+    if first_wrong == -1:
+        return -np.inf, min(scores)
+    return scores[first_wrong], min(scores[:first_wrong], default=np.inf)
+
+
+def harmonic_mean(left: Floats, right: Floats) -> Floats:
+    """0 where both are 0."""
+    return ratio(2 * left * right, left + right)
+
+
+def acc_error(sums: Floats) -> Floats:
+    """Of sums [.., 4] as `Spans.sums` makes them."""
+    return ratio(sums[..., 0], sums[..., 1])
+
+
+def acc_correct(sums: Floats) -> Floats:
+    """Of sums [.., 4] as `Spans.sums` makes them."""
+    return ratio(sums[..., 2], sums[..., 3])
+
+
+def f1(sums: Floats) -> Floats:
+    """Of sums [.., 4] as `Spans.sums` makes them."""
+    return harmonic_mean(acc_error(sums), acc_correct(sums))
+
+
+def processbench(
+    scorer: Scorer,
+    subsets: Mapping[str, Sequence[LabelledSolution]],
+    out: Path,
+    config: ProcessBenchConfig = ProcessBenchConfig(),
+    executor: Executor | None = None,
+) -> dict[str, Any]:
+    """Measure the scorer on subsets by name; writes OUT/results.json and returns it, scores are journaled in OUT.
+
+    The intervals take the threshold as given: they do not say how much another sample of the threshold's subset would move it.
+    ValueError where that subset is not among `subsets`.
+    """
+    if config.threshold is None and config.threshold_subset not in subsets:
+        raise ValueError(
+            f"the subset {config.threshold_subset!r} is to choose the threshold and is not among {', '.join(subsets)}; "
+            "give its file too, name another with threshold_subset, or fix threshold"
+        )
+    solutions = [solution for its_solutions in subsets.values() for solution in its_solutions]
+    scored = score_solutions(scorer, [(solution.question, solution.steps) for solution in solutions], out, executor or LocalExecutor())
+    spans: dict[str, Spans] = {}
+    remaining = iter(scored.scores)
+    for name, its_solutions in subsets.items():
+        its_scores = [next(remaining) for _ in its_solutions]
+        spans[name] = spans_of(its_scores, [first_wrong_step(solution) for solution in its_solutions])
+    threshold = spans[config.threshold_subset].best_threshold() if config.threshold is None else config.threshold
+    resamples = {
+        name: Resamples.of(spans[name].sums([solution.question for solution in its_solutions], threshold), seed)
+        for seed, (name, its_solutions) in enumerate(subsets.items())
+    }
+    source = config.threshold_subset if config.threshold is None else None
+    best_F1s = {name: _best(its_spans) for name, its_spans in spans.items()}
+    held_out = [name for name in subsets if name != source]
+    found = {
+        "threshold": threshold,
+        "threshold_from": source,
+        "subsets": [
+            {
+                "name": name,
+                "num_solutions": len(its_solutions),
+                "num_with_error": int(spans[name].has_error_N.sum()),
+                "digest": content_key([[item.question, item.steps, first_wrong_step(item)] for item in its_solutions]),
+                "chose_threshold": name == source,
+                "f1": asdict(resamples[name].measured(f1)),
+                "acc_error": asdict(resamples[name].measured(acc_error)),
+                "acc_correct": asdict(resamples[name].measured(acc_correct)),
+                "upper_bound": best_F1s[name],
+            }
+            for name, its_solutions in subsets.items()
+        ],
+        "mean_f1": asdict(_mean_f1(list(resamples.values()))),
+        "held_out_mean_f1": asdict(_mean_f1([resamples[name] for name in held_out])) if held_out else None,
+        "upper_bound_mean_f1": float(np.mean([best["f1"] for best in best_F1s.values()])),
+        "refused": scored.summary(),
+    }
+    return write_results(out, "processbench", scorer.name, asdict(config), found)
+
+
+def _best(spans: Spans) -> dict[str, float]:
+    """F1 at the threshold chosen on the very solutions that are measured."""
+    threshold = spans.best_threshold()
+    sums_1_4 = spans.sums([""] * len(spans.lows_N), threshold)
+    return {"f1": float(f1(sums_1_4[0])), "threshold": threshold}
+
+
+def _mean_f1(resamples: Sequence[Resamples]) -> Measured:
+    """The unweighted mean over subsets, which are resampled each for itself."""
+    value = float(np.mean([f1(subset.sums_K) for subset in resamples]))
+    draws_R = np.mean([f1(subset.draws_R_K) for subset in resamples], axis=0)
+    return Measured.of(value, draws_R, sum(subset.num_problems for subset in resamples))

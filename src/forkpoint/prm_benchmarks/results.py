@@ -1,0 +1,31 @@
+"""results.json of a benchmark: what was measured, of which PRM, on which data, with which versions; written last."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from forkpoint import __version__
+from forkpoint.runs.durable import replace_file
+
+RESULTS = "results.json"
+RESULTS_VERSION = 1
+LIBRARIES = ("numpy", "torch", "transformers")
+"""Libraries that can move a score."""
+
+
+def write_results(out: Path, benchmark: str, prm: str | None, config: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Write OUT/results.json, replacing it at once, and return what is in it."""
+    results = {
+        "benchmark": benchmark,
+        "version": RESULTS_VERSION,
+        "prm": prm,
+        "config": config,
+        **found,
+        "versions": {"forkpoint": __version__} | {name: version(name) for name in LIBRARIES},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(out / RESULTS, [(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()])
+    return results
