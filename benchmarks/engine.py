@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import time
 from functools import partial
@@ -159,6 +160,7 @@ class Worker:
 
     def __init__(self, settings: dict[str, Any], num_threads: int) -> None:
         environment = {
+            **os.environ,
             "OMP_NUM_THREADS": str(num_threads),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -166,7 +168,6 @@ class Worker:
             "VLLM_NO_USAGE_STATS": "1",
             "TORCHDYNAMO_DISABLE": "1",
             "HF_HUB_OFFLINE": "1",
-            "PATH": str(Path(VLLM_PYTHON).parent),
         }
         command = [str(VLLM_PYTHON), str(Path(__file__).parent / "peers" / "vllm_worker.py"), json.dumps(settings)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
