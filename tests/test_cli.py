@@ -15,7 +15,24 @@ from forkpoint.stepdata import write_labelled
 from labelled import visible_errors
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-COMMANDS = ["demo", "label", "train", "score", "evaluate", "report", "grade", "relabel", "sweep", "raft", "convert", "serve", "export", "benchmark"]
+COMMANDS = [
+    "demo",
+    "label",
+    "train",
+    "score",
+    "evaluate",
+    "report",
+    "grade",
+    "relabel",
+    "sweep",
+    "raft",
+    "convert",
+    "serve",
+    "export",
+    "benchmark",
+    "doctor",
+    "push",
+]
 
 
 def forkpoint(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

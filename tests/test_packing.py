@@ -138,3 +138,15 @@ def test_a_model_that_was_not_asked_fails_at_a_tree_instead_of_computing_somethi
     tree = pack([EncodedSolution([5, 6, 7], [2]), EncodedSolution([5, 8], [1])])
     with pytest.raises(RuntimeError):
         make_model(architecture)(**model_inputs([tree], pad_id=0, dtype=torch.float32))
+
+
+def test_trees_are_computed_under_autocast(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path, initializer_range=0.2)
+    prm = TaggedPRM(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32), make_tokenizer(), PRMFormat(tag="#"), "autocast")
+    steps = [["a", "b"], ["a", "c"], ["a", "b", "d"]]
+    exact = prm.score(["q?"] * 3, steps)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = prm.score(["q?"] * 3, steps)
+    assert rounded != exact
+    for one, other in zip(rounded, exact, strict=True):
+        assert one == pytest.approx(other, abs=0.05)

@@ -37,7 +37,7 @@ class TrainConfig:
     num_epochs: float = 1.0
     packing: Literal["tree", "flat"] = "tree"
     """tree: a row is all solutions of a problem, each distinct prefix computed once; flat: a row is one solution. Where the
-    model does not honour a tree attention mask, training is flat, and the report says so."""
+    model does not compute trees, training is flat, and the report says so."""
     max_pack_tokens: int = 4096
     """Tokens of a tree at most; the solutions of a problem that need more become several rows."""
     batch_size: int = 64
@@ -88,7 +88,7 @@ class TrainReport:
     loss: float
     """Mean over the last tenth of the optimiser steps."""
     packing: Literal["tree", "flat"]
-    """What was done, which differs from what was asked where the model does not honour a tree mask."""
+    """What was done, which differs from what was asked where the model does not compute trees."""
     num_steps: int
     """Optimiser steps."""
     num_tokens: int

@@ -137,7 +137,7 @@ class TagCollator:
 
     pad_id: int
     dtype: torch.dtype = torch.float32
-    """Of an attention mask that is added."""
+    """Of what is added to the attention scores of trees."""
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         packs = [row["pack"] for row in rows]

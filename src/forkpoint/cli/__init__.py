@@ -7,13 +7,14 @@ Invariant: importing this package loads neither torch nor transformers.
 
 from __future__ import annotations
 
-from forkpoint.cli import benchmark, demo, evaluate, export, formats, grade, lab, label, raft, score, serve, sweep, train
+from forkpoint.cli import benchmark, demo, doctor, evaluate, export, formats, grade, lab, label, push, raft, score, serve, sweep, train
 from forkpoint.cli.app import app, main
 
 __all__ = [
     "app",
     "benchmark",
     "demo",
+    "doctor",
     "evaluate",
     "export",
     "formats",
@@ -21,6 +22,7 @@ __all__ = [
     "lab",
     "label",
     "main",
+    "push",
     "raft",
     "score",
     "serve",

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from forkpoint.fingerprint import fingerprint
+from forkpoint.prms.family import load_weights
 from forkpoint.prms.layout import EncodedSolution, Layout, PRMFormat
 from forkpoint.prms.packed import PackedPRM
 from forkpoint.tokenizer import load_tokenizer
@@ -38,9 +39,8 @@ class TaggedPRM(PackedPRM):
         """Load a PRM saved by `forkpoint train`; `batch_tokens` bounds the padded tokens of one forward pass."""
         directory = Path(directory)
         prm_format = PRMFormat.load(directory)
-        model_class = model_class_of(prm_format)
         resolved = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        model = model_class.from_pretrained(directory, dtype="auto").to(resolved)
+        model = load_weights(model_class_of(prm_format), directory, "auto", "forkpoint").to(resolved)
         return cls(
             model,
             load_tokenizer(directory),

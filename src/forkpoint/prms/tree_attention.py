@@ -95,7 +95,7 @@ def attend(
             query_N_K_GQ_D,
             keys_N_K_L_D,
             values_N_K_L_D,
-            attn_mask=added_N_1_Q_L.repeat(1, 1, group_size, 1),
+            attn_mask=added_N_1_Q_L.to(query.dtype).repeat(1, 1, group_size, 1),  # autocast computes in another dtype
             dropout_p=dropout,
             scale=scaling,
         )

@@ -1,0 +1,134 @@
+"""`forkpoint doctor`: what is wrong with a PRM, a data file or a policy, before it is used."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from rich.table import Table
+from rich.text import Text
+
+from forkpoint.cli.app import Device, app
+from forkpoint.console import out_console, quiet_libraries
+from forkpoint.doctor.data import examine_data
+from forkpoint.doctor.finding import Finding, Verdict
+from forkpoint.doctor.kind import kind_of
+from forkpoint.doctor.samples import Sample
+from forkpoint.problems import load_problems
+from forkpoint.score import read_solutions
+from forkpoint.segment import newline_steps
+
+SHOWN_DETAILS = 5
+STYLES: dict[Verdict, str] = {"problem": "red", "warning": "yellow", "ok": "green"}
+FAMILY_OPTIONS = ("separator", "reference", "beta")
+
+
+@app.command
+def doctor(
+    target: str,
+    *,
+    kind: Literal["auto", "prm", "data", "policy"] = "auto",
+    family: str | None = None,
+    format_: Annotated[str | None, Parameter(name="--format")] = None,
+    read: tuple[str, ...] = (),
+    solutions: Path | None = None,
+    prm: str | None = None,
+    against: tuple[str, ...] = (),
+    problems: str | None = None,
+    template: str | None = None,
+    max_tokens: int = 512,
+    tau: float = 1.0,
+    device: Device = "auto",
+    json_: Annotated[bool, Parameter(name="--json")] = False,
+) -> int:
+    """Look at a PRM, a data file or a policy before it is used; exit status 1 where there is a problem. See docs/doctor.md.
+
+    Parameters
+    ----------
+    target
+        A model directory or hub id, a file of step labels (.jsonl, .json, .parquet), a label run, or hub:OWNER/NAME?split=train.
+    kind
+        What it is; auto tells by its files. A language model is a policy unless its files say otherwise.
+    family
+        The family of a PRM whose files do not tell it (docs/prms).
+    format_
+        The format of a data file whose columns do not tell it (docs/formats.md).
+    read
+        Options, KEY=VALUE each: those of the data format, or of the PRM's family (separator, reference, beta).
+    solutions
+        For a PRM: solutions that it is to score, as for `forkpoint score`.
+    prm
+        For data: the PRM that is to read it.
+    against
+        For data: a file of test questions that must not be in it; those of FORKPOINT_DATA are looked for too.
+    problems
+        For a policy: problems to complete and to count anchors on, as for `forkpoint label`.
+    template
+        For a policy: the prompt with {question} in it.
+    max_tokens
+        For a policy: tokens of a completion at most.
+    tau
+        For a policy: the entropy in nats above which a token is an anchor.
+    json_
+        Print the findings as JSON.
+    """
+    quiet_libraries()
+    its_kind = kind_of(target) if kind == "auto" else kind
+    if its_kind == "prm":
+        from forkpoint.doctor.prm import examine_prm
+
+        findings = examine_prm(target, device, family, _family_options(read), _samples(solutions) if solutions else ())
+    elif its_kind == "data":
+        known_data = os.environ.get("FORKPOINT_DATA")
+        findings = examine_data(
+            target, format_, read, prm=prm, family=family, against=against, known_data=Path(known_data) if known_data else None
+        )
+    else:
+        from forkpoint.doctor.policy import examine_policy
+
+        questions = [problem.question for problem in load_problems(problems)] if problems else ()
+        findings = examine_policy(target, device, template, max_tokens, tau, questions)
+    num_problems = sum(finding.verdict == "problem" for finding in findings)
+    if json_:
+        report = {"target": target, "kind": its_kind, "num_problems": num_problems, "findings": [asdict(finding) for finding in findings]}
+        print(json.dumps(report, ensure_ascii=False, indent=1))
+    else:
+        _show(f"{its_kind}: {target}", findings)
+    return 1 if num_problems else 0
+
+
+def _family_options(assignments: Sequence[str]) -> dict[str, str | float]:
+    options: dict[str, str | float] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or key not in FAMILY_OPTIONS:
+            raise ValueError(f"options of a PRM are KEY=VALUE with the keys {', '.join(FAMILY_OPTIONS)}; {assignment!r} was given")
+        options[key] = float(value) if key == "beta" else value.replace("\\n", "\n")
+    return options
+
+
+def _samples(path: Path) -> list[Sample]:
+    return [
+        Sample(f"{path}, solution {number}", row["question"], tuple(row["steps"] if "steps" in row else newline_steps(row["solution"])))
+        for number, row in enumerate(read_solutions(path), start=1)
+    ]
+
+
+def _show(title: str, findings: Sequence[Finding]) -> None:
+    table = Table("", "check", "found", title=Text(title))
+    for finding in findings:
+        table.add_row(Text(finding.verdict, STYLES[finding.verdict]), finding.check, Text(finding.text))
+    out_console.print(table)
+    for finding in findings:
+        for detail in finding.details[:SHOWN_DETAILS]:
+            out_console.print(f"{finding.check}: {detail}", highlight=False, markup=False, soft_wrap=True)
+        if len(finding.details) > SHOWN_DETAILS:
+            out_console.print(f"{finding.check}: {len(finding.details) - SHOWN_DETAILS} more; --json shows them all", highlight=False)
+    counts = Counter(finding.verdict for finding in findings)
+    out_console.print(", ".join(f"{counts[verdict]} {verdict}" for verdict in STYLES), highlight=False)

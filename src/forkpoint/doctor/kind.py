@@ -1,0 +1,42 @@
+"""Which of the three kinds a path or a hub id is: a PRM, a data file, a policy.
+
+Invariant: a language model is a policy unless its files, or its published name, say that it is a PRM (see `families`).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from forkpoint.errors import LayoutError
+from forkpoint.formats.containers import HUB, SUFFIXES
+
+Kind = Literal["prm", "data", "policy"]
+KINDS: tuple[Kind, ...] = ("prm", "data", "policy")
+
+
+def kind_of(path_or_id: str) -> Kind:
+    """The kind. FileNotFoundError where there is nothing, ValueError where it is none of the three."""
+    path = Path(path_or_id)
+    if path_or_id.startswith(HUB) or path.suffix in SUFFIXES or (path / "labels.jsonl").is_file():
+        return "data"
+    if path_or_id == "lab":
+        return "policy"
+    if path.is_file():
+        raise ValueError(f"{path_or_id} is neither a model directory nor a data file ({', '.join(SUFFIXES)})")
+    from forkpoint.doctor.reader import directory_of
+    from forkpoint.prms.families import recognise
+
+    directory = directory_of(path_or_id)
+    try:
+        recognise(directory, path.name)
+    except LayoutError:
+        if (directory / "config.json").is_file():
+            architectures = json.loads((directory / "config.json").read_bytes()).get("architectures") or []
+            if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
+                return "policy"
+        raise ValueError(
+            f"{path_or_id} is not told to be a PRM, a data file or a policy by its files; say which with --kind {', '.join(KINDS)}"
+        ) from None
+    return "prm"
