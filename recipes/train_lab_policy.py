@@ -1,10 +1,11 @@
 """Train the lab policy: a tiny Qwen2 that solves the lab's word problems as carelessly as its demonstrations.
 
     python recipes/train_lab_policy.py --out runs/lab_policy
+    python recipes/train_lab_policy.py --out runs/shuffle_policy --family shuffle
 
 Seeded and resumable: batch k is a function of (seed, k), a checkpoint is written every few minutes, and the same command
 continues from it. The finished directory (config, safetensors, tokenizer) loads with `AutoModelForCausalLM`; measure it
-with `forkpoint lab check`, then copy it to `src/forkpoint/lab/policy`.
+with `forkpoint lab check`, then copy it to `src/forkpoint/lab/policy`. No policy of the shuffles ships.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import cyclopts
 import torch
@@ -23,7 +24,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from forkpoint.lab.story import DISTRACTIONS, LEVELS, draw_story, split_of, stories
+from forkpoint.lab.oracle import LabStory
+from forkpoint.lab.shuffle import SHUFFLE_LEVELS, draw_shuffle
+from forkpoint.lab.story import DISTRACTIONS, LEVELS, distinct_stories, draw_story, split_of
 from forkpoint.lab.teacher import Habits, demonstrate
 
 STEP_TAG = " ки"
@@ -60,16 +63,42 @@ STAGES = (
 """What made the shipped policy, found by watching it. The first cosine was too short: the last digit of sums was still
 guessed when its rate had nearly gone; smaller batches at a higher rate learned it. The first pupil fell for distractors so
 often that two in a row were more probable than the right way, so the last stage learns from a more careful one."""
+SHUFFLE_STAGES = (Stage(until=4000, batch_size=32, learning_rate=2e-3, horizon=4000),)
+"""A first guess, not run to its end yet."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between the families of stories."""
+
+    draw: Callable[[str, random.Random, Any], LabStory]
+    levels: Mapping[str, Any]
+    stages: tuple[Stage, ...]
+    pieces: str
+    """What the tokenizer never merges across; in the shuffles a comma leaves the space to the name behind it."""
+    num_easy_batches: int
+    """The first batches are easy only, then ever fewer are: short texts teach arithmetic and the format cheaply."""
+
+    def stories(self, level: str) -> Iterator[LabStory]:
+        """Distinct stories of a level's train split."""
+        return distinct_stories("train", f"{level}/0", lambda rng: self.draw(level, rng, self.levels[level]))
+
+
+FAMILIES = {
+    "lab": Family(draw_story, TRAINING_LEVELS, STAGES, r"\p{N}| ?\p{L}+:?|[^\s\p{L}\p{N}]+ ?|\s", 500),
+    "shuffle": Family(draw_shuffle, SHUFFLE_LEVELS, SHUFFLE_STAGES, r"\p{N}| ?\p{L}+:?|[^\s\p{L}\p{N}]+|\s", 300),
+}
 
 
 @dataclass(frozen=True)
 class TrainLabPolicyConfig:
-    """What the lab policy is trained with; the defaults made the shipped one."""
+    """What the lab policy is trained with; the defaults made the shipped one, which is of the family lab."""
 
     out: Path = Path("runs/lab_policy")
+    family: Literal["lab", "shuffle"] = "lab"
     seed: int = 0
-    num_batches: int = STAGES[-1].until
-    """Stop after so many batches; the stages' schedules stay as they are."""
+    num_batches: int | None = None
+    """Stop after so many batches, by default after the last stage; the stages' schedules stay as they are."""
     warmup_batches: int = 100
     hidden_size: int = 128
     intermediate_size: int = 384
@@ -78,24 +107,26 @@ class TrainLabPolicyConfig:
     vocab_size: int = 448
     easy_share: float = 0.15
     hard_share: float = 0.1
-    num_easy_batches: int = 500
-    """The first batches are easy only, then ever fewer are: short texts teach arithmetic and the format cheaply."""
     checkpoint_every: int = 100
     num_threads: int = 1
 
+    @property
+    def end(self) -> int:
+        """The number of batches."""
+        return FAMILIES[self.family].stages[-1].until if self.num_batches is None else self.num_batches
 
-def stage_at(batch_idx: int) -> Stage:
-    """The stage that a batch belongs to; the last one goes on beyond its end."""
-    return next((stage for stage in STAGES if batch_idx < stage.until), STAGES[-1])
+    def stage_at(self, batch_idx: int) -> Stage:
+        """The stage that a batch belongs to; the last one goes on beyond its end."""
+        stages = FAMILIES[self.family].stages
+        return next((stage for stage in stages if batch_idx < stage.until), stages[-1])
 
 
-def build_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
+def build_tokenizer(family: Family, vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer whose digits are single tokens and whose step tag is one token."""
     tokenizer = Tokenizer(models.BPE())
-    pieces = r"\p{N}| ?\p{L}+:?|[^\s\p{L}\p{N}]+ ?|\s"
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(pieces), behavior="isolated"),
+            pre_tokenizers.Split(Regex(family.pieces), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -106,7 +137,7 @@ def build_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    drawn = [itertools.islice(stories("train", level, 0, rules), 1500) for level, rules in TRAINING_LEVELS.items()]
+    drawn = [itertools.islice(family.stories(level), 1500) for level in family.levels]
     texts = [f"{story.question}\n{story.solution}" for level_stories in drawn for story in level_stories]
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(STEP_TAG, normalized=False)])
@@ -138,13 +169,13 @@ def build_model(config: TrainLabPolicyConfig, tokenizer: PreTrainedTokenizerFast
 def demonstrations(config: TrainLabPolicyConfig, batch_idx: int) -> Iterator[tuple[str, str]]:
     """The (question, demonstration) pairs of one batch, all from the train split."""
     rng = random.Random(f"{config.seed}/{batch_idx}")
-    num_given, stage = 0, stage_at(batch_idx)
-    ramp = min(1.0, batch_idx / config.num_easy_batches)
+    family, num_given, stage = FAMILIES[config.family], 0, config.stage_at(batch_idx)
+    ramp = min(1.0, batch_idx / family.num_easy_batches)
     while num_given < stage.batch_size:
         is_easy = rng.random() < 1 - ramp * (1 - config.easy_share)
         is_hard = rng.random() < config.hard_share / (1 - config.easy_share)
         level = "easy" if is_easy else "hard" if is_hard else "default"
-        story = draw_story(level, rng, TRAINING_LEVELS[level])
+        story = family.draw(level, rng, family.levels[level])
         if split_of(story.question) == "train":
             num_given += 1
             yield story.question, demonstrate(story, rng, stage.habits)
@@ -158,8 +189,8 @@ def batches(
     Groups of batches are sorted by length together, which saves a fifth of the padding.
     """
     eos, pad = int(tokenizer.eos_token_id), int(tokenizer.pad_token_id)
-    for group_idx in range(first_idx - first_idx % SORTED_BATCHES, config.num_batches, SORTED_BATCHES):
-        batch_size = stage_at(group_idx).batch_size
+    for group_idx in range(first_idx - first_idx % SORTED_BATCHES, config.end, SORTED_BATCHES):
+        batch_size = config.stage_at(group_idx).batch_size
         rows: list[tuple[list[int], list[int]]] = []
         for batch_idx in range(group_idx, group_idx + SORTED_BATCHES):
             for question, solution in demonstrations(config, batch_idx):
@@ -184,7 +215,7 @@ def batches(
 
 def learning_rate(config: TrainLabPolicyConfig, batch_idx: int) -> float:
     """Linear warm-up at the very start, then the stage's cosine, which ends at a fiftieth of its peak."""
-    stage = stage_at(batch_idx)
+    stage = config.stage_at(batch_idx)
     if batch_idx < config.warmup_batches:
         return stage.learning_rate * (batch_idx + 1) / config.warmup_batches
     progress = min(1.0, (batch_idx - config.warmup_batches) / (stage.horizon - config.warmup_batches))
@@ -195,7 +226,7 @@ def train(config: TrainLabPolicyConfig) -> None:
     torch.set_num_threads(config.num_threads)
     torch.set_flush_denormal(True)  # tiny gradients otherwise slow a CPU down by a quarter
     config.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer(config.vocab_size)
+    tokenizer = build_tokenizer(FAMILIES[config.family], config.vocab_size)
     model = build_model(config, tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     checkpoint = config.out / "checkpoint.pt"
@@ -208,7 +239,7 @@ def train(config: TrainLabPolicyConfig) -> None:
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, from batch {done}")
     columns = [TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
     with Progress(*columns) as progress:
-        bar = progress.add_task("", total=config.num_batches, completed=done, loss=float("nan"))
+        bar = progress.add_task("", total=config.end, completed=done, loss=float("nan"))
         smooth = None
         for batch_idx, (input_ids, labels) in enumerate(batches(config, tokenizer, done), start=done):
             for group in optimizer.param_groups:
@@ -220,7 +251,7 @@ def train(config: TrainLabPolicyConfig) -> None:
             optimizer.step()
             smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
             progress.update(bar, advance=1, loss=smooth)
-            if (batch_idx + 1) % config.checkpoint_every == 0 or batch_idx + 1 == config.num_batches:
+            if (batch_idx + 1) % config.checkpoint_every == 0 or batch_idx + 1 == config.end:
                 state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "num_batches": batch_idx + 1}
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 checkpoint.with_suffix(".tmp").replace(checkpoint)

@@ -773,3 +773,9 @@ def test_numbers_are_written_as_people_read_them() -> None:
         "6 min 42 s",
         "2 h 1 min",
     ]
+
+
+def test_an_axis_on_which_all_values_are_equal_has_two_ticks() -> None:
+    for value in (0.0, 0.5, 1.0, 100.0):
+        ticks = nice_ticks(value, value)
+        assert len(ticks) >= 2 and ticks[0] <= value <= ticks[-1]

@@ -1,9 +1,10 @@
 """Is this answer right? Correct, wrong, or ungradable, which counts as wrong and is counted apart.
 
-Graders: `numeric` (exact fractions), `math` (normal form, then math-verify), `exact` (a string), `choice` (a letter), or the
-user's own `module:function`, called as function(reference, prediction) -> bool with the texts as given.
+Graders: `numeric` (exact fractions), `math` (normal form, then math-verify), `exact` (a string), `choice` (a letter), `code` (a
+program that passes its tests, see `code_grader`), or the user's own `module:function`, called as
+function(reference, prediction) -> bool with the texts as given.
 Invariant: every pair gets a verdict within its time limit, whatever the answer is; what might hang runs in a process that is
-killed (see `grading_pool.py`), and importing this file loads no parser and starts no process.
+killed (see `grading_pool.py`, `code_grader.py`), and importing this file loads no parser and starts no process.
 This file does not give partial credit and judges no steps.
 """
 
@@ -19,11 +20,12 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from forkpoint.answers import UnreadableAnswer, find_answer, shown
+from forkpoint.code_grader import find_code, read_tests, run_all
 from forkpoint.grading_pool import shared_pool
 from forkpoint.latex import decide, math_answer, syntax_trouble
 from forkpoint.numerals import parse_number, same_number
 
-GRADERS = ("numeric", "math", "exact", "choice")
+GRADERS = ("numeric", "math", "exact", "choice", "code")
 TIMEOUT_S = 2.0
 CHUNK_LINES = 1_000
 
@@ -38,7 +40,7 @@ class Verdict:
     answer: str | None
     """As it was read out of the prediction; None where there is none or it cannot be read."""
     reason: str = ""
-    """Why the outcome is `ungradable`, or that there is no answer."""
+    """Why the outcome is `ungradable`, that there is no answer, or why a program is wrong."""
 
     @property
     def is_correct(self) -> bool:
@@ -83,7 +85,9 @@ def check_grader(grader: str) -> None:
 def check_reference(reference: str, grader: str) -> None:
     """Raise ValueError unless `grader` can read `reference`, so that a problem set fails early and not answer by answer."""
     check_grader(grader)
-    if grader in GRADERS and _read(reference, grader, "the reference").answer is None:
+    if grader == "code":
+        read_tests(reference)
+    elif grader in GRADERS and _read(reference, grader, "the reference").answer is None:
         raise ValueError(f"{shown(reference)} cannot be read by grader {grader!r}; choose another of {', '.join(GRADERS)}")
 
 
@@ -123,6 +127,8 @@ def grade_all(pairs: Iterable[tuple[str, str]], grader: str, timeout_s: float = 
     check_grader(grader)
     if timeout_s <= 0:
         raise ValueError(f"timeout_s must be above 0; {timeout_s} was given")
+    if grader == "code":
+        return _grade_code(pairs, timeout_s)
     verdicts = [_grade_here(reference, prediction, grader) for reference, prediction in pairs]
     owed = list(dict.fromkeys(verdict.question for verdict in verdicts if isinstance(verdict, _Owed)))
     rulings = dict(zip(owed, shared_pool(grader).ask_all(owed, timeout_s), strict=True)) if owed else {}
@@ -155,6 +161,11 @@ def grade_file(path: str | Path, grader: str | None = None, out: str | Path | No
         return _grade_lines(path, grader, sink, timeout_s)
 
 
+def _grade_code(pairs: Iterable[tuple[str, str]], timeout_s: float) -> list[Verdict]:
+    owed = [(reference, find_code(prediction)) for reference, prediction in pairs]
+    return [Verdict(ruling.outcome, code, ruling.reason) for (_, code), ruling in zip(owed, run_all(owed, timeout_s), strict=True)]
+
+
 @dataclass(frozen=True, slots=True)
 class _Owed:
     """A verdict that needs a process."""
@@ -175,7 +186,7 @@ def _outcome(is_correct: bool) -> Outcome:
 
 def _read(text: str, grader: str, whose: str) -> _Reading:
     try:
-        return _Reading(find_answer(text, grader))
+        return _Reading(find_code(text) if grader == "code" else find_answer(text, grader))
     except UnreadableAnswer as error:
         return _Reading(None, f"{whose} cannot be read: {error}")
 

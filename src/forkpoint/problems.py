@@ -2,6 +2,7 @@ r"""Problem sets from a spec string.
 
     lab:train  lab:valid  lab:test   the built-in stories (num=500, seed=0, level=default; seed draws other stories)
     lab:easy   lab:hard              that level of the test split
+    lab-shuffle:train ..             likewise, the built-in problems without numbers: who has which ball
     gsm8k:PATH                       as published: question, and an answer that ends in `#### n`
     math:PATH                        MATH and MATH-500: problem, and answer or a \boxed one in solution
     jsonl:PATH  parquet:PATH         any columns (question=question, answer=answer, id=id if there is one, grader=numeric)
@@ -19,6 +20,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
@@ -81,14 +83,14 @@ def _query(text: str, scheme: str, keys: Sequence[str]) -> dict[str, str]:
     return query
 
 
-def _load_lab(name: str, query: dict[str, str]) -> list[Problem]:
+def _load_lab(family: str, name: str, query: dict[str, str]) -> list[Problem]:
     if name not in LAB_NAMES:
-        raise ValueError(f"lab:{name} is unknown; choose from {', '.join(f'lab:{known}' for known in LAB_NAMES)}")
+        raise ValueError(f"{family}:{name} is unknown; choose from {', '.join(f'{family}:{known}' for known in LAB_NAMES)}")
     num, seed = _whole_number(query, "num", minimum=1), _whole_number(query, "seed")
     split, level = LAB_NAMES[name]
     if level and "level" in query:
-        raise ValueError(f"lab:{name} is a level already; write lab:test?level={query['level']} instead")
-    return lab_problems(split, level or query.get("level", "default"), 500 if num is None else num, seed or 0)
+        raise ValueError(f"{family}:{name} is a level already; write {family}:test?level={query['level']} instead")
+    return lab_problems(split, level or query.get("level", "default"), 500 if num is None else num, seed or 0, family)
 
 
 def _load_gsm8k(path: str, query: dict[str, str]) -> list[Problem]:
@@ -135,12 +137,13 @@ LAB_NAMES: dict[str, tuple[str, str | None]] = {
 FILE_KEYS = ("num", "seed")
 COLUMN_KEYS = ("question", "answer", "id", "grader", *FILE_KEYS)
 SOURCES = {
-    "lab": Source(("num", "seed", "level"), _load_lab),
+    "lab": Source(("num", "seed", "level"), partial(_load_lab, "lab")),
     "gsm8k": Source(FILE_KEYS, _load_gsm8k),
     "math": Source(FILE_KEYS, _load_math),
     "jsonl": Source(COLUMN_KEYS, _load_jsonl),
     "parquet": Source(COLUMN_KEYS, _load_parquet),
     "hub": Source(("split", "config", *COLUMN_KEYS), _load_hub),
+    "lab-shuffle": Source(("num", "seed", "level"), partial(_load_lab, "lab-shuffle")),
 }
 
 
@@ -200,7 +203,8 @@ def _problem(where: str, row: Mapping[str, Any], default_id: str, columns: Colum
     problem_id = default_id if id_column is None else _cell(where, row, id_column)
     question, answer = _cell(where, row, columns.question), _cell(where, row, columns.answer)
     try:
-        marked = find_marked(answer) if any(mark in answer for mark in ("####", "\\boxed", "\\fbox")) else None
+        is_text = columns.grader != "code" and any(mark in answer for mark in ("####", "\\boxed", "\\fbox"))
+        marked = find_marked(answer) if is_text else None
         if needs_mark and not marked:
             raise ValueError(f"answer {answer[-40:]!r} does not end in '#### n'")
         check_reference(marked or answer, columns.grader)

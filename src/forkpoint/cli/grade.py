@@ -21,7 +21,7 @@ def grade(file: Path, *, grader: str = "math", out: Path | None = None) -> int:
     file
         The answers; a line may name its own `grader`.
     grader
-        numeric, math, exact, choice, or module:function of your own.
+        numeric, math, exact, choice, code (unit tests), or module:function of your own.
     out
         Where each verdict goes, as JSON lines.
     """

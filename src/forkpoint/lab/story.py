@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, TypeVar
 
 Operator = Literal["+", "-", "*"]
 Distraction = Literal["owner", "item", "dream", "idle"]
@@ -48,10 +48,22 @@ class Event:
     distraction: Distraction | None = None
 
     def apply(self, value: int) -> int:
-        """The quantity after this event, were it to happen to `value`."""
+        """The quantity after this event, were it to happen to `value`; nobody has less than nothing."""
         if self.operator == "*":
             return value * self.amount
-        return value + self.amount if self.operator == "+" else value - self.amount
+        return value + self.amount if self.operator == "+" else max(0, value - self.amount)
+
+    def misread(self, rng: random.Random) -> Event:
+        """With one digit of the amount copied wrong."""
+        return replace(self, amount=_with_wrong_digit(self.amount, rng))
+
+    def slip(self, value: int, rng: random.Random) -> int:
+        """`value` with one digit wrong."""
+        return _with_wrong_digit(value, rng)
+
+    def line(self, day: str, before: int, after: int) -> str:
+        """One step of a solution: `Tuesday: finds 24+13=37`."""
+        return f"{day}: {self.verb} {before}{self.operator}{self.amount}={after}"
 
 
 @dataclass(frozen=True)
@@ -86,19 +98,26 @@ class Story:
         """The one right solution, lines joined by newlines, without a final newline."""
         value, lines = self.start, []
         for day, event in self.steps:
-            lines.append(equation_line(day, event.verb, value, event.operator, event.amount, event.apply(value)))
+            lines.append(event.line(day, value, event.apply(value)))
             value = event.apply(value)
         return "\n".join([*lines, answer_line(value)])
 
+    def read(self, value: int) -> int:
+        """The answer that a last value gives: itself."""
+        return value
 
-def equation_line(day: str, verb: str, left: int, operator: str, right: int, result: int) -> str:
-    """One step of a solution as it is written, under its day: `Tuesday: finds 24+13=37`."""
-    return f"{day}: {verb} {left}{operator}{right}={result}"
 
-
-def answer_line(value: int) -> str:
+def answer_line(answer: int | str) -> str:
     """The last line of a solution."""
-    return f"The answer is {value}"
+    return f"The answer is {answer}"
+
+
+def _with_wrong_digit(number: int, rng: random.Random) -> int:
+    digits = str(number)
+    position = rng.randrange(len(digits))
+    lowest = 1 if position == 0 and len(digits) > 1 else 0
+    wrong = rng.choice([digit for digit in range(lowest, 10) if str(digit) != digits[position]])
+    return int(digits[:position] + str(wrong) + digits[position + 1 :])
 
 
 @dataclass(frozen=True)
@@ -145,17 +164,39 @@ def stories(split: str, level: str, seed: int, rules: Level | None = None) -> It
 
     `rules` stand in for those of the level. Raises ValueError on an unknown split or level.
     """
+    rules = rules or level_named(level, LEVELS)
+    return distinct_stories(split, f"{level}/{seed}", lambda rng: draw_story(level, rng, rules))
+
+
+class Asked(Protocol):
+    """Whatever has a question."""
+
+    @property
+    def question(self) -> str: ...
+
+
+AnyStory = TypeVar("AnyStory", bound=Asked)
+AnyLevel = TypeVar("AnyLevel")
+
+
+def level_named(name: str, levels: Mapping[str, AnyLevel]) -> AnyLevel:
+    """The rules of a level. Raises ValueError where there is none of that name."""
+    if name not in levels:
+        raise ValueError(f"lab level {name!r} is unknown; choose from {', '.join(levels)}")
+    return levels[name]
+
+
+def distinct_stories(split: str, seed: str, draw: Callable[[random.Random], AnyStory]) -> Iterator[AnyStory]:
+    """Those that `draw` gives and `split` owns, each question once, without end. Raises ValueError on an unknown split."""
     if split not in SPLITS:
         raise ValueError(f"lab split {split!r} is unknown; choose from {', '.join(SPLITS)}")
-    if level not in LEVELS:
-        raise ValueError(f"lab level {level!r} is unknown; choose from {', '.join(LEVELS)}")
-    return _distinct_stories(split, level, seed, rules)
+    return _distinct_stories(split, seed, draw)
 
 
-def _distinct_stories(split: str, level: str, seed: int, rules: Level | None) -> Iterator[Story]:
+def _distinct_stories(split: str, seed: str, draw: Callable[[random.Random], AnyStory]) -> Iterator[AnyStory]:
     seen: set[str] = set()
     for idx in itertools.count():
-        story = draw_story(level, random.Random(f"{level}/{seed}/{idx}"), rules)
+        story = draw(random.Random(f"{seed}/{idx}"))
         question = story.question
         if split_of(question) == split and question not in seen:
             seen.add(question)

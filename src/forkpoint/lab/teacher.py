@@ -2,7 +2,8 @@
 
 Real policies make mistakes that are easier to see than to avoid; a tiny policy trained on perfect demonstrations makes
 either none or only blind arithmetic slips. The pupil here has four habits with fixed rates: it falls for distractors,
-loses its place, slips on an operand, slips on a result. After a mistake it goes on consistently.
+loses its place, slips on an operand, slips on a result. After a mistake it goes on consistently. What a slip is, each family
+of stories says itself.
 
 Invariant: a demonstration is a pure function of (story, rng state, habits); `Habits.none()` gives the right solution.
 """
@@ -13,7 +14,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Self
 
-from forkpoint.lab.story import DAYS, Distraction, Event, Story, answer_line, equation_line
+from forkpoint.lab.oracle import LabStory
+from forkpoint.lab.story import DAYS, Distraction, answer_line
 
 
 @dataclass(frozen=True)
@@ -26,19 +28,19 @@ class Habits:
     lost: float = 0.12
     """Per line: a random other entry of the story is used; a later one makes the pupil go on after it."""
     operand_slip: float = 0.015
-    """Per line: one digit of the amount is copied wrong."""
+    """Per line: one digit of the amount is copied wrong (of a swap: somebody else is put in the place of the second person)."""
     result_slip: float = 0.015
-    """Per line: one digit of the result is wrong."""
+    """Per line: one digit of the result is wrong (of a state: two balls are confused)."""
 
     @classmethod
     def none(cls) -> Self:
         return cls(distracted={}, lost=0.0, operand_slip=0.0, result_slip=0.0)
 
 
-def demonstrate(story: Story, rng: random.Random, habits: Habits | None = None) -> str:
+def demonstrate(story: LabStory, rng: random.Random, habits: Habits | None = None) -> str:
     """A solution of `story` in the oracle's format, right or wrong by the pupil's habits."""
     habits = habits or Habits()
-    value, idx, lines = story.start, 0, []
+    state, idx, lines = story.start, 0, []
     while True:
         idx = _next_event(story, idx, rng, habits)
         if idx >= len(story.events):
@@ -47,32 +49,23 @@ def demonstrate(story: Story, rng: random.Random, habits: Habits | None = None) 
         if rng.random() < habits.lost and len(story.events) > 1:
             used = rng.choice([other for other in range(len(story.events)) if other != idx])
         event = story.events[used]
-        amount = _slip(event.amount, rng) if rng.random() < habits.operand_slip else event.amount
-        result = Event(event.verb, event.operator, amount, "").apply(value)
-        if result < 0:
-            result = 0
+        if rng.random() < habits.operand_slip:
+            event = event.misread(rng)
+        result = event.apply(state)
         if rng.random() < habits.result_slip:
-            result = _slip(result, rng)
-        lines.append(equation_line(DAYS[used], event.verb, value, event.operator, amount, result))
-        value = result
+            result = event.slip(result, rng)
+        lines.append(event.line(DAYS[used], state, result))
+        state = result
         idx = max(idx, used + 1) if used != idx else idx + 1
         if len(lines) > 2 * len(story.events):  # a pupil who keeps losing the place gives up
             break
-    return "\n".join([*lines, answer_line(value)])
+    return "\n".join([*lines, answer_line(story.read(state))])
 
 
-def _next_event(story: Story, idx: int, rng: random.Random, habits: Habits) -> int:
+def _next_event(story: LabStory, idx: int, rng: random.Random, habits: Habits) -> int:
     while idx < len(story.events):
         distraction = story.events[idx].distraction
         if distraction is None or rng.random() < habits.distracted.get(distraction, 0.0):
             break
         idx += 1
     return idx
-
-
-def _slip(number: int, rng: random.Random) -> int:
-    digits = str(number)
-    position = rng.randrange(len(digits))
-    lowest = 1 if position == 0 and len(digits) > 1 else 0
-    wrong = rng.choice([digit for digit in range(lowest, 10) if str(digit) != digits[position]])
-    return int(digits[:position] + str(wrong) + digits[position + 1 :])

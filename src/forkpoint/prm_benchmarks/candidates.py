@@ -43,7 +43,7 @@ class CandidateColumns:
     scores: str | None = None
     """Scores that the file has: a number, or a list of step scores, per candidate."""
     grader: str = "math"
-    """How answers are read and judged where that is ours: numeric, math, exact, choice, or module:function."""
+    """How answers are read and judged where that is ours: numeric, math, exact, choice, code, or module:function."""
 
     def __post_init__(self) -> None:
         check_grader(self.grader)

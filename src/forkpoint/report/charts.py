@@ -219,12 +219,12 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def nice_ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """Round values with a common step that cover [low, high]."""
+    """Round values with a common step that cover [low, high], at least two."""
     span = (high - low) or 1.0
     exponent = math.floor(math.log10(span / most))
     step = next(step for factor in (1, 2, 5, 10, 20) if span / (step := factor * 10.0**exponent) <= most)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [idx * step for idx in range(first, last + 1)]
+    return [idx * step for idx in range(first, max(last, first + 1) + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:

@@ -1,0 +1,144 @@
+"""Who has the red ball? People swap balls day by day; drawn from a seed, each problem with its one right solution.
+
+Nothing here is a number: a state says who holds which ball. Some entries are distractors: a swap in a dream, or a verb that
+swaps nothing. The right solution has one line per swap, under the day that it follows from, with the two balls that change
+hands and the whole state after it, and ends with `The answer is NAME`.
+
+Invariant: as for the diaries (see `story.py`), whose splits, days and names these are: a shuffle is a pure function of (split,
+level, seed, index), and no question is ever in two splits.
+This file does not read solutions (see `oracle.py`) and does not write wrong ones (see `teacher.py`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from forkpoint.lab.story import DAYS, NAMES, Distraction, answer_line, distinct_stories, level_named
+
+COLOURS = ("red", "blue", "green", "black", "white", "pink")
+IDLE_VERBS = ("talk", "wave", "dance")
+
+State = tuple[str, ...]
+"""The colour of each person's ball, in the order of the people."""
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One entry of the diary: two people swap their balls; a distractor where `distraction` is set."""
+
+    people: tuple[str, ...]
+    """Everybody, not only the two."""
+    left: int
+    right: int
+    """Who swaps, as indices of `people`."""
+    sentence: str
+    distraction: Distraction | None = None
+
+    def apply(self, state: State) -> State:
+        """The state after this swap, were it to happen."""
+        swapped = list(state)
+        swapped[self.left], swapped[self.right] = state[self.right], state[self.left]
+        return tuple(swapped)
+
+    def misread(self, rng: random.Random) -> Swap:
+        """With somebody else in the place of the second person."""
+        return replace(self, right=rng.choice([idx for idx in range(len(self.people)) if idx not in (self.left, self.right)]))
+
+    def slip(self, state: State, rng: random.Random) -> State:
+        """`state` with two balls confused."""
+        left, right = rng.sample(range(len(state)), 2)
+        return replace(self, left=left, right=right).apply(state)
+
+    def line(self, day: str, before: State, after: State) -> str:
+        """One step of a solution: `Monday: Ada: red, Leo: blue, so Ada: blue, Leo: red, Mia: green`."""
+        given = _held((self.people[self.left], self.people[self.right]), (before[self.left], before[self.right]))
+        return f"{day}: {given}, so {_held(self.people, after)}"
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """A problem of this family: its question, and all that is needed to judge any solution of it."""
+
+    people: tuple[str, ...]
+    start: State
+    events: tuple[Swap, ...]
+    asked: str
+    """The colour of the ball that is looked for."""
+    level: str
+
+    @property
+    def question(self) -> str:
+        entries = [f"{day}: {event.sentence}" for day, event in zip(DAYS, self.events, strict=False)]
+        first = f"The balls at first: {_held(self.people, self.start)}."
+        return " ".join([first, *entries, f"Who has the {self.asked} ball?"])
+
+    @property
+    def answer(self) -> str:
+        state = self.start
+        for event in self.events:
+            state = state if event.distraction else event.apply(state)
+        return self.read(state)
+
+    @property
+    def solution(self) -> str:
+        """The one right solution, lines joined by newlines, without a final newline."""
+        state, lines = self.start, []
+        for day, event in zip(DAYS, self.events, strict=False):
+            if event.distraction is None:
+                lines.append(event.line(day, state, event.apply(state)))
+                state = event.apply(state)
+        return "\n".join([*lines, answer_line(self.read(state))])
+
+    def read(self, state: State) -> str:
+        """Who has the ball in a state."""
+        return self.people[state.index(self.asked)]
+
+
+def _held(people: tuple[str, ...], state: State) -> str:
+    return ", ".join(f"{person}: {colour}" for person, colour in zip(people, state, strict=True))
+
+
+@dataclass(frozen=True)
+class ShuffleLevel:
+    """How hard the shuffles of a level are; ranges are inclusive."""
+
+    num_people: int
+    num_swaps: tuple[int, int]
+    num_distractors: tuple[int, int]
+    distractions: tuple[Distraction, ...] = ("idle", "dream")
+
+
+SHUFFLE_LEVELS = {
+    "easy": ShuffleLevel(num_people=3, num_swaps=(1, 2), num_distractors=(0, 1)),
+    "default": ShuffleLevel(num_people=4, num_swaps=(3, 4), num_distractors=(2, 3)),
+    "hard": ShuffleLevel(num_people=5, num_swaps=(4, 5), num_distractors=(2, 2)),
+}
+"""No level has more swaps and distractors than there are days."""
+
+
+def shuffles(split: str, level: str, seed: int) -> Iterator[Shuffle]:
+    """An endless stream of distinct shuffles of one split and level; the same arguments give the same stream.
+
+    Raises ValueError on an unknown split or level.
+    """
+    rules = level_named(level, SHUFFLE_LEVELS)
+    return distinct_stories(split, f"shuffle/{level}/{seed}", lambda rng: draw_shuffle(level, rng, rules))
+
+
+def draw_shuffle(level: str, rng: random.Random, rules: ShuffleLevel | None = None) -> Shuffle:
+    """One shuffle of a level, whatever its split; `rules` stand in for those of the level."""
+    rules = rules or SHUFFLE_LEVELS[level]
+    people = tuple(rng.sample(NAMES, rules.num_people))
+    start = tuple(rng.sample(COLOURS, rules.num_people))
+    events = [_draw_swap(people, rng) for _ in range(rng.randint(*rules.num_swaps))]
+    for _ in range(rng.randint(*rules.num_distractors)):
+        events.insert(rng.randint(0, len(events)), _draw_swap(people, rng, rng.choice(rules.distractions)))
+    return Shuffle(people=people, start=start, events=tuple(events), asked=rng.choice(start), level=level)
+
+
+def _draw_swap(people: tuple[str, ...], rng: random.Random, distraction: Distraction | None = None) -> Swap:
+    left, right = rng.sample(range(len(people)), 2)
+    verb = rng.choice(IDLE_VERBS) if distraction == "idle" else "swap in a dream" if distraction == "dream" else "swap"
+    return Swap(people, left, right, f"{people[left]} and {people[right]} {verb}.", distraction)
