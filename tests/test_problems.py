@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from forkpoint.grade import is_correct
 from forkpoint.lab.problem_set import lab_story
-from forkpoint.lab.story import LEVELS, SPLITS, split_of
+from forkpoint.lab.story import LEVELS, SPLITS, Story, split_of
 from forkpoint.problems import load_problems
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -37,6 +37,7 @@ def test_lab_problems_are_the_stories_that_their_ids_name() -> None:
     assert [problem.id for problem in problems] == [f"lab:valid/easy/3/{idx}" for idx in range(20)]
     for problem in problems:
         story = lab_story(problem.id)
+        assert isinstance(story, Story)
         assert (story.question, str(story.answer), story.level) == (problem.question, problem.answer, "easy")
         assert split_of(problem.question) == "valid"
         assert problem.grader == "numeric"

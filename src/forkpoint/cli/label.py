@@ -51,7 +51,8 @@ def label(
     Parameters
     ----------
     problems
-        lab:train?num=500&seed=0, lab-shuffle:train?num=500, gsm8k:FILE.jsonl, math:FILE.jsonl, jsonl:FILE?question=Q&answer=A, parquet:..., hub:OWNER/NAME?split=...
+        lab:train?num=500&seed=0, lab-shuffle:train?num=500, gsm8k:FILE.jsonl, math:FILE.jsonl, jsonl:FILE?question=Q&answer=A,
+        parquet:..., hub:OWNER/NAME?split=...
     out
         The run directory.
     method
