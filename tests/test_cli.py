@@ -31,6 +31,7 @@ COMMANDS = [
     "export",
     "benchmark",
     "doctor",
+    "search",
     "push",
 ]
 

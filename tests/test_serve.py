@@ -416,7 +416,7 @@ def test_a_remote_prm_is_the_local_one(tmp_path: Path) -> None:
         assert (remote.name, remote.format) == (local.name, saved)
         assert remote.score(questions, steps) == local.score(questions, steps)
         assert remote.score([], []) == []
-        with pytest.raises(ServerError, match=r"items\.1: the solution takes .* more than max_length"):
+        with pytest.raises(LayoutError, match=r"items\.1: the solution takes .* more than max_length"):
             remote.score(["q", "q"], [["a"], ["a" * 9999]])
 
 

@@ -41,6 +41,11 @@ class LayoutError(ForkpointError):
 class ServerError(ForkpointError):
     """A server refused a request, answered what cannot be used, or did not answer for too long."""
 
+    def __init__(self, message: str, status: int | None = None) -> None:
+        """`status` is the HTTP status of a refusal."""
+        super().__init__(message)
+        self.status = status
+
 
 class MissingPackageError(ForkpointError):
     """An optional package is not installed; the message says which, and how to get it."""

@@ -150,7 +150,7 @@ class HTTPClient:
         if response.status_code in BUSY_STATUSES or response.status_code >= 500:
             raise Unanswered(f"status {response.status_code}: {self._message(response)}", _retry_after_s(response))
         if not response.is_success:
-            raise ServerError(f"{response.url} refused with status {response.status_code}: {self._message(response)}")
+            raise ServerError(f"{response.url} refused with status {response.status_code}: {self._message(response)}", response.status_code)
         try:
             return response.json()
         except ValueError as error:

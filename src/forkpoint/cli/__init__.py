@@ -7,7 +7,24 @@ Invariant: importing this package loads neither torch nor transformers.
 
 from __future__ import annotations
 
-from forkpoint.cli import benchmark, demo, doctor, evaluate, export, formats, grade, lab, label, push, raft, score, serve, sweep, train
+from forkpoint.cli import (
+    benchmark,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    formats,
+    grade,
+    lab,
+    label,
+    push,
+    raft,
+    score,
+    search,
+    serve,
+    sweep,
+    train,
+)
 from forkpoint.cli.app import app, main
 
 __all__ = [
@@ -25,6 +42,7 @@ __all__ = [
     "push",
     "raft",
     "score",
+    "search",
     "serve",
     "sweep",
     "train",

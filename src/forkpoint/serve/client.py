@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from forkpoint.errors import ServerError
+from forkpoint.errors import LayoutError, ServerError
 from forkpoint.http_client import HTTPClient
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.segment import AnchorRule
@@ -43,9 +43,15 @@ class RemotePRM:
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
         """One score in [0, 1] per step of each solution, in the order given.
 
-        ServerError where the server refuses a solution, with its reason, or does not answer for too long.
+        LayoutError where the PRM cannot read a solution, with the server's reason; ServerError where the server refuses all the
+        same, or does not answer for too long.
         """
-        answers = self._http.ask("score", list(self._batches(questions, steps)), lambda items: {"items": items}, _step_scores)
+        try:
+            answers = self._http.ask("score", list(self._batches(questions, steps)), lambda items: {"items": items}, _step_scores)
+        except ServerError as error:
+            if error.status == 422:
+                raise LayoutError(str(error)) from error
+            raise
         return [scores for answer in answers for scores in answer]
 
     def _batches(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> Iterator[list[dict[str, Any]]]:

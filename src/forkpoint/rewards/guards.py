@@ -1,0 +1,66 @@
+"""What a policy under training must not win by.
+
+A PRM was trained on honest attempts; a policy that is rewarded by it finds texts that no attempt looks like: no steps, one
+step, the same step again and again (for the reward hacking that PRMs invite see arXiv 2504.15275). Such a text gets a fixed
+reward, whatever the PRM says and even if its answer is right. Invariant: a guard looks at the text alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Caught = Literal["empty", "too few steps", "too many steps", "repeated steps", "repeated words", "unreadable"]
+"""Why a solution is not rewarded by its score; `unreadable` are those that the PRM refuses (too long, or with its own tags in it)."""
+
+
+@dataclass(frozen=True)
+class RewardGuards:
+    """Limits of an honest attempt."""
+
+    min_steps: int = 1
+    """Steps at least."""
+    max_steps: int = 64
+    """Steps at most."""
+    max_repeated_steps: float = 0.3
+    """The largest share of steps that are, but for white space, an earlier step again."""
+    max_repeated_words: float = 0.5
+    """The largest share of runs of `num_words` words that occurred before in the same solution."""
+    num_words: int = 8
+    """Words of such a run; a solution with fewer has none."""
+    penalty: float = 0.0
+    """The reward of what is caught; scores are at least 0."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_steps <= self.max_steps:
+            raise ValueError(f"min_steps must be at least 1 and at most max_steps; {self.min_steps} and {self.max_steps} were given")
+        for name in ("max_repeated_steps", "max_repeated_words"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share in [0, 1]; {getattr(self, name)} was given")
+        if self.num_words < 1:
+            raise ValueError(f"num_words must be at least 1; {self.num_words} was given")
+        if not math.isfinite(self.penalty):
+            raise ValueError(f"penalty must be finite; {self.penalty} was given")
+
+    def catch(self, steps: Sequence[str]) -> Caught | None:
+        """What is wrong with a solution cut into steps; None where nothing is."""
+        words = "".join(steps).split()
+        if not words:
+            return "empty"
+        if len(steps) < self.min_steps:
+            return "too few steps"
+        if len(steps) > self.max_steps:
+            return "too many steps"
+        if repeated_share([" ".join(step.split()) for step in steps]) > self.max_repeated_steps:
+            return "repeated steps"
+        runs = [tuple(words[start : start + self.num_words]) for start in range(len(words) - self.num_words + 1)]
+        if repeated_share(runs) > self.max_repeated_words:
+            return "repeated words"
+        return None
+
+
+def repeated_share(items: Sequence[object]) -> float:
+    """The share of items that are equal to an earlier one; 0 where there are none."""
+    return 1 - len(set(items)) / len(items) if items else 0.0

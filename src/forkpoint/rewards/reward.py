@@ -1,0 +1,83 @@
+"""A PRM as a reward of whole solutions, for any RL library.
+
+The step scores become one number by their minimum, as in PURE (arXiv 2504.15275): summed up, more steps would be more reward,
+and one wrong step would be paid for by others. Outcomes can be mixed in; guards come before both.
+Invariant: every solution has a finite reward. None would be no way out: a library leaves such a solution out, and what a
+policy is not punished for it learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from forkpoint.grade import check_grader, grade_all
+from forkpoint.prms.config import PRM
+from forkpoint.rewards.guards import Caught, RewardGuards
+from forkpoint.rewards.shared_scorer import SharedScorer
+from forkpoint.segment import newline_steps
+from forkpoint.select import AGGREGATES, Aggregate, aggregate
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """What a solution gets, and why."""
+
+    value: float
+    score: float | None
+    """The aggregate of its step scores, in [0, 1]; None where it was caught."""
+    is_correct: bool | None
+    """None where there is nothing to grade by."""
+    caught: Caught | None
+
+
+class PRMReward:
+    """Rewards from a PRM: (1 - outcome_weight) * score + outcome_weight * [the answer is right]; `guards.penalty` for what is caught.
+
+    Any number of threads may call it.
+    """
+
+    def __init__(
+        self,
+        prm: PRM,
+        aggregate: Aggregate = "min",
+        guards: RewardGuards = RewardGuards(),  # noqa: B008 (frozen)
+        outcome_weight: float = 0.0,
+        grader: str = "numeric",
+    ) -> None:
+        """ValueError where a setting means nothing, or the PRM reads steps that cannot be seen in a text."""
+        if aggregate not in AGGREGATES:
+            raise ValueError(f"aggregate {aggregate!r} is unknown; choose from {', '.join(AGGREGATES)}")
+        if not 0 <= outcome_weight <= 1:
+            raise ValueError(f"outcome_weight must be in [0, 1]; {outcome_weight} was given")
+        if prm.format.segmentation == "entropy":
+            raise ValueError(
+                "this PRM reads entropy steps, which cannot be told from a text; choose one that was trained on lines or solutions"
+            )
+        check_grader(grader)
+        self._is_whole = prm.format.segmentation == "solution"
+        self._scorer, self._aggregate, self._guards = SharedScorer(prm), aggregate, guards
+        self.outcome_weight, self._grader = outcome_weight, grader
+
+    def __call__(self, questions: Sequence[str], texts: Sequence[str], answers: Sequence[str] | None = None) -> list[Reward]:
+        """One reward per solution text; `answers` are the right ones. The PRM is asked once.
+
+        ValueError where outcomes count and there are no answers.
+        """
+        if answers is None and self.outcome_weight > 0:
+            raise ValueError("outcome_weight is above 0 and there are no right answers to grade by; give them, or set it to 0")
+        lines = [newline_steps(text) for text in texts]
+        steps = [(text,) for text in texts] if self._is_whole else lines
+        caught = [self._guards.catch(its_lines) for its_lines in lines]
+        owed = [idx for idx, reason in enumerate(caught) if reason is None]
+        scores = self._scorer.score([(questions[idx], steps[idx]) for idx in owed])
+        found = dict(zip(owed, scores, strict=True))
+        verdicts = None if answers is None else grade_all(list(zip(answers, texts, strict=True)), self._grader)
+        return [self._reward(found.get(idx), verdicts[idx].is_correct if verdicts else None, caught[idx]) for idx in range(len(texts))]
+
+    def _reward(self, scores: tuple[float, ...] | None, is_correct: bool | None, caught: Caught | None) -> Reward:
+        if scores is None:
+            return Reward(self._guards.penalty, None, is_correct, caught or "unreadable")
+        score = aggregate(scores, self._aggregate)
+        value = (1 - self.outcome_weight) * score + self.outcome_weight * float(is_correct or False)
+        return Reward(value, score, is_correct, None)

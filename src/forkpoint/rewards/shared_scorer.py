@@ -1,0 +1,69 @@
+"""A scorer that any number of threads may use, and that says None of what it cannot read.
+
+RL libraries call reward functions from threads, some with one solution per call. One thread scores at a time, for all that
+wait: what was asked for meanwhile is the next batch. Invariant: a solution's scores do not depend on who asks beside it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from forkpoint.errors import LayoutError
+from forkpoint.records import Scorer
+
+Item = tuple[str, tuple[str, ...]]
+"""A question, and the steps of a solution."""
+Scores = tuple[float, ...] | None
+"""One score in [0, 1] per step; None for a solution that the scorer cannot read."""
+
+
+class SharedScorer:
+    """One `Scorer` for all threads of a process."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._turn, self._list_lock = threading.Lock(), threading.Lock()
+        self._waiting: list[tuple[Sequence[Item], Future[list[Scores]]]] = []
+
+    def score(self, items: Sequence[Item]) -> list[Scores]:
+        """In the order given. What the scorer raises, but for LayoutError, is raised for everyone whose items were in the batch."""
+        asked: Future[list[Scores]] = Future()
+        with self._list_lock:
+            self._waiting.append((items, asked))
+        with self._turn:
+            if not asked.done():
+                self._score_waiting()
+        return asked.result()
+
+    def _score_waiting(self) -> None:
+        with self._list_lock:
+            batch, self._waiting = self._waiting, []
+        try:
+            scores = iter(self._scores([item for items, _ in batch for item in items]))
+        except BaseException as error:
+            for _, future in batch:
+                future.set_exception(error)
+            raise
+        for items, future in batch:
+            future.set_result([next(scores) for _ in items])
+
+    def _scores(self, items: Sequence[Item]) -> list[Scores]:
+        """Halve what cannot be read until the solutions are found that cannot be."""
+        if not items:
+            return []
+        try:
+            found = self._scorer.score([question for question, _ in items], [steps for _, steps in items])
+        except LayoutError:
+            if len(items) == 1:
+                return [None]
+            half = len(items) // 2
+            return self._scores(items[:half]) + self._scores(items[half:])
+        for (_, steps), scores in zip(items, found, strict=True):
+            if len(scores) != len(steps) or not all(0 <= score <= 1 for score in scores):
+                raise ValueError(
+                    f"scorer {self._scorer.name!r} gave the scores {list(scores)} for {len(steps)} steps; "
+                    "one number in [0, 1] per step is needed"
+                )
+        return [tuple(scores) for scores in found]

@@ -1,0 +1,75 @@
+"""The reward function that TRL's GRPOTrainer takes (1.16): f(prompts, completions, completion_ids, **columns) -> list of floats.
+
+Needs no TRL. The share of caught completions is logged as `prm_reward/caught`: when it rises, the policy is up to something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from forkpoint.prms.config import PRM
+from forkpoint.rewards.guards import RewardGuards
+from forkpoint.rewards.reward import PRMReward
+from forkpoint.select import Aggregate
+
+TRLReward = Callable[..., list[float | None]]
+
+
+def prm_reward(
+    prm: PRM,
+    aggregate: Aggregate = "min",
+    guards: RewardGuards = RewardGuards(),  # noqa: B008 (frozen)
+    *,
+    outcome_weight: float = 0.0,
+    grader: str = "numeric",
+    answer_column: str = "answer",
+    question_column: str | None = None,
+) -> TRLReward:
+    """A reward function for `GRPOTrainer(reward_funcs=...)`: one float per completion, see `PRMReward`.
+
+    The question that the PRM reads is the data set's `question_column`; without one, the last message of a conversational
+    prompt's user, or the prompt as it stands, template included. With an `outcome_weight` above 0 the data set needs an
+    `answer_column`, and that is the only case in which it is read. Prompts and completions may be plain or conversational.
+    """
+    reward = PRMReward(prm, aggregate, guards, outcome_weight, grader)
+
+    def prm_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
+        questions = [question_of(prompt) for prompt in prompts] if question_column is None else _column(columns, question_column)
+        answers = _column(columns, answer_column) if outcome_weight > 0 else None
+        rewards = reward(questions, [text_of(completion) for completion in completions], answers)
+        if rewards and "log_metric" in columns:
+            columns["log_metric"]("prm_reward/caught", sum(item.caught is not None for item in rewards) / len(rewards))
+        return [item.value for item in rewards]
+
+    return prm_reward
+
+
+def question_of(prompt: Any) -> str:
+    """The prompt, or what the user of a conversation said last. ValueError where nobody said anything."""
+    if isinstance(prompt, str):
+        return prompt
+    said = [message["content"] for message in prompt if message["role"] == "user"]
+    if not said:
+        raise ValueError("a conversational prompt without a message of the user has no question; name a question_column")
+    return _content(said[-1])
+
+
+def text_of(completion: Any) -> str:
+    """The completion, or all that the assistant said in it."""
+    if isinstance(completion, str):
+        return completion
+    return "".join(_content(message.get("content")) for message in completion if message["role"] == "assistant")
+
+
+def _content(content: Any) -> str:
+    """The text of a message, which may come in parts, and is missing where a tool is called."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(part["text"] for part in content if part["type"] == "text")
+
+
+def _column(columns: dict[str, Any], name: str) -> list[str]:
+    if name not in columns:
+        raise ValueError(f"the data set has no column {name!r}; its columns here are {', '.join(sorted(columns)) or 'none'}")
+    return [str(item) for item in columns[name]]

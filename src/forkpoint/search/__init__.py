@@ -1,0 +1,12 @@
+"""Find an answer with a PRM at inference time: best-of-N, votes, beam search, diverse verifier tree search.
+
+Solutions come from a policy, scores from a PRM, and every token of both is counted. Importing this package loads no engine.
+"""
+
+from __future__ import annotations
+
+from forkpoint.search.config import METHODS, InferenceConfig, MethodName
+from forkpoint.search.guide import Guide
+from forkpoint.search.run import MethodReport, run_search
+
+__all__ = ["METHODS", "Guide", "InferenceConfig", "MethodName", "MethodReport", "run_search"]

@@ -1,0 +1,81 @@
+"""What may be spent on finding an answer with a PRM, and how one is picked.
+
+A method is a search (where solutions come from) x a choice (which of them is the answer):
+
+    samples   independent samples of the prompt; the PRM reads them when they are whole
+    beam      step by step, the best partial solutions of all are continued
+    dvts      step by step in separate subtrees, each of which continues its own best (diverse verifier tree search)
+
+Invariant: every search has `num_samples` continuations under way at a time, so at equal settings they are equally wide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from forkpoint.records import Policy
+from forkpoint.select import AGGREGATES, Aggregate
+
+Search = Literal["samples", "beam", "dvts"]
+Choose = Literal["best", "weighted", "majority"]
+MethodName = Literal["best-of-n", "vote", "majority", "beam", "beam-vote", "dvts", "dvts-vote"]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A search, and the choice among the solutions that it ends with."""
+
+    search: Search
+    choose: Choose
+
+
+METHODS: dict[MethodName, Method] = {
+    "best-of-n": Method("samples", "best"),
+    "vote": Method("samples", "weighted"),
+    "majority": Method("samples", "majority"),
+    "beam": Method("beam", "best"),
+    "beam-vote": Method("beam", "weighted"),
+    "dvts": Method("dvts", "best"),
+    "dvts-vote": Method("dvts", "weighted"),
+}
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """How wide and how long a search is; the same for all methods that are compared."""
+
+    num_samples: int = 16
+    """N: independent samples, or continuations of each round of beam and dvts; a multiple of `branching`."""
+    branching: int = 4
+    """M: continuations of each partial solution. Beam keeps the best N/M of a round, dvts the best of each of N/M subtrees."""
+    temperature: float = 0.7
+    """0 is greedy: all continuations are alike."""
+    top_p: float = 1.0
+    max_tokens: int = 512
+    """Tokens of a solution at most."""
+    max_steps: int = 64
+    """Rounds of beam and dvts at most; what has no end by then is taken as it is."""
+    chunk_tokens: int = 16
+    """Tokens sampled at a time until a step has its end. Few: many small requests. Many: more tokens behind the end of a step."""
+    aggregate: Aggregate | None = None
+    """What makes one score of step scores (last, min, prod, mean), on the way and in the end; without it, what the PRM was saved with."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "branching", "max_tokens", "max_steps", "chunk_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; {getattr(self, name)} was given")
+        if self.num_samples % self.branching:
+            raise ValueError(f"num_samples must be a multiple of branching; {self.num_samples} and {self.branching} were given")
+        if self.aggregate not in (None, *AGGREGATES):
+            raise ValueError(f"aggregate {self.aggregate!r} is unknown; choose from {', '.join(AGGREGATES)}")
+
+    @property
+    def num_kept(self) -> int:
+        """N/M: partial solutions that beam keeps, and subtrees of dvts."""
+        return self.num_samples // self.branching
+
+    def room(self, policy: Policy, num_prompt_tokens: int) -> int:
+        """Tokens that a solution may have after a prompt."""
+        return self.max_tokens if policy.max_length is None else min(self.max_tokens, policy.max_length - num_prompt_tokens)

@@ -1,0 +1,171 @@
+"""The search stage: methods of finding an answer with a PRM, on the same problems, in a run that survives being killed.
+
+One row per problem and search is journaled; methods that choose differently from the same search share its rows. Invariant:
+`results.jsonl` and `results.json` are derived from the journal alone, and every difference is paired by problem.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forkpoint.evaluate import Estimate, bootstrap
+from forkpoint.records import Executor, Policy, Problem
+from forkpoint.runs import Run, content_key
+from forkpoint.search.best_of_n import search_samples
+from forkpoint.search.config import METHODS, InferenceConfig, MethodName, Search
+from forkpoint.search.guide import Guide
+from forkpoint.search.result import SearchResult
+from forkpoint.search.step_search import search_beams, search_subtrees
+from forkpoint.select import Aggregate
+from forkpoint.solve_run import fits_context
+
+RESULTS, RESULT_ROWS = "results.json", "results.jsonl"
+SEARCHES: dict[Search, Callable[[Policy, Sequence[Problem], Guide, InferenceConfig], list[SearchResult]]] = {
+    "samples": search_samples,
+    "beam": search_beams,
+    "dvts": search_subtrees,
+}
+
+
+class SearchWork:
+    """One search per problem."""
+
+    def __init__(self, policy: Policy, problems: Sequence[Problem], search: Search, guide: Guide, config: InferenceConfig) -> None:
+        self._policy, self._problems, self._search, self._guide, self._config = policy, problems, search, guide, config
+        identity = {"search": search, "inference": asdict(config), "policy": policy.name, **guide.identity()}
+        self.keys = [content_key({**identity, "problem": asdict(problem)}) for problem in problems]
+
+    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
+        self._policy.reset_cache()  # so that a row does not depend on which chunks were done before
+        problems = [self._problems[idx] for idx in idxs]
+        return [result.to_row() for result in SEARCHES[self._search](self._policy, problems, self._guide, self._config)]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodReport:
+    """How good a method is, and what a problem takes it on average."""
+
+    method: MethodName
+    aggregate: Aggregate
+    accuracy: Estimate
+    difference: Estimate | None
+    """Its accuracy minus that of the first method, paired; None for the first."""
+    num_solutions: float
+    sampled_tokens: float
+    """Of the policy."""
+    policy_tokens: float
+    """Sampled, and the prompt once."""
+    policy_tokens_without_reuse: float
+    """Sampled, and the whole prefix of every request."""
+    prm_tokens: float
+    """Read, every distinct prefix once."""
+    prm_tokens_without_reuse: float
+    """Read, every scored text from its start."""
+    total_tokens: float
+    """Of both on one axis, with reuse."""
+    total_tokens_without_reuse: float
+
+
+def run_search(
+    problems: Sequence[Problem],
+    policy: Policy,
+    guide: Guide,
+    out: Path,
+    methods: Sequence[MethodName],
+    config: InferenceConfig,
+    executor: Executor,
+    prm_weight: float = 1.0,
+) -> tuple[list[MethodReport], int]:
+    """Search, journaled at `out`; run again to continue, or to add methods. Returns the reports, and how many searches failed.
+
+    `prm_weight` is what a token that the PRM computes counts in tokens of the policy. Where a search failed for some problem
+    there are no reports: the items are owed again. ValueError where a method is unknown, or a prompt does not fit the
+    policy's context.
+    """
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise ValueError(f"methods {', '.join(unknown) or 'without a name'} are unknown; choose from {', '.join(METHODS)}")
+    num_unfit = sum(not fits_context(policy, problem) for problem in problems)
+    if num_unfit:
+        raise ValueError(f"{num_unfit} prompts do not fit the policy's context of {policy.max_length} tokens; leave those problems out")
+    resolved: dict[str, Any] = {
+        "policy": policy.name,
+        "inference": asdict(config),
+        "problems": content_key([asdict(problem) for problem in problems]),
+        "num_problems": len(problems),
+        **guide.identity(),
+    }
+    how = config.aggregate or guide.prm_format.aggregate
+    with Run.open(out, "search", resolved) as run:
+        works = {
+            search: SearchWork(policy, problems, search, guide, config)
+            for search in dict.fromkeys(METHODS[name].search for name in methods)
+        }
+        num_failed = sum(executor.execute(run, work).rows_failed for work in works.values())
+        if num_failed:
+            return [], num_failed
+        results = {search: [SearchResult.from_row(row) for row in run.rows(work.keys)] for search, work in works.items()}
+        reports: list[MethodReport] = []
+        rows: list[dict[str, Any]] = []
+        is_right: dict[MethodName, list[float]] = {}
+        for name in dict.fromkeys(methods):
+            its_results = results[METHODS[name].search]
+            its_rows = [_row(name, result, how) for result in its_results]
+            rows += its_rows
+            is_right[name] = [float(row["is_correct"]) for row in its_rows]
+            first = next(iter(is_right))
+            difference = None if name == first else bootstrap(np.subtract(is_right[name], is_right[first]))
+            reports.append(_report(name, how, its_results, bootstrap(is_right[name]), difference, prm_weight))
+        _write(out, rows, reports, prm_weight)
+        run.finish({"num_rows": run.num_rows})
+    return reports, 0
+
+
+def _row(name: MethodName, result: SearchResult, how: Aggregate) -> dict[str, Any]:
+    pick = result.pick(METHODS[name].choose, how)
+    return {
+        "problem_id": result.problem.id,
+        "method": name,
+        "answer": result.answers[pick],
+        "is_correct": result.found[pick].end.is_correct,
+        "pick": pick,
+        "answers": result.answers,
+        "scores": result.scores(how),
+        "tokens": asdict(result.tokens),
+    }
+
+
+def _report(
+    name: MethodName, how: Aggregate, results: Sequence[SearchResult], accuracy: Estimate, difference: Estimate | None, prm_weight: float
+) -> MethodReport:
+    def mean(numbers: Sequence[float]) -> float:
+        return float(np.mean(numbers))
+
+    tokens = [result.tokens for result in results]
+    return MethodReport(
+        method=name,
+        aggregate=how,
+        accuracy=accuracy,
+        difference=difference,
+        num_solutions=mean([len(result.found) for result in results]),
+        sampled_tokens=mean([item.sampled for item in tokens]),
+        policy_tokens=mean([item.policy() for item in tokens]),
+        policy_tokens_without_reuse=mean([item.policy(has_reuse=False) for item in tokens]),
+        prm_tokens=mean([item.prm() for item in tokens]),
+        prm_tokens_without_reuse=mean([item.prm(has_reuse=False) for item in tokens]),
+        total_tokens=mean([item.total(prm_weight) for item in tokens]),
+        total_tokens_without_reuse=mean([item.total(prm_weight, has_reuse=False) for item in tokens]),
+    )
+
+
+def _write(out: Path, rows: Sequence[dict[str, Any]], reports: Sequence[MethodReport], prm_weight: float) -> None:
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (out / RESULT_ROWS).write_text(lines, encoding="utf-8")
+    summary = {"prm_weight": prm_weight, "methods": [asdict(report) for report in reports]}
+    (out / RESULTS).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
