@@ -120,11 +120,16 @@ def write(
     replace_file(path, [(json.dumps(record, indent=2, allow_nan=False) + "\n").encode()])
     for ratio_name, ratio in ratios.items():
         goal = "" if ratio.goal is None else f", goal {'at most' if ratio.is_cost else 'at least'} {ratio.goal:g}"
-        print(f"{ratio_name}: {ratio.median:.2f} ({min(ratio.values):.2f} .. {max(ratio.values):.2f}){goal}")
+        print(f"{ratio_name}: {shown(ratio.median)} ({shown(min(ratio.values))} .. {shown(max(ratio.values))}){goal}")
     for note in notes:
         print(note)
     print(f"Written: {path}")
     return path
+
+
+def shown(value: float) -> str:
+    """Two decimals, or two digits of what is too small for that."""
+    return f"{value:.2f}" if value == 0 or abs(value) >= 0.05 else f"{value:.1e}"
 
 
 def machine() -> dict[str, Any]:

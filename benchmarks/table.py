@@ -3,8 +3,8 @@
     python benchmarks/table.py
     python benchmarks/table.py --write
 
-Prints what lies in `benchmarks/results`; `--write` puts it into README.md between two lines `<!-- benchmarks -->`, and changes
-nothing else there.
+Prints what lies in `benchmarks/results`; `--write` puts the ratios that have a goal into README.md between two lines
+`<!-- benchmarks -->`, and changes nothing else there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from forkpoint.runs.durable import replace_file
-from record import RESULTS, ROOT
+from record import RESULTS, ROOT, shown
 
 MARKER = "<!-- benchmarks -->\n"
 HEADER = ("benchmark", "ratio", "median", "range", "goal", "met", "commit")
@@ -32,20 +32,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not records:
         raise SystemExit(f"{args.results} holds no results; run a benchmark first")
     if args.write:
-        replace_file(args.readme, [between_markers(args.readme.read_text(), table(records)).encode()])
+        replace_file(args.readme, [between_markers(args.readme.read_text(), table(records, goals_only=True)).encode()])
     else:
         print(table(records), end="")
 
 
-def table(records: Sequence[Mapping[str, Any]]) -> str:
-    """One row per ratio, and under the table what each benchmark ran on."""
+def table(records: Sequence[Mapping[str, Any]], goals_only: bool = False) -> str:
+    """One row per ratio (that has a goal), and under the table what each benchmark ran on."""
     rows = [HEADER, ("---",) * len(HEADER)]
     for record in records:
         for name, ratio in record["ratios"].items():
+            if goals_only and ratio["goal"] is None:
+                continue
             goal = "-" if ratio["goal"] is None else f"{ratio['goal_is']} {ratio['goal']:g}"
             met = {None: "-", True: "yes", False: "no"}[ratio["is_met"]]
-            span = f"{ratio['min']:.2f} .. {ratio['max']:.2f}"
-            rows.append((record["name"], name, f"{ratio['median']:.2f}", span, goal, met, short(record["commit"])))
+            span = f"{shown(ratio['min'])} .. {shown(ratio['max'])}"
+            rows.append((record["name"], name, shown(ratio["median"]), span, goal, met, short(record["commit"])))
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", *(f"- {origin(record)}" for record in records)]) + "\n"
 
