@@ -8,15 +8,18 @@ processes as there may be, every row is learned once per epoch, in the batch in 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate.state import PartialState
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import Sampler
@@ -120,7 +123,14 @@ class LoopTrainer(Trainer):
 
 def processes() -> PartialState:
     """The processes that train together, this one among them; at the first call they wait for each other."""
+    _leave_at_exit()
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+@cache
+def _leave_at_exit() -> None:
+    """Have the group of processes ended before the interpreter is; its threads can end a process that is done with an abort."""
+    atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
 
 
 def shared(value: T) -> T:
