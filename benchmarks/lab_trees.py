@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import argparse
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,11 @@ from forkpoint.problems import load_problems
 from forkpoint.records import LabelledSolution
 from forkpoint.solve import solve_by_tree
 from forkpoint.tree import TreeConfig
+from record import Ratio
 
+Comparison = Callable[[Any, Sequence[LabelledSolution]], tuple[dict[str, list[float]], list[dict[str, float]], str]]
+"""From a model and solutions: values by ratio, the seconds of every round, and a note."""
+TIME = "flat / tree time"
 MODELS = ("lab", "wide", "half-billion")
 """The weights of the lab policy (0.9M), and two random Qwen2: 384 wide in 6 layers, and of the shape of Qwen2.5-0.5B."""
 
@@ -63,3 +68,28 @@ def num_computed(model: Any, work: Callable[[], object]) -> int:
 def num_distinct(questions: Sequence[str], rows: Sequence[Sequence[int]]) -> int:
     """Distinct prefixes of rows, counted per question."""
     return len({(question, tuple(ids[:end])) for question, ids in zip(questions, rows, strict=True) for end in range(1, len(ids) + 1)})
+
+
+def over_sizes(
+    args: argparse.Namespace, num_tokens: int, compared: Comparison, goals: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Ratio], list[dict[str, Any]], list[str]]:
+    """Ratios, rounds and notes of what `compared` finds for trees of 16 and of 64 leaves, with every model of `args.models`.
+
+    `goals` are the further fields of each `Ratio`; the time ratio has one for 64 leaves only. Models other than the lab's
+    are large, and get an eighth of the problems.
+    """
+    ratios: dict[str, Ratio] = {}
+    runs: list[dict[str, Any]] = []
+    notes = []
+    for num_leaves in (16, 64):
+        for name in args.models:
+            num_problems = args.num_problems if name == "lab" else max(1, args.num_problems // 8)
+            solutions = solutions_of_trees(f"lab:train?num={num_problems}&seed=4", num_leaves, args.tau)
+            what = f"{num_leaves} leaves, {name}"
+            found, rounds, note = compared(model_named(name, num_tokens, args.device), solutions)
+            for ratio, values in found.items():
+                has_goal = ratio != TIME or num_leaves == 64
+                ratios[f"{ratio}, {what}"] = Ratio(values, **(goals[ratio] if has_goal else {}))
+            notes.append(f"{what}: {note}")
+            runs += [{"leaves": num_leaves, "model": name, **seconds} for seconds in rounds]
+    return ratios, runs, notes

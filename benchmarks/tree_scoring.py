@@ -20,8 +20,8 @@ from forkpoint.presets import preset_named
 from forkpoint.prms.tagged import TaggedPRM
 from forkpoint.records import LabelledSolution
 from forkpoint.tokenizer import load_tokenizer
-from lab_trees import MODELS, model_named, num_computed, num_distinct, solutions_of_trees
-from record import Ratio, add_arguments, interleaved, write
+from lab_trees import MODELS, TIME, num_computed, num_distinct, over_sizes
+from record import add_arguments, interleaved, write
 
 
 def main() -> None:
@@ -35,30 +35,18 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     tokenizer = load_tokenizer(LAB_POLICY)
-    ratios: dict[str, Ratio] = {}
-    runs: list[dict[str, Any]] = []
-    notes = []
-    for num_leaves in (16, 64):
-        for name in args.models:
-            model = model_named(name, len(tokenizer), args.device)
-            num_problems = args.num_problems if name == "lab" else max(1, args.num_problems // 8)
-            solutions = solutions_of_trees(f"lab:train?num={num_problems}&seed=4", num_leaves, args.tau)
-            what = f"{num_leaves} leaves, {name}"
-            found, rounds, note = compared(model, tokenizer, solutions, args)
-            goals: dict[str, dict[str, Any]] = {
-                "flat / tree time": {"goal": 5.0 if num_leaves == 64 else None},
-                "tokens computed / distinct": {"goal": 1.05, "is_cost": True},
-                "largest difference of scores": {"goal": 1e-5, "is_cost": True},
-            }
-            ratios |= {f"{ratio}, {what}": Ratio(values, **goals[ratio]) for ratio, values in found.items()}
-            notes.append(f"{what}: {note}")
-            runs += [{"leaves": num_leaves, "model": name, **seconds} for seconds in rounds]
+    goals: dict[str, dict[str, Any]] = {
+        TIME: {"goal": 5.0},
+        "tokens computed / distinct": {"goal": 1.05, "is_cost": True},
+        "largest difference of scores": {"goal": 1e-5, "is_cost": True},
+    }
+    ratios, runs, notes = over_sizes(args, len(tokenizer), lambda model, solutions: compared(model, tokenizer, solutions, args), goals)
     write("tree_scoring", ratios, runs, notes, args)
 
 
 def compared(
     model: Any, tokenizer: Any, solutions: Sequence[LabelledSolution], args: argparse.Namespace
-) -> tuple[dict[str, list[float]], list[dict[str, Any]], str]:
+) -> tuple[dict[str, list[float]], list[dict[str, float]], str]:
     """The ratios, the rounds, and how much there was to save."""
     questions, steps = [item.question for item in solutions], [item.steps for item in solutions]
     prms = {
@@ -73,7 +61,7 @@ def compared(
     computed = num_computed(model, works["tree"])
     rounds = interleaved(works, args.num_rounds)
     ratios = {
-        "flat / tree time": [seconds["flat"] / seconds["tree"] for seconds in rounds],
+        TIME: [seconds["flat"] / seconds["tree"] for seconds in rounds],
         "tokens computed / distinct": [computed / distinct],
         "largest difference of scores": [difference],
     }

@@ -23,8 +23,8 @@ from forkpoint.prms.tagged import tag_logits
 from forkpoint.records import LabelledSolution
 from forkpoint.tokenizer import load_tokenizer
 from forkpoint.trainer import TagCollator, layout_rows, pack_rows, soft_cross_entropy
-from lab_trees import MODELS, model_named, num_computed, num_distinct, solutions_of_trees
-from record import Ratio, add_arguments, interleaved, write
+from lab_trees import MODELS, TIME, num_computed, num_distinct, over_sizes
+from record import add_arguments, interleaved, write
 
 
 def main() -> None:
@@ -39,30 +39,18 @@ def main() -> None:
     torch.set_flush_denormal(True)
     tokenizer = load_tokenizer(LAB_POLICY)
     layout = Layout(tokenizer, preset_named("lab").format)
-    ratios: dict[str, Ratio] = {}
-    runs: list[dict[str, Any]] = []
-    notes = []
-    for num_leaves in (16, 64):
-        for name in args.models:
-            model = model_named(name, len(tokenizer), args.device)
-            num_problems = args.num_problems if name == "lab" else max(1, args.num_problems // 8)
-            solutions = solutions_of_trees(f"lab:train?num={num_problems}&seed=4", num_leaves, args.tau)
-            what = f"{num_leaves} leaves, {name}"
-            found, rounds, note = compared(model, layout, solutions, args)
-            goals: dict[str, dict[str, Any]] = {
-                "flat / tree time": {},
-                "tokens computed / distinct": {"goal": 1.1, "is_cost": True},
-                "relative difference of gradients": {"goal": 1e-5, "is_cost": True},
-            }
-            ratios |= {f"{ratio}, {what}": Ratio(values, **goals[ratio]) for ratio, values in found.items()}
-            notes.append(f"{what}: {note}")
-            runs += [{"leaves": num_leaves, "model": name, **seconds} for seconds in rounds]
+    goals: dict[str, dict[str, Any]] = {
+        TIME: {},
+        "tokens computed / distinct": {"goal": 1.1, "is_cost": True},
+        "relative difference of gradients": {"goal": 1e-5, "is_cost": True},
+    }
+    ratios, runs, notes = over_sizes(args, len(tokenizer), lambda model, solutions: compared(model, layout, solutions, args), goals)
     write("tree_training", ratios, runs, notes, args)
 
 
 def compared(
     model: Any, layout: Layout, solutions: Sequence[LabelledSolution], args: argparse.Namespace
-) -> tuple[dict[str, list[float]], list[dict[str, Any]], str]:
+) -> tuple[dict[str, list[float]], list[dict[str, float]], str]:
     """The ratios, the rounds, and how much there was to save."""
     chosen, encoded, _ = layout_rows(solutions, layout)
     distinct = num_distinct([item.question for item in chosen], [row.input_ids for row in encoded])
@@ -79,7 +67,7 @@ def compared(
     difference = float((gradients["tree"] - gradients["flat"]).norm() / gradients["flat"].norm())
     rounds = interleaved(works, args.num_rounds)
     ratios = {
-        "flat / tree time": [seconds["flat"] / seconds["tree"] for seconds in rounds],
+        TIME: [seconds["flat"] / seconds["tree"] for seconds in rounds],
         "tokens computed / distinct": [computed / distinct],
         "relative difference of gradients": [difference],
     }

@@ -22,7 +22,7 @@ from forkpoint.prm_benchmarks.prmbench import prmbench as measure_prmbench
 from forkpoint.prm_benchmarks.processbench import ProcessBenchConfig, read_subsets
 from forkpoint.prm_benchmarks.processbench import processbench as measure_processbench
 from forkpoint.prm_benchmarks.results import RESULTS
-from forkpoint.prms import load_prm
+from forkpoint.prms.config import FamilyConfig
 
 benchmark_app = App(name="benchmark", help="Public benchmarks of process reward models, ours and other people's.")
 app.command(benchmark_app)
@@ -30,12 +30,12 @@ app.command(benchmark_app)
 
 @benchmark_app.command
 def processbench(
-    prm: Path,
+    prm: str,
     *files: str,
     out: Path,
     config: Annotated[ProcessBenchConfig, Flat] = ProcessBenchConfig(),
     read: tuple[str, ...] = (),
-    family: str | None = None,
+    family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
     device: Device = "auto",
 ) -> int:
     """Find the first wrong step: F1 of ProcessBench, with a threshold that is chosen on one subset.
@@ -45,19 +45,17 @@ def processbench(
     Parameters
     ----------
     prm
-        A directory made by `forkpoint train`, or a public PRM: a directory or a name on the hub.
+        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a `forkpoint serve`.
     files
         Subsets such as gsm8k.json and math.json, or hub:Qwen/ProcessBench?split=gsm8k.
     out
         Where the results go; one directory for every PRM.
     read
         Options of reading, KEY=VALUE each: separator='\\n' for what stands between steps.
-    family
-        The PRM's family, where its files do not tell.
     """
     quiet_libraries()
     subsets = read_subsets(files, **formats.parse_options("processbench", "read", read))
-    results = measure_processbench(load_prm(prm, device, family), subsets, out, config)
+    results = measure_processbench(family.load(prm, device), subsets, out, config)
     origin = f"best on {results['threshold_from']}" if results["threshold_from"] else "given"
     table = Table(
         "", "F1", "on wrong", "on right", "solutions", "upper bound", title=f"ProcessBench, threshold {results['threshold']:.3f} ({origin})"
@@ -76,11 +74,11 @@ def processbench(
 
 @benchmark_app.command
 def prmbench(
-    prm: Path,
+    prm: str,
     *files: str,
     out: Path,
     config: Annotated[PRMBenchConfig, Flat] = PRMBenchConfig(),
-    family: str | None = None,
+    family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
     device: Device = "auto",
 ) -> int:
     """Tell right steps from wrong ones: PRMScore of PRMBench, overall, by category and by class.
@@ -90,16 +88,14 @@ def prmbench(
     Parameters
     ----------
     prm
-        A directory made by `forkpoint train`, or a public PRM: a directory or a name on the hub.
+        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a `forkpoint serve`.
     files
         PRMBench rows: .jsonl, .json, .parquet, or hub:OWNER/NAME?split=NAME.
     out
         Where the results go; one directory for every PRM.
-    family
-        The PRM's family, where its files do not tell.
     """
     quiet_libraries()
-    results = measure_prmbench(load_prm(prm, device, family), read_processes(files), out, config)
+    results = measure_prmbench(family.load(prm, device), read_processes(files), out, config)
     table = Table("", "PRMScore", "F1", "negative F1", "processes", "steps", "wrong", title=f"PRMBench, threshold {config.threshold:g}")
     for row in results["classes"]:
         table.add_row(
@@ -117,10 +113,10 @@ def best_of_n(
     file: str,
     *,
     out: Path,
-    prm: Path | None = None,
+    prm: str | None = None,
     columns: Annotated[CandidateColumns, Flat] = CandidateColumns(),
     config: Annotated[BestOfNConfig, Flat] = BestOfNConfig(),
-    family: str | None = None,
+    family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
     device: Device = "auto",
 ) -> int:
     """Pick one of N candidates: majority, best score, weighted vote and oracle, from a file of candidates.
@@ -135,14 +131,12 @@ def best_of_n(
     out
         Where the results go; one directory for every PRM.
     prm
-        A directory made by `forkpoint train`, or a public PRM: a directory or a name on the hub.
-    family
-        The PRM's family, where its files do not tell.
+        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a `forkpoint serve`.
     """
     candidates, scorer = read_candidates(file, columns), None
     if prm is not None:
         quiet_libraries()
-        scorer = load_prm(prm, device, family)
+        scorer = family.load(prm, device)
         config = replace(config, cut=config.cut or CUT_OF.get(scorer.format.segmentation))
     results = measure_best_of_n(candidates, out, scorer, config)
     largest = max(row["n"] for row in results["rows"])
@@ -159,14 +153,14 @@ def best_of_n(
 
 @benchmark_app.command
 def calibration(
-    prm: Path,
+    prm: str,
     file: str,
     *,
     out: Path,
     from_: Annotated[str, Parameter(name="--from")] = "forkpoint",
     read: tuple[str, ...] = (),
     config: Annotated[CalibrationConfig, Flat] = CalibrationConfig(),
-    family: str | None = None,
+    family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
     device: Device = "auto",
 ) -> int:
     """Hold step scores against step labels: calibration error, Brier score, reliability curve.
@@ -176,7 +170,7 @@ def calibration(
     Parameters
     ----------
     prm
-        A directory made by `forkpoint train`, or a public PRM: a directory or a name on the hub.
+        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a `forkpoint serve`.
     file
         Labelled steps: .jsonl, .json, .parquet, a run directory of `forkpoint label`, or hub:OWNER/NAME?split=NAME.
     out
@@ -185,12 +179,10 @@ def calibration(
         The file's format, as for `forkpoint convert`: forkpoint, math-shepherd, openrlhf, er-prm, rlhflow, trl, prm800k, processbench.
     read
         Options of reading, KEY=VALUE each, such as neutral=positive for prm800k.
-    family
-        The PRM's family, where its files do not tell.
     """
     quiet_libraries()
     solutions = list(formats.read(file, from_, **formats.parse_options(from_, "read", read)))
-    results = measure_calibration(load_prm(prm, device, family), solutions, out, config)
+    results = measure_calibration(family.load(prm, device), solutions, out, config)
     title = f"calibration: ECE {_interval(results['ece'])}, Brier {_interval(results['brier'])}, {results['num_steps']:,} steps"
     table = Table("score", "steps", "mean score", "mean label", title=title)
     for row in results["reliability"]:

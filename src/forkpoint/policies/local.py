@@ -15,14 +15,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
+from forkpoint.device import device_named
 from forkpoint.fingerprint import fingerprint
 from forkpoint.policies import kv_rows
 from forkpoint.policies.attention import ROWS
 from forkpoint.policies.decoding import BatchDecoder, decode_in_equal_lengths
 from forkpoint.policies.kv_rows import KVRows
+from forkpoint.policies.origin import load_again, refuse_too_long
 from forkpoint.policies.prefix_cache import PrefixCache
 from forkpoint.policies.text import PolicyText, eos_ids
 from forkpoint.records import Completion, Request
@@ -95,7 +96,7 @@ class LocalPolicy:
         """
         if dtype != "auto" and dtype not in DTYPES:
             raise ValueError(f"dtype {dtype!r} is unknown; choose from auto, {', '.join(DTYPES)}")
-        target = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        target = device_named(device)
         default_dtype = torch.bfloat16 if target.type == "cuda" else torch.float32
         torch_dtype = default_dtype if dtype == "auto" else DTYPES[dtype]
         if Path(path_or_id).is_dir() and not (Path(path_or_id) / "config.json").exists():
@@ -121,7 +122,7 @@ class LocalPolicy:
             raise TypeError(
                 f"policy {self._name} was made of a model in memory and cannot be pickled; save the model, then LocalPolicy.load"
             )
-        return _load_again, (type(self), self._name, self._origin)
+        return load_again, (type(self), self._name, self._origin)
 
     @property
     def name(self) -> str:
@@ -162,7 +163,7 @@ class LocalPolicy:
 
         Raises ValueError where a prefix and its `max_tokens` do not fit into the model's positions together.
         """
-        self._check(requests)
+        refuse_too_long(requests, self.max_length, self._name)
         completions = [Completion((), (), (), (), (), "stop")] * len(requests)
         open_idxs = [idx for idx, request in enumerate(requests) if request.prefix_ids[-1] not in self._text.eos_ids]
         open_requests = [requests[idx] for idx in open_idxs]
@@ -186,27 +187,3 @@ class LocalPolicy:
             self._prefixes = PrefixCache(self._cache_bytes, *self._probed)
         assert self._prefixes is not None, "rows and prefixes are made together"
         return BatchDecoder(self._rows, self._prefixes, self._text.eos_ids, self._batch_size, self.model.device)
-
-    def _check(self, requests: Sequence[Request]) -> None:
-        limit = self.max_length
-        for request in requests:
-            if limit is not None and len(request.prefix_ids) + request.max_tokens > limit:
-                raise ValueError(
-                    f"a prefix of {len(request.prefix_ids)} tokens and max_tokens {request.max_tokens} do not fit into "
-                    f"the {limit} positions of {self._name}; shorten one of them"
-                )
-
-
-def _load_again(cls: type[LocalPolicy], name: str, origin: dict[str, Any]) -> LocalPolicy:
-    """The policy called `name` from where it came from. ValueError where another model lies there by now."""
-    shows_bars = logging.is_progress_bar_enabled()
-    # the first loading showed one; those of several processes would be drawn over each other
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        policy = cls.load(**origin)
-    finally:
-        if shows_bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-    if policy.name != name:
-        raise ValueError(f"{origin['path_or_id']} held {name} when it was loaded and holds {policy.name} now; load the policy again")
-    return policy

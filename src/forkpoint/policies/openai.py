@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from forkpoint.errors import ServerError
 from forkpoint.http_client import HTTPClient, Unanswered
+from forkpoint.policies.origin import load_again, refuse_too_long
 from forkpoint.policies.text import Checkpoint
 from forkpoint.policies.truncated import BOUNDS, Bound, completion_from_top
 from forkpoint.records import Completion, Request
@@ -123,7 +124,7 @@ class OpenAIPolicy:
         """What to call with what to load the policy again. TypeError where it was not loaded."""
         if self._origin is None:
             raise TypeError(f"policy {self._name} was put together in memory and cannot be pickled; use OpenAIPolicy.load")
-        return _load_again, (type(self), self._name, self._origin)
+        return load_again, (type(self), self._name, self._origin)
 
     @property
     def name(self) -> str:
@@ -164,22 +165,13 @@ class OpenAIPolicy:
         Raises ValueError where a prefix and its `max_tokens` do not fit into the model's positions together, ServerError
         where the server refuses, stays away for too long, or answers without what is needed.
         """
-        self._check(requests)
+        refuse_too_long(requests, self.max_length, self._name)
         open_requests = [request for request in requests if request.prefix_ids[-1] not in self.eos_ids]
         answers = iter(self._client.ask("completions", open_requests, self._write, self._read))
         return [_ENDED if request.prefix_ids[-1] in self.eos_ids else next(answers) for request in requests]
 
     def reset_cache(self) -> None:
         """Nothing is kept here, so nothing is forgotten; the server's cache of prefixes stays as it is."""
-
-    def _check(self, requests: Sequence[Request]) -> None:
-        limit = self.max_length
-        for request in requests:
-            if limit is not None and len(request.prefix_ids) + request.max_tokens > limit:
-                raise ValueError(
-                    f"a prefix of {len(request.prefix_ids)} tokens and max_tokens {request.max_tokens} do not fit into "
-                    f"the {limit} positions of {self._name}; shorten one of them"
-                )
 
     def _write(self, request: Request) -> dict[str, Any]:
         """The body of a request. Whatever a server may have other defaults for is said, and the end tokens are ours."""
@@ -242,14 +234,6 @@ class OpenAIPolicy:
                 f"the server ended a completion ({finish_reason}) after {len(token_ids)} of {request.max_tokens} tokens, with end tokens "
                 f"{sorted(self.eos_ids)} at {ends}; it must honour stop_token_ids and ignore_eos, and have no limit of its own"
             )
-
-
-def _load_again(cls: type[OpenAIPolicy], name: str, origin: dict[str, Any]) -> OpenAIPolicy:
-    """The policy called `name` from where it came from. ValueError where another checkpoint lies there by now."""
-    policy = cls.load(**origin)
-    if policy.name != name:
-        raise ValueError(f"{origin['path_or_id']} held {name} when it was loaded and holds {policy.name} now; load the policy again")
-    return policy
 
 
 def _token_id(key: str) -> int:

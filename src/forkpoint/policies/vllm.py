@@ -17,6 +17,7 @@ from vllm import LLM, RequestOutput, SamplingParams
 from vllm.platforms import current_platform
 
 from forkpoint.policies.local import DTYPES, Dtype
+from forkpoint.policies.origin import load_again, refuse_too_long
 from forkpoint.policies.sampling import random_key
 from forkpoint.policies.text import Checkpoint
 from forkpoint.policies.truncated import BOUNDS, Bound, completion_from_top
@@ -127,7 +128,7 @@ class VLLMPolicy:
         """What to call with what to load the policy again. TypeError where it was not loaded."""
         if self._origin is None:
             raise TypeError(f"policy {self._name} was made of a running engine and cannot be pickled; use VLLMPolicy.load")
-        return _load_again, (type(self), self._name, self._origin)
+        return load_again, (type(self), self._name, self._origin)
 
     @property
     def name(self) -> str:
@@ -167,7 +168,7 @@ class VLLMPolicy:
 
         Raises ValueError where a prefix and its `max_tokens` do not fit into the model's positions together.
         """
-        self._check(requests)
+        refuse_too_long(requests, self.max_length, self._name)
         completions = [Completion((), (), (), (), (), "stop")] * len(requests)
         open_idxs = [idx for idx, request in enumerate(requests) if request.prefix_ids[-1] not in self.eos_ids]
         prompts = [{"prompt_token_ids": list(requests[idx].prefix_ids)} for idx in open_idxs]
@@ -215,25 +216,9 @@ class VLLMPolicy:
             num_reused_tokens=output.num_cached_tokens,
         )
 
-    def _check(self, requests: Sequence[Request]) -> None:
-        for request in requests:
-            if len(request.prefix_ids) + request.max_tokens > self.max_length:
-                raise ValueError(
-                    f"a prefix of {len(request.prefix_ids)} tokens and max_tokens {request.max_tokens} do not fit into "
-                    f"the {self.max_length} positions of {self._name}; shorten one of them"
-                )
-
 
 def _check_entropies(top_logprobs: int, entropy_bound: Bound, vocab_size: int) -> None:
     if top_logprobs != ALL and not 2 <= top_logprobs <= vocab_size:
         raise ValueError(f"top_logprobs must be -1 (the whole vocabulary) or 2 to {vocab_size}; {top_logprobs} was given")
     if entropy_bound not in BOUNDS:
         raise ValueError(f"entropy_bound {entropy_bound!r} is unknown; choose from {', '.join(BOUNDS)}")
-
-
-def _load_again(cls: type[VLLMPolicy], name: str, origin: dict[str, Any]) -> VLLMPolicy:
-    """The policy called `name` from where it came from. ValueError where another model lies there by now."""
-    policy = cls.load(**origin)
-    if policy.name != name:
-        raise ValueError(f"{origin['path_or_id']} held {name} when it was loaded and holds {policy.name} now; load the policy again")
-    return policy

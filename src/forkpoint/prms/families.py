@@ -53,20 +53,18 @@ def load_checkpoint(path_or_id: str | Path, device: str, family: str | None, opt
         raise ValueError(f"PRM family {family!r} is unknown; choose from {', '.join((OURS, *FAMILIES))}")
     directory = _directory(path_or_id, DESCRIPTIONS)
     family = family or recognise(directory, Path(path_or_id).name)
-    import torch
-
-    target = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     if family == OURS:
         if options:
             raise ValueError(f"a PRM of ours takes no options; {', '.join(options)} was given")
-        return _load_ours(_directory(path_or_id), target)
+        return _load_ours(_directory(path_or_id), device)
+    from forkpoint.device import device_named
     from forkpoint.fingerprint import fingerprint
     from forkpoint.prms.family import FamilyPRM
     from forkpoint.tokenizer import load_tokenizer
 
     model, bound = family_class(family).load(path_or_id, load_tokenizer(path_or_id), "auto", **options)
     settings = [family, *(f"{name}={value}" for name, value in sorted(options.items()))]
-    return FamilyPRM(model.to(target), bound, f"{Path(path_or_id).resolve().name}-{fingerprint(directory, *settings)}")
+    return FamilyPRM(model.to(device_named(device)), bound, f"{Path(path_or_id).resolve().name}-{fingerprint(directory, *settings)}")
 
 
 def recognise(directory: Path, published_name: str = "") -> str:
@@ -148,10 +146,11 @@ def _load_ours(directory: Path, device: str) -> TaggedPRM:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     if "Qwen2ForProcessRewardModel" not in (config.get("architectures") or []):
         return TaggedPRM.load(directory, device)
+    from forkpoint.device import device_named
     from forkpoint.fingerprint import fingerprint
     from forkpoint.prms.family import load_weights
     from forkpoint.prms.qwen import Qwen2ForProcessRewardModel
     from forkpoint.tokenizer import load_tokenizer
 
-    model = load_weights(Qwen2ForProcessRewardModel, directory, "auto", "qwen").to(device)
+    model = load_weights(Qwen2ForProcessRewardModel, directory, "auto", "qwen").to(device_named(device))
     return TaggedPRM(model, load_tokenizer(directory), prm_format, f"{directory.resolve().name}-{fingerprint(directory)}")

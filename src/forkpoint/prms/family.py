@@ -133,13 +133,20 @@ def max_length_of(model: Any) -> int:
     return int(model.config.get_text_config().max_position_embeddings)
 
 
-def token_pair_scores(
-    model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor, good_id: int, bad_id: int
+def token_logits(
+    model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor, token_ids: Sequence[int]
 ) -> torch.Tensor:
-    """A language model's softmax over two tokens, first one, at K places: [K], float32.
+    """A language model's logits of some tokens at K places: [K, tokens], float32.
 
     The language model's head is computed only at columns where some row of the batch is read.
     """
     kept, kept_K = torch.unique(columns_K, return_inverse=True)
     logits_B_C_V: torch.Tensor = model(**inputs, logits_to_keep=kept, use_cache=False).logits
-    return logits_B_C_V[rows_K, kept_K][:, [good_id, bad_id]].float().softmax(-1)[:, 0]
+    return logits_B_C_V[rows_K, kept_K][:, list(token_ids)].float()
+
+
+def token_pair_scores(
+    model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor, good_id: int, bad_id: int
+) -> torch.Tensor:
+    """A language model's softmax over two tokens, first one, at K places: [K], float32."""
+    return token_logits(model, inputs, rows_K, columns_K, (good_id, bad_id)).softmax(-1)[:, 0]

@@ -9,8 +9,9 @@ from typing import Any, Self
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
+from forkpoint.device import device_named
 from forkpoint.fingerprint import fingerprint
-from forkpoint.prms.family import load_weights
+from forkpoint.prms.family import load_weights, token_logits
 from forkpoint.prms.layout import EncodedSolution, Layout, PRMFormat
 from forkpoint.prms.packed import PackedPRM
 from forkpoint.tokenizer import load_tokenizer
@@ -39,8 +40,7 @@ class TaggedPRM(PackedPRM):
         """Load a PRM saved by `forkpoint train`; `batch_tokens` bounds the padded tokens of one forward pass."""
         directory = Path(directory)
         prm_format = PRMFormat.load(directory)
-        resolved = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        model = load_weights(model_class_of(prm_format), directory, "auto", "forkpoint").to(resolved)
+        model = load_weights(model_class_of(prm_format), directory, "auto", "forkpoint").to(device_named(device))
         return cls(
             model,
             load_tokenizer(directory),
@@ -57,16 +57,11 @@ class TaggedPRM(PackedPRM):
 
 
 def tag_logits(model: Any, layout: Layout, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor) -> torch.Tensor:
-    """The (good, bad) logits at K places (row and column of the inputs): [K, 2], float32.
-
-    The language model's head is computed only at columns where some row of the batch has a tag.
-    """
+    """The (good, bad) logits at K places (row and column of the inputs): [K, 2], float32."""
     if layout.good_bad_ids is None:
         logits_B_T_2: torch.Tensor = model(**inputs).logits
         return logits_B_T_2[rows_K, columns_K].float()[:, [GOOD_CLASS, 1 - GOOD_CLASS]]
-    kept, kept_K = torch.unique(columns_K, return_inverse=True)
-    logits_B_C_V: torch.Tensor = model(**inputs, logits_to_keep=kept, use_cache=False).logits
-    return logits_B_C_V[rows_K, kept_K][:, list(layout.good_bad_ids)].float()
+    return token_logits(model, inputs, rows_K, columns_K, layout.good_bad_ids)
 
 
 def model_class_of(prm_format: PRMFormat) -> Any:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+from forkpoint.checked_scores import checked_scores
 from forkpoint.errors import LayoutError
 from forkpoint.records import Scorer
 
@@ -54,16 +55,9 @@ class SharedScorer:
         if not items:
             return []
         try:
-            found = self._scorer.score([question for question, _ in items], [steps for _, steps in items])
+            return [*checked_scores(self._scorer, [question for question, _ in items], [steps for _, steps in items])]
         except LayoutError:
             if len(items) == 1:
                 return [None]
             half = len(items) // 2
             return self._scores(items[:half]) + self._scores(items[half:])
-        for (_, steps), scores in zip(items, found, strict=True):
-            if len(scores) != len(steps) or not all(0 <= score <= 1 for score in scores):
-                raise ValueError(
-                    f"scorer {self._scorer.name!r} gave the scores {list(scores)} for {len(steps)} steps; "
-                    "one number in [0, 1] per step is needed"
-                )
-        return [tuple(scores) for scores in found]

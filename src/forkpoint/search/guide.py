@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from forkpoint.checked_scores import checked_scores
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Scorer
 from forkpoint.segment import num_shared, tokens_at
@@ -78,15 +79,8 @@ class Guide:
         if not owed:
             return
         asked = list(owed.values())
-        scores = self.scorer.score([readings.question for readings, _ in asked], [draft.steps for _, draft in asked])
-        if len(scores) != len(asked):
-            raise ValueError(f"scorer {self.scorer.name!r} was given {len(asked)} solutions and scored {len(scores)}; one each is needed")
+        scores = checked_scores(self.scorer, [readings.question for readings, _ in asked], [draft.steps for _, draft in asked])
         for (readings, draft), its_scores in zip(asked, scores, strict=True):
-            if len(its_scores) != len(draft.steps) or not all(0 <= score <= 1 for score in its_scores):
-                raise ValueError(
-                    f"scorer {self.scorer.name!r} gave the scores {list(its_scores)} for {len(draft.steps)} steps; "
-                    "one number in [0, 1] per step is needed"
-                )
             readings.scores[draft.steps] = tuple(round(float(score), NUM_DECIMALS) for score in its_scores)
             readings.read_ids.append(tuple(self._ids(readings, draft)))
 
