@@ -25,6 +25,7 @@ COMMANDS = [
     "grade",
     "relabel",
     "sweep",
+    "plan",
     "raft",
     "convert",
     "serve",

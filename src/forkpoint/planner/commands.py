@@ -1,0 +1,207 @@
+"""What a forkpoint command line does, in tokens: the same arguments that the command gets, and the means of its problems.
+
+Invariant: a command that samples, scores or trains and is not known here is refused, not counted as nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from forkpoint.bisect_plan import BisectPlan
+from forkpoint.evaluate_run import EvaluateConfig
+from forkpoint.planner.pilot import Pilot
+from forkpoint.planner.volume import (
+    ProblemSet,
+    bisect_cost,
+    bisect_solutions,
+    evaluate_cost,
+    fine_tuned_tokens,
+    raft_cost,
+    read_tokens,
+    rollouts_cost,
+    trained_tokens,
+    tree_cost,
+)
+from forkpoint.policies.config import PolicyConfig
+from forkpoint.presets import preset_named, with_overrides
+from forkpoint.raft import RaftConfig, SFTConfig
+from forkpoint.records import Cost
+from forkpoint.rollout_plan import RolloutPlan
+from forkpoint.runs.workers import WorkersConfig
+from forkpoint.train import TrainConfig
+from forkpoint.tree import TreeConfig
+from forkpoint.values import PlanName, product_named
+
+Arguments = Mapping[str, Any]
+"""Of a command's function, by name, defaults included."""
+FREE = ("relabel", "report", "convert", "export", "push", "grade")
+"""Commands that neither sample nor train nor score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """Labels that a stage makes: of which problems, and of how many solutions of each."""
+
+    problems: ProblemSet
+    num_solutions: float
+    is_tree: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a stage takes, whatever it is run on."""
+
+    sampled: Cost = field(default_factory=Cost)
+    """By the policy."""
+    read_tokens: int = 0
+    """By the PRM."""
+    trained_tokens: int = 0
+    """All epochs."""
+    trains: Literal["policy", "prm"] = "prm"
+    training: TrainConfig | SFTConfig | None = None
+    replica_size: int | None = None
+    """GPUs that the command splits the policy over; None where a server samples, and decides."""
+    sampling_gpus: int | None = None
+    """GPUs that the command samples on; None where a server samples."""
+    is_measured: bool = False
+    """Whether what is sampled was scaled up from a pilot."""
+
+
+class Planner:
+    """Goes through the command lines of an experiment in order, and remembers which labels they make."""
+
+    def __init__(self) -> None:
+        self._labels: dict[Path, Labels] = {}
+
+    def work(self, command: str, arguments: Arguments, problems: Sequence[ProblemSet], pilot: Pilot | None = None) -> Work:
+        """The work of `forkpoint COMMAND`. ValueError where it is not known here, or the pilot did something else."""
+        num_needed = {"label": 1, "evaluate": 1, "raft": 2}.get(command, 0)
+        if len(problems) != num_needed:
+            raise ValueError(f"{command} is planned with {num_needed} problem sets; {len(problems)} were given")
+        if pilot is not None and command not in ("label", "evaluate"):
+            raise ValueError(f"a pilot is for a stage of label or evaluate; this one is of {command}")
+        if command == "label":
+            return self._label(arguments, problems[0], pilot)
+        if command == "relabel":
+            for path in _relabelled(arguments):
+                self._labels[path] = self._labels_at(arguments["run"])
+        if command in FREE:
+            return Work()
+        if command == "train":
+            return self._train(arguments)
+        if command == "evaluate":
+            return _evaluate(arguments, problems[0], pilot)
+        if command == "raft":
+            return _raft(arguments, *problems)
+        raise ValueError(f"there is no plan of {command}; there is one of label, train, evaluate, raft, {', '.join(FREE)}")
+
+    def _label(self, arguments: Arguments, problems: ProblemSet, pilot: Pilot | None) -> Work:
+        tree: TreeConfig = arguments["tree"]
+        rollouts: RolloutPlan = arguments["rollouts"]
+        bisect: BisectPlan = arguments["bisect"]
+        plan: PlanName = product_named(arguments["method"]).plan if arguments["method"] else arguments["plan"]
+        is_tree = plan == "leaves" or (plan == "rollouts" and rollouts.source == "tree")
+        problems = _with_means(problems, pilot)
+        num_solutions: float = tree.num_leaves if is_tree else rollouts.num_solutions
+        settings: dict[str, Any] = {"plan": plan}
+        if plan == "leaves":
+            cost = tree_cost(problems, tree.num_leaves)
+        elif plan == "rollouts":
+            cost = rollouts_cost(problems, rollouts, tree.num_leaves)
+            settings |= rollouts.identity(arguments["labels"], tree.rule)
+            del settings["rule"]  # tau may have been calibrated
+        else:
+            cost, num_solutions = bisect_cost(problems, bisect.search), bisect_solutions(problems, bisect.search)
+            settings |= bisect.identity()
+        if pilot is not None:
+            if is_tree:
+                settings["tree"] = _calibrated(tree, pilot)
+            pilot.check(_plain(settings), rollouts.num_rollouts if plan == "rollouts" and not rollouts.stop_early else None)
+            cost, num_solutions = pilot.scaled_cost(problems.num_problems), pilot.solutions_per_problem
+        self._labels[arguments["out"]] = Labels(problems, num_solutions, is_tree)
+        num_read = read_tokens(problems, num_solutions, is_tree, is_packed=False) if arguments["prm"] else 0
+        return _placed(Work(sampled=cost, read_tokens=num_read, is_measured=pilot is not None), arguments)
+
+    def _train(self, arguments: Arguments) -> Work:
+        config: TrainConfig = arguments["config"]
+        if arguments["preset"]:
+            config = with_overrides(preset_named(arguments["preset"]), config)
+        labels = self._labels_at(arguments["labels"])
+        tokens = trained_tokens(labels.problems, labels.num_solutions, labels.is_tree, config)
+        return Work(trained_tokens=tokens, training=config)
+
+    def _labels_at(self, path: Path) -> Labels:
+        if path not in self._labels:
+            raise ValueError(f"no stage before makes the labels {path}; there are {', '.join(map(str, self._labels)) or 'none'}")
+        return self._labels[path]
+
+
+def _relabelled(arguments: Arguments) -> list[Path]:
+    out: Path | None = arguments["out"]
+    if out is None:
+        return []
+    values = [replace(arguments["labels"], value=value, eta=None).canonical_value for value in arguments["values"]]
+    return [out / f"{value.replace(':', '-')}.jsonl" for value in values] or [out]
+
+
+def _evaluate(arguments: Arguments, problems: ProblemSet, pilot: Pilot | None) -> Work:
+    config: EvaluateConfig = arguments["config"]
+    if arguments["labels"] is not None:
+        raise ValueError("there is no plan of label quality; leave --labels out of the recipe, and give it in a command of its own")
+    tree = replace(arguments["tree"], num_leaves=config.num_samples, max_tokens=config.max_tokens)
+    problems = _with_means(problems, pilot)
+    cost, num = evaluate_cost(problems, config), config.num_samples
+    if pilot is not None:
+        pilot.check(_plain({"evaluate": asdict(config), "tree": asdict(tree)}))
+        cost = pilot.scaled_cost(problems.num_problems)
+    num_read = (
+        read_tokens(problems, 1, False) + len(config.temperatures) * read_tokens(problems, num, False) + read_tokens(problems, num, True)
+    )
+    return _placed(Work(sampled=cost, read_tokens=num_read if arguments["prm"] else 0, is_measured=pilot is not None), arguments)
+
+
+def _raft(arguments: Arguments, problems: ProblemSet, eval_problems: ProblemSet) -> Work:
+    config: RaftConfig = arguments["config"]
+    prompts = replace(problems, num_problems=config.num_prompts or problems.num_problems)
+    work = Work(
+        sampled=raft_cost(prompts, eval_problems, config),
+        read_tokens=config.num_iterations * read_tokens(prompts, config.num_samples, False) if arguments["prm"] else 0,
+        trained_tokens=fine_tuned_tokens(prompts, config),
+        trains="policy",
+        training=config.sft,
+    )
+    return _placed(work, arguments)
+
+
+def _placed(work: Work, arguments: Arguments) -> Work:
+    """With what the policy is split over, and what it samples on: the GPUs of Ray's workers, of this process, or of a server."""
+    policy: PolicyConfig = arguments.get("policy", PolicyConfig())
+    workers: WorkersConfig = arguments.get("workers", WorkersConfig())
+    if policy.engine == "openai":
+        return work
+    num_gpus = round(workers.workers * workers.gpus_per_worker) if workers.ray else policy.tensor_parallel
+    return replace(work, replica_size=policy.tensor_parallel, sampling_gpus=max(1, num_gpus))
+
+
+def _with_means(problems: ProblemSet, pilot: Pilot | None) -> ProblemSet:
+    """As many problems, with the pilot's means."""
+    if pilot is None or pilot.means is None:
+        return problems
+    return replace(pilot.means, num_problems=problems.num_problems)
+
+
+def _calibrated(tree: TreeConfig, pilot: Pilot) -> dict[str, Any]:
+    """The tree as a run records it; a tau that is calibrated is taken from the pilot."""
+    if tree.anchors_per_solution is not None:
+        tree = tree.with_tau(pilot.settings.get("tree", {}).get("tau", tree.tau))
+    return asdict(tree)
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """As a run's configuration has it: JSON, in which tuples are lists."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain

@@ -1,0 +1,148 @@
+"""What GPUs can do, and how long a model takes on them.
+
+Three bounds, of which a stage meets the slower one that applies:
+
+    computing   2 N FLOPs per token that is read, 6 N per token that is trained (4 N with LoRA: no gradients of frozen weights),
+                at `compute_utilisation` of the peak; attention itself is left out (a 7B model at 1,000 tokens: under 3 %)
+    reading     a decoding step reads all weights and every sequence's keys and values once, at `bandwidth_utilisation`
+    memory      what does not fit is said, never squeezed in
+
+Invariant: pure arithmetic over named fields. The utilisations, prices and batch sizes are assumptions until they are measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor
+from typing import Literal
+
+from forkpoint.records import Cost
+
+GPUKind = Literal["A100", "L40S", "H100", "H200", "B200"]
+MEMORY_SHARE = 0.9
+"""Of a GPU's memory that weights, optimiser states and caches may take; the rest is left for activations and the engine."""
+BYTES_SAMPLING = 2
+"""Per weight of a policy while it samples (bfloat16), and per key and value."""
+BYTES_TRAINING = 16
+"""Per weight: float32 weights, gradients and Adam's two moments; bfloat16 weights and gradients with float32 masters come to the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class GPU:
+    """One kind of GPU, from its vendor's data sheet."""
+
+    flops: float
+    """Peak FLOP/s in bfloat16, dense (data sheets print the double, with sparsity)."""
+    bandwidth: float
+    """Of its memory, bytes per second."""
+    memory: float
+    """Bytes."""
+
+
+GPUS: dict[GPUKind, GPU] = {
+    "A100": GPU(312e12, 2.039e12, 80e9),  # NVIDIA A100 80GB SXM data sheet
+    "L40S": GPU(362.05e12, 0.864e12, 48e9),  # NVIDIA L40S data sheet
+    "H100": GPU(989.5e12, 3.35e12, 80e9),  # NVIDIA H100 SXM data sheet: 1,979 with sparsity
+    "H200": GPU(989.5e12, 4.8e12, 141e9),  # NVIDIA H200 SXM data sheet: 1,979 with sparsity
+    "B200": GPU(2250e12, 8e12, 180e9),  # NVIDIA HGX and DGX B200 data sheets, an eighth of the whole
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSize:
+    """A model by its numbers, which its config.json and its card state."""
+
+    parameters: float
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+
+    def __post_init__(self) -> None:
+        if not min(self.parameters, self.num_layers, self.num_kv_heads, self.head_dim) > 0:
+            raise ValueError(f"parameters, num_layers, num_kv_heads and head_dim must be above 0; {self} was given")
+
+    @property
+    def sampling_bytes(self) -> float:
+        """Of its weights while it samples."""
+        return BYTES_SAMPLING * self.parameters
+
+    @property
+    def cache_bytes_per_token(self) -> float:
+        """Keys and values of one token in all layers."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * BYTES_SAMPLING
+
+
+@dataclass(frozen=True)
+class HardwareConfig:
+    """What the work is done with, and how well. Utilisations, price and batch are assumptions; set them to what you measured or pay."""
+
+    gpu: GPUKind | None = None
+    """A100 (80 GB), L40S, H100, H200 or B200; without it the one that the recipe is planned for."""
+    price_per_gpu_hour: float = 2.5
+    """In whatever currency; an assumption, not an offer."""
+    compute_utilisation: float = 0.4
+    """Share of the peak FLOP/s that reading and training reach (model-FLOP utilisation); an assumption."""
+    bandwidth_utilisation: float = 0.5
+    """Share of the memory's bandwidth that decoding reaches; an assumption."""
+    max_sequences: int = 256
+    """Sequences that are decoded side by side at most, where memory allows so many; an assumption about the engine."""
+    tokens_per_second: float | None = None
+    """Sampled tokens per second and GPU, where you have measured them: replaces the bounds of decoding and of reading prompts."""
+
+    def __post_init__(self) -> None:
+        if self.gpu is not None and self.gpu not in GPUS:
+            raise ValueError(f"GPU {self.gpu!r} is unknown; choose from {', '.join(GPUS)}")
+        if self.max_sequences < 1:
+            raise ValueError(f"max_sequences must be at least 1; {self.max_sequences} was given")
+        for name in ("compute_utilisation", "bandwidth_utilisation"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in (0, 1]; {getattr(self, name)} was given")
+        if self.price_per_gpu_hour < 0 or (self.tokens_per_second is not None and not self.tokens_per_second > 0):
+            raise ValueError("price_per_gpu_hour must be at least 0 and tokens_per_second above 0")
+
+    @property
+    def room(self) -> float:
+        """Bytes of one GPU that may be taken."""
+        return self._facts.memory * MEMORY_SHARE
+
+    def replica_size(self, model: ModelSize) -> int:
+        """GPUs that one copy of a sampling model needs: the least power of two whose room is more than its weights."""
+        num_gpus = 1
+        while num_gpus * self.room <= model.sampling_bytes:
+            num_gpus *= 2
+        return num_gpus
+
+    def batch(self, model: ModelSize, replica_size: int, tokens_per_sequence: float) -> int:
+        """Sequences of so many tokens that a replica decodes side by side: as many as fit, at least 1, at most `max_sequences`."""
+        free = replica_size * self.room - model.sampling_bytes
+        return max(1, min(self.max_sequences, floor(free / (tokens_per_sequence * model.cache_bytes_per_token))))
+
+    def decoding_rate(self, model: ModelSize, replica_size: int, context_tokens: float, new_tokens: float) -> float:
+        """Tokens per second of one replica, for requests of `context_tokens` that `new_tokens` are added to.
+
+        A step gives each of B sequences a token. It takes the longer of 2 N B / FLOP/s and
+        (weights + B (context + new / 2) cache bytes per token) / bandwidth.
+        """
+        batch = self.batch(model, replica_size, context_tokens + new_tokens)
+        num_bytes = model.sampling_bytes + batch * (context_tokens + new_tokens / 2) * model.cache_bytes_per_token
+        reading_s = num_bytes / (replica_size * self._facts.bandwidth * self.bandwidth_utilisation)
+        return batch / max(self.computing_s(2 * model.parameters * batch, replica_size), reading_s)
+
+    def sampling_s(self, cost: Cost, model: ModelSize, num_gpus: int, replica_size: int) -> float:
+        """Seconds of sampling on `num_gpus`, by replicas of `replica_size` each; what is reused of prompts costs nothing."""
+        if self.tokens_per_second is not None:
+            return cost.sampled_tokens / (self.tokens_per_second * num_gpus)
+        num_replicas = max(1, num_gpus // replica_size)
+        rate = self.decoding_rate(model, replica_size, cost.prompt_tokens / cost.requests, cost.sampled_tokens / cost.requests)
+        reading_s = self.computing_s(2 * model.parameters * (cost.prompt_tokens - cost.reused_tokens), replica_size)
+        return (cost.sampled_tokens / rate + reading_s) / num_replicas
+
+    def computing_s(self, flops: float, num_gpus: int) -> float:
+        """Seconds that so many FLOPs take."""
+        return flops / (self._facts.flops * self.compute_utilisation * num_gpus)
+
+    @property
+    def _facts(self) -> GPU:
+        if self.gpu is None:
+            raise ValueError(f"which GPU? choose from {', '.join(GPUS)}")
+        return GPUS[self.gpu]

@@ -1,0 +1,147 @@
+"""Measured means instead of assumed ones: a finished run of a few problems, scaled up.
+
+Invariant: totals are the run's own, from its journal; a pilot is refused for a stage that does something else. What a pilot cannot
+know is whether its problems are like the rest: take them with `?num=20&seed=0`, not from the head of a sorted file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forkpoint.errors import RunError
+from forkpoint.evaluate import Estimate, bootstrap
+from forkpoint.label_config import LabelConfig
+from forkpoint.label_run import LABELS, anchor_rule
+from forkpoint.outcomes import SampleOutcome, TreeOutcome
+from forkpoint.planner.volume import ProblemSet, scaled
+from forkpoint.records import Cost
+from forkpoint.rollout_plan import step_prefixes
+from forkpoint.runs import Run
+from forkpoint.runs.run import JOURNAL
+from forkpoint.solve_run import outcome_of
+from forkpoint.stepdata import read_labelled
+
+EVALUATE = "evaluate"
+"""The run inside the directory of an evaluation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pilot:
+    """What a finished run of `forkpoint label` or `forkpoint evaluate` took."""
+
+    directory: Path
+    settings: dict[str, Any]
+    """The run's configuration."""
+    means: ProblemSet | None
+    """Of its problems; None for a search by bisection, whose journal has no prompts."""
+    num_problems: int
+    cost: Cost
+    sampled_tokens: Estimate | None
+    """Per problem, with the 95 % interval over the pilot's problems; None for a search by bisection."""
+    num_rollouts: int
+    """The most rollouts that a prefix has."""
+    solutions_per_problem: float
+    seconds: float
+    """Of the process that wrote the run, while it had it open."""
+    journal_bytes: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Sampled tokens, of all that sampled: a lower bound of what the same machine does with more problems side by side."""
+        return self.cost.sampled_tokens / self.seconds
+
+    def scaled_cost(self, num_problems: int) -> Cost:
+        """The cost of so many problems like these."""
+        return scaled(self.cost, num_problems / self.num_problems)
+
+    def check(self, asked: Mapping[str, Any], num_rollouts: int | None = None) -> None:
+        """ValueError unless the run's configuration holds `asked` (and prefixes have `num_rollouts`), so that its tokens say something."""
+        for name, value in asked.items():
+            if self.settings.get(name) != value:
+                raise ValueError(
+                    f"the pilot {self.directory} had {name} {self.settings.get(name)}, and the stage has {value}; "
+                    "make a pilot with the stage's own flags on fewer problems"
+                )
+        if num_rollouts not in (None, self.num_rollouts):
+            raise ValueError(f"the pilot {self.directory} has {self.num_rollouts} rollouts per prefix, and the stage has {num_rollouts}")
+
+
+def read_pilot(directory: Path) -> Pilot:
+    """The pilot at `directory`: a label run, or what `forkpoint evaluate` wrote.
+
+    FileNotFoundError or RunError where there is none; RunError where it is not finished or nothing was sampled.
+    """
+    if (directory / EVALUATE / JOURNAL).is_file():
+        directory = directory / EVALUATE
+    with Run.read(directory) as run:
+        if run.command not in ("label", EVALUATE):
+            raise RunError(f"{directory} was made by {run.command}; a pilot is a run of label or evaluate")
+        if run.manifest is None:
+            raise RunError(f"the run at {directory} is not finished; give its command again, then plan")
+        pilot = _measured(run, run.manifest["seconds"])
+    if pilot.cost.sampled_tokens == 0:
+        raise RunError(f"nothing was sampled in {directory}; a pilot needs problems that fit the policy's context")
+    return pilot
+
+
+def _measured(run: Run, seconds: float) -> Pilot:
+    outcomes = [outcome_of(row) for row in run.rows() if row["kind"] in ("tree", "samples")]
+    ids = dict.fromkeys(outcome.problem.id for outcome in outcomes)
+    per_problem: dict[str, int] = dict.fromkeys(ids, 0)
+    owners: dict[str, str] = {}
+    cost, num_rollouts = Cost(), 0
+    for outcome in outcomes:
+        cost += outcome.cost
+        per_problem[outcome.problem.id] += outcome.cost.sampled_tokens
+        if run.config.get("plan") == "rollouts":
+            prefixes = step_prefixes(outcome, LabelConfig(segmentation=run.config["segmentation"]), anchor_rule(run))
+            owners |= {prefix.key: outcome.problem.id for prefix in prefixes}
+    num_searched = num_paths = 0
+    for row in run.rows():
+        if row["kind"] == "rollouts":
+            its_cost = Cost(**row["cost"])
+            cost += its_cost
+            num_rollouts = max(num_rollouts, row["first"] + len(row["correct"]))
+            if row["prefix"] in owners:
+                per_problem[owners[row["prefix"]]] += its_cost.sampled_tokens
+        elif row["kind"] == "search":
+            num_searched += 1
+            num_paths += len(row["paths"])
+    num_solutions = num_paths + sum(len(outcome.ends) for outcome in outcomes)
+    num_problems = num_searched or len(ids)
+    return Pilot(
+        directory=run.directory,
+        settings=run.config,
+        means=_means(run, outcomes, num_problems) if outcomes else None,
+        num_problems=num_problems,
+        cost=cost,
+        sampled_tokens=bootstrap(list(per_problem.values())) if per_problem else None,
+        num_rollouts=num_rollouts,
+        solutions_per_problem=num_solutions / max(1, num_problems),
+        seconds=seconds,
+        journal_bytes=(run.directory / JOURNAL).stat().st_size,
+    )
+
+
+def _means(run: Run, outcomes: list[TreeOutcome | SampleOutcome], num_problems: int) -> ProblemSet:
+    lengths = [len(outcome.path(idx).completion) for outcome in outcomes for idx in range(len(outcome.ends))]
+    prompts = [outcome.cost.prompt_tokens / outcome.cost.requests for outcome in outcomes if isinstance(outcome, SampleOutcome)]
+    trees = [outcome.tree for outcome in outcomes if isinstance(outcome, TreeOutcome)]
+    prompts += [len(tree.prompt_ids) for tree in trees]
+    forks = [branch.fork for tree in trees for branch in tree.branches if branch.parent_idx is not None]
+    means = ProblemSet(num_problems, float(np.mean(prompts)), float(np.mean(lengths)), float(np.mean(list(_num_steps(run, outcomes)))))
+    return replace(means, fork_share=float(np.mean(forks)) / means.solution_tokens) if forks else means
+
+
+def _num_steps(run: Run, outcomes: list[TreeOutcome | SampleOutcome]) -> Iterator[int]:
+    if run.command == "label":
+        yield from (len(solution.steps) for solution in read_labelled(run.directory / LABELS))
+        return
+    for outcome in outcomes:
+        for idx in range(len(outcome.ends)):
+            yield len(outcome.path(idx).steps("newline", anchor_rule(run))[0])
