@@ -1,0 +1,1 @@
+"""The parts of `recipes/evidence.py`: settings, what all arms share, the PRMs, the questions."""

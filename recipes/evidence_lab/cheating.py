@@ -1,0 +1,102 @@
+"""Right answers with a wrong step: how often they are, and what PRMs say of them.
+
+Invariant: which step is wrong is the lab oracle's verdict, exact under any cut; nothing here is estimated by a model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from forkpoint.evaluate import bootstrap, bootstrap_seeds, choose_threshold, first_error
+
+from .lab import VALID, Lab, fields
+from .stock import Solved
+from .units import Judged
+
+HT = "test-ht-0.7"
+SHOWN = ("edu", "edu-entropy", "edu-random", "soft", "hard", "er-2", "orm")
+
+
+def cheating(lab: Lab) -> dict[str, Any]:
+    """How often, and per PRM: the score of the first wrong step where the answer is right, and of steps that are right."""
+    solved = [_first(item, lab.scale.num_other_samples) for item in lab.stock.solutions(HT)]
+    shares = []
+    for item in solved:
+        right = [attempt for attempt in item.attempts if attempt.is_correct]
+        if right:
+            shares.append(sum(attempt.error_offset is not None for attempt in right) / len(right))
+    num_right = sum(attempt.is_correct for item in solved for attempt in item.attempts)
+    num_cheats = sum(attempt.is_correct and attempt.error_offset is not None for item in solved for attempt in item.attempts)
+    rows = []
+    for variant in SHOWN:
+        lab.judge(variant, HT)
+        found = []
+        for seed in lab.seeds:
+            unit = lab.unit(variant, seed)
+            valid = unit.judged(VALID, lab.num_solutions(VALID)) if lab.setting.name == "default" else None
+            found.append(_of_judged(lab.judged(variant, seed, HT), valid))
+        row: dict[str, Any] = {"variant": variant, "num_seeds": len(found)}
+        for name in found[0]:
+            values = np.array([item[name] for item in found])
+            estimate = bootstrap_seeds(values[:, None]) if len(values) > 1 else bootstrap(values)
+            row[name] = {key: value for key, value in fields(estimate).items() if key != "num_problems"}
+        rows.append(row)
+    share = fields(bootstrap(shares))
+    return {"share_of_right_answers": share, "num_right_answers": num_right, "num_cheats": num_cheats, "prms": rows}
+
+
+def _first(item: Solved, num: int) -> Solved:
+    return Solved(item.problem_id, item.question, item.attempts[:num])
+
+
+def _of_judged(judged: Judged, valid: Judged | None) -> dict[str, float]:
+    """Means over all solutions of one PRM; the seeds give the interval."""
+    right_steps: list[float] = []
+    wrong_steps: list[float] = []
+    cheat_steps: list[float] = []
+    sound_minima: list[float] = []
+    cheat_minima: list[float] = []
+    for item, scores in judged.step_scores():
+        for attempt, steps in zip(item.attempts, scores, strict=True):
+            wrong = attempt.first_wrong_step(judged.cut)
+            right_steps += list(steps if wrong < 0 else steps[:wrong])
+            if wrong >= 0:
+                (cheat_steps if attempt.is_correct else wrong_steps).append(steps[wrong])
+            if attempt.is_correct:
+                (sound_minima if wrong < 0 else cheat_minima).append(steps.min())
+    found = {
+        "right_step_score": _mean(right_steps),
+        "first_wrong_step_score": _mean(wrong_steps),
+        "first_wrong_step_score_of_cheats": _mean(cheat_steps),
+        "auc_step": auc(right_steps, [*wrong_steps, *cheat_steps]),
+        "auc_sound_against_cheat": auc(sound_minima, cheat_minima),
+    }
+    if valid is not None:
+        threshold = choose_threshold(*_first_errors(valid))
+        found["first_error_f1"] = first_error(*_first_errors(judged), threshold).f1
+    return found
+
+
+def _first_errors(judged: Judged) -> tuple[list[list[float]], list[int]]:
+    scores: list[list[float]] = []
+    truths: list[int] = []
+    for item, its_scores in judged.step_scores():
+        scores += [list(map(float, steps)) for steps in its_scores]
+        truths += [attempt.first_wrong_step(judged.cut) for attempt in item.attempts]
+    return scores, truths
+
+
+def auc(high: list[float], low: list[float]) -> float:
+    """The chance that one of `high` is above one of `low`, ties counted half; nan where one is empty."""
+    if not high or not low:
+        return float("nan")
+    ordered = np.sort(np.asarray(low))
+    values = np.asarray(high)
+    below = np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")
+    return float(below.mean() / (2 * len(ordered)))
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else float("nan")

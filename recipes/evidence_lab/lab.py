@@ -1,0 +1,151 @@
+"""A setting with its stock, its PRMs and its learning rates: what the questions are asked of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from forkpoint.evaluate import Estimate, bootstrap_seeds
+from forkpoint.runs.durable import replace_file
+
+from .settings import Scale, Setting
+from .stock import Stock
+from .units import Floats, Judged, Unit, plain, sizes_to
+from .variants import LEARNING_RATES, VARIANTS
+
+TUNING_SEED = 100
+"""None of the seeds that are reported."""
+VALID = "valid-ht-0.7"
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A way to get one answer per problem: from which solutions, by which PRM (none: a vote or the oracle), how."""
+
+    solutions: str
+    n: int
+    select: str
+    variant: str | None = None
+    aggregate: str | None = None
+
+    @property
+    def name(self) -> str:
+        return " ".join(str(part) for part in (self.variant, self.solutions, self.select, self.aggregate, self.n) if part)
+
+
+def best(variant: str, solutions: str, n: int, aggregate: str = "min") -> Pick:
+    return Pick(solutions, n, "best", variant, aggregate)
+
+
+def weighted(variant: str, solutions: str, n: int, aggregate: str = "min") -> Pick:
+    return Pick(solutions, n, "weighted", variant, aggregate)
+
+
+class Lab:
+    """One setting, as far as some seeds of training go."""
+
+    def __init__(self, setting: Setting, scale: Scale, out: Path, seeds: Sequence[int], say: Callable[[str], None]) -> None:
+        self.setting, self.scale, self.seeds, self.say = setting, scale, list(seeds), say
+        self.directory = out / setting.name
+        self._out = out
+        self.stock = Stock(setting, scale, out)
+        self._judged: dict[tuple[str, int, str, int], dict[str, Any]] = {}
+        self._plain: dict[str, dict[str, Floats]] = {}
+
+    def num_solutions(self, solutions: str, is_wide: bool = False) -> int:
+        """How many of the solutions are looked at: all where that is asked for, else those that every variant scores."""
+        return self.stock.num_solutions(solutions) if is_wide else self.scale.num_other_samples
+
+    def unit(self, variant: str, seed: int, learning_rate: float | None = None) -> Unit:
+        directory = self.directory / "units" / f"{variant}-seed{seed}"
+        if learning_rate is not None:
+            return Unit(self.stock, VARIANTS[variant], seed, learning_rate, self.directory / "tuning" / f"{variant}-{learning_rate:g}")
+        return Unit(self.stock, VARIANTS[variant], seed, self.learning_rate(variant), directory)
+
+    def judge(self, variant: str, solutions: str, is_wide: bool = False) -> None:
+        """Train the variant's PRMs and have them score solutions."""
+        common = self.scale.num_other_samples
+        for seed in self.seeds:
+            for num in sorted({common, self.num_solutions(solutions, is_wide)}, reverse=True):
+                if (variant, seed, solutions, num) not in self._judged:
+                    self.say(f"{self.setting.name}: {variant}, seed {seed}, {solutions}, {num}")
+                    self._judged[variant, seed, solutions, num] = self.unit(variant, seed).judged(solutions, num).arrays
+
+    def judged(self, variant: str, seed: int, solutions: str) -> Judged:
+        """Step scores of what every variant scores."""
+        return self.unit(variant, seed).judged(solutions, self.num_solutions(solutions))
+
+    def accuracy(self, pick: Pick) -> Floats:
+        """[S, P]: per seed and problem, whether (or how often) the pick is right; S is 1 where no PRM is asked."""
+        if pick.variant is None:
+            return self.plain(pick.solutions)[f"{pick.select}||{pick.n}"][None]
+        is_wide = pick.n > self.scale.num_other_samples
+        self.judge(pick.variant, pick.solutions, is_wide)
+        num, name = self.num_solutions(pick.solutions, is_wide), f"{pick.select}|{pick.aggregate}|{pick.n}"
+        return np.stack([self._judged[pick.variant, seed, pick.solutions, num][name] for seed in self.seeds])
+
+    def plain(self, solutions: str) -> dict[str, Floats]:
+        """Votes, oracle and tokens."""
+        if solutions not in self._plain:
+            solved, common = self.stock.solutions(solutions), self.scale.num_other_samples
+            found = plain(solved, self.stock.num_solutions(solutions), "-ht-" in solutions)
+            # up to there all picks look at the same solutions, PRM or not
+            self._plain[solutions] = found | plain(solved, common, "-ht-" in solutions)
+        return self._plain[solutions]
+
+    def row(self, pick: Pick) -> dict[str, Any]:
+        """The accuracy of a pick with its interval over problems and seeds, and its tokens per problem."""
+        values = self.accuracy(pick)
+        tokens = self.plain(pick.solutions)
+        return {
+            "variant": pick.variant, "solutions": pick.solutions, "select": pick.select, "aggregate": pick.aggregate, "n": pick.n,
+            **fields(bootstrap_seeds(values)), "num_seeds": len(values),
+            "tokens": float(tokens[f"tokens|{pick.n}"].mean()), "tokens_without_reuse": float(tokens[f"path_tokens|{pick.n}"].mean()),
+        }  # fmt: skip
+
+    def contrast(self, left: Pick, right: Pick) -> dict[str, Any]:
+        """Left minus right, paired by problem, and by seed where both have seeds."""
+        ours, theirs = self.accuracy(left), self.accuracy(right)
+        tokens = [float(self.plain(pick.solutions)[f"tokens|{pick.n}"].mean()) for pick in (left, right)]
+        return {
+            "left": left.name, "right": right.name, **fields(bootstrap_seeds(ours - theirs)),
+            "num_seeds": max(len(ours), len(theirs)), "token_ratio": tokens[0] / tokens[1],
+        }  # fmt: skip
+
+    def learning_rate(self, variant: str) -> float:
+        """What tuning chose for the variant, or for the one that it is tuned as."""
+        rate: float = self.tuning(VARIANTS[variant].tuned_as or variant)["learning_rate"]
+        return rate
+
+    def tuning(self, name: str) -> dict[str, Any]:
+        """A variant's best learning rate on valid problems and one seed of its own, and the accuracy at every rate.
+
+        Tuned in the first setting; the others use its rates.
+        """
+        path = self._out / "default" / "tuning" / f"{name}.json"
+        if not path.exists():
+            found, num = {}, self.scale.num_other_samples
+            for rate in LEARNING_RATES:
+                self.say(f"tuning: {name}, learning rate {rate:g}")
+                values = self.unit(name, TUNING_SEED, rate).judged(VALID, num).accuracy("best", "min", num)
+                found[rate] = fields(bootstrap_seeds(values[None]))
+            chosen = max(found, key=lambda rate: found[rate]["mean"])
+            rows = [{"variant": name, "learning_rate": rate, **row} for rate, row in found.items()]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, [json.dumps({"learning_rate": chosen, "rows": rows}).encode()])
+        found_there: dict[str, Any] = json.loads(path.read_text())
+        return found_there
+
+    def sizes(self, solutions: str) -> list[int]:
+        """N of curves, from 4 on where there are so many."""
+        found = sizes_to(self.stock.num_solutions(solutions))
+        return [n for n in found if n >= 4] or found[-1:]
+
+
+def fields(estimate: Estimate) -> dict[str, Any]:
+    return {"mean": estimate.mean, "ci_low": estimate.low, "ci_high": estimate.high, "num_problems": estimate.num_problems}

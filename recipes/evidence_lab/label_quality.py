@@ -1,0 +1,155 @@
+"""Labels against the true values of the same prefixes, per token spent.
+
+The truth of a prefix is the share of many completions that are right; the labels that are judged use other completions of it.
+Prefixes are step ends of labelled trees, at most one per tree. Invariant: every estimator is judged on the same prefixes,
+except bisection, which evaluates prefixes of its own choice and is judged on some of those.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from forkpoint.evaluate import bootstrap, spearman
+from forkpoint.label_run import anchor_rule, tree_outcomes
+from forkpoint.labels import tally_label
+from forkpoint.prefix_values import LabelledPrefix, PrefixConfig, draw_prefixes
+from forkpoint.rollout_journal import Prefix, RolloutStore
+from forkpoint.rollouts import RolloutConfig
+from forkpoint.runs import LocalExecutor, Run
+from forkpoint.values import mean
+
+from .lab import Lab, fields
+from .settings import MAX_TOKENS
+from .stock import patiently
+
+NUM_ESTIMATES = 32
+"""The first so many completions are for rollout labels, the others are the truth."""
+ROUND, MAX_WIDTH = 4, 0.3
+"""Of early stopping, as `RolloutPlan` has them."""
+
+
+def label_quality(lab: Lab) -> dict[str, Any]:
+    """Error, bias, correlation and tokens of every kind of label."""
+    with Run.read(lab.stock.labels("edu")) as run:
+        config = PrefixConfig(num_prefixes=lab.scale.num_truths, num_rollouts=lab.scale.num_truth_rollouts)
+        drawn = draw_prefixes(list(tree_outcomes(run)), config, anchor_rule(run))
+    outcomes, tokens = _rolled_out(lab, "truths", [item.prefix for item in drawn])
+    num_estimates = min(NUM_ESTIMATES, lab.scale.num_truth_rollouts // 2)
+    truths = [float(np.mean(its[num_estimates:])) for its in outcomes]
+    per_rollout = float(np.mean(tokens)) / lab.scale.num_truth_rollouts
+    edu = lab.stock.label_cost("edu")
+    per_edu_label = edu.solutions / _labels_per_tree(lab)
+    rows = [
+        _row("leaves, uniform", [item.labels["uniform"] for item in drawn], truths, per_edu_label),
+        _row("leaves, policy-weighted", [item.labels["policy"] for item in drawn], truths, per_edu_label),
+    ]
+    for k in (k for k in (1, 2, 4, 8, 16, 32) if k <= num_estimates):
+        rows.append(_row(f"rollouts, k = {k}", [float(np.mean(its[:k])) for its in outcomes], truths, k * per_rollout))
+    rows.append(_stopped(outcomes, truths, per_rollout, num_estimates))
+    rows.append(_blend(drawn, outcomes, truths, per_edu_label, per_rollout))
+    rows.append(_bisected(lab))
+    return {"labels": rows, "num_truth_rollouts": lab.scale.num_truth_rollouts - num_estimates}
+
+
+def _rolled_out(lab: Lab, name: str, prefixes: Sequence[Prefix]) -> tuple[list[tuple[bool, ...]], list[int]]:
+    """Outcomes of many completions of each prefix, and the tokens of all of them."""
+    num = lab.scale.num_truth_rollouts
+    policy = lab.stock.policy
+    config = RolloutConfig(num, 1.0, max_tokens=MAX_TOKENS, seed=1)
+
+    def work() -> tuple[list[tuple[bool, ...]], list[int]]:
+        with Run.open(lab.stock.directory / name, "true values", {"policy": policy.name, "num": num, "prefixes": len(prefixes)}) as run:
+            store = RolloutStore(run)
+            store.fetch(run, LocalExecutor(chunk_size=4), policy, [(prefix, range(num)) for prefix in prefixes], config)
+            run.finish({})
+            return [store.outcomes(prefix) for prefix in prefixes], [store.cost.sampled_tokens // len(prefixes)]
+
+    return patiently(work)
+
+
+def _labels_per_tree(lab: Lab) -> float:
+    """Distinct prefixes that end with a step and are no whole solution."""
+    with Run.read(lab.stock.labels("edu")) as run:
+        rule, counts = anchor_rule(run), []
+        for outcome in tree_outcomes(run):
+            paths = [outcome.path(idx) for idx in range(len(outcome.ends))]
+            counts.append(len({path.completion.token_ids[:end] for path in paths for end in path.steps("newline", rule)[1][:-1]}))
+    return float(np.mean(counts))
+
+
+def _row(name: str, labels: Sequence[float], truths: Sequence[float], tokens: float) -> dict[str, Any]:
+    errors = np.subtract(labels, truths)
+    return {
+        "label": name,
+        "tokens_per_label": tokens,
+        "error": fields(bootstrap(np.abs(errors))),
+        "squared_error": fields(bootstrap(errors**2)),
+        "bias": fields(bootstrap(errors)),
+        "correlation": spearman(np.asarray(labels), np.asarray(truths)),
+        "num_prefixes": len(labels),
+    }
+
+
+def _narrow(outcomes: Sequence[bool]) -> bool:
+    label = tally_label(sum(outcomes), len(outcomes), mean)
+    return label.high - label.low <= MAX_WIDTH
+
+
+def _stopped(outcomes: Sequence[tuple[bool, ...]], truths: Sequence[float], per_rollout: float, most: int) -> dict[str, Any]:
+    """As `RolloutPlan(stop_early=True)` draws them: rounds of four until the interval is narrow."""
+    labels, drawn = [], []
+    for its in outcomes:
+        num = next((num for num in range(ROUND, most + 1, ROUND) if _narrow(its[:num])), most)
+        labels.append(float(np.mean(its[:num])))
+        drawn.append(num)
+    return _row("rollouts, stopped early", labels, truths, float(np.mean(drawn)) * per_rollout)
+
+
+def _blend(
+    drawn: Sequence[LabelledPrefix], outcomes: Sequence[tuple[bool, ...]], truths: Sequence[float], per_edu_label: float, per_rollout: float
+) -> dict[str, Any]:  # fmt: skip
+    """Four rollouts where the weighted leaves disagree among themselves, averaged with them; nothing where they agree."""
+    labels, num_rolled = [], 0
+    for item, its in zip(drawn, outcomes, strict=True):
+        leaves = item.labels["policy"]
+        if 0 < leaves < 1:
+            num_rolled += 1
+            labels.append((leaves + float(np.mean(its[:ROUND]))) / 2)
+        else:
+            labels.append(leaves)
+    tokens = per_edu_label + ROUND * per_rollout * num_rolled / len(drawn)
+    return _row("policy-weighted leaves, 4 rollouts where unsure", labels, truths, tokens)
+
+
+def _bisected(lab: Lab) -> dict[str, Any]:
+    """Some of the prefixes that bisection evaluated, against their own truths."""
+    labels: dict[tuple[str, tuple[int, ...]], tuple[Prefix, float]] = {}
+    with Run.read(lab.stock.labels("omega")) as run:
+        encode = lab.stock.policy.encode_question
+        problems = {problem.id: problem for problem in lab.stock.train_problems("omega")}
+        num_labels = 0
+        for row in run.rows():
+            if row["kind"] != "search":
+                continue
+            problem, seen = problems[row["problem"]["id"]], set()
+            for path in row["paths"]:
+                text = ""
+                for step, its in zip(path["steps"][:-1], path["outcomes"][:-1], strict=True):
+                    text += step
+                    if its is None or text in seen:
+                        continue
+                    seen.add(text)
+                    num_labels += 1
+                    ids = encode(problem.question + "\n" + text.removesuffix("\n"))  # the template ends with one
+                    prompt = encode(problem.question)
+                    prefix = Prefix(problem, tuple(ids[len(prompt) :]), text)
+                    labels[problem.id, prefix.token_ids] = prefix, float(np.mean(its))
+    chosen = random.Random(0).sample(sorted(labels), min(lab.scale.num_truths // 2, len(labels)))
+    outcomes, _ = _rolled_out(lab, "truths-omega", [labels[key][0] for key in chosen])
+    cost = lab.stock.label_cost("omega")
+    tokens = cost.rollouts * len(problems) / max(1, num_labels)
+    return _row("bisection, k = 8", [labels[key][1] for key in chosen], [float(np.mean(its)) for its in outcomes], tokens)

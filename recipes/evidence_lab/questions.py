@@ -1,0 +1,165 @@
+"""The questions of docs/evidence.md, each as an arm: what is trained and scored for it, and the numbers that answer it.
+
+Invariant: an arm's result holds rows (accuracies) and contrasts (paired differences), both with 95 % intervals over
+problems and seeds, and facts of its own; nothing in it was typed by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .cheating import cheating
+from .lab import VALID, Lab, Pick, best, weighted
+from .label_quality import label_quality
+from .raft_arm import raft_arm
+from .steering import steering
+from .variants import TUNED, VARIANTS
+
+Result = dict[str, Any]
+HT, TREE = "test-ht-0.7", "test-tree-1"
+ROLLOUT_VALUES = ("soft", "hard", "er-2", "orm")
+
+
+def stock(lab: Lab) -> Result:
+    """The shared label runs and solutions."""
+    lab.stock.labels("edu")
+    lab.stock.solutions(HT)
+    lab.stock.solutions(TREE)
+    lab.stock.labels("rollouts")
+    if lab.setting.name != "default":
+        return {}
+    lab.stock.solutions(VALID)
+    lab.stock.labels("omega")
+    lab.stock.labels("tree-rollouts")
+    for name in ("test-tree-0.5", "test-ht-0.5", "test-ht-1", "test-tree-0.1"):
+        lab.stock.solutions(name)
+    return {}
+
+
+def tuning(lab: Lab) -> Result:
+    """Learning rates."""
+    return {"tuned": [row for name in TUNED for row in lab.tuning(name)["rows"]]}
+
+
+def compared(lab: Lab, variants: Sequence[str], reference: str, others: Sequence[tuple[str, str]] = (), is_wide: bool = False) -> Result:
+    """Every variant's best-of-N and weighted vote from samples and from trees, and its differences from the reference."""
+    for variant in variants:
+        lab.judge(variant, HT, is_wide)
+        lab.judge(variant, TREE)
+    top = lab.num_solutions(HT, is_wide)
+    common = lab.scale.num_other_samples
+    sizes = {HT: [n for n in lab.sizes(HT) if n <= top], TREE: [n for n in lab.sizes(TREE) if n <= common]}
+    rows = [lab.row(Pick(solutions, n, select)) for solutions in (HT, TREE) for n in sizes[solutions] for select in ("majority", "oracle")]
+    contrasts = []
+    for variant in variants:
+        for solutions in (HT, TREE):
+            picks = [make(variant, solutions, n) for n in sizes[solutions] for make in (best, weighted)]
+            rows += [lab.row(pick) for pick in picks]
+            contrasts += [lab.contrast(pick, Pick(solutions, pick.n, "majority")) for pick in picks]
+    pairs = [(variant, reference) for variant in variants if variant != reference] + list(others)
+    for left, right in pairs:
+        for solutions in (HT, TREE):
+            contrasts += [
+                lab.contrast(make(left, solutions, n), make(right, solutions, n)) for n in sizes[solutions] for make in (best, weighted)
+            ]
+    units = [lab.unit(variant, seed) for variant in variants for seed in lab.seeds[:1]]
+    labels = [
+        {
+            "variant": unit.variant.name,
+            "num_problems": len(unit.problem_ids),
+            "tokens": unit.label_tokens,
+            "tokens_without_reuse": len(unit.problem_ids) * lab.stock.label_cost(unit.variant.source).without_reuse,
+            "learning_rate": unit.learning_rate,
+        }
+        for unit in units
+    ]
+    return {"rows": rows, "contrasts": contrasts, "labels": labels}
+
+
+def headline(lab: Lab) -> Result:
+    variants = ["soft", "hard", "edu", "edu-large", "edu-25pct", "edu-10pct", "edu-2pct"]
+    return compared(lab, variants, "soft", [("edu", "hard"), ("edu-large", "hard")])
+
+
+def sampling(lab: Lab) -> Result:
+    """EDU trees against HT samples, at equal N and at equal tokens."""
+    rows, contrasts = [], []
+    trees = ["test-tree-1", "test-tree-0.5", "test-tree-0.1"]
+    samples = ["test-ht-0.7", "test-ht-0.5", "test-ht-1"]
+    for solutions in (*trees, *samples):
+        for n in lab.sizes(solutions):
+            rows += [lab.row(Pick(solutions, n, select)) for select in ("majority", "oracle")]
+            if n <= lab.scale.num_other_samples or solutions in trees:
+                rows += [lab.row(make("edu", solutions, n)) for make in (best, weighted)]
+    for tree in trees:
+        for ht in samples:
+            for n in lab.sizes(ht):
+                pairs = [(Pick(tree, n, select), Pick(ht, n, select)) for select in ("majority", "oracle")]
+                if n <= lab.scale.num_other_samples:
+                    pairs += [(make("edu", tree, n), make("edu", ht, n)) for make in (best, weighted)]
+                contrasts += [lab.contrast(left, right) for left, right in pairs]
+    return {"rows": rows, "contrasts": contrasts, "equal_tokens": [row for tree in trees for row in _equal_tokens(lab, tree, HT)]}
+
+
+def _equal_tokens(lab: Lab, tree: str, ht: str) -> list[Result]:
+    """For every N of samples, the largest tree that costs no more."""
+    found = []
+    for n in (n for n in lab.sizes(ht) if n <= lab.scale.num_other_samples):
+        budget = lab.plain(ht)[f"tokens|{n}"].mean()
+        fitting = [size for size in lab.sizes(tree) if lab.plain(tree)[f"tokens|{size}"].mean() <= budget]
+        if fitting:
+            for make in (best, weighted):
+                found.append(lab.contrast(make("edu", tree, fitting[-1]), make("edu", ht, n)))
+    return found
+
+
+def baselines(lab: Lab) -> Result:
+    variants = ["edu", "shepherd-budget", "shepherd-soft-budget", "omega", "shepherd-on-edu", "soft-on-edu", "edu-hit", "hard"]
+    return compared(lab, variants, "edu")
+
+
+def values(lab: Lab) -> Result:
+    return compared(lab, ROLLOUT_VALUES, "soft", [("er-2", "hard"), ("er-2", "orm")], is_wide=True)
+
+
+def eta(lab: Lab) -> Result:
+    names = [f"er-{eta:g}" for eta in (0.1, 1, 2, 5, 8, 10, 15)]
+    return compared(lab, ["soft", *names, "hard"], "soft")
+
+
+def rollouts(lab: Lab) -> Result:
+    return compared(lab, ["soft", "soft-k8", "soft-k4", "er-2", "er-2-k8", "er-2-k4"], "soft")
+
+
+def segmentation(lab: Lab) -> Result:
+    return compared(lab, ["edu", "edu-entropy", "edu-random"], "edu", [("edu-entropy", "edu-random")])
+
+
+def ours(lab: Lab) -> Result:
+    variants = [name for name in VARIANTS if name.startswith("edu-") and VARIANTS[name].share == 1]
+    return compared(lab, ["edu", *variants], "edu")
+
+
+ARMS: dict[str, Callable[[Lab], Result]] = {
+    "stock": stock,
+    "tuning": tuning,
+    "headline": headline,
+    "values": values,
+    "segmentation": segmentation,
+    "cheating": cheating,
+    "sampling": sampling,
+    "baselines": baselines,
+    "labels": label_quality,
+    "ours": ours,
+    "steering": steering,
+    "rollouts": rollouts,
+    "eta": eta,
+    "raft": raft_arm,
+}
+SETTINGS_OF: dict[str, tuple[str, ...]] = dict.fromkeys(ARMS, ("default",)) | {
+    "stock": ("default", "hard", "double"),
+    "headline": ("default", "hard", "double"),
+    "values": ("default", "hard", "double"),
+}
+"""Where each arm is run when none is named."""

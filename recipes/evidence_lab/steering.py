@@ -1,0 +1,89 @@
+"""Trees that a PRM steers (P-EDU, MCTS-EDU) against plain ones: accuracy, the policy's tokens, the PRM's tokens.
+
+Every seed's PRM steers trees of a block of test problems of its own, so the blocks of all seeds cover the test problems.
+Invariant: the plain tree, the pruned and the searched one of a problem have the same leaves to spend and are judged by the
+same PRM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from forkpoint.evaluate import Attempts, bootstrap, curve
+from forkpoint.outcomes import TreeOutcome
+from forkpoint.prms import load_prm
+from forkpoint.problems import load_problems
+from forkpoint.records import Problem
+from forkpoint.runs import LocalExecutor, Run, complete
+from forkpoint.solve_run import TreeWork
+from forkpoint.tree import TreeConfig
+from forkpoint.tree_search import SearchConfig, Steering
+
+from .lab import Lab, fields
+from .settings import MAX_TOKENS
+from .stock import patiently
+from .units import Floats
+
+TAU, NUM_LEAVES = 0.5, 16
+MODES = {
+    "plain": SearchConfig(),
+    "P-EDU, below 0.2": SearchConfig(prune_below=0.2),
+    "P-EDU, below 0.05": SearchConfig(prune_below=0.05),
+    "MCTS-EDU": SearchConfig(expand="mcts"),
+}
+
+
+def steering(lab: Lab) -> dict[str, Any]:
+    """Best-of-N of every mode, with both kinds of tokens, and paired differences from the plain tree."""
+    found: dict[str, dict[str, list[Floats]]] = {}
+    for seed in lab.seeds:
+        for mode in MODES:
+            lab.say(f"steering: {mode}, seed {seed}")
+            for name, values in patiently(partial(_grown, lab, seed, mode)).items():
+                found.setdefault(mode, {}).setdefault(name, []).append(values)
+    joined = {mode: {name: np.concatenate(blocks) for name, blocks in values.items()} for mode, values in found.items()}
+    rows, contrasts = [], []
+    for mode, its in joined.items():
+        row: dict[str, Any] = {"mode": mode, "policy_tokens": its["policy_tokens"].mean(), "prm_tokens": its["prm_tokens"].mean()}
+        rows.append({**row, **{name: fields(bootstrap(its[name])) for name in ("best", "weighted", "oracle")}})
+        if mode != "plain":
+            for name in ("best", "weighted", "oracle"):
+                difference = fields(bootstrap(its[name] - joined["plain"][name]))
+                contrasts.append({"left": mode, "right": "plain", "select": name, **difference})
+    return {"modes": rows, "differences": contrasts, "num_leaves": NUM_LEAVES, "tau": TAU}
+
+
+def block(lab: Lab, seed: int) -> Sequence[Problem]:
+    """The test problems of a seed."""
+    problems = load_problems(lab.setting.problems("test", lab.scale.num_test))
+    start = seed * lab.scale.num_search_problems
+    return [problems[(start + idx) % len(problems)] for idx in range(lab.scale.num_search_problems)]
+
+
+def _grown(lab: Lab, seed: int, mode: str) -> dict[str, Floats]:
+    problems, policy = block(lab, seed), lab.stock.policy
+    prm = load_prm(lab.unit("edu", seed).prm)
+    steered = Steering(MODES[mode], prm, prm.format) if mode != "plain" else None
+    work = TreeWork(policy, problems, TreeConfig(num_leaves=NUM_LEAVES, tau=TAU, max_tokens=MAX_TOKENS), steered)
+    directory = lab.directory / "steering" / f"{'-'.join(mode.replace(',', '').split())}-seed{seed}"
+    with Run.open(directory, "steering", {"mode": mode, "seed": seed, "policy": policy.name, "problems": len(problems)}) as run:
+        complete(run, LocalExecutor(chunk_size=32), work)
+        outcomes = [TreeOutcome.from_row(row) for row in run.rows(work.keys)]
+        run.finish({})
+    attempts = []
+    for outcome in outcomes:
+        steps = [outcome.path(idx).steps("newline", prm.format.rule)[0] for idx in range(len(outcome.ends))]
+        scores = prm.score([outcome.problem.question] * len(steps), steps)
+        attempts.append(Attempts(outcome.problem.id, outcome.solutions(), tuple(tuple(its) for its in scores)))
+    points = {(point.select, point.aggregate): point.accuracy_P for point in curve(attempts, [NUM_LEAVES], is_exchangeable=False)}
+    return {
+        "best": points["best", "min"],
+        "weighted": points["weighted", "min"],
+        "oracle": points["oracle", None],
+        "policy_tokens": np.array([float(outcome.cost.sampled_tokens) for outcome in outcomes]),
+        "prm_tokens": np.array([float(outcome.scoring.tokens) if outcome.scoring else 0.0 for outcome in outcomes]),
+    }

@@ -1,0 +1,247 @@
+"""What all arms of a setting share: label runs, solutions of test problems, and what they cost.
+
+    SETTING/stock/NAME/           runs: labels of a kind, or solutions
+    SETTING/stock/NAME.jsonl      those solutions as the arms read them: texts, steps, verdicts, the oracle's first error
+
+Invariant: everything here is made once, whoever asks first; another process that needs it waits. Nothing depends on a seed
+of training.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from forkpoint.bisect_plan import BisectPlan
+from forkpoint.errors import RunLocked
+from forkpoint.lab.oracle import first_error
+from forkpoint.lab.problem_set import lab_story
+from forkpoint.label_config import LabelConfig
+from forkpoint.label_run import anchor_rule, label_problems, tree_outcomes
+from forkpoint.omega_tree import BisectConfig
+from forkpoint.outcomes import SampleOutcome, TreeOutcome
+from forkpoint.policies import load_policy
+from forkpoint.problems import load_problems
+from forkpoint.records import Policy, Problem, Solution
+from forkpoint.rollout_journal import RolloutStore
+from forkpoint.rollout_plan import RolloutPlan
+from forkpoint.rollouts import RolloutConfig
+from forkpoint.runs import LocalExecutor, Run, complete
+from forkpoint.runs.durable import replace_file
+from forkpoint.segment import AnchorRule
+from forkpoint.solve_run import SampleWork, TreeWork, outcome_of
+from forkpoint.tree import TreeConfig
+
+from .cuts import CUTS, steps_of
+from .settings import LABEL_TAU, MAX_TOKENS, Scale, Setting
+
+T = TypeVar("T")
+RULE = AnchorRule(tau=LABEL_TAU)
+OMEGA_SEARCHES = 8
+"""Per problem at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A solution of a test problem, as much of it as the arms need."""
+
+    text: str
+    answer: str | None
+    is_correct: bool
+    num_tokens: int
+    """Sampled for it alone: a shared prefix counts for the first that has it."""
+    num_path_tokens: int
+    """Of the whole solution."""
+    steps: dict[str, tuple[str, ...]]
+    """By cut."""
+    error_offset: int | None
+    """The character at which the oracle sees it go wrong; None where every step is right."""
+
+    @property
+    def solution(self) -> Solution:
+        return Solution(self.text, (), (), self.answer, self.is_correct, self.num_tokens)
+
+    def first_wrong_step(self, cut: str) -> int:
+        """-1 where every step is right."""
+        if self.error_offset is None:
+            return -1
+        end = 0
+        for idx, step in enumerate(self.steps[cut]):
+            end += len(step)
+            if self.error_offset < end:
+                return idx
+        return len(self.steps[cut]) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """A test problem and its solutions."""
+
+    problem_id: str
+    question: str
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass(frozen=True)
+class LabelCost:
+    """What a label run took, in sampled tokens per problem."""
+
+    solutions: float
+    rollouts: float
+    num_rollouts: int
+    """Per prefix, where prefixes were rolled out."""
+    without_reuse: float
+    """Had every leaf been sampled from the prompt on; the same where nothing is shared."""
+
+    def per_problem(self, num_rollouts: int | None) -> float:
+        """With fewer completions per prefix."""
+        return self.solutions + self.rollouts * (num_rollouts / self.num_rollouts if num_rollouts else 1.0)
+
+
+def patiently(work: Callable[[], T]) -> T:
+    """What `work` gives, once no other process has its run."""
+    while True:
+        try:
+            return work()
+        except RunLocked:
+            time.sleep(3)
+
+
+class Stock:
+    """The shared material of one setting."""
+
+    def __init__(self, setting: Setting, scale: Scale, out: Path) -> None:
+        self.setting, self.scale = setting, scale
+        self.directory = out / setting.name / "stock"
+        self._executor = LocalExecutor(chunk_size=32)
+
+    @property
+    def policy(self) -> Policy:
+        return _policy(self.setting.policy)
+
+    def train_problems(self, source: str) -> list[Problem]:
+        return load_problems(self.setting.problems("train", self.scale.num_edu if source == "edu" else self.scale.num_train))
+
+    def labels(self, source: str) -> Path:
+        """The label run of a source (see `variants.Variant`); made where it is missing."""
+        directory = self.directory / f"labels-{source}"
+        if not (directory / "cost.json").exists():
+            patiently(lambda: self._label(source, directory))
+        return directory
+
+    def _label(self, source: str, directory: Path) -> None:
+        scale, problems = self.scale, self.train_problems(source)
+        leaves = scale.num_solutions if source == "tree-rollouts" else scale.num_label_leaves
+        tree = TreeConfig(num_leaves=leaves, tau=LABEL_TAU, max_tokens=MAX_TOKENS)
+        plans: dict[str, RolloutPlan | BisectPlan | None] = {
+            "edu": None,
+            "rollouts": RolloutPlan(num_solutions=scale.num_solutions, num_rollouts=scale.num_rollouts),
+            "tree-rollouts": RolloutPlan(source="tree", num_rollouts=scale.num_rollouts // 2),
+            "omega": BisectPlan(BisectConfig(num_rollouts=8, max_searches=OMEGA_SEARCHES)),
+        }
+        plan = plans[source]
+        label_problems(problems, self.policy, directory, tree, LabelConfig(), self._executor, plan=plan)
+        with Run.read(directory) as run:
+            outcomes = [outcome_of(row) for row in run.rows() if row["kind"] in ("tree", "samples")]
+            rollouts = RolloutStore(run).cost.sampled_tokens
+        sampled = sum(outcome.cost.sampled_tokens for outcome in outcomes)
+        paths = sum(len(outcome.path(idx).completion) for outcome in outcomes for idx in range(len(outcome.ends)))
+        num_rollouts = plan.num_rollouts if isinstance(plan, RolloutPlan) else 0
+        cost = LabelCost(sampled / len(problems), rollouts / len(problems), num_rollouts, (paths + rollouts) / len(problems))
+        _write_json(directory / "cost.json", asdict(cost))
+
+    def label_cost(self, source: str) -> LabelCost:
+        return LabelCost(**json.loads((self.labels(source) / "cost.json").read_text()))
+
+    def random_rate(self) -> float:
+        """The share of tokens that are anchors, in labelled trees: as many random cuts are made."""
+        path = self.directory / "random_rate.json"
+        if not path.exists():
+            with Run.read(self.labels("edu")) as run:
+                rule = anchor_rule(run)
+                trees = [outcome for outcome, _ in zip(tree_outcomes(run), range(100), strict=False)]
+            paths = [outcome.path(idx) for outcome in trees for idx in range(len(outcome.ends))]
+            num_cuts = sum(len(path.steps("entropy", rule)[0]) - 1 for path in paths)
+            _write_json(path, num_cuts / sum(len(path.completion) for path in paths))
+        rate: float = json.loads(path.read_text())
+        return rate
+
+    def solutions(self, name: str) -> list[Solved]:
+        """By name: SPLIT-ht-TEMPERATURE or SPLIT-tree-TAU."""
+        path = self.directory / f"{name}.jsonl"
+        if not path.exists():
+            patiently(lambda: self._solve(name, path))
+        return _read_solved(path)
+
+    def num_solutions(self, name: str) -> int:
+        """Samples per problem; of trees the leaves at most."""
+        split, kind, number = name.split("-")
+        is_wide = self.setting.name == "default" and split == "test" and (kind == "tree" or number == "0.7")
+        if not is_wide:
+            return self.scale.num_other_samples
+        return self.scale.num_leaves if kind == "tree" else self.scale.num_samples
+
+    def _solve(self, name: str, path: Path) -> None:
+        split, kind, number = name.split("-")
+        scale = self.scale
+        problems = load_problems(self.setting.problems(split, scale.num_test if split == "test" else scale.num_valid))
+        num = self.num_solutions(name)
+        work: SampleWork | TreeWork
+        if kind == "ht":
+            work = SampleWork(self.policy, problems, RolloutConfig(num, float(number), max_tokens=MAX_TOKENS))
+        else:
+            work = TreeWork(self.policy, problems, TreeConfig(num_leaves=num, tau=float(number), max_tokens=MAX_TOKENS))
+        with Run.open(
+            self.directory / name, "solutions", {"name": name, "num": num, "policy": self.policy.name, "problems": len(problems)}
+        ) as run:
+            complete(run, self._executor, work)
+            rate = self.random_rate()
+            replace_file(path, (json.dumps(_row(outcome_of(row), rate)).encode() + b"\n" for row in run.rows(work.keys)))
+            run.finish({})
+
+
+def _row(outcome: TreeOutcome | SampleOutcome, random_rate: float) -> dict[str, Any]:
+    story = lab_story(outcome.problem.id)
+    attempts = []
+    for idx, solution in enumerate(outcome.solutions()):
+        path = outcome.path(idx)
+        error = first_error(story, path.text)
+        attempts.append(
+            {
+                "text": path.text,
+                "answer": solution.answer,
+                "is_correct": solution.is_correct,
+                "num_tokens": solution.num_sampled_tokens,
+                "num_path_tokens": len(path.completion),
+                "steps": {cut: steps_of(path, cut, RULE, random_rate)[0] for cut in CUTS},
+                "error_offset": error.offset if error else None,
+            }
+        )
+    return {"problem_id": outcome.problem.id, "question": outcome.problem.question, "attempts": attempts}
+
+
+def _solved(lines: Sequence[bytes]) -> Iterator[Solved]:
+    for line in lines:
+        row = json.loads(line)
+        attempts = [Attempt(**{**item, "steps": {cut: tuple(steps) for cut, steps in item["steps"].items()}}) for item in row["attempts"]]
+        yield Solved(row["problem_id"], row["question"], tuple(attempts))
+
+
+@cache
+def _read_solved(path: Path) -> list[Solved]:
+    return list(_solved(path.read_bytes().splitlines()))
+
+
+@cache
+def _policy(name: str) -> Policy:
+    return load_policy(name)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, [json.dumps(value).encode()])

@@ -1,0 +1,256 @@
+"""Tables and plots from the result files; nothing is typed by hand.
+
+    python recipes/evidence_lab/tables.py            # print the tables
+    python recipes/evidence_lab/tables.py --write    # into docs/evidence.md and README.md, and the plots into docs/
+
+A table stands between two marks `<!-- evidence NAME -->`, where NAME is SETTING-ARM, or `front` for that of the README.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+
+Result = dict[str, Any]
+ROOT = Path(__file__).parents[2]
+HT, TREE = "test-ht-0.7", "test-tree-1"
+SOLUTIONS = {
+    "test-ht-0.7": "samples, T = 0.7", "test-ht-0.5": "samples, T = 0.5", "test-ht-1": "samples, T = 1.0",
+    "test-tree-1": "EDU tree, tau = 1.0", "test-tree-0.5": "EDU tree, tau = 0.5", "test-tree-0.1": "EDU tree, tau = 0.1",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TablesConfig:
+    """Where from and where to."""
+
+    results: Path = ROOT / "recipes" / "results"
+    write: bool = False
+
+
+def shown(estimate: Result | None) -> str:
+    """`0.512 (0.480 .. 0.545)`."""
+    return f"{estimate['mean']:.3f} ({estimate['ci_low']:.3f} .. {estimate['ci_high']:.3f})" if estimate else ""
+
+
+def signed(estimate: Result | None) -> str:
+    """A difference; bold where its interval excludes 0."""
+    if not estimate:
+        return ""
+    text = f"{estimate['mean']:+.3f} ({estimate['ci_low']:+.3f} .. {estimate['ci_high']:+.3f})"
+    return f"**{text}**" if estimate["ci_low"] > 0 or estimate["ci_high"] < 0 else text
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def origin(result: Result) -> str:
+    """What the numbers of a table rest on."""
+    name, seeds = result["setting"]["name"], result["seeds"]
+    return (
+        f"Setting {name}, {result['scale']['num_test']} test problems, {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}), "
+        f"commit {result['commit']}, {result['date']}: `recipes/results/{name}-{result['arm']}.json`"
+    )
+
+
+def find(rows: Sequence[Result], **wanted: Any) -> Result | None:
+    """The first row with these fields."""
+    return next((row for row in rows if all(row.get(name) == value for name, value in wanted.items())), None)
+
+
+def compared(result: Result) -> str:
+    """A PRM per row."""
+    rows, contrasts = result["rows"], result["contrasts"]
+    sizes = sorted({row["n"] for row in rows if row["solutions"] == HT})
+    top = max(row["n"] for row in rows if row["solutions"] == TREE)
+    reference = re.split(" ", next(item["right"] for item in contrasts if " best " in item["right"]))[0]
+    differing = [f"{what}, minus {reference}" for what in (f"best of {top}", "vote", "tree")]
+    header = ["PRM", *(f"best of {n}" for n in sizes), f"weighted vote of {top}", f"best of {top}, EDU tree", *differing]
+    cells = []
+    for label in result["labels"]:
+        name = label["variant"]
+        of_ht = [shown(find(rows, variant=name, solutions=HT, select="best", n=n)) for n in sizes]
+        votes = shown(find(rows, variant=name, solutions=HT, select="weighted", n=top))
+        tree = shown(find(rows, variant=name, solutions=TREE, select="best", n=top))
+        differences = [
+            signed(find(contrasts, left=f"{name} {kind} min {top}", right=f"{reference} {kind} min {top}"))
+            for kind in (f"{HT} best", f"{HT} weighted", f"{TREE} best")
+        ]
+        cells.append([name, *of_ht, votes, tree, *differences])
+    for select in ("majority", "oracle"):
+        of_ht = [shown(find(rows, variant=None, solutions=HT, select=select, n=n)) for n in sizes]
+        tree = shown(find(rows, variant=None, solutions=TREE, select=select, n=top))
+        cells.append([f"({select})", *of_ht, "", tree, "", "", ""])
+    full = max(label["tokens"] for label in result["labels"])
+    costs = [
+        [
+            label["variant"],
+            f"{label['num_problems']:,}",
+            f"{label['tokens']:,.0f}",
+            f"{label['tokens'] / full:.3f}",
+            f"{label['learning_rate']:g}",
+        ]
+        for label in result["labels"]
+    ]
+    cost_table = markdown(["PRM", "problems", "sampled tokens of its labels", "of the most", "learning rate"], costs)
+    return f"{markdown(header, cells)}\n\n{cost_table}"
+
+
+def sampling(result: Result) -> str:
+    """Solutions and N per row."""
+    rows = []
+    for solutions, name in SOLUTIONS.items():
+        for n in sorted({row["n"] for row in result["rows"] if row["solutions"] == solutions}):
+            its = [row for row in result["rows"] if row["solutions"] == solutions and row["n"] == n]
+            picks = [find(its, select=select) for select in ("majority", "oracle", "best", "weighted")]
+            rows.append(
+                [
+                    name,
+                    str(n),
+                    f"{its[0]['tokens']:.0f}",
+                    f"{its[0]['tokens_without_reuse']:.0f}",
+                    *(shown(pick) for pick in picks),
+                ]
+            )
+    header = ["solutions", "N", "tokens", "without reuse", "majority", "oracle", "best by PRM", "vote weighted by PRM"]
+    differences = [
+        [item["left"], item["right"], signed(item), f"{item['token_ratio']:.2f}"]
+        for item in result["contrasts"]
+        if f" {HT} best " in item["right"]
+    ]
+    equal = [[item["left"], item["right"], signed(item), f"{item['token_ratio']:.2f}"] for item in result["equal_tokens"]]
+    columns = ["left", "right", "left minus right", "tokens, left / right"]
+    return "\n\n".join(
+        [markdown(header, rows), "At equal N:", markdown(columns, differences), "At no more tokens:", markdown(columns, equal)]
+    )
+
+
+def cheating(result: Result) -> str:
+    names = [name for name in result["prms"][0] if name not in ("variant", "num_seeds")]
+    rows = [[row["variant"], *(shown(row[name]) for name in names)] for row in result["prms"]]
+    share = result["share_of_right_answers"]
+    head = (
+        f"Of {result['num_right_answers']:,} right answers among the samples {result['num_cheats']:,} have a wrong step; mean share over "
+        f"the {share['num_problems']} problems with a right answer: {shown(share)}. Intervals of the table are over seeds."
+    )
+    return f"{head}\n\n{markdown(['PRM', *(name.replace('_', ' ') for name in names)], rows)}"
+
+
+def labels(result: Result) -> str:
+    rows = [
+        [row["label"], f"{row['tokens_per_label']:.1f}", shown(row["error"]), f"{row['squared_error']['mean']:.4f}", signed(row["bias"]),
+         f"{row['correlation']:.3f}", str(row["num_prefixes"])]
+        for row in result["labels"]
+    ]  # fmt: skip
+    header = ["label", "tokens per label", "mean absolute error", "mean squared error", "bias", "rank correlation", "prefixes"]
+    return markdown(header, rows)
+
+
+def steering(result: Result) -> str:
+    kinds = ("best", "weighted", "oracle")
+    rows = []
+    for row in result["modes"]:
+        differences = [signed(find(result["differences"], left=row["mode"], select=kind)) for kind in kinds[::2]]
+        rows.append(
+            [
+                row["mode"],
+                f"{row['policy_tokens']:.0f}",
+                f"{row['prm_tokens']:.0f}",
+                *(shown(row[kind]) for kind in kinds),
+                *differences,
+            ]
+        )
+    return markdown(["trees", "policy tokens", "PRM tokens", *kinds, "best, minus plain", "oracle, minus plain"], rows)
+
+
+def raft(result: Result) -> str:
+    rows = []
+    for row in result["raft"]:
+        differences = [signed(find(result["differences"], left=row["kept_by"], of=of)) for of in ("greedy", "sampled")]
+        measured = [shown(row["greedy"]), signed(row["greedy_gain"]), shown(row["sampled"]), signed(row["sampled_gain"])]
+        rows.append([row["kept_by"], *measured, *differences])
+    header = ["kept by", "greedy", "gain", "one sample, T = 1", "gain", "greedy, minus soft", "sample, minus soft"]
+    return markdown(header, rows)
+
+
+def tuning(result: Result) -> str:
+    return markdown(
+        ["PRM", "learning rate", "best of 16"],
+        [[row["variant"], f"{row['learning_rate']:g}", shown(row)] for row in result["tuned"]],
+    )
+
+
+TABLES: dict[str, Callable[[Result], str]] = {
+    "tuning": tuning, "headline": compared, "values": compared, "segmentation": compared, "baselines": compared, "ours": compared,
+    "rollouts": compared, "eta": compared, "sampling": sampling, "cheating": cheating, "labels": labels, "steering": steering, "raft": raft,
+}  # fmt: skip
+
+
+def front(results: dict[str, Result]) -> str:
+    """The README's table: what picks, from what, for how many tokens."""
+    values, rows = results["default-values"], []
+    sources = [
+        (values["rows"], HT),
+        (values["rows"], TREE),
+        (results["default-headline"]["rows"], HT),
+        (results["default-headline"]["rows"], TREE),
+    ]
+    for variant, select in (
+        (None, "majority"),
+        ("er-2", "best"),
+        ("er-2", "weighted"),
+        ("edu", "best"),
+        ("edu", "weighted"),
+        (None, "oracle"),
+    ):
+        for its, solutions in sources:
+            row = find(its, variant=variant, select=select, solutions=solutions, n=16)
+            cells = [
+                SOLUTIONS[solutions],
+                {"best": "best of 16", "weighted": "weighted vote of 16"}.get(select, select),
+                variant or "-",
+            ]
+            if row and not any(done[:3] == cells for done in rows):
+                rows.append([*cells, shown(row), f"{row['tokens']:.0f}"])
+    return markdown(["solutions", "pick", "PRM", "accuracy", "tokens per problem"], rows)
+
+
+def tables(results: dict[str, Result]) -> dict[str, str]:
+    """Every table by its name."""
+    found = {name: f"{TABLES[result['arm']](result)}\n\n{origin(result)}" for name, result in results.items()}
+    if {"default-values", "default-headline"} <= results.keys():
+        found["front"] = f"{front(results)}\n\n{origin(results['default-values'])} and `default-headline.json`"
+    return found
+
+
+def main(config: Annotated[TablesConfig, cyclopts.Parameter(name="*")] = TablesConfig()) -> None:
+    """Print the tables, or write tables and plots into the documents."""
+    results = {path.stem: json.loads(path.read_text()) for path in sorted(config.results.glob("*.json"))}
+    found = tables(results)
+    if not config.write:
+        for name, text in found.items():
+            print(f"## {name}\n\n{text}\n")
+        return
+    for document in (ROOT / "docs" / "evidence.md", ROOT / "README.md"):
+        text = document.read_text(encoding="utf-8")
+        for name, table in found.items():
+            mark = f"<!-- evidence {name} -->"
+            before, *rest = text.split(mark)
+            if len(rest) == 2:
+                text = f"{before}{mark}\n\n{table}\n\n{mark}{rest[1]}"
+        document.write_text(text, encoding="utf-8")
+    from plots import draw  # needs matplotlib
+
+    draw(results, ROOT / "docs")
+
+
+if __name__ == "__main__":
+    cyclopts.run(main)

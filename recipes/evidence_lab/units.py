@@ -1,0 +1,208 @@
+"""One PRM of one variant and seed: trained, and its scores of the shared solutions.
+
+    SETTING/units/VARIANT-seedS/labels.jsonl, prm/    what it was trained on, and the PRM
+    .../SOLUTIONS-N.npz                               its step scores, and what picking by them gives on every problem
+
+Invariant: a unit is a function of its setting, variant and seed; the same command makes what is missing. Seed S decides which
+problems are trained on, and the order of training.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forkpoint.evaluate import Attempts, curve
+from forkpoint.label_config import LabelConfig
+from forkpoint.label_run import anchor_rule, derive_labels, tree_outcomes
+from forkpoint.labels import Leaves
+from forkpoint.policies import LAB_POLICY
+from forkpoint.presets import preset_named
+from forkpoint.prms import load_prm
+from forkpoint.records import LabelledSolution, Scorer
+from forkpoint.runs import Run
+from forkpoint.segment import Segmentation
+from forkpoint.stepdata import read_labelled, write_labelled
+from forkpoint.train import train_prm
+
+from .cuts import steps_of
+from .stock import RULE, Solved, Stock, patiently
+from .variants import Variant
+
+Floats = NDArray[np.float64]
+PROBLEMS_AT_A_TIME = 16
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A PRM of a stock."""
+
+    stock: Stock
+    variant: Variant
+    seed: int
+    learning_rate: float
+    directory: Path
+
+    @property
+    def prm(self) -> Path:
+        """The trained PRM."""
+        directory = self.directory / "prm"
+        if not (directory / "forkpoint_prm.json").exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            labels = self.directory / "labels.jsonl"
+            patiently(lambda: self._train(labels, directory))
+        return directory
+
+    def _train(self, labels: Path, directory: Path) -> None:
+        if not labels.exists():
+            write_labelled(labels, self._labelled())
+        num_rows = len({solution.problem_id for solution in read_labelled(labels)})
+        batch_size = 2 if self.variant.source == "edu" else 4  # trees of four samples are half as large as those of sixteen leaves
+        preset = preset_named("lab")
+        segmentation: Segmentation = "entropy" if self.cut == "entropy" else "solution" if self.cut == "solution" else "newline"
+        config = replace(
+            preset,
+            format=replace(preset.format, head="classifier", segmentation=segmentation, rule=RULE),
+            learning_rate=self.learning_rate,
+            num_epochs=self.stock.scale.num_train_steps * batch_size / num_rows,
+            batch_size=batch_size,
+            micro_batch_size=batch_size,
+            label_weighting="evidence" if self.variant.evidence else "uniform",
+            seed=self.seed,
+        )
+        base = str(LAB_POLICY) if self.stock.setting.policy == "lab" else self.stock.setting.policy
+        train_prm(labels, base, directory, config)
+
+    @property
+    def problem_ids(self) -> list[str]:
+        """What it is trained on."""
+        stock, variant = self.stock, self.variant
+        problems = stock.train_problems(variant.source)
+        if variant.is_large:
+            return [problem.id for problem in problems]
+        drawn = random.Random(self.seed).sample(problems[: stock.scale.num_train], stock.scale.num_per_seed)
+        num = max(1, round(len(drawn) * variant.share))
+        if variant.budget == "edu":
+            budget = stock.label_cost("edu").solutions * len(drawn)
+            num = max(1, min(len(drawn), round(budget / stock.label_cost(variant.source).per_problem(variant.num_rollouts))))
+        return [problem.id for problem in drawn[:num]]
+
+    @property
+    def label_tokens(self) -> float:
+        """Sampled for its labels."""
+        return len(self.problem_ids) * self.stock.label_cost(self.variant.source).per_problem(self.variant.num_rollouts)
+
+    def _labelled(self) -> Iterator[LabelledSolution]:
+        variant, chosen = self.variant, set(self.problem_ids)
+        with Run.read(self.stock.labels(variant.source)) as run:
+            if variant.source != "edu":
+                config = LabelConfig(value=variant.value)
+                found = derive_labels(run, config, num_rollouts=variant.num_rollouts)
+                yield from (solution for solution in found if solution.problem_id in chosen)
+                return
+            rule, rate, value = anchor_rule(run), self.stock.random_rate(), LabelConfig(value=variant.value).step_value
+            for outcome in tree_outcomes(run):
+                if outcome.problem.id not in chosen:
+                    continue
+                leaves = Leaves(outcome.tree, [end.is_correct for end in outcome.ends], variant.weighting)
+                for idx, end in enumerate(outcome.ends):
+                    steps, ends = steps_of(outcome.path(idx), variant.cut, rule, rate)
+                    labels = tuple(leaves.label(idx, num_tokens, value) for num_tokens in ends)
+                    yield LabelledSolution(outcome.problem.id, outcome.problem.question, steps, labels, end.is_correct)
+
+    @property
+    def cut(self) -> str:
+        """How the solutions that it scores are cut."""
+        return "solution" if self.variant.value == "outcome" else self.variant.cut
+
+    def judged(self, solutions: str, num: int) -> Judged:
+        """What it makes of the first `num` solutions of every problem."""
+        path = self.directory / f"{solutions}-{num}.npz"
+        solved = [replace(item, attempts=item.attempts[:num]) for item in self.stock.solutions(solutions)]
+        if not path.exists():
+            most = self.stock.num_solutions(solutions)
+            if num < most and (self.directory / f"{solutions}-{most}.npz").exists():
+                scores = [[list(map(float, steps)) for steps in its[:num]] for _, its in self.judged(solutions, most).step_scores()]
+            else:
+                scores = score(load_prm(self.prm), solved, self.cut)
+            partial = path.with_suffix(".partial.npz")
+            np.savez_compressed(partial, **_arrays(solved, scores, is_exchangeable="-ht-" in solutions, num=num))
+            partial.replace(path)
+        with np.load(path) as arrays:
+            return Judged(solved, self.cut, {name: arrays[name] for name in arrays.files})
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Step scores of solutions, and what picking by them gives."""
+
+    solved: Sequence[Solved]
+    cut: str
+    arrays: dict[str, Any]
+
+    def accuracy(self, select: str, aggregate: str | None, n: int) -> Floats:
+        """One per problem."""
+        found: Floats = self.arrays[_name(select, aggregate, n)]
+        return found
+
+    def step_scores(self) -> Iterator[tuple[Solved, list[Floats]]]:
+        """Per problem, the scores of each solution's steps."""
+        flat, start = self.arrays["scores"], 0
+        for item in self.solved:
+            scores = []
+            for attempt in item.attempts:
+                end = start + len(attempt.steps[self.cut])
+                scores.append(flat[start:end])
+                start = end
+            yield item, scores
+
+
+def score(prm: Scorer, solved: Sequence[Solved], cut: str) -> list[list[list[float]]]:
+    """Per problem and solution, one score per step; solutions that are equal are scored once."""
+    found: list[list[list[float]]] = []
+    for start in range(0, len(solved), PROBLEMS_AT_A_TIME):
+        chunk = solved[start : start + PROBLEMS_AT_A_TIME]
+        pairs = list(dict.fromkeys((item.question, attempt.steps[cut]) for item in chunk for attempt in item.attempts))
+        scores = dict(zip(pairs, prm.score([question for question, _ in pairs], [steps for _, steps in pairs]), strict=True))
+        found += [[scores[item.question, attempt.steps[cut]] for attempt in item.attempts] for item in chunk]
+    return found
+
+
+def sizes_to(num: int) -> list[int]:
+    """N of the curves."""
+    return [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= num]
+
+
+def plain(solved: Sequence[Solved], num: int, is_exchangeable: bool) -> dict[str, Floats]:
+    """What needs no PRM: votes, oracle, tokens; per problem."""
+    attempts = [Attempts(item.problem_id, tuple(attempt.solution for attempt in item.attempts[:num])) for item in solved]
+    points = curve(attempts, sizes_to(num), is_exchangeable)
+    found = {_name(point.select, point.aggregate, point.n): point.accuracy_P for point in points}
+    found |= {f"tokens|{point.n}": point.tokens_P for point in points}
+    paths = [[attempt.num_path_tokens for attempt in item.attempts[:num]] for item in solved]
+    found |= {f"path_tokens|{n}": np.array([sum(its[:n]) for its in paths], dtype=float) for n in sizes_to(num)}
+    return found
+
+
+def _arrays(solved: Sequence[Solved], scores: list[list[list[float]]], is_exchangeable: bool, num: int) -> dict[str, Any]:
+    attempts = [
+        Attempts(item.problem_id, tuple(attempt.solution for attempt in item.attempts), tuple(tuple(steps) for steps in its_scores))
+        for item, its_scores in zip(solved, scores, strict=True)
+    ]
+    found: dict[str, Any] = {
+        _name(point.select, point.aggregate, point.n): point.accuracy_P
+        for point in curve(attempts, sizes_to(num), is_exchangeable)
+        if point.aggregate
+    }
+    flat = [value for its_scores in scores for steps in its_scores for value in steps]
+    return {**found, "scores": np.array(flat, dtype=np.float32)}
+
+
+def _name(select: str, aggregate: str | None, n: int) -> str:
+    return f"{select}|{aggregate or ''}|{n}"

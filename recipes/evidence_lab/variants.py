@@ -1,0 +1,73 @@
+"""The PRMs that are compared: what each is trained on, and nothing else differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from forkpoint.labels import Weighting
+
+Source = Literal["edu", "rollouts", "tree-rollouts", "omega"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kind of labels."""
+
+    name: str
+    source: Source
+    """edu: leaves of trees; rollouts: completions of the prefixes of samples (tree-rollouts: of tree leaves); omega: bisection."""
+    value: str = "mean"
+    """mean, hit, outcome, er:ETA."""
+    weighting: Weighting = "uniform"
+    cut: str = "newline"
+    num_rollouts: int | None = None
+    """Completions per prefix; None: all that were drawn."""
+    share: float = 1.0
+    """Of the problems that a seed has."""
+    is_large: bool = False
+    """All labelled trees of the stock."""
+    budget: Literal["none", "edu"] = "none"
+    """edu: as many problems as cost what the seed's EDU trees cost."""
+    evidence: bool = False
+    """Weigh steps by their evidence."""
+    tuned_as: str = ""
+    """The variant whose learning rate is used; its own where empty."""
+
+
+EDU = Variant("edu", "edu")
+SOFT = Variant("soft", "rollouts")
+HARD = Variant("hard", "rollouts", "hit", tuned_as="hard")
+ER = Variant("er-2", "rollouts", "er:2")
+ORM = Variant("orm", "rollouts", "outcome")
+OMEGA = Variant("omega", "omega", budget="edu")
+
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        EDU,
+        SOFT,
+        HARD,
+        ER,
+        ORM,
+        OMEGA,
+        *(Variant(f"edu-{round(100 * share)}pct", "edu", share=share, tuned_as="edu") for share in (0.02, 0.1, 0.25)),
+        Variant("edu-large", "edu", is_large=True, tuned_as="edu"),
+        *(Variant(f"er-{eta:g}", "rollouts", f"er:{eta:g}", tuned_as="er-2") for eta in (0.1, 1, 5, 8, 10, 15)),
+        *(Variant(f"soft-k{k}", "rollouts", num_rollouts=k, tuned_as="soft") for k in (4, 8)),
+        *(Variant(f"er-2-k{k}", "rollouts", "er:2", num_rollouts=k, tuned_as="er-2") for k in (4, 8)),
+        Variant("shepherd-budget", "rollouts", "hit", num_rollouts=8, budget="edu", tuned_as="hard"),
+        Variant("shepherd-soft-budget", "rollouts", num_rollouts=8, budget="edu", tuned_as="soft"),
+        Variant("shepherd-on-edu", "tree-rollouts", "hit", num_rollouts=8, tuned_as="hard"),
+        Variant("soft-on-edu", "tree-rollouts", num_rollouts=8, tuned_as="soft"),
+        Variant("edu-hit", "edu", "hit", tuned_as="edu"),
+        Variant("edu-er-2", "edu", "er:2", tuned_as="edu"),
+        Variant("edu-policy", "edu", weighting="policy", tuned_as="edu"),
+        Variant("edu-evidence", "edu", evidence=True, tuned_as="edu"),
+        Variant("edu-entropy", "edu", cut="entropy", tuned_as="edu"),
+        Variant("edu-random", "edu", cut="random", tuned_as="edu"),
+        Variant("edu-policy-large", "edu", weighting="policy", is_large=True, tuned_as="edu"),
+    )
+}
+TUNED = ("edu", "soft", "hard", "er-2", "orm", "omega")
+LEARNING_RATES = (8e-4, 1.6e-3)
