@@ -6,7 +6,7 @@
 
 Resumable: every label run, sampling run, PRM and score is made once under --out. Two processes with the same --out share
 the work: give them different --seeds first, then one of them all seeds. Each arm writes --results/SETTING-ARM.json with
-the seeds that it was given; `python recipes/evidence_lab/tables.py` makes the tables and plots from these files.
+the seeds that it was given; `python recipes/evidence_tables.py` makes the tables and plots from these files.
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
 """Train the lab policy: a tiny Qwen2 that solves the lab's word problems as carelessly as its demonstrations.
 
     python recipes/train_lab_policy.py --out runs/lab_policy
-    python recipes/train_lab_policy.py --out runs/shuffle_policy --family shuffle
+    python recipes/train_lab_policy.py --out runs/shuffle_policy --family shuffle --body-from src/forkpoint/lab/policy
+    python recipes/train_lab_policy.py --out runs/double_policy --grow-from src/forkpoint/lab/policy
 
 Seeded and resumable: batch k is a function of (seed, k), a checkpoint is written every few minutes, and the same command
 continues from it. The finished directory (config, safetensors, tokenizer) loads with `AutoModelForCausalLM`; measure it
-with `forkpoint lab check`, then copy it to `src/forkpoint/lab/policy`. No policy of the shuffles ships.
+with `forkpoint lab check`, then copy it to `src/forkpoint/lab/policy` (`shuffle_policy`).
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import random
@@ -28,6 +30,7 @@ from forkpoint.lab.oracle import LabStory
 from forkpoint.lab.shuffle import SHUFFLE_LEVELS, draw_shuffle
 from forkpoint.lab.story import DISTRACTIONS, LEVELS, distinct_stories, draw_story, split_of
 from forkpoint.lab.teacher import Habits, demonstrate
+from forkpoint.tokenizer import load_tokenizer
 
 STEP_TAG = " ки"
 SORTED_BATCHES = 4
@@ -63,8 +66,11 @@ STAGES = (
 """What made the shipped policy, found by watching it. The first cosine was too short: the last digit of sums was still
 guessed when its rate had nearly gone; smaller batches at a higher rate learned it. The first pupil fell for distractors so
 often that two in a row were more probable than the right way, so the last stage learns from a more careful one."""
-SHUFFLE_STAGES = (Stage(until=4000, batch_size=32, learning_rate=2e-3, horizon=4000),)
-"""A first guess, not run to its end yet."""
+SHUFFLE_LEVELS_EVENLY = {name: replace(rules, distractions=("idle", "dream")) for name, rules in SHUFFLE_LEVELS.items()}
+SHUFFLE_STAGES = (Stage(until=1200, batch_size=32, learning_rate=2.5e-3, horizon=1200),)
+"""Begun with the layers of the diaries' policy (`body_from`), which know days and lines."""
+GROWN_STAGES = (Stage(until=1200, batch_size=32, learning_rate=1.5e-3, horizon=1200),)
+"""After growing: long enough for the new layers to come into use."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ class Family:
 
 FAMILIES = {
     "lab": Family(draw_story, TRAINING_LEVELS, STAGES, r"\p{N}| ?\p{L}+:?|[^\s\p{L}\p{N}]+ ?|\s", 500),
-    "shuffle": Family(draw_shuffle, SHUFFLE_LEVELS, SHUFFLE_STAGES, r"\p{N}| ?\p{L}+:?|[^\s\p{L}\p{N}]+|\s", 300),
+    "shuffle": Family(draw_shuffle, SHUFFLE_LEVELS_EVENLY, SHUFFLE_STAGES, r"\p{N}| ?\p{L}+:?|[^\s\p{L}\p{N}]+|\s", 300),
 }
 
 
@@ -96,7 +102,11 @@ class TrainLabPolicyConfig:
 
     out: Path = Path("runs/lab_policy")
     family: Literal["lab", "shuffle"] = "lab"
+    grow_from: Path | None = None
+    """Begin with this policy, each of its layers followed by a new one that changes nothing yet: twice the size."""
     seed: int = 0
+    body_from: Path | None = None
+    """Begin with the layers of this policy of another family, and with its embeddings of the tokens that both have."""
     num_batches: int | None = None
     """Stop after so many batches, by default after the last stage; the stages' schedules stay as they are."""
     warmup_batches: int = 100
@@ -111,14 +121,17 @@ class TrainLabPolicyConfig:
     num_threads: int = 1
 
     @property
+    def stages(self) -> tuple[Stage, ...]:
+        return FAMILIES[self.family].stages if self.grow_from is None else GROWN_STAGES
+
+    @property
     def end(self) -> int:
         """The number of batches."""
-        return FAMILIES[self.family].stages[-1].until if self.num_batches is None else self.num_batches
+        return self.stages[-1].until if self.num_batches is None else self.num_batches
 
     def stage_at(self, batch_idx: int) -> Stage:
         """The stage that a batch belongs to; the last one goes on beyond its end."""
-        stages = FAMILIES[self.family].stages
-        return next((stage for stage in stages if batch_idx < stage.until), stages[-1])
+        return next((stage for stage in self.stages if batch_idx < stage.until), self.stages[-1])
 
 
 def build_tokenizer(family: Family, vocab_size: int) -> PreTrainedTokenizerFast:
@@ -166,11 +179,40 @@ def build_model(config: TrainLabPolicyConfig, tokenizer: PreTrainedTokenizerFast
     )
 
 
+def grown(path: Path) -> Qwen2ForCausalLM:
+    """The policy with each layer followed by a copy whose outputs are zero: the same function, twice the layers."""
+    small = cast(Qwen2ForCausalLM, Qwen2ForCausalLM.from_pretrained(path, dtype=torch.float32))
+    config = copy.deepcopy(small.config)
+    config.num_hidden_layers *= 2
+    config.layer_types = [kind for kind in config.layer_types for _ in range(2)]
+    large = Qwen2ForCausalLM(config)
+    large.model.embed_tokens.load_state_dict(small.model.embed_tokens.state_dict())
+    large.model.norm.load_state_dict(small.model.norm.state_dict())
+    for idx, layer in enumerate(large.model.layers):
+        layer.load_state_dict(small.model.layers[idx // 2].state_dict())
+        if idx % 2:
+            torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
+            torch.nn.init.zeros_(layer.mlp.down_proj.weight)
+    return large
+
+
+def transplant(path: Path, model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Put the layers of another policy of the same shape into the model, and the embeddings of the tokens that both have."""
+    other = cast(Qwen2ForCausalLM, Qwen2ForCausalLM.from_pretrained(path, dtype=torch.float32))
+    ids = load_tokenizer(str(path)).get_vocab()
+    model.model.layers.load_state_dict(other.model.layers.state_dict())
+    model.model.norm.load_state_dict(other.model.norm.state_dict())
+    with torch.no_grad():
+        for token, idx in tokenizer.get_vocab().items():
+            if token in ids:
+                model.model.embed_tokens.weight[idx] = other.model.embed_tokens.weight[ids[token]]
+
+
 def demonstrations(config: TrainLabPolicyConfig, batch_idx: int) -> Iterator[tuple[str, str]]:
     """The (question, demonstration) pairs of one batch, all from the train split."""
     rng = random.Random(f"{config.seed}/{batch_idx}")
     family, num_given, stage = FAMILIES[config.family], 0, config.stage_at(batch_idx)
-    ramp = min(1.0, batch_idx / family.num_easy_batches)
+    ramp = 1.0 if config.grow_from else min(1.0, batch_idx / family.num_easy_batches)
     while num_given < stage.batch_size:
         is_easy = rng.random() < 1 - ramp * (1 - config.easy_share)
         is_hard = rng.random() < config.hard_share / (1 - config.easy_share)
@@ -226,8 +268,14 @@ def train(config: TrainLabPolicyConfig) -> None:
     torch.set_num_threads(config.num_threads)
     torch.set_flush_denormal(True)  # tiny gradients otherwise slow a CPU down by a quarter
     config.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer(FAMILIES[config.family], config.vocab_size)
-    model = build_model(config, tokenizer)
+    if config.grow_from is None:
+        tokenizer = build_tokenizer(FAMILIES[config.family], config.vocab_size)
+        model = build_model(config, tokenizer)
+        if config.body_from is not None:
+            transplant(config.body_from, model, tokenizer)
+    else:
+        tokenizer = cast(PreTrainedTokenizerFast, load_tokenizer(str(config.grow_from)))
+        model = grown(config.grow_from)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
     checkpoint = config.out / "checkpoint.pt"
     done = 0

@@ -1,4 +1,4 @@
-"""The shipped policy: small, loadable by its own tokenizer, useful in the lab, and the same tree however it is batched."""
+"""The shipped policies: small, loadable by their own tokenizers, useful in the lab, and the same tree however it is batched."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from forkpoint.evaluate import bootstrap
 from forkpoint.lab.check import CheckConfig, check_policy
-from forkpoint.policies import LAB_POLICY, load_policy
+from forkpoint.policies import SHIPPED, load_policy
 from forkpoint.policies.local import LocalPolicy
 from forkpoint.problems import load_problems
 from forkpoint.records import Tree
@@ -24,10 +24,11 @@ def policy() -> LocalPolicy:
     return load_policy("lab")
 
 
-def test_it_is_small_and_has_a_card() -> None:
-    assert sum(path.stat().st_size for path in LAB_POLICY.iterdir()) < 8_000_000
-    assert "## How it was made" in (LAB_POLICY / "README.md").read_text()
-    assert json.loads((LAB_POLICY / "config.json").read_text())["model_type"] == "qwen2"
+@pytest.mark.parametrize("name", SHIPPED)
+def test_they_are_small_and_have_cards(name: str) -> None:
+    assert sum(path.stat().st_size for path in SHIPPED[name].iterdir()) < 4_000_000
+    assert "## How it was made" in (SHIPPED[name] / "README.md").read_text()
+    assert json.loads((SHIPPED[name] / "config.json").read_text())["model_type"] == "qwen2"
 
 
 def test_digits_and_the_step_tag_are_single_tokens(policy: LocalPolicy) -> None:
@@ -55,6 +56,14 @@ def test_levels_are_ordered_by_difficulty(policy: LocalPolicy) -> None:
         outcomes = solve_by_sampling(policy, load_problems(f"lab:{level}?num=100&seed=3"), RolloutConfig(1, 0.0, max_tokens=160))
         accuracy.append(bootstrap([float(outcome.ends[0].is_correct) for outcome in outcomes]).mean)
     assert accuracy == sorted(accuracy, reverse=True)
+
+
+def test_the_policy_of_the_shuffles_is_useful_on_held_out_shuffles() -> None:
+    found = check_policy(load_policy("lab-shuffle"), CheckConfig(problems="lab-shuffle:test?num=60&seed=7", num_samples=16, max_tokens=240))
+    assert found.greedy.high > 0.4  # guessing among four people is .25
+    assert found.greedy.mean > 0.3
+    assert found.oracle.mean >= 0.75
+    assert found.anchors.mean >= 1
 
 
 def structure(tree: Tree) -> list[tuple[int | None, int, tuple[int, ...], str]]:

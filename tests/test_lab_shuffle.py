@@ -25,12 +25,12 @@ ADA = Shuffle(
         Swap(PEOPLE, 2, 0, "Mia and Ada swap in a dream.", "dream"),
         Swap(PEOPLE, 1, 2, "Leo and Mia swap."),
     ),
-    "red", "easy",
+    "Mia", "easy",
 )  # fmt: skip
 RIGHT = (
     "Monday: Ada: red, Leo: blue, so Ada: blue, Leo: red, Mia: green\n"
     "Wednesday: Leo: red, Mia: green, so Ada: blue, Leo: green, Mia: red\n"
-    "The answer is Mia"
+    "The answer is Mia: red"
 )
 DREAMT = "Tuesday: Mia: green, Ada: blue, so Ada: green, Leo: red, Mia: blue"
 
@@ -41,9 +41,9 @@ def drawn(level: str, num: int = 200, split: str = "test") -> list[Shuffle]:
 
 def moved(question: str, with_dreams: bool = False) -> list[dict[str, str]]:
     """Brute force: who has which ball after each swap, from the question's text alone."""
-    first, *entries = re.split(r"\. ", question)
-    states = [dict(re.findall(r"([A-Z]\w+): ([a-z]+)", first.partition(": ")[2]))]
-    for entry in entries[:-1]:
+    *entries, last = re.split(r"\. ", question)
+    states = [dict(re.findall(r"([A-Z]\w+): ([a-z]+)", last.partition("At first: ")[2]))]
+    for entry in entries:
         left, right, verb = re.findall(r": (\w+) and (\w+) (.+)", entry)[0]
         if verb == "swap" or (with_dreams and verb == "swap in a dream"):
             states.append({**states[-1], left: states[-1][right], right: states[-1][left]})
@@ -52,10 +52,10 @@ def moved(question: str, with_dreams: bool = False) -> list[dict[str, str]]:
 
 def test_a_shuffle_reads_as_plain_english_and_has_one_solution() -> None:
     assert ADA.question == (
-        "The balls at first: Ada: red, Leo: blue, Mia: green. Monday: Ada and Leo swap. Tuesday: Mia and Ada swap in a dream. "
-        "Wednesday: Leo and Mia swap. Who has the red ball?"
+        "Monday: Ada and Leo swap. Tuesday: Mia and Ada swap in a dream. Wednesday: Leo and Mia swap. "
+        "Which ball does Mia have in the end? At first: Ada: red, Leo: blue, Mia: green"
     )
-    assert (ADA.solution, ADA.answer) == (RIGHT, "Mia")
+    assert (ADA.solution, ADA.answer) == (RIGHT, "Mia: red")
 
 
 @pytest.mark.parametrize("level", SHUFFLE_LEVELS)
@@ -63,7 +63,7 @@ def test_solutions_are_what_moving_the_balls_gives(level: str) -> None:
     num_hard_to_see = 0
     for shuffle in drawn(level):
         states = moved(shuffle.question)
-        assert states[-1][shuffle.answer] == shuffle.asked
+        assert shuffle.answer == f"{shuffle.asked}: {states[-1][shuffle.asked]}"
         lines = shuffle.solution.splitlines()
         assert [dict(re.findall(r"([A-Z]\w+): ([a-z]+)", line.split(" so ")[1])) for line in lines[:-1]] == states[1:]
         given = [dict(re.findall(r"([A-Z]\w+): ([a-z]+)", line.split(" so ")[0].partition(": ")[2])) for line in lines[:-1]]
@@ -80,10 +80,11 @@ def test_solutions_are_what_moving_the_balls_gives(level: str) -> None:
         (RIGHT.replace("Ada: red, Leo: blue, so", "Ada: red, Mia: green, so"), 0, "Mia: green, so", "operand"),
         (RIGHT.replace("Leo: red, Mia: green, so", "Leo: blue, Mia: green, so"), 1, "blue, Mia: green, so", "operand"),
         (RIGHT.replace("\nWednesday", f"\n{DREAMT}\nWednesday"), 1, "Tuesday", "distractor"),
-        (RIGHT.split("\n")[1] + "\nThe answer is Mia", 0, "Wednesday", "skipped"),
-        (RIGHT.split("\n")[0] + "\nThe answer is Leo", 1, "The", "skipped"),
+        (RIGHT.split("\n")[1] + "\nThe answer is Mia: red", 0, "Wednesday", "skipped"),
+        (RIGHT.split("\n")[0] + "\nThe answer is Mia: green", 1, "The", "skipped"),
         (RIGHT.replace("\nThe", "\n" + RIGHT.split("\n")[0] + "\nThe"), 2, "Monday", "repeated"),
-        (RIGHT.replace("is Mia", "is Leo"), 2, "Leo", "answer"),
+        (RIGHT.replace("is Mia: red", "is Mia: blue"), 2, "blue", "answer"),
+        (RIGHT.replace("is Mia: red", "is Ada: blue"), 2, "Ada", "answer"),
         (RIGHT[:-2], 2, "", "missing"),
         (RIGHT[:40], 0, "", "missing"),
         (RIGHT.replace(", so", " then"), 0, "then", "format"),
@@ -140,7 +141,7 @@ def test_streams_are_distinct_and_no_question_is_in_two_splits_whatever_the_seed
         assert len(set(questions)) == 100
 
 
-def test_problems_are_the_shuffles_that_their_ids_name_and_are_graded_by_name() -> None:
+def test_problems_are_the_shuffles_that_their_ids_name_and_are_graded_as_strings() -> None:
     problems = load_problems("lab-shuffle:valid?num=20&seed=3&level=easy")
     assert [problem.id for problem in problems] == [f"lab-shuffle:valid/easy/3/{idx}" for idx in range(20)]
     assert problems == load_problems("lab-shuffle:valid?num=30&seed=3&level=easy")[:20]

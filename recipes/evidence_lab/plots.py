@@ -35,7 +35,7 @@ def _accuracy(results: dict[str, Result]) -> Figure:
     rows = {name: results[f"default-{name}"]["rows"] for name in ("values", "headline")}
     figure = Figure(figsize=(7.5, 4.5))
     axes = figure.add_subplot()
-    lines = [
+    lines: list[tuple[str, list[Result], Result, str, str]] = [
         ("majority of samples", rows["values"], {"variant": None, "solutions": HT, "select": "majority"}, "tab:gray", "o:"),
         ("best of samples, ER-PRM", rows["values"], {"variant": "er-2", "solutions": HT, "select": "best"}, "tab:blue", "s-"),
         ("vote weighted by ER-PRM", rows["values"], {"variant": "er-2", "solutions": HT, "select": "weighted"}, "tab:blue", "s--"),

@@ -12,9 +12,10 @@ from typing import Any
 from .cheating import cheating
 from .lab import VALID, Lab, Pick, best, weighted
 from .label_quality import label_quality
+from .ours import ours
 from .raft_arm import raft_arm
 from .steering import steering
-from .variants import TUNED, VARIANTS
+from .variants import TUNED
 
 Result = dict[str, Any]
 HT, TREE = "test-ht-0.7", "test-tree-1"
@@ -32,7 +33,7 @@ def stock(lab: Lab) -> Result:
     lab.stock.solutions(VALID)
     lab.stock.labels("omega")
     lab.stock.labels("tree-rollouts")
-    for name in ("test-tree-0.5", "test-ht-0.5", "test-ht-1", "test-tree-0.1"):
+    for name in ("test-tree-0.5", "test-ht-0.5", "test-ht-1"):
         lab.stock.solutions(name)
     return {}
 
@@ -85,7 +86,7 @@ def headline(lab: Lab) -> Result:
 def sampling(lab: Lab) -> Result:
     """EDU trees against HT samples, at equal N and at equal tokens."""
     rows, contrasts = [], []
-    trees = ["test-tree-1", "test-tree-0.5", "test-tree-0.1"]
+    trees = ["test-tree-1", "test-tree-0.5"]
     samples = ["test-ht-0.7", "test-ht-0.5", "test-ht-1"]
     for solutions in (*trees, *samples):
         for n in lab.sizes(solutions):
@@ -136,9 +137,13 @@ def segmentation(lab: Lab) -> Result:
     return compared(lab, ["edu", "edu-entropy", "edu-random"], "edu", [("edu-entropy", "edu-random")])
 
 
-def ours(lab: Lab) -> Result:
-    variants = [name for name in VARIANTS if name.startswith("edu-") and VARIANTS[name].share == 1]
-    return compared(lab, ["edu", *variants], "edu")
+def head(lab: Lab) -> Result:
+    return compared(lab, ["edu", "edu-tokens"], "edu")
+
+
+def combinations(lab: Lab) -> Result:
+    """Other labels of the same trees."""
+    return compared(lab, ["edu", "edu-policy", "edu-er-2", "edu-hit", "edu-evidence", "edu-policy-large"], "edu")
 
 
 ARMS: dict[str, Callable[[Lab], Result]] = {
@@ -148,9 +153,11 @@ ARMS: dict[str, Callable[[Lab], Result]] = {
     "values": values,
     "segmentation": segmentation,
     "cheating": cheating,
+    "head": head,
     "sampling": sampling,
     "baselines": baselines,
     "labels": label_quality,
+    "combinations": combinations,
     "ours": ours,
     "steering": steering,
     "rollouts": rollouts,

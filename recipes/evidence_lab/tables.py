@@ -1,37 +1,16 @@
-"""Tables and plots from the result files; nothing is typed by hand.
-
-    python recipes/evidence_lab/tables.py            # print the tables
-    python recipes/evidence_lab/tables.py --write    # into docs/evidence.md and README.md, and the plots into docs/
-
-A table stands between two marks `<!-- evidence NAME -->`, where NAME is SETTING-ARM, or `front` for that of the README.
-"""
+"""Result files as Markdown tables, one per arm, and that of the README."""
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
-
-import cyclopts
+from typing import Any
 
 Result = dict[str, Any]
-ROOT = Path(__file__).parents[2]
 HT, TREE = "test-ht-0.7", "test-tree-1"
 SOLUTIONS = {
     "test-ht-0.7": "samples, T = 0.7", "test-ht-0.5": "samples, T = 0.5", "test-ht-1": "samples, T = 1.0",
-    "test-tree-1": "EDU tree, tau = 1.0", "test-tree-0.5": "EDU tree, tau = 0.5", "test-tree-0.1": "EDU tree, tau = 0.1",
+    "test-tree-1": "EDU tree, tau = 1.0", "test-tree-0.5": "EDU tree, tau = 0.5",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class TablesConfig:
-    """Where from and where to."""
-
-    results: Path = ROOT / "recipes" / "results"
-    write: bool = False
 
 
 def shown(estimate: Result | None) -> str:
@@ -71,7 +50,7 @@ def compared(result: Result) -> str:
     rows, contrasts = result["rows"], result["contrasts"]
     sizes = sorted({row["n"] for row in rows if row["solutions"] == HT})
     top = max(row["n"] for row in rows if row["solutions"] == TREE)
-    reference = re.split(" ", next(item["right"] for item in contrasts if " best " in item["right"]))[0]
+    reference = next(item["right"] for item in contrasts if " best " in item["right"]).split()[0]
     differing = [f"{what}, minus {reference}" for what in (f"best of {top}", "vote", "tree")]
     header = ["PRM", *(f"best of {n}" for n in sizes), f"weighted vote of {top}", f"best of {top}, EDU tree", *differing]
     cells = []
@@ -181,6 +160,13 @@ def raft(result: Result) -> str:
     return markdown(header, rows)
 
 
+def ours(result: Result) -> str:
+    rows = [[row["name"], f"{row['tokens']:.0f}", shown(row)] for row in result["mixes"]]
+    differences = [[item["left"], item["right"], signed(item), f"{item['token_ratio']:.2f}"] for item in result["differences"]]
+    columns = ["left", "right", "left minus right", "tokens, left / right"]
+    return f"{markdown(['what', 'tokens', 'accuracy'], rows)}\n\n{markdown(columns, differences)}"
+
+
 def tuning(result: Result) -> str:
     return markdown(
         ["PRM", "learning rate", "best of 16"],
@@ -189,14 +175,16 @@ def tuning(result: Result) -> str:
 
 
 TABLES: dict[str, Callable[[Result], str]] = {
-    "tuning": tuning, "headline": compared, "values": compared, "segmentation": compared, "baselines": compared, "ours": compared,
+    "tuning": tuning, "headline": compared, "values": compared, "segmentation": compared, "baselines": compared, "head": compared,
+    "combinations": compared, "ours": ours,
     "rollouts": compared, "eta": compared, "sampling": sampling, "cheating": cheating, "labels": labels, "steering": steering, "raft": raft,
 }  # fmt: skip
 
 
 def front(results: dict[str, Result]) -> str:
     """The README's table: what picks, from what, for how many tokens."""
-    values, rows = results["default-values"], []
+    values = results["default-values"]
+    rows: list[list[str]] = []
     sources = [
         (values["rows"], HT),
         (values["rows"], TREE),
@@ -229,28 +217,3 @@ def tables(results: dict[str, Result]) -> dict[str, str]:
     if {"default-values", "default-headline"} <= results.keys():
         found["front"] = f"{front(results)}\n\n{origin(results['default-values'])} and `default-headline.json`"
     return found
-
-
-def main(config: Annotated[TablesConfig, cyclopts.Parameter(name="*")] = TablesConfig()) -> None:
-    """Print the tables, or write tables and plots into the documents."""
-    results = {path.stem: json.loads(path.read_text()) for path in sorted(config.results.glob("*.json"))}
-    found = tables(results)
-    if not config.write:
-        for name, text in found.items():
-            print(f"## {name}\n\n{text}\n")
-        return
-    for document in (ROOT / "docs" / "evidence.md", ROOT / "README.md"):
-        text = document.read_text(encoding="utf-8")
-        for name, table in found.items():
-            mark = f"<!-- evidence {name} -->"
-            before, *rest = text.split(mark)
-            if len(rest) == 2:
-                text = f"{before}{mark}\n\n{table}\n\n{mark}{rest[1]}"
-        document.write_text(text, encoding="utf-8")
-    from plots import draw  # needs matplotlib
-
-    draw(results, ROOT / "docs")
-
-
-if __name__ == "__main__":
-    cyclopts.run(main)

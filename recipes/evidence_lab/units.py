@@ -22,7 +22,7 @@ from forkpoint.evaluate import Attempts, curve
 from forkpoint.label_config import LabelConfig
 from forkpoint.label_run import anchor_rule, derive_labels, tree_outcomes
 from forkpoint.labels import Leaves
-from forkpoint.policies import LAB_POLICY
+from forkpoint.policies import checkpoint_of
 from forkpoint.presets import preset_named
 from forkpoint.prms import load_prm
 from forkpoint.records import LabelledSolution, Scorer
@@ -68,7 +68,7 @@ class Unit:
         segmentation: Segmentation = "entropy" if self.cut == "entropy" else "solution" if self.cut == "solution" else "newline"
         config = replace(
             preset,
-            format=replace(preset.format, head="classifier", segmentation=segmentation, rule=RULE),
+            format=replace(preset.format, head=self.variant.head, segmentation=segmentation, rule=RULE),
             learning_rate=self.learning_rate,
             num_epochs=self.stock.scale.num_train_steps * batch_size / num_rows,
             batch_size=batch_size,
@@ -76,8 +76,7 @@ class Unit:
             label_weighting="evidence" if self.variant.evidence else "uniform",
             seed=self.seed,
         )
-        base = str(LAB_POLICY) if self.stock.setting.policy == "lab" else self.stock.setting.policy
-        train_prm(labels, base, directory, config)
+        train_prm(labels, str(checkpoint_of(self.stock.setting.policy)), directory, config)
 
     @property
     def problem_ids(self) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from forkpoint.labels import Weighting
+from forkpoint.prms.layout import Head
 
 Source = Literal["edu", "rollouts", "tree-rollouts", "omega"]
 
@@ -29,6 +30,8 @@ class Variant:
     """All labelled trees of the stock."""
     budget: Literal["none", "edu"] = "none"
     """edu: as many problems as cost what the seed's EDU trees cost."""
+    head: Head = "classifier"
+    """classifier: two classes; tokens: the logits of `+` and `-`."""
     evidence: bool = False
     """Weigh steps by their evidence."""
     tuned_as: str = ""
@@ -66,6 +69,7 @@ VARIANTS = {
         Variant("edu-evidence", "edu", evidence=True, tuned_as="edu"),
         Variant("edu-entropy", "edu", cut="entropy", tuned_as="edu"),
         Variant("edu-random", "edu", cut="random", tuned_as="edu"),
+        Variant("edu-tokens", "edu", head="tokens", tuned_as="edu"),
         Variant("edu-policy-large", "edu", weighting="policy", is_large=True, tuned_as="edu"),
     )
 }

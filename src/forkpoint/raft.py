@@ -31,7 +31,7 @@ import numpy as np
 from forkpoint.errors import LayoutError
 from forkpoint.evaluate import Estimate, bootstrap
 from forkpoint.outcomes import SampleOutcome, paths_of
-from forkpoint.policies import LAB_POLICY, load_policy
+from forkpoint.policies import checkpoint_of, load_policy
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Executor, Policy, Problem, Request, Scorer
 from forkpoint.rollouts import RolloutConfig
@@ -354,7 +354,7 @@ class Stages:
         directory, config = self._directory(iteration), self.config
         report = fine_tune(
             read_kept(directory / KEPT),
-            LAB_POLICY if self._path(iteration - 1) == "lab" else self._path(iteration - 1),
+            checkpoint_of(self._path(iteration - 1)),
             directory / POLICY,
             replace(config.sft, learning_rate=config.learning_rate(iteration)),
             stage_seed(config.seed, iteration, "sft"),

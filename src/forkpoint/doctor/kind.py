@@ -11,6 +11,7 @@ from typing import Literal
 
 from forkpoint.errors import LayoutError
 from forkpoint.formats.containers import HUB, SUFFIXES
+from forkpoint.policies import SHIPPED
 
 Kind = Literal["prm", "data", "policy"]
 KINDS: tuple[Kind, ...] = ("prm", "data", "policy")
@@ -21,7 +22,7 @@ def kind_of(path_or_id: str) -> Kind:
     path = Path(path_or_id)
     if path_or_id.startswith(HUB) or path.suffix in SUFFIXES or (path / "labels.jsonl").is_file():
         return "data"
-    if path_or_id == "lab":
+    if path_or_id in SHIPPED:
         return "policy"
     if path.is_file():
         raise ValueError(f"{path_or_id} is neither a model directory nor a data file ({', '.join(SUFFIXES)})")

@@ -122,7 +122,7 @@ def _kind(right: Sequence[str], idx: int) -> ErrorKind:
     if right[idx] in _PUNCTUATION or idx == 0:
         return "format"
     if right[:3] == _ANSWER_WORDS:
-        return "answer" if idx == 3 else "format"
+        return "answer" if idx > 2 else "format"
     return "value" if any(word in right[:idx] for word in _BEFORE_RESULT) else "operand"
 
 

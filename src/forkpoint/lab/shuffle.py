@@ -1,8 +1,9 @@
-"""Who has the red ball? People swap balls day by day; drawn from a seed, each problem with its one right solution.
+"""Which ball does Leo have in the end? People swap balls day by day; drawn from a seed, each problem with its one right solution.
 
 Nothing here is a number: a state says who holds which ball. Some entries are distractors: a swap in a dream, or a verb that
 swaps nothing. The right solution has one line per swap, under the day that it follows from, with the two balls that change
-hands and the whole state after it, and ends with `The answer is NAME`.
+hands and the whole state after it, and ends with `The answer is NAME: COLOUR`. The people of a level are always the same, in the same
+order: a policy of the lab's size does not learn to match names at changing places.
 
 Invariant: as for the diaries (see `story.py`), whose splits, days and names these are: a shuffle is a pure function of (split,
 level, seed, index), and no question is ever in two splits.
@@ -65,14 +66,13 @@ class Shuffle:
     start: State
     events: tuple[Swap, ...]
     asked: str
-    """The colour of the ball that is looked for."""
+    """The person whose ball is looked for."""
     level: str
 
     @property
     def question(self) -> str:
         entries = [f"{day}: {event.sentence}" for day, event in zip(DAYS, self.events, strict=False)]
-        first = f"The balls at first: {_held(self.people, self.start)}."
-        return " ".join([first, *entries, f"Who has the {self.asked} ball?"])
+        return " ".join([*entries, f"Which ball does {self.asked} have in the end?", f"At first: {_held(self.people, self.start)}"])
 
     @property
     def answer(self) -> str:
@@ -92,8 +92,8 @@ class Shuffle:
         return "\n".join([*lines, answer_line(self.read(state))])
 
     def read(self, state: State) -> str:
-        """Who has the ball in a state."""
-        return self.people[state.index(self.asked)]
+        """That person and the ball in a state."""
+        return f"{self.asked}: {state[self.people.index(self.asked)]}"
 
 
 def _held(people: tuple[str, ...], state: State) -> str:
@@ -108,11 +108,12 @@ class ShuffleLevel:
     num_swaps: tuple[int, int]
     num_distractors: tuple[int, int]
     distractions: tuple[Distraction, ...] = ("idle", "dream")
+    """What distractors are drawn from, evenly; a kind that is listed twice comes twice as often."""
 
 
 SHUFFLE_LEVELS = {
     "easy": ShuffleLevel(num_people=3, num_swaps=(1, 2), num_distractors=(0, 1)),
-    "default": ShuffleLevel(num_people=4, num_swaps=(3, 4), num_distractors=(2, 3)),
+    "default": ShuffleLevel(num_people=4, num_swaps=(3, 4), num_distractors=(2, 3), distractions=("idle", "idle", "idle", "idle", "dream")),
     "hard": ShuffleLevel(num_people=5, num_swaps=(4, 5), num_distractors=(2, 2)),
 }
 """No level has more swaps and distractors than there are days."""
@@ -130,12 +131,12 @@ def shuffles(split: str, level: str, seed: int) -> Iterator[Shuffle]:
 def draw_shuffle(level: str, rng: random.Random, rules: ShuffleLevel | None = None) -> Shuffle:
     """One shuffle of a level, whatever its split; `rules` stand in for those of the level."""
     rules = rules or SHUFFLE_LEVELS[level]
-    people = tuple(rng.sample(NAMES, rules.num_people))
+    people = NAMES[: rules.num_people]
     start = tuple(rng.sample(COLOURS, rules.num_people))
     events = [_draw_swap(people, rng) for _ in range(rng.randint(*rules.num_swaps))]
     for _ in range(rng.randint(*rules.num_distractors)):
         events.insert(rng.randint(0, len(events)), _draw_swap(people, rng, rng.choice(rules.distractions)))
-    return Shuffle(people=people, start=start, events=tuple(events), asked=rng.choice(start), level=level)
+    return Shuffle(people=people, start=start, events=tuple(events), asked=rng.choice(people), level=level)
 
 
 def _draw_swap(people: tuple[str, ...], rng: random.Random, distraction: Distraction | None = None) -> Swap:

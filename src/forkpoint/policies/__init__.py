@@ -14,20 +14,23 @@ if TYPE_CHECKING:
     from forkpoint.policies.local import Device, Dtype, LocalPolicy
 
 LAB_POLICY = Path(__file__).parent.parent / "lab" / "policy"
+SHIPPED = {"lab": LAB_POLICY, "lab-shuffle": LAB_POLICY.with_name("shuffle_policy")}
+"""The tiny policies that come with the package, by the family of problems that they solve."""
 
-__all__ = ["LAB_POLICY", "ScriptedPolicy", "checkpoint_of", "load_policy"]
+__all__ = ["LAB_POLICY", "SHIPPED", "ScriptedPolicy", "checkpoint_of", "load_policy"]
 
 
 def checkpoint_of(name_or_path: str | Path) -> str | Path:
-    """The model directory or hub id that is meant: `lab` is the tiny policy that ships with the package.
+    """The model directory or hub id that is meant: `lab` and `lab-shuffle` are the tiny policies that ship with the package.
 
-    Raises FileNotFoundError where that is not part of the installation.
+    Raises FileNotFoundError where such a one is not part of the installation.
     """
-    if name_or_path != "lab":
+    shipped = SHIPPED.get(str(name_or_path))
+    if shipped is None:
         return name_or_path
-    if not (LAB_POLICY / "config.json").exists():
-        raise FileNotFoundError("the lab policy is not part of this installation; train it with recipes/train_lab_policy.py")
-    return LAB_POLICY
+    if not (shipped / "config.json").exists():
+        raise FileNotFoundError(f"the policy {name_or_path} is not part of this installation; train it with recipes/train_lab_policy.py")
+    return shipped
 
 
 def load_policy(
@@ -39,7 +42,7 @@ def load_policy(
     template: str | None = None,
     cache_bytes: int = 1 << 30,
 ) -> LocalPolicy:
-    """The policy called `name_or_path`: `lab` is the tiny one that ships with the package, all else a model directory or hub id.
+    """The policy called `name_or_path`: `lab` and `lab-shuffle` ship with the package, all else is a model directory or hub id.
 
     The options are those of `LocalPolicy.load`. Raises FileNotFoundError where there is no such model.
     """
