@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 Result = dict[str, Any]
 HT, TREE = "test-ht-0.7", "test-tree-1"
@@ -46,8 +47,11 @@ def _accuracy(results: dict[str, Result]) -> Figure:
     for label, its_rows, wanted, colour, style in lines:
         its = sorted((row for row in its_rows if all(row[name] == value for name, value in wanted.items())), key=lambda row: row["n"])
         _errorbar(axes, [row["tokens"] for row in its], its, label, colour, style)
-    axes.set_xscale("log")
-    axes.set_xlabel("sampled tokens per problem (log)")
+    if "default-ours" in results:
+        mixes = results["default-ours"]["mixes"]
+        its = [row for row in mixes if row["name"].startswith("weighted vote of EDU tree") and "EDU-PRMs" not in row["name"]]
+        _errorbar(axes, [row["tokens"] for row in its], its, "vote of EDU tree and samples, EDU-PRM", "tab:green", "v-")
+    _log_tokens(axes, "problem")
     axes.set_ylabel("accuracy, 95 % interval")
     axes.legend(fontsize=8)
     return figure
@@ -61,8 +65,7 @@ def _labels(result: Result) -> Figure:
     others = [row for row in result["labels"] if row not in rollouts]
     for row, colour in zip(others, ("tab:red", "tab:orange", "tab:green", "tab:purple", "tab:brown"), strict=True):
         _errorbar(axes, [row["tokens_per_label"]], [row["error"]], row["label"], colour, "D")
-    axes.set_xscale("log")
-    axes.set_xlabel("sampled tokens per label (log)")
+    _log_tokens(axes, "label")
     axes.set_ylabel("mean absolute error of labels, 95 % interval")
     axes.legend(fontsize=8)
     return figure
@@ -73,3 +76,11 @@ def _errorbar(axes: Axes, tokens: Sequence[float], estimates: Sequence[Result], 
     below = [item["mean"] - item["ci_low"] for item in estimates]
     above = [item["ci_high"] - item["mean"] for item in estimates]
     axes.errorbar(tokens, means, yerr=[below, above], fmt=style, color=colour, label=label, capsize=2, markersize=4)
+
+
+def _log_tokens(axes: Axes, per: str) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(f"sampled tokens per {per} (log)")

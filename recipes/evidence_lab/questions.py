@@ -79,8 +79,13 @@ def compared(lab: Lab, variants: Sequence[str], reference: str, others: Sequence
 
 
 def headline(lab: Lab) -> Result:
-    variants = ["soft", "hard", "edu", "edu-large", "edu-25pct", "edu-10pct", "edu-2pct"]
-    return compared(lab, variants, "soft", [("edu", "hard"), ("edu-large", "hard")])
+    return compared(lab, ["soft", "hard", "edu"], "soft", [("edu", "hard")])
+
+
+def queries(lab: Lab) -> Result:
+    """EDU labels on fewer queries, and on more."""
+    variants = ["soft", "edu", "edu-large", "edu-25pct", "edu-10pct", "edu-2pct"]
+    return compared(lab, variants, "soft")
 
 
 def sampling(lab: Lab) -> Result:
@@ -150,6 +155,7 @@ ARMS: dict[str, Callable[[Lab], Result]] = {
     "stock": stock,
     "tuning": tuning,
     "headline": headline,
+    "queries": queries,
     "values": values,
     "segmentation": segmentation,
     "cheating": cheating,

@@ -174,11 +174,16 @@ def tuning(result: Result) -> str:
     )
 
 
-TABLES: dict[str, Callable[[Result], str]] = {
-    "tuning": tuning, "headline": compared, "values": compared, "segmentation": compared, "baselines": compared, "head": compared,
-    "combinations": compared, "ours": ours,
-    "rollouts": compared, "eta": compared, "sampling": sampling, "cheating": cheating, "labels": labels, "steering": steering, "raft": raft,
-}  # fmt: skip
+COMPARED = ("headline", "queries", "values", "segmentation", "baselines", "head", "combinations", "rollouts", "eta")
+TABLES: dict[str, Callable[[Result], str]] = dict.fromkeys(COMPARED, compared) | {
+    "tuning": tuning,
+    "sampling": sampling,
+    "cheating": cheating,
+    "labels": labels,
+    "ours": ours,
+    "steering": steering,
+    "raft": raft,
+}
 
 
 def front(results: dict[str, Result]) -> str:

@@ -1,0 +1,149 @@
+"""The recipe of the evidence: small enough here to run whole, so that the numbers of docs/evidence.md come from tested code."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from forkpoint.lab.oracle import first_wrong_step
+from forkpoint.lab.problem_set import lab_story
+from forkpoint.policies import load_policy
+from forkpoint.problems import load_problems
+from forkpoint.segment import AnchorRule
+from forkpoint.solve import solve_by_tree
+from forkpoint.tree import TreeConfig
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+
+
+@pytest.fixture(scope="module")
+def evidence() -> Iterator[Any]:
+    """The recipe as a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(RECIPES))
+        yield importlib.import_module("evidence")
+
+
+@pytest.fixture(scope="module")
+def out(evidence: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the tiny scale leaves behind for two seeds of some arms."""
+    directory = tmp_path_factory.mktemp("evidence")
+    arms = ("tuning", "segmentation", "cheating", "labels")
+    evidence.run(evidence.EvidenceConfig(arm=arms, seeds=(0, 1), scale="tiny", out=directory))
+    return directory
+
+
+def results(out: Path) -> dict[str, Any]:
+    return {path.stem: json.loads(path.read_text()) for path in (out / "results").glob("*.json")}
+
+
+def test_every_accuracy_lies_in_its_interval_and_every_difference_is_that_of_the_accuracies(out: Path) -> None:
+    found = results(out)["default-segmentation"]
+    means = {}
+    for row in found["rows"]:
+        assert 0 <= row["ci_low"] <= row["mean"] <= row["ci_high"] <= 1
+        assert row["num_seeds"] == (2 if row["variant"] else 1) and row["num_problems"] == found["scale"]["num_test"]
+        means[" ".join(str(row[name]) for name in ("variant", "solutions", "select", "aggregate", "n") if row[name])] = row["mean"]
+    assert len(found["contrasts"]) > 10
+    for item in found["contrasts"]:
+        assert item["mean"] == pytest.approx(means[item["left"]] - means[item["right"]])
+        assert item["ci_low"] <= item["mean"] <= item["ci_high"]
+
+
+def test_what_is_there_is_not_made_again_and_gives_the_same_results(evidence: Any, out: Path) -> None:
+    before = results(out)
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".npz", ".safetensors")}
+    journals = {path: path.read_bytes() for path in out.rglob("journal.jsonl")}
+    assert made and journals
+    evidence.run(evidence.EvidenceConfig(arm=("segmentation", "labels"), seeds=(0, 1), scale="tiny", out=out))
+    assert results(out) == before
+    assert {path: path.stat().st_mtime_ns for path in made} == made
+    assert {path: path.read_bytes() for path in journals} == journals
+
+
+def test_seeds_train_on_other_problems_and_all_variants_of_a_seed_on_the_same(out: Path) -> None:
+    def problems(unit: str) -> set[str]:
+        return {json.loads(line)["problem_id"] for line in (out / "default" / "units" / unit / "labels.jsonl").open()}
+
+    assert problems("edu-seed0") == problems("edu-random-seed0") == problems("soft-seed0")
+    assert problems("edu-seed0") != problems("edu-seed1")
+
+
+def test_cuts_lose_nothing_and_solutions_that_share_a_prefix_share_its_steps(evidence: Any) -> None:
+    cuts = importlib.import_module("evidence_lab.cuts")
+    (outcome,) = solve_by_tree(load_policy("lab"), load_problems("lab:train?num=1"), TreeConfig(num_leaves=8, tau=0.5, max_tokens=160))
+    paths = [outcome.path(idx) for idx in range(len(outcome.ends))]
+    for how in cuts.CUTS:
+        for path in paths:
+            steps, ends = cuts.steps_of(path, how, AnchorRule(tau=0.5), 0.1)
+            assert "".join(steps) == path.text and ends[-1] == len(path.completion) and len(steps) == len(ends)
+    starts = [cuts.random_starts(path.completion.token_ids, 0.1) for path in paths]
+    for (left, left_starts), (right, right_starts) in itertools.combinations(zip(paths, starts, strict=True), 2):
+        pairs = zip(left.completion.token_ids, right.completion.token_ids, strict=False)
+        shared = next((idx for idx, (one, other) in enumerate(pairs) if one != other), 0)
+        assert [start for start in left_starts if start <= shared] == [start for start in right_starts if start <= shared]
+
+
+def test_random_cuts_come_at_the_rate_that_is_asked_for(evidence: Any) -> None:
+    cuts = importlib.import_module("evidence_lab.cuts")
+    rng = np.random.default_rng(0)
+    num = sum(len(cuts.random_starts(rng.integers(0, 400, 100).tolist(), 0.15)) for _ in range(300))
+    assert num / 30_000 == pytest.approx(0.15, abs=0.01)
+
+
+def test_first_wrong_steps_are_the_oracles(evidence: Any, out: Path) -> None:
+    lab, settings = (importlib.import_module(f"evidence_lab.{name}") for name in ("lab", "settings"))
+    stock = lab.Lab(settings.Setting("default", "lab"), settings.TINY, out, [0], print).stock
+    num_wrong = 0
+    for item in stock.solutions("test-ht-0.7"):
+        for attempt in item.attempts:
+            assert attempt.first_wrong_step("newline") == first_wrong_step(lab_story(item.problem_id), attempt.steps["newline"])
+            num_wrong += attempt.error_offset is not None
+    assert num_wrong
+
+
+def test_auc_is_the_share_of_pairs_in_order(evidence: Any) -> None:
+    auc = importlib.import_module("evidence_lab.cheating").auc
+    rng = np.random.default_rng(1)
+    high, low = rng.integers(0, 6, 40).tolist(), rng.integers(0, 6, 30).tolist()
+    pairs = [1.0 if one > other else 0.5 if one == other else 0.0 for one in high for other in low]
+    assert auc(high, low) == pytest.approx(np.mean(pairs))
+    assert np.isnan(auc([], low))
+
+
+def test_more_rollouts_make_better_labels_at_proportional_cost(out: Path) -> None:
+    rows = {row["label"]: row for row in results(out)["default-labels"]["labels"]}
+    one, four = rows["rollouts, k = 1"], rows["rollouts, k = 4"]
+    assert four["tokens_per_label"] == pytest.approx(4 * one["tokens_per_label"])
+    assert {"leaves, uniform", "leaves, policy-weighted", "rollouts, stopped early", "bisection, k = 8"} <= rows.keys()
+
+
+def test_tables_and_plots_hold_every_number_once_it_is_measured(evidence: Any, out: Path, tmp_path: Path) -> None:
+    tables, plots = (importlib.import_module(f"evidence_lab.{name}") for name in ("tables", "plots"))
+    found = results(out)
+    text = tables.tables(found)
+    row = next(row for row in found["default-segmentation"]["rows"] if row["variant"] == "edu-random" and row["select"] == "best")
+    assert f"{row['mean']:.3f} ({row['ci_low']:.3f} .. {row['ci_high']:.3f})" in text["default-segmentation"]
+    assert found["default-segmentation"]["commit"] in text["default-segmentation"]
+    assert len(re.findall(r"^\| rollouts, k", text["default-labels"], re.MULTILINE)) == 3
+    (drawn,) = plots.draw(found, tmp_path)
+    assert drawn.name == "label_error_tokens.svg" and "<svg" in drawn.read_text()
+
+
+def test_the_tables_of_the_documents_are_those_of_the_results(evidence: Any) -> None:
+    tables = importlib.import_module("evidence_lab.tables")
+    found = tables.tables({path.stem: json.loads(path.read_text()) for path in (RECIPES / "results").glob("*.json")})
+    marks = 0
+    for document in (RECIPES.parent / "README.md", RECIPES.parent / "docs" / "evidence.md"):
+        for name, body in re.findall(r"<!-- evidence (\S+) -->\n\n(.*?)\n\n<!-- evidence \1 -->", document.read_text(), re.DOTALL):
+            assert body == found[name], f"{document.name}: run `python recipes/evidence_tables.py --write`"
+            marks += 1
+    assert marks >= 1
