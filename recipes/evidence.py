@@ -1,6 +1,6 @@
 """Do the papers' claims hold in the lab? The experiments of docs/evidence.md, one command for the lot.
 
-    python recipes/evidence.py --out runs/evidence                               # everything, days on two cores' worth of patience
+    python recipes/evidence.py --out runs/evidence                               # everything: many hours
     python recipes/evidence.py --arm headline --arm values --seeds 0 1 2 3       # some of it
     python recipes/evidence.py --scale tiny --out /tmp/tiny                      # that it works, in a minute
 

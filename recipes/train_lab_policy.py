@@ -181,10 +181,10 @@ def build_model(config: TrainLabPolicyConfig, tokenizer: PreTrainedTokenizerFast
 
 def grown(path: Path) -> Qwen2ForCausalLM:
     """The policy with each layer followed by a copy whose outputs are zero: the same function, twice the layers."""
-    small = cast(Qwen2ForCausalLM, Qwen2ForCausalLM.from_pretrained(path, dtype=torch.float32))
+    small = Qwen2ForCausalLM.from_pretrained(path, dtype=torch.float32)
     config = copy.deepcopy(small.config)
     config.num_hidden_layers *= 2
-    config.layer_types = [kind for kind in config.layer_types for _ in range(2)]
+    config.layer_types = [kind for kind in config.layer_types or () for _ in range(2)]
     large = Qwen2ForCausalLM(config)
     large.model.embed_tokens.load_state_dict(small.model.embed_tokens.state_dict())
     large.model.norm.load_state_dict(small.model.norm.state_dict())
@@ -198,7 +198,7 @@ def grown(path: Path) -> Qwen2ForCausalLM:
 
 def transplant(path: Path, model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     """Put the layers of another policy of the same shape into the model, and the embeddings of the tokens that both have."""
-    other = cast(Qwen2ForCausalLM, Qwen2ForCausalLM.from_pretrained(path, dtype=torch.float32))
+    other = Qwen2ForCausalLM.from_pretrained(path, dtype=torch.float32)
     ids = load_tokenizer(str(path)).get_vocab()
     model.model.layers.load_state_dict(other.model.layers.state_dict())
     model.model.norm.load_state_dict(other.model.norm.state_dict())

@@ -89,20 +89,26 @@ class Unit:
         num = max(1, round(len(drawn) * variant.share))
         if variant.budget == "edu":
             budget = stock.label_cost("edu").solutions * len(drawn)
-            num = max(1, min(len(drawn), round(budget / stock.label_cost(variant.source).per_problem(variant.num_rollouts))))
+            num = max(1, min(len(drawn), round(budget / stock.label_cost(variant.source).per_problem(self.num_rollouts))))
         return [problem.id for problem in drawn[:num]]
+
+    @property
+    def num_rollouts(self) -> int | None:
+        """Completions per prefix that its labels use, as far as the stock has them; None: all."""
+        wanted = self.variant.num_rollouts
+        return wanted and min(wanted, self.stock.label_cost(self.variant.source).num_rollouts)
 
     @property
     def label_tokens(self) -> float:
         """Sampled for its labels."""
-        return len(self.problem_ids) * self.stock.label_cost(self.variant.source).per_problem(self.variant.num_rollouts)
+        return len(self.problem_ids) * self.stock.label_cost(self.variant.source).per_problem(self.num_rollouts)
 
     def _labelled(self) -> Iterator[LabelledSolution]:
         variant, chosen = self.variant, set(self.problem_ids)
         with Run.read(self.stock.labels(variant.source)) as run:
             if variant.source != "edu":
                 config = LabelConfig(value=variant.value)
-                found = derive_labels(run, config, num_rollouts=variant.num_rollouts)
+                found = derive_labels(run, config, num_rollouts=self.num_rollouts)
                 yield from (solution for solution in found if solution.problem_id in chosen)
                 return
             rule, rate, value = anchor_rule(run), self.stock.random_rate(), LabelConfig(value=variant.value).step_value
