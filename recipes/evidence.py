@@ -1,6 +1,6 @@
 """Do the papers' claims hold in the lab? The experiments of docs/evidence.md, one command for the lot.
 
-    python recipes/evidence.py --out runs/evidence                               # everything: many hours
+    python recipes/evidence.py --out runs/evidence                               # all arms in the setting default: many hours
     python recipes/evidence.py --arm headline --arm values --seeds 0 1 2 3       # some of it
     python recipes/evidence.py --scale tiny --out /tmp/tiny                      # that it works, in a minute
 
@@ -63,9 +63,10 @@ def run(config: EvidenceConfig) -> list[Path]:
     """The result files written."""
     torch.set_num_threads(config.num_threads)
     known = settings(config)
-    for name in (*config.arm, *config.setting):
-        if name not in ARMS and name not in known:
-            raise SystemExit(f"{name!r} is unknown; arms are {', '.join(ARMS)}, settings {', '.join(known)}")
+    for kind, names, choices in (("arm", config.arm, ARMS), ("setting", config.setting, known)):
+        for name in names:
+            if name not in choices:
+                raise SystemExit(f"{kind} {name!r} is unknown; choose from {', '.join(choices)}")
     scale = Scale() if config.scale == "full" else TINY
     results = config.results or (Path(__file__).parent / "results" if config.scale == "full" else config.out / "results")
     written = []

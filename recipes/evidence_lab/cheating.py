@@ -11,24 +11,19 @@ import numpy as np
 
 from forkpoint.evaluate import bootstrap, bootstrap_seeds, choose_threshold, first_error
 
-from .lab import VALID, Lab, fields
-from .stock import Solved
+from .lab import Lab, fields
+from .settings import HT, VALID
 from .units import Judged
 
-HT = "test-ht-0.7"
 SHOWN = ("edu", "edu-entropy", "edu-random", "soft", "hard", "er-2", "orm")
 
 
 def cheating(lab: Lab) -> dict[str, Any]:
     """How often, and per PRM: the score of the first wrong step where the answer is right, and of steps that are right."""
-    solved = [_first(item, lab.scale.num_other_samples) for item in lab.stock.solutions(HT)]
-    shares = []
-    for item in solved:
-        right = [attempt for attempt in item.attempts if attempt.is_correct]
-        if right:
-            shares.append(sum(attempt.error_offset is not None for attempt in right) / len(right))
-    num_right = sum(attempt.is_correct for item in solved for attempt in item.attempts)
-    num_cheats = sum(attempt.is_correct and attempt.error_offset is not None for item in solved for attempt in item.attempts)
+    attempts = [item.attempts[: lab.scale.num_other_samples] for item in lab.stock.solutions(HT)]
+    right = [[attempt for attempt in its if attempt.is_correct] for its in attempts]
+    num_cheats = [sum(attempt.error_offset is not None for attempt in its) for its in right]
+    shares = [num / len(its) for num, its in zip(num_cheats, right, strict=True) if its]
     rows = []
     for variant in SHOWN:
         lab.judge(variant, HT)
@@ -43,12 +38,8 @@ def cheating(lab: Lab) -> dict[str, Any]:
             estimate = bootstrap_seeds(values[:, None]) if len(values) > 1 else bootstrap(values)
             row[name] = {key: value for key, value in fields(estimate).items() if key != "num_problems"}
         rows.append(row)
-    share = fields(bootstrap(shares))
-    return {"share_of_right_answers": share, "num_right_answers": num_right, "num_cheats": num_cheats, "prms": rows}
-
-
-def _first(item: Solved, num: int) -> Solved:
-    return Solved(item.problem_id, item.question, item.attempts[:num])
+    counts = {"num_right_answers": sum(map(len, right)), "num_cheats": sum(num_cheats)}
+    return {"share_of_right_answers": fields(bootstrap(shares)), **counts, "prms": rows}
 
 
 def _of_judged(judged: Judged, valid: Judged | None) -> dict[str, float]:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from forkpoint.evaluate import Estimate, bootstrap_seeds
-from forkpoint.runs.durable import replace_file
 
-from .settings import Scale, Setting
-from .stock import Stock
+from .settings import VALID, Scale, Setting
+from .stock import Stock, patiently, write_json
 from .units import Floats, Judged, Unit, plain, sizes_to
 from .variants import LEARNING_RATES, VARIANTS
 
 TUNING_SEED = 100
 """None of the seeds that are reported."""
-VALID = "valid-ht-0.7"
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,12 @@ class Pick:
         return " ".join(str(part) for part in (self.variant, self.solutions, self.select, self.aggregate, self.n) if part)
 
 
-def best(variant: str, solutions: str, n: int, aggregate: str = "min") -> Pick:
-    return Pick(solutions, n, "best", variant, aggregate)
+def best(variant: str, solutions: str, n: int) -> Pick:
+    return Pick(solutions, n, "best", variant, "min")
 
 
-def weighted(variant: str, solutions: str, n: int, aggregate: str = "min") -> Pick:
-    return Pick(solutions, n, "weighted", variant, aggregate)
+def weighted(variant: str, solutions: str, n: int) -> Pick:
+    return Pick(solutions, n, "weighted", variant, "min")
 
 
 class Lab:
@@ -101,21 +100,33 @@ class Lab:
     def row(self, pick: Pick) -> dict[str, Any]:
         """The accuracy of a pick with its interval over problems and seeds, and its tokens per problem."""
         values = self.accuracy(pick)
-        tokens = self.plain(pick.solutions)
         return {
             "variant": pick.variant, "solutions": pick.solutions, "select": pick.select, "aggregate": pick.aggregate, "n": pick.n,
             **fields(bootstrap_seeds(values)), "num_seeds": len(values),
-            "tokens": float(tokens[f"tokens|{pick.n}"].mean()), "tokens_without_reuse": float(tokens[f"path_tokens|{pick.n}"].mean()),
+            "tokens": self.tokens(pick), "tokens_without_reuse": float(self.plain(pick.solutions)[f"path_tokens|{pick.n}"].mean()),
         }  # fmt: skip
 
     def contrast(self, left: Pick, right: Pick) -> dict[str, Any]:
         """Left minus right, paired by problem, and by seed where both have seeds."""
         ours, theirs = self.accuracy(left), self.accuracy(right)
-        tokens = [float(self.plain(pick.solutions)[f"tokens|{pick.n}"].mean()) for pick in (left, right)]
         return {
             "left": left.name, "right": right.name, **fields(bootstrap_seeds(ours - theirs)),
-            "num_seeds": max(len(ours), len(theirs)), "token_ratio": tokens[0] / tokens[1],
+            "num_seeds": max(len(ours), len(theirs)), "token_ratio": self.tokens(left) / self.tokens(right),
         }  # fmt: skip
+
+    def tokens(self, pick: Pick) -> float:
+        """Sampled per problem, a shared prefix counted once."""
+        return float(self.plain(pick.solutions)[f"tokens|{pick.n}"].mean())
+
+    def by_seed(self, what: str, names: Iterable[str], make: Callable[[int, str], dict[str, Floats]]) -> dict[str, dict[str, list[Floats]]]:
+        """By name and quantity, what `make` gives for every seed."""
+        found: dict[str, dict[str, list[Floats]]] = {name: {} for name in names}
+        for seed in self.seeds:
+            for name, its in found.items():
+                self.say(f"{what}: {name}, seed {seed}")
+                for quantity, values in patiently(partial(make, seed, name)).items():
+                    its.setdefault(quantity, []).append(values)
+        return found
 
     def learning_rate(self, variant: str) -> float:
         """What tuning chose for the variant, or for the one that it is tuned as."""
@@ -136,8 +147,7 @@ class Lab:
                 found[rate] = fields(bootstrap_seeds(values[None]))
             chosen = max(found, key=lambda rate: found[rate]["mean"])
             rows = [{"variant": name, "learning_rate": rate, **row} for rate, row in found.items()]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(path, [json.dumps({"learning_rate": chosen, "rows": rows}).encode()])
+            write_json(path, {"learning_rate": chosen, "rows": rows})
         found_there: dict[str, Any] = json.loads(path.read_text())
         return found_there
 

@@ -18,6 +18,7 @@ from forkpoint.label_run import anchor_rule, tree_outcomes
 from forkpoint.labels import tally_label
 from forkpoint.prefix_values import LabelledPrefix, PrefixConfig, draw_prefixes
 from forkpoint.rollout_journal import Prefix, RolloutStore
+from forkpoint.rollout_plan import RolloutPlan
 from forkpoint.rollouts import RolloutConfig
 from forkpoint.runs import LocalExecutor, Run
 from forkpoint.values import mean
@@ -28,8 +29,8 @@ from .stock import patiently
 
 NUM_ESTIMATES = 32
 """The first so many completions are for rollout labels, the others are the truth."""
-ROUND, MAX_WIDTH = 4, 0.3
-"""Of early stopping, as `RolloutPlan` has them."""
+STOPPING = RolloutPlan(stop_early=True)
+"""Whose rounds and width early stopping has."""
 
 
 def label_quality(lab: Lab) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def label_quality(lab: Lab) -> dict[str, Any]:
     outcomes, tokens = _rolled_out(lab, "truths", [item.prefix for item in drawn])
     num_estimates = min(NUM_ESTIMATES, lab.scale.num_truth_rollouts // 2)
     truths = [float(np.mean(its[num_estimates:])) for its in outcomes]
-    per_rollout = float(np.mean(tokens)) / lab.scale.num_truth_rollouts
+    per_rollout = tokens / lab.scale.num_truth_rollouts
     edu = lab.stock.label_cost("edu")
     per_edu_label = edu.solutions / _labels_per_tree(lab)
     rows = [
@@ -55,18 +56,18 @@ def label_quality(lab: Lab) -> dict[str, Any]:
     return {"labels": rows, "num_truth_rollouts": lab.scale.num_truth_rollouts - num_estimates}
 
 
-def _rolled_out(lab: Lab, name: str, prefixes: Sequence[Prefix]) -> tuple[list[tuple[bool, ...]], list[int]]:
-    """Outcomes of many completions of each prefix, and the tokens of all of them."""
+def _rolled_out(lab: Lab, name: str, prefixes: Sequence[Prefix]) -> tuple[list[tuple[bool, ...]], int]:
+    """Outcomes of many completions of each prefix, and the tokens of all completions of one, on average."""
     num = lab.scale.num_truth_rollouts
     policy = lab.stock.policy
     config = RolloutConfig(num, 1.0, max_tokens=MAX_TOKENS, seed=1)
 
-    def work() -> tuple[list[tuple[bool, ...]], list[int]]:
+    def work() -> tuple[list[tuple[bool, ...]], int]:
         with Run.open(lab.stock.directory / name, "true values", {"policy": policy.name, "num": num, "prefixes": len(prefixes)}) as run:
             store = RolloutStore(run)
             store.fetch(run, LocalExecutor(chunk_size=4), policy, [(prefix, range(num)) for prefix in prefixes], config)
             run.finish({})
-            return [store.outcomes(prefix) for prefix in prefixes], [store.cost.sampled_tokens // len(prefixes)]
+            return [store.outcomes(prefix) for prefix in prefixes], store.cost.sampled_tokens // len(prefixes)
 
     return patiently(work)
 
@@ -96,14 +97,14 @@ def _row(name: str, labels: Sequence[float], truths: Sequence[float], tokens: fl
 
 def _narrow(outcomes: Sequence[bool]) -> bool:
     label = tally_label(sum(outcomes), len(outcomes), mean)
-    return label.high - label.low <= MAX_WIDTH
+    return label.high - label.low <= STOPPING.max_width
 
 
 def _stopped(outcomes: Sequence[tuple[bool, ...]], truths: Sequence[float], per_rollout: float, most: int) -> dict[str, Any]:
     """As `RolloutPlan(stop_early=True)` draws them: rounds of four until the interval is narrow."""
     labels, drawn = [], []
     for its in outcomes:
-        num = next((num for num in range(ROUND, most + 1, ROUND) if _narrow(its[:num])), most)
+        num = next((num for num in range(STOPPING.round_size, most + 1, STOPPING.round_size) if _narrow(its[:num])), most)
         labels.append(float(np.mean(its[:num])))
         drawn.append(num)
     return _row("rollouts, stopped early", labels, truths, float(np.mean(drawn)) * per_rollout)
@@ -118,10 +119,10 @@ def _blend(
         leaves = item.labels["policy"]
         if 0 < leaves < 1:
             num_rolled += 1
-            labels.append((leaves + float(np.mean(its[:ROUND]))) / 2)
+            labels.append((leaves + float(np.mean(its[: STOPPING.round_size]))) / 2)
         else:
             labels.append(leaves)
-    tokens = per_edu_label + ROUND * per_rollout * num_rolled / len(drawn)
+    tokens = per_edu_label + STOPPING.round_size * per_rollout * num_rolled / len(drawn)
     return _row("policy-weighted leaves, 4 rollouts where unsure", labels, truths, tokens)
 
 

@@ -18,10 +18,9 @@ from forkpoint.select import best, weighted_vote
 from .lab import Lab, Pick, fields
 from .lab import best as best_of
 from .lab import weighted as vote_of
+from .settings import HT, TREE
 from .stock import Attempt
 from .units import Floats
-
-HT, TREE = "test-ht-0.7", "test-tree-1"
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,14 @@ def ours(lab: Lab) -> dict[str, Any]:
     papers = [best_of("edu", TREE, common), *(make("er-2", HT, n) for n in sizes[1:] for make in (best_of, vote_of))]
     papers += [Pick(HT, n, "majority") for n in sizes[1:]]
     rows = [{"name": name, "tokens": tokens, **fields(bootstrap_seeds(values))} for name, (values, tokens) in found.items()]
-    rows += [{"name": row_name(pick), "tokens": lab.row(pick)["tokens"], **fields(bootstrap_seeds(lab.accuracy(pick)))} for pick in papers]
+    rows += [{"name": row_name(pick), "tokens": lab.tokens(pick), **fields(bootstrap_seeds(lab.accuracy(pick)))} for pick in papers]
     differences = []
     for name, (values, tokens) in found.items():
         if len(values) != len(lab.seeds):
             continue
         for pick in papers:
-            theirs = lab.row(pick)["tokens"]
             difference = fields(bootstrap_seeds(values - lab.accuracy(pick)))
-            differences.append({"left": name, "right": row_name(pick), **difference, "token_ratio": tokens / theirs})
+            differences.append({"left": name, "right": row_name(pick), **difference, "token_ratio": tokens / lab.tokens(pick)})
     return {"mixes": rows, "differences": differences}
 
 

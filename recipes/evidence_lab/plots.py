@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from .settings import HT, TREE
+
 Result = dict[str, Any]
-HT, TREE = "test-ht-0.7", "test-tree-1"
 
 
 def draw(results: dict[str, Result], directory: Path) -> list[Path]:

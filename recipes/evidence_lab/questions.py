@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .cheating import cheating
-from .lab import VALID, Lab, Pick, best, weighted
+from .lab import Lab, Pick, best, weighted
 from .label_quality import label_quality
 from .ours import ours
 from .raft_arm import raft_arm
+from .settings import HT, TREE, VALID
 from .steering import steering
 from .variants import TUNED
 
 Result = dict[str, Any]
-HT, TREE = "test-ht-0.7", "test-tree-1"
 ROLLOUT_VALUES = ("soft", "hard", "er-2", "orm")
 
 
@@ -64,7 +64,7 @@ def compared(lab: Lab, variants: Sequence[str], reference: str, others: Sequence
             contrasts += [
                 lab.contrast(make(left, solutions, n), make(right, solutions, n)) for n in sizes[solutions] for make in (best, weighted)
             ]
-    units = [lab.unit(variant, seed) for variant in variants for seed in lab.seeds[:1]]
+    units = [lab.unit(variant, lab.seeds[0]) for variant in variants]
     labels = [
         {
             "variant": unit.variant.name,

@@ -20,7 +20,6 @@ from forkpoint.runs import LocalExecutor, Run
 
 from .lab import Lab, fields
 from .settings import MAX_TOKENS
-from .stock import patiently
 from .units import Floats
 
 KEPT_BY = ("outcome", "soft", "hard", "er-2", "orm", "edu")
@@ -29,12 +28,7 @@ SFT = SFTConfig(learning_rate=2e-4, batch_size=16, micro_batch_size=16)
 
 def raft_arm(lab: Lab) -> dict[str, Any]:
     """Greedy accuracy and that of one sample after one iteration, gains over the base, differences from soft."""
-    found: dict[str, dict[str, list[Floats]]] = {}
-    for seed in lab.seeds:
-        for kept_by in KEPT_BY:
-            lab.say(f"raft: {kept_by}, seed {seed}")
-            for name, values in patiently(partial(_tuned, lab, seed, kept_by)).items():
-                found.setdefault(kept_by, {}).setdefault(name, []).append(values)
+    found = lab.by_seed("raft", KEPT_BY, partial(_tuned, lab))
     stacked = {kept_by: {name: np.stack(values) for name, values in its.items()} for kept_by, its in found.items()}
     rows, contrasts = [], []
     for kept_by, its in stacked.items():

@@ -25,7 +25,6 @@ from forkpoint.tree_search import SearchConfig, Steering
 
 from .lab import Lab, fields
 from .settings import MAX_TOKENS
-from .stock import patiently
 from .units import Floats
 
 TAU, NUM_LEAVES = 0.5, 16
@@ -39,12 +38,7 @@ MODES = {
 
 def steering(lab: Lab) -> dict[str, Any]:
     """Best-of-N of every mode, with both kinds of tokens, and paired differences from the plain tree."""
-    found: dict[str, dict[str, list[Floats]]] = {}
-    for seed in lab.seeds:
-        for mode in MODES:
-            lab.say(f"steering: {mode}, seed {seed}")
-            for name, values in patiently(partial(_grown, lab, seed, mode)).items():
-                found.setdefault(mode, {}).setdefault(name, []).append(values)
+    found = lab.by_seed("steering", MODES, partial(_grown, lab))
     joined = {mode: {name: np.concatenate(blocks) for name, blocks in values.items()} for mode, values in found.items()}
     rows, contrasts = [], []
     for mode, its in joined.items():

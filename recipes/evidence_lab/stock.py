@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from forkpoint.bisect_plan import BisectPlan
 from forkpoint.errors import RunLocked
-from forkpoint.lab.oracle import first_error
+from forkpoint.lab.oracle import first_error, step_at
 from forkpoint.lab.problem_set import lab_story
 from forkpoint.label_config import LabelConfig
 from forkpoint.label_run import anchor_rule, label_problems, tree_outcomes
@@ -68,14 +68,7 @@ class Attempt:
 
     def first_wrong_step(self, cut: str) -> int:
         """-1 where every step is right."""
-        if self.error_offset is None:
-            return -1
-        end = 0
-        for idx, step in enumerate(self.steps[cut]):
-            end += len(step)
-            if self.error_offset < end:
-                return idx
-        return len(self.steps[cut]) - 1
+        return -1 if self.error_offset is None else step_at(self.error_offset, self.steps[cut])
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +146,7 @@ class Stock:
         paths = sum(len(outcome.path(idx).completion) for outcome in outcomes for idx in range(len(outcome.ends)))
         num_rollouts = plan.num_rollouts if isinstance(plan, RolloutPlan) else 0
         cost = LabelCost(sampled / len(problems), rollouts / len(problems), num_rollouts, (paths + rollouts) / len(problems))
-        _write_json(directory / "cost.json", asdict(cost))
+        write_json(directory / "cost.json", asdict(cost))
 
     def label_cost(self, source: str) -> LabelCost:
         return LabelCost(**json.loads((self.labels(source) / "cost.json").read_text()))
@@ -167,7 +160,7 @@ class Stock:
                 trees = [outcome for outcome, _ in zip(tree_outcomes(run), range(100), strict=False)]
             paths = [outcome.path(idx) for outcome in trees for idx in range(len(outcome.ends))]
             num_cuts = sum(len(path.steps("entropy", rule)[0]) - 1 for path in paths)
-            _write_json(path, num_cuts / sum(len(path.completion) for path in paths))
+            write_json(path, num_cuts / sum(len(path.completion) for path in paths))
         rate: float = json.loads(path.read_text())
         return rate
 
@@ -242,6 +235,7 @@ def _policy(name: str) -> Policy:
     return load_policy(name)
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """Replace the file at once; directories are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, [json.dumps(value).encode()])

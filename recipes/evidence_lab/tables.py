@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from .settings import HT, TREE
+
 Result = dict[str, Any]
-HT, TREE = "test-ht-0.7", "test-tree-1"
 SOLUTIONS = {
     "test-ht-0.7": "samples, T = 0.7", "test-ht-0.5": "samples, T = 0.5", "test-ht-1": "samples, T = 1.0",
     "test-tree-1": "EDU tree, tau = 1.0", "test-tree-0.5": "EDU tree, tau = 0.5",
@@ -188,31 +189,15 @@ TABLES: dict[str, Callable[[Result], str]] = dict.fromkeys(COMPARED, compared) |
 
 def front(results: dict[str, Result]) -> str:
     """The README's table: what picks, from what, for how many tokens."""
-    values = results["default-values"]
-    rows: list[list[str]] = []
-    sources = [
-        (values["rows"], HT),
-        (values["rows"], TREE),
-        (results["default-headline"]["rows"], HT),
-        (results["default-headline"]["rows"], TREE),
-    ]
-    for variant, select in (
-        (None, "majority"),
-        ("er-2", "best"),
-        ("er-2", "weighted"),
-        ("edu", "best"),
-        ("edu", "weighted"),
-        (None, "oracle"),
-    ):
-        for its, solutions in sources:
-            row = find(its, variant=variant, select=select, solutions=solutions, n=16)
-            cells = [
-                SOLUTIONS[solutions],
-                {"best": "best of 16", "weighted": "weighted vote of 16"}.get(select, select),
-                variant or "-",
-            ]
-            if row and not any(done[:3] == cells for done in rows):
-                rows.append([*cells, shown(row), f"{row['tokens']:.0f}"])
+    measured = [*results["default-values"]["rows"], *results["default-headline"]["rows"]]
+    named = {"best": "best of 16", "weighted": "weighted vote of 16"}
+    ways = [(None, "majority"), ("er-2", "best"), ("er-2", "weighted"), ("edu", "best"), ("edu", "weighted"), (None, "oracle")]
+    rows = []
+    for variant, select in ways:
+        for solutions in (HT, TREE):
+            row = find(measured, variant=variant, select=select, solutions=solutions, n=16)
+            assert row is not None, f"both arms have {variant or select} of 16"
+            rows.append([SOLUTIONS[solutions], named.get(select, select), variant or "-", shown(row), f"{row['tokens']:.0f}"])
     return markdown(["solutions", "pick", "PRM", "accuracy", "tokens per problem"], rows)
 
 

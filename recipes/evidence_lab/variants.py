@@ -38,22 +38,15 @@ class Variant:
     """The variant whose learning rate is used; its own where empty."""
 
 
-EDU = Variant("edu", "edu")
-SOFT = Variant("soft", "rollouts")
-HARD = Variant("hard", "rollouts", "hit", tuned_as="hard")
-ER = Variant("er-2", "rollouts", "er:2")
-ORM = Variant("orm", "rollouts", "outcome")
-OMEGA = Variant("omega", "omega", budget="edu")
-
 VARIANTS = {
     variant.name: variant
     for variant in (
-        EDU,
-        SOFT,
-        HARD,
-        ER,
-        ORM,
-        OMEGA,
+        Variant("edu", "edu"),
+        Variant("soft", "rollouts"),
+        Variant("hard", "rollouts", "hit"),
+        Variant("er-2", "rollouts", "er:2"),
+        Variant("orm", "rollouts", "outcome"),
+        Variant("omega", "omega", budget="edu"),
         *(Variant(f"edu-{round(100 * share)}pct", "edu", share=share, tuned_as="edu") for share in (0.02, 0.1, 0.25)),
         Variant("edu-large", "edu", is_large=True, tuned_as="edu"),
         *(Variant(f"er-{eta:g}", "rollouts", f"er:{eta:g}", tuned_as="er-2") for eta in (0.1, 1, 5, 8, 10, 15)),

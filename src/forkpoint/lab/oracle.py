@@ -90,12 +90,15 @@ def first_wrong_step(story: LabStory, steps: Sequence[str]) -> int:
     A text that ends too early is charged to its last step.
     """
     error = first_error(story, "".join(steps))
-    if error is None:
-        return -1
+    return -1 if error is None else step_at(error.offset, steps)
+
+
+def step_at(offset: int, steps: Sequence[str]) -> int:
+    """The 0-based index of the step that holds a character of the joined text; the last one for what lies behind it."""
     end = 0
     for step_idx, step in enumerate(steps):
         end += len(step)
-        if error.offset < end:
+        if offset < end:
             return step_idx
     return len(steps) - 1
 
