@@ -32,17 +32,20 @@ from forkpoint.runs import LocalExecutor, Run
 from forkpoint.runs.parcel import parcel_of
 from forkpoint.search import METHODS, Guide, InferenceConfig, run_search
 from forkpoint.search.beam import complete_steps, line_end
-from forkpoint.search.best_of_n import search_samples
 from forkpoint.search.guide import Draft, Readings
 from forkpoint.search.loaded_prm import LoadedPRM
 from forkpoint.search.result import SearchResult, SearchTokens
 from forkpoint.search.run import SearchWork
 from forkpoint.search.step_search import search_beams, search_subtrees
-from forkpoint.select import AGGREGATES, aggregate
+from forkpoint.search.whole import search_adaptive, search_samples, search_tree
+from forkpoint.select import AGGREGATES, aggregate, vote_share
+from forkpoint.solve import solve_by_tree
+from forkpoint.tree import TreeConfig
 
 ROOT = Path(__file__).parents[1]
 QUIET = LocalExecutor(chunk_size=2, progress=False)
-SEARCHES = [search_samples, search_beams, search_subtrees]
+SAMPLING = [search_samples, search_beams, search_subtrees]
+SEARCHES = [*SAMPLING, search_tree, search_adaptive]
 
 
 class ScriptedScorer:
@@ -192,7 +195,7 @@ def test_what_is_drawn_often_and_scores_well_gets_as_many_continuations() -> Non
 # laws
 
 
-@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("search", SAMPLING)
 def test_one_beam_with_one_sample_is_sampling(search: Any) -> None:
     policy = random_policy(0)
     config = InferenceConfig(num_samples=1, branching=1, temperature=1.0, max_tokens=40, chunk_tokens=40)
@@ -228,7 +231,8 @@ def test_a_problem_s_result_does_not_know_what_is_searched_beside_it(search: Any
     together = search(policy, PROBLEMS, guide(random_worth), SMALL)
     assert together == [result for item in PROBLEMS for result in search(policy, [item], guide(random_worth), SMALL)]
     assert together == search(policy, PROBLEMS[::-1], guide(random_worth), SMALL)[::-1]
-    assert together != search(policy, PROBLEMS, guide(random_worth), replace(SMALL, seed=1))
+    if search is not search_tree:  # whose leaves are greedy
+        assert together != search(policy, PROBLEMS, guide(random_worth), replace(SMALL, seed=1))
 
 
 def test_subtrees_are_the_same_however_many_there_are() -> None:
@@ -275,6 +279,50 @@ def test_samples_are_picked_as_an_evaluation_picks_them() -> None:
 
 
 # steps
+
+
+def test_leaves_are_those_of_the_tree_that_is_grown_without_a_prm() -> None:
+    policy = random_policy(5)
+    config = TreeConfig(num_leaves=SMALL.num_samples, tau=0.3, max_tokens=SMALL.max_tokens)
+    outcomes = solve_by_tree(policy, PROBLEMS, config)
+    results = search_tree(policy, PROBLEMS, guide(random_worth), replace(SMALL, tau=0.3))
+    assert [["".join(item.steps) for item in result.found] for result in results] == [
+        [outcome.path(idx).text for idx in range(len(outcome.ends))] for outcome in outcomes
+    ]
+    assert [result.tokens.sampled for result in results] == [outcome.cost.sampled_tokens for outcome in outcomes]
+    assert any(len(result.found) > 1 for result in results)
+    assert results != search_tree(policy, PROBLEMS, guide(random_worth), replace(SMALL, tau=3.0))
+
+
+def test_an_adaptive_search_is_a_tree_and_as_many_samples_as_the_vote_asks_for() -> None:
+    policy, worth = random_policy(5), guide(random_worth)
+    config = replace(SMALL, draw=3)
+    trees, samples = (search(policy, PROBLEMS, worth, config) for search in (search_tree, search_samples))
+    num_drawn = set()
+    for enough in (0.0, 0.4, 0.7, 1.0):
+        for tree, drawn, found in zip(
+            trees, samples, search_adaptive(policy, PROBLEMS, worth, replace(config, enough=enough)), strict=True
+        ):
+            num = len(found.found) - len(tree.found)
+            num_drawn.add(num)
+            assert found.found == tree.found + drawn.found[:num]
+            for size in range(0, num + 1, 3):
+                pool = tree.found + drawn.found[:size]
+                share = vote_share([item.end.answer for item in pool], [min(item.scores) for item in pool])
+                assert (share >= enough) == (size == num) or num == config.num_samples
+    assert num_drawn >= {0, 3, config.num_samples}
+
+
+def test_a_vote_that_is_clear_costs_a_tree() -> None:
+    policy = ScriptedPolicy({"": {"a\n": 0.6, "b\n": 0.4}, "a\n": {"1": 1.0}, "b\n": {"2": 1.0}})
+    config = InferenceConfig(num_samples=8, branching=1, temperature=1.0, tau=0.5, enough=0.7)
+
+    def found(worth_of_b: float) -> SearchResult:
+        return search_adaptive(policy, [problem()], guide(lambda _, text: worth_of_b if text[0] == "b" else 0.9), config)[0]
+
+    clear, unclear = found(0.1), found(0.9)
+    assert len(clear.found) == 2 and clear.found[clear.pick("weighted", "min")].end.answer == "1"
+    assert len(unclear.found) > 2
 
 
 def test_a_line_ends_with_its_break_and_blank_lines_end_nothing() -> None:
@@ -401,7 +449,7 @@ def test_methods_of_one_search_share_its_rows_and_are_compared_problem_by_proble
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert len(rows) == len(METHODS) * len(PROBLEMS)
     with Run.read(tmp_path) as done:
-        assert done.num_rows == 3 * len(PROBLEMS) and done.is_finished
+        assert done.num_rows == len({method.search for method in METHODS.values()}) * len(PROBLEMS) and done.is_finished
         results = [SearchResult.from_row(row) for row in done.rows()]
         assert json.loads(json.dumps([result.to_row() for result in results])) == list(done.rows())
     for report in reports:
@@ -411,7 +459,7 @@ def test_methods_of_one_search_share_its_rows_and_are_compared_problem_by_proble
         if report.difference:
             assert report.difference.mean == pytest.approx((sum(right) - sum(first)) / len(right))
         assert report.total_tokens == report.policy_tokens + report.prm_tokens
-    assert json.loads((tmp_path / "results.json").read_text())["methods"][3]["method"] == "beam"
+    assert [item["method"] for item in json.loads((tmp_path / "results.json").read_text())["methods"]] == list(METHODS)
 
 
 def test_a_search_that_is_stopped_anywhere_goes_on_and_ends_alike(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forkpoint.select import aggregate, best, majority, weighted_vote
+from forkpoint.select import aggregate, best, majority, vote_share, weighted_vote
 
 
 def test_aggregates_of_three_steps() -> None:
@@ -46,3 +46,11 @@ def test_bad_input_is_refused() -> None:
         aggregate([1.0], "max")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="as many scores"):
         weighted_vote(["a"], [])
+
+
+def test_a_share_is_the_winner_s_part_of_all_votes() -> None:
+    assert vote_share(["7", "8", "8", None], [0.9, 0.4, 0.3, 5.0]) == pytest.approx(0.9 / 1.6)
+    assert vote_share(["7", "7"], [0.2, 0.1]) == 1
+    assert vote_share([None, None], [0.9, 0.9]) == vote_share(["7"], [0.0]) == 0
+    with pytest.raises(ValueError, match="0 and 0 were given"):
+        vote_share([], [])

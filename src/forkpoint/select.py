@@ -42,13 +42,26 @@ def majority(answers: Sequence[Hashable | None]) -> int:
 
 def weighted_vote(answers: Sequence[Hashable | None], scores: Sequence[float]) -> int:
     """The first candidate that gives the answer whose candidates' scores sum highest."""
+    votes = _votes(answers, scores)
+    if not votes:
+        return 0
+    winner = max(votes, key=votes.__getitem__)  # dicts keep order: the first of equals wins
+    return answers.index(winner)
+
+
+def vote_share(answers: Sequence[Hashable | None], scores: Sequence[float]) -> float:
+    """How much of all votes the winner of `weighted_vote` has, in [0, 1]; 0 where there is no vote or none weighs anything."""
+    votes = _votes(answers, scores)
+    total = math.fsum(votes.values())
+    return max(votes.values()) / total if total > 0 else 0.0
+
+
+def _votes(answers: Sequence[Hashable | None], scores: Sequence[float]) -> dict[Hashable, float]:
+    """Answers in the order in which they first appear, with the scores of their candidates summed."""
     if not answers or len(answers) != len(scores):
         raise ValueError(f"a vote needs candidates and as many scores; {len(answers)} and {len(scores)} were given")
     votes: dict[Hashable, float] = {}
     for answer, score in zip(answers, scores, strict=True):
         if answer is not None:
             votes[answer] = votes.get(answer, 0.0) + score
-    if not votes:
-        return 0
-    winner = max(votes, key=votes.__getitem__)  # dicts keep order: the first of equals wins
-    return answers.index(winner)
+    return votes

@@ -3,10 +3,12 @@
 A method is a search (where solutions come from) x a choice (which of them is the answer):
 
     samples   independent samples of the prompt; the PRM reads them when they are whole
+    tree      the leaves of an EDU tree, which forks where the policy is unsure and shares the rest
+    adaptive  an EDU tree, then samples until the vote is clear
     beam      step by step, the best partial solutions of all are continued
     dvts      step by step in separate subtrees, each of which continues its own best (diverse verifier tree search)
 
-Invariant: every search has `num_samples` continuations under way at a time, so at equal settings they are equally wide.
+Invariant: `num_samples` is what every search may have at a time: samples, leaves, or continuations under way.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from typing import Literal
 from forkpoint.records import Policy
 from forkpoint.select import AGGREGATES, Aggregate
 
-Search = Literal["samples", "beam", "dvts"]
+Search = Literal["samples", "tree", "adaptive", "beam", "dvts"]
 Choose = Literal["best", "weighted", "majority"]
-MethodName = Literal["best-of-n", "vote", "majority", "beam", "beam-vote", "dvts", "dvts-vote"]
+MethodName = Literal["best-of-n", "vote", "majority", "tree", "tree-vote", "adaptive", "beam", "beam-vote", "dvts", "dvts-vote"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,9 @@ METHODS: dict[MethodName, Method] = {
     "best-of-n": Method("samples", "best"),
     "vote": Method("samples", "weighted"),
     "majority": Method("samples", "majority"),
+    "tree": Method("tree", "best"),
+    "tree-vote": Method("tree", "weighted"),
+    "adaptive": Method("adaptive", "weighted"),
     "beam": Method("beam", "best"),
     "beam-vote": Method("beam", "weighted"),
     "dvts": Method("dvts", "best"),
@@ -46,7 +51,7 @@ class InferenceConfig:
     """How wide and how long a search is; the same for all methods that are compared."""
 
     num_samples: int = 16
-    """N: independent samples, or continuations of each round of beam and dvts; a multiple of `branching`."""
+    """N: independent samples, leaves of a tree, or continuations of each round of beam and dvts; a multiple of `branching`."""
     branching: int = 4
     """M: continuations of each partial solution. Beam keeps the best N/M of a round, dvts the best of each of N/M subtrees."""
     temperature: float = 0.7
@@ -58,16 +63,27 @@ class InferenceConfig:
     """Rounds of beam and dvts at most; what has no end by then is taken as it is."""
     chunk_tokens: int = 16
     """Tokens sampled at a time until a step has its end. Few: many small requests. Many: more tokens behind the end of a step."""
+    tau: float = 1.0
+    """Entropy in nats above which a tree may fork."""
+    enough: float = 0.5
+    """Of adaptive: the winner's share of the vote, weighted by the PRM, at which no more samples are drawn; 1: draw all N,
+    unless there is one answer. See docs/evidence.md for the accuracy and tokens of some values."""
+    draw: int = 2
+    """Of adaptive: samples drawn between two votes."""
     aggregate: Aggregate | None = None
     """What makes one score of step scores (last, min, prod, mean), on the way and in the end; without it, what the PRM was saved with."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_samples", "branching", "max_tokens", "max_steps", "chunk_tokens"):
+        for name in ("num_samples", "branching", "max_tokens", "max_steps", "chunk_tokens", "draw"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; {getattr(self, name)} was given")
         if self.num_samples % self.branching:
             raise ValueError(f"num_samples must be a multiple of branching; {self.num_samples} and {self.branching} were given")
+        if not self.tau >= 0:
+            raise ValueError(f"tau must be at least 0 nats; {self.tau} was given")
+        if not 0 <= self.enough <= 1:
+            raise ValueError(f"enough must be in [0, 1]; {self.enough} was given")
         if self.aggregate not in (None, *AGGREGATES):
             raise ValueError(f"aggregate {self.aggregate!r} is unknown; choose from {', '.join(AGGREGATES)}")
 

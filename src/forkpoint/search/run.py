@@ -17,17 +17,19 @@ import numpy as np
 from forkpoint.evaluate import Estimate, bootstrap
 from forkpoint.records import Executor, Policy, Problem
 from forkpoint.runs import Run, content_key
-from forkpoint.search.best_of_n import search_samples
 from forkpoint.search.config import METHODS, InferenceConfig, MethodName, Search
 from forkpoint.search.guide import Guide
 from forkpoint.search.result import SearchResult
 from forkpoint.search.step_search import search_beams, search_subtrees
+from forkpoint.search.whole import search_adaptive, search_samples, search_tree
 from forkpoint.select import Aggregate
 from forkpoint.solve_run import fits_context
 
 RESULTS, RESULT_ROWS = "results.json", "results.jsonl"
 SEARCHES: dict[Search, Callable[[Policy, Sequence[Problem], Guide, InferenceConfig], list[SearchResult]]] = {
     "samples": search_samples,
+    "tree": search_tree,
+    "adaptive": search_adaptive,
     "beam": search_beams,
     "dvts": search_subtrees,
 }
