@@ -15,8 +15,10 @@ import pytest
 
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
+from forkpoint.label_config import LabelConfig
 from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems
+from forkpoint.runs import Run
 from forkpoint.segment import AnchorRule
 from forkpoint.solve import solve_by_tree
 from forkpoint.tree import TreeConfig
@@ -36,7 +38,7 @@ def evidence() -> Iterator[Any]:
 def out(evidence: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the tiny scale leaves behind for two seeds of some arms."""
     directory = tmp_path_factory.mktemp("evidence")
-    arms = ("tuning", "segmentation", "cheating", "labels")
+    arms = ("tuning", "segmentation", "cheating", "labels", "own", "aggregates", "ours")
     evidence.run(evidence.EvidenceConfig(arm=arms, seeds=(0, 1), scale="tiny", out=directory))
     return directory
 
@@ -124,6 +126,46 @@ def test_more_rollouts_make_better_labels_at_proportional_cost(out: Path) -> Non
     one, four = rows["rollouts, k = 1"], rows["rollouts, k = 4"]
     assert four["tokens_per_label"] == pytest.approx(4 * one["tokens_per_label"])
     assert {"leaves, uniform", "leaves, policy-weighted", "rollouts, stopped early", "bisection, k = 8"} <= rows.keys()
+
+
+def test_own_outcomes_label_a_step_by_all_samples_that_begin_with_it(evidence: Any, out: Path) -> None:
+    units = importlib.import_module("evidence_lab.units")
+    with Run.read(out / "default" / "stock" / "labels-rollouts") as run:
+        chosen = {row["problem"]["id"] for row in itertools.islice(run.rows(), 3)}
+        found = list(units.own_outcomes(run, chosen, LabelConfig()))
+    by_problem = {name: [item for item in found if item.problem_id == name] for name in chosen}
+    assert all(len(group) == 2 for group in by_problem.values())
+    for group in by_problem.values():
+        for item in group:
+            for idx, label in enumerate(item.labels[:-1]):
+                same = [other.is_correct for other in group if other.steps[: idx + 1] == item.steps[: idx + 1]]
+                assert (label.num_correct, label.num_total) == (sum(same), len(same)) and label.value == sum(same) / len(same)
+            assert item.labels[-1].value == item.is_correct
+
+
+def test_a_pool_grows_until_its_vote_is_clear(evidence: Any) -> None:
+    ours = importlib.import_module("evidence_lab.ours")
+    leaves = [ours.Candidate("7", False, 10, (0.5,)), ours.Candidate("8", True, 4, (0.4,))]
+    samples = [ours.Candidate(answer, answer == "8", 5, (0.3,)) for answer in ("8", "8", "7", "8", "8", "8")]
+
+    def outcome(**way: Any) -> tuple[float, float]:
+        found: tuple[float, float] = ours._outcome((leaves, samples), ours.Way(6, **way), 6)
+        return found
+
+    assert outcome(enough=0.5) == (0.0, 14)  # .5 of .9
+    assert outcome(enough=0.6) == (1.0, 24)  # 1.0 of 1.5
+    assert outcome() == outcome(enough=0.9) == (1.0, 44)
+    assert outcome(select="best") == (0.0, 44)
+
+
+def test_ways_that_grow_cost_no_less_than_a_tree_and_no_more_than_all_samples(out: Path) -> None:
+    found = results(out)["default-ours"]
+    tokens = {row["name"]: row["tokens"] for row in found["ways"]}
+    grown = [tokens[f"vote of tree, then samples until {share} of the vote; edu"] for share in (0.3, 0.5, 0.7, 0.9)]
+    assert [tokens["vote of tree; edu"], *grown, tokens["vote of tree and 4 samples; edu"]] == sorted(
+        [tokens["vote of tree; edu"], *grown, tokens["vote of tree and 4 samples; edu"]]
+    )
+    assert all(item["token_ratio"] >= 1 / 1.02 for item in found["differences"])
 
 
 def test_tables_and_plots_hold_every_number_once_it_is_measured(evidence: Any, out: Path, tmp_path: Path) -> None:

@@ -1,97 +1,171 @@
 """What neither paper does: trees and samples of a problem picked from together, by one PRM or by several.
 
-A mix takes all leaves of a problem's EDU tree (tau = 1.0, up to 16) and its first samples (T = 0.7). Invariant: the PRMs are those
-of the other arms and saw labels of trees only; nothing here is trained, and no solution is sampled for it.
+A pool is all leaves of a problem's EDU tree (tau = 1.0, up to 16) and its first samples (T = 0.7); a pool that grows takes samples
+until the vote is clear. Invariant: the PRMs are those of the other arms, and no solution is sampled for this one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from forkpoint.evaluate import bootstrap_seeds
-from forkpoint.select import best, weighted_vote
+from forkpoint.select import best, vote_share, weighted_vote
 
 from .lab import Lab, Pick, fields
 from .lab import best as best_of
 from .lab import weighted as vote_of
-from .settings import HT, TREE
-from .stock import Attempt
-from .units import Floats
+from .settings import DENSE, HT, TREE
+
+GROWTH = 2
+"""Samples that a growing pool takes at a time."""
+SHARES = (0.3, 0.5, 0.7, 0.9)
+"""Of the vote. On valid problems (one seed) 0.5 had the accuracy of all 16 samples for half of their tokens."""
+SLACK = 1.02
+"""A pick that costs so much more than another counts as one that costs no more."""
 
 
 @dataclass(frozen=True)
-class Mix:
-    """How many samples beside the tree, and how many PRMs whose scores are averaged."""
+class Way:
+    """How one answer comes out of a tree and samples."""
 
     num_samples: int
-    select: str
+    """At most."""
+    enough: float | None = None
+    """The winner's share of the vote at which a pool grows no more; None: it takes all at once."""
+    select: str = "weighted"
+    prm: str = "edu"
     num_prms: int = 1
+    """Whose scores are averaged."""
 
     @property
     def name(self) -> str:
-        what = {"best": "best", "weighted": "weighted vote"}[self.select]
-        source = f"EDU tree and {self.num_samples} samples" if self.num_samples else "EDU tree"
-        return f"{what} of {source}" + (f", {self.num_prms} EDU-PRMs" if self.num_prms > 1 else "")
+        how = {"best": "best", "weighted": "vote"}[self.select]
+        if self.enough is not None:
+            source = f"tree, then samples until {self.enough:g} of the vote"
+        else:
+            source = f"tree and {self.num_samples} samples" if self.num_samples else "tree"
+        return f"{how} of {source}; {self.prm}" + (f", {self.num_prms} PRMs" if self.num_prms > 1 else "")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A leaf or a sample."""
+
+    answer: str | None
+    is_correct: bool
+    num_tokens: int
+    scores: tuple[float, ...]
+    """Its least step score, by every PRM."""
+
+
+Pool = tuple[list[Candidate], list[Candidate]]
+
+
+def ways(most: int) -> list[Way]:
+    """All that are tried."""
+    sizes = [n for n in (0, 4, 8, 16) if n <= most]
+    plain = [Way(n) for n in sizes]
+    growing = [Way(most, enough) for enough in SHARES]
+    others = [way for prm in ("soft", "edu-own") for way in (Way(0, prm=prm), Way(most, 0.5, prm=prm), Way(most, prm=prm))]
+    paired = [*(Way(n, num_prms=2) for n in sizes), Way(most, 0.5, num_prms=2)]
+    return [*plain, *growing, *others, *paired, *(Way(n, select="best") for n in sizes)]
 
 
 def ours(lab: Lab) -> dict[str, Any]:
-    """Accuracy and tokens of mixes, and their differences from both papers' ways to pick."""
-    common = lab.scale.num_other_samples
-    for solutions in (HT, TREE):
-        lab.judge("edu", solutions)
-    lab.judge("er-2", HT)
-    scored = [_minima(lab, seed) for seed in lab.seeds]
-    solved = list(zip(lab.stock.solutions(TREE), lab.stock.solutions(HT), strict=True))
-    tree_tokens = lab.plain(TREE)[f"tokens|{common}"].mean()
-    sizes = [n for n in (0, 4, 8, 16) if n <= common]
-    mixes = [Mix(n, select, num_prms) for num_prms in (1, 2) for select in ("weighted", "best") for n in sizes]
-    found: dict[str, tuple[Floats, float]] = {}
-    for mix in mixes:
-        groups = [scored[idx : idx + mix.num_prms] for idx in range(0, len(scored) - mix.num_prms + 1, mix.num_prms)]
+    """Accuracy and tokens of every way, and its difference from the best that each paper has for no more tokens."""
+    most = lab.scale.num_other_samples
+    pools = {prm: [_pools(lab, prm, seed) for seed in lab.seeds] for prm in ("edu", "soft", "edu-own")}
+    papers = {"EDU-PRM": edu_picks(lab), "ER-PRM": er_picks(lab)}
+    rows, differences = [], []
+    for way in ways(most):
+        its = pools[way.prm]
+        groups = [its[idx : idx + way.num_prms] for idx in range(0, len(its) - way.num_prms + 1, way.num_prms)]
         if not groups:
             continue
-        values = np.stack([_accuracy(solved, group, mix, common) for group in groups])
-        tokens = tree_tokens + (lab.plain(HT)[f"tokens|{mix.num_samples}"].mean() if mix.num_samples else 0.0)
-        found[mix.name] = values, float(tokens)
-    papers = [best_of("edu", TREE, common), *(make("er-2", HT, n) for n in sizes[1:] for make in (best_of, vote_of))]
-    papers += [Pick(HT, n, "majority") for n in sizes[1:]]
-    rows = [{"name": name, "tokens": tokens, **fields(bootstrap_seeds(values))} for name, (values, tokens) in found.items()]
-    rows += [{"name": row_name(pick), "tokens": lab.tokens(pick), **fields(bootstrap_seeds(lab.accuracy(pick)))} for pick in papers]
-    differences = []
-    for name, (values, tokens) in found.items():
-        if len(values) != len(lab.seeds):
+        found = np.array([[_outcome(_joined(parts), way, most) for parts in zip(*group, strict=True)] for group in groups])
+        values, tokens = found[:, :, 0], float(found[:, :, 1].mean())
+        rows.append({"name": way.name, "tokens": tokens, "num_seeds": len(groups), **fields(bootstrap_seeds(values))})
+        if len(groups) != len(lab.seeds):
             continue
-        for pick in papers:
-            difference = fields(bootstrap_seeds(values - lab.accuracy(pick)))
-            differences.append({"left": name, "right": row_name(pick), **difference, "token_ratio": tokens / lab.tokens(pick)})
-    return {"mixes": rows, "differences": differences}
+        for paper, picks in papers.items():
+            pick = _best_within(lab, picks, SLACK * tokens)
+            if pick is not None:
+                difference = fields(bootstrap_seeds(values - lab.accuracy(pick)))
+                ratio = tokens / lab.tokens(pick)
+                differences.append({"left": way.name, "paper": paper, "right": row_name(pick), **difference, "token_ratio": ratio})
+    picks = [*papers["EDU-PRM"], *papers["ER-PRM"], *(Pick(HT, n, "majority") for n in lab.sizes(HT))]
+    rows += [{"name": row_name(pick), "tokens": lab.tokens(pick), **fields(bootstrap_seeds(lab.accuracy(pick)))} for pick in picks]
+    return {"ways": rows, "differences": differences}
+
+
+def edu_picks(lab: Lab) -> list[Pick]:
+    """What EDU-PRM's paper picks with: the best leaf, by minimum; and the vote of leaves, which it does not."""
+    return [make("edu", tree, n) for tree in (TREE, DENSE) for n in lab.sizes(tree) for make in (best_of, vote_of)]
+
+
+def er_picks(lab: Lab) -> list[Pick]:
+    """What ER-PRM's paper picks with: the best sample; and the vote of samples, which it does not."""
+    return [make("er-2", HT, n) for n in lab.sizes(HT) for make in (best_of, vote_of)]
+
+
+def _best_within(lab: Lab, picks: Sequence[Pick], tokens: float) -> Pick | None:
+    """The one of highest accuracy on the test problems themselves, which is to the papers' advantage."""
+    fitting = [pick for pick in picks if lab.tokens(pick) <= tokens]
+    return max(fitting, key=lambda pick: float(lab.accuracy(pick).mean()), default=None)
 
 
 def row_name(pick: Pick) -> str:
     """In words."""
-    source = "EDU tree" if pick.solutions == TREE else f"{pick.n} samples"
-    how = {"best": "best", "weighted": "weighted vote"}.get(pick.select, pick.select)
-    return f"{how} of {source}" + (f", {pick.variant}" if pick.variant else "")
+    sources = {TREE: f"tree of {pick.n}, tau = 1.0", DENSE: f"tree of {pick.n}, tau = 0.5"}
+    source = sources.get(pick.solutions, f"{pick.n} samples")
+    how = {"best": "best", "weighted": "vote"}.get(pick.select, pick.select)
+    return f"{how} of {source}" + (f"; {pick.variant}" if pick.variant else "")
 
 
-def _minima(lab: Lab, seed: int) -> list[tuple[list[float], list[float]]]:
-    """Per problem, the least step score of every leaf and of every sample."""
+def _pools(lab: Lab, prm: str, seed: int) -> list[Pool]:
+    """Per problem, the tree's leaves and the samples, scored."""
     sides = []
     for solutions in (TREE, HT):
-        sides.append([[float(steps.min()) for steps in scores] for _, scores in lab.judged("edu", seed, solutions).step_scores()])
+        lab.judge(prm, solutions)
+        scored = lab.judged(prm, seed, solutions).step_scores()
+        sides.append(
+            [
+                [
+                    Candidate(attempt.answer, attempt.is_correct, attempt.num_tokens, (float(steps.min()),))
+                    for attempt, steps in zip(item.attempts, scores, strict=True)
+                ]
+                for item, scores in scored
+            ]
+        )
     return list(zip(*sides, strict=True))
 
 
-def _accuracy(solved: Sequence[Any], group: Sequence[list[tuple[list[float], list[float]]]], mix: Mix, num_leaves: int) -> Floats:
-    right = []
-    for problem_idx, (tree, samples) in enumerate(solved):
-        attempts: list[Attempt] = [*tree.attempts[:num_leaves], *samples.attempts[: mix.num_samples]]
-        scores = np.mean([[*its[problem_idx][0], *its[problem_idx][1][: mix.num_samples]] for its in group], axis=0)
-        answers = [attempt.answer for attempt in attempts]
-        chosen = best(scores.tolist()) if mix.select == "best" else weighted_vote(answers, scores.tolist())
-        right.append(float(attempts[chosen].is_correct))
-    return np.array(right)
+def _joined(pools: Sequence[Pool]) -> Pool:
+    """The same candidates with the scores of all PRMs."""
+    if len(pools) == 1:
+        return pools[0]
+    sides = zip(*pools, strict=True)
+    leaves, samples = ([replace(its[0], scores=tuple(one.scores[0] for one in its)) for its in zip(*side, strict=True)] for side in sides)
+    return leaves, samples
+
+
+def _outcome(pool: Pool, way: Way, most: int) -> tuple[float, float]:
+    """Whether the answer is right, and the tokens that it took."""
+    leaves, samples = pool
+    num = way.num_samples if way.enough is None else 0
+    candidates = [*leaves, *samples[:num]]
+    if way.enough is not None:
+        while num < most and vote_share(*_ballot(candidates)) < way.enough:
+            candidates += samples[num : num + GROWTH]
+            num += GROWTH
+    answers, scores = _ballot(candidates)
+    chosen = best(scores) if way.select == "best" else weighted_vote(answers, scores)
+    return float(candidates[chosen].is_correct), float(sum(item.num_tokens for item in candidates))
+
+
+def _ballot(candidates: Sequence[Candidate]) -> tuple[list[str | None], list[float]]:
+    return [item.answer for item in candidates], [sum(item.scores) / len(item.scores) for item in candidates]

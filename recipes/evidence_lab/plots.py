@@ -49,9 +49,13 @@ def _accuracy(results: dict[str, Result]) -> Figure:
         its = sorted((row for row in its_rows if all(row[name] == value for name, value in wanted.items())), key=lambda row: row["n"])
         _errorbar(axes, [row["tokens"] for row in its], its, label, colour, style)
     if "default-ours" in results:
-        mixes = results["default-ours"]["mixes"]
-        its = [row for row in mixes if row["name"].startswith("weighted vote of EDU tree") and "EDU-PRMs" not in row["name"]]
-        _errorbar(axes, [row["tokens"] for row in its], its, "vote of EDU tree and samples, EDU-PRM", "tab:green", "v-")
+        ways = sorted(results["default-ours"]["ways"], key=lambda row: float(row["tokens"]))
+        for label, begin, end, style in (
+            ("ours: vote of tree and samples, EDU-PRM", "vote of tree and", "; edu", "v:"),
+            ("ours: tree, then samples until the vote is clear", "vote of tree, then", "; edu", "v-"),
+        ):
+            its = [row for row in ways if row["name"].startswith(begin) and row["name"].endswith(end)]
+            _errorbar(axes, [row["tokens"] for row in its], its, label, "tab:green", style)
     _log_tokens(axes, "problem")
     axes.set_ylabel("accuracy, 95 % interval")
     axes.legend(fontsize=8)

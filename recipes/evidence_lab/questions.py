@@ -7,14 +7,17 @@ problems and seeds, and facts of its own; nothing in it was typed by hand.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
+
+from forkpoint.select import AGGREGATES
 
 from .cheating import cheating
 from .lab import Lab, Pick, best, weighted
 from .label_quality import label_quality
 from .ours import ours
 from .raft_arm import raft_arm
-from .settings import HT, TREE, VALID
+from .settings import DENSE, HT, TREE, VALID
 from .steering import steering
 from .variants import TUNED
 
@@ -33,7 +36,7 @@ def stock(lab: Lab) -> Result:
     lab.stock.solutions(VALID)
     lab.stock.labels("omega")
     lab.stock.labels("tree-rollouts")
-    for name in ("test-tree-0.5", "test-ht-0.5", "test-ht-1"):
+    for name in (DENSE, "test-ht-0.5", "test-ht-1"):
         lab.stock.solutions(name)
     return {}
 
@@ -91,8 +94,8 @@ def queries(lab: Lab) -> Result:
 def sampling(lab: Lab) -> Result:
     """EDU trees against HT samples, at equal N and at equal tokens."""
     rows, contrasts = [], []
-    trees = ["test-tree-1", "test-tree-0.5"]
-    samples = ["test-ht-0.7", "test-ht-0.5", "test-ht-1"]
+    trees = [TREE, DENSE]
+    samples = [HT, "test-ht-0.5", "test-ht-1"]
     for solutions in (*trees, *samples):
         for n in lab.sizes(solutions):
             rows += [lab.row(Pick(solutions, n, select)) for select in ("majority", "oracle")]
@@ -151,6 +154,24 @@ def combinations(lab: Lab) -> Result:
     return compared(lab, ["edu", "edu-policy", "edu-er-2", "edu-hit", "edu-evidence", "edu-policy-large"], "edu")
 
 
+def own(lab: Lab) -> Result:
+    """Labels that cost nothing beyond the samples: every step has the outcomes of the samples that begin with it."""
+    return compared(lab, ["soft", "edu", "own", "edu-own"], "soft", [("edu-own", "edu"), ("own", "edu")])
+
+
+def aggregates(lab: Lab) -> Result:
+    """What makes one score of a solution's step scores; differences from the minimum."""
+    top = lab.scale.num_other_samples
+    rows, contrasts = [], []
+    for variant in ("edu", "soft", "er-2"):
+        for how in AGGREGATES:
+            picks = [Pick(solutions, top, select, variant, how) for solutions in (HT, TREE) for select in ("best", "weighted")]
+            rows += [lab.row(pick) for pick in picks]
+            if how != "min":
+                contrasts += [lab.contrast(pick, replace(pick, aggregate="min")) for pick in picks]
+    return {"rows": rows, "contrasts": contrasts}
+
+
 ARMS: dict[str, Callable[[Lab], Result]] = {
     "stock": stock,
     "tuning": tuning,
@@ -164,6 +185,8 @@ ARMS: dict[str, Callable[[Lab], Result]] = {
     "baselines": baselines,
     "labels": label_quality,
     "combinations": combinations,
+    "own": own,
+    "aggregates": aggregates,
     "ours": ours,
     "steering": steering,
     "rollouts": rollouts,

@@ -96,6 +96,14 @@ class LabelCost:
         return self.solutions + self.rollouts * (num_rollouts / self.num_rollouts if num_rollouts else 1.0)
 
 
+def sum_costs(costs: Sequence[LabelCost]) -> LabelCost:
+    """Of labels that are used together."""
+    num_rollouts = max(cost.num_rollouts for cost in costs)
+    return LabelCost(
+        sum(cost.solutions for cost in costs), sum(cost.rollouts for cost in costs), num_rollouts, sum(cost.without_reuse for cost in costs)
+    )
+
+
 def patiently(work: Callable[[], T]) -> T:
     """What `work` gives, once no other process has its run."""
     while True:
@@ -121,7 +129,8 @@ class Stock:
         return load_problems(self.setting.problems("train", self.scale.num_edu if source == "edu" else self.scale.num_train))
 
     def labels(self, source: str) -> Path:
-        """The label run of a source (see `variants.Variant`); made where it is missing."""
+        """The label run of a source (see `variants.Variant`); made where it is missing. The samples are those that are rolled out."""
+        source = "rollouts" if source == "samples" else source
         directory = self.directory / f"labels-{source}"
         if not (directory / "cost.json").exists():
             patiently(lambda: self._label(source, directory))
@@ -149,7 +158,11 @@ class Stock:
         write_json(directory / "cost.json", asdict(cost))
 
     def label_cost(self, source: str) -> LabelCost:
-        return LabelCost(**json.loads((self.labels(source) / "cost.json").read_text()))
+        """Of sources joined by a plus: of both."""
+        if "+" in source:
+            return sum_costs([self.label_cost(name) for name in source.split("+")])
+        cost = LabelCost(**json.loads((self.labels(source) / "cost.json").read_text()))
+        return LabelCost(cost.solutions, 0.0, 0, cost.solutions) if source == "samples" else cost
 
     def random_rate(self) -> float:
         """The share of tokens that are anchors, in labelled trees: as many random cuts are made."""

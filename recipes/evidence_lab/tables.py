@@ -162,10 +162,34 @@ def raft(result: Result) -> str:
 
 
 def ours(result: Result) -> str:
-    rows = [[row["name"], f"{row['tokens']:.0f}", shown(row)] for row in result["mixes"]]
-    differences = [[item["left"], item["right"], signed(item), f"{item['token_ratio']:.2f}"] for item in result["differences"]]
-    columns = ["left", "right", "left minus right", "tokens, left / right"]
-    return f"{markdown(['what', 'tokens', 'accuracy'], rows)}\n\n{markdown(columns, differences)}"
+    """A way per row, with what it has over each paper's best for no more tokens; then the papers' ways."""
+    cells = []
+    for row in sorted(result["ways"], key=lambda row: float(row["tokens"])):
+        its = [find(result["differences"], left=row["name"], paper=paper) for paper in ("EDU-PRM", "ER-PRM")]
+        against = [f"{signed(item)} {item['right']}" if item else "" for item in its]
+        cells.append([row["name"], f"{row['tokens']:.0f}", shown(row), *against])
+    header = ["what", "tokens", "accuracy", "minus EDU-PRM's best for no more tokens", "minus ER-PRM's best for no more tokens"]
+    return markdown(header, cells)
+
+
+def aggregates(result: Result) -> str:
+    """A PRM and an aggregate per row."""
+    rows, contrasts = result["rows"], result["contrasts"]
+    kinds = [("best", HT), ("weighted", HT), ("best", TREE), ("weighted", TREE)]
+    cells = []
+    for variant, how in dict.fromkeys((row["variant"], row["aggregate"]) for row in rows):
+        line = [variant, how]
+        for select, solutions in kinds:
+            row = find(rows, variant=variant, aggregate=how, select=select, solutions=solutions)
+            assert row is not None, "every aggregate has rows of all kinds"
+            left, right = (f"{variant} {solutions} {select} {name} {row['n']}" for name in (how, "min"))
+            difference = signed(find(contrasts, left=left, right=right))
+            line.append(f"{shown(row)}; {difference}" if difference else shown(row))
+        cells.append(line)
+    top = rows[0]["n"]
+    whats = (f"best of {top} samples", f"vote of {top} samples", "best of EDU tree", "vote of EDU tree")
+    header = ["PRM", "aggregate", *(f"{what}; minus min" for what in whats)]
+    return markdown(header, cells)
 
 
 def tuning(result: Result) -> str:
@@ -175,13 +199,14 @@ def tuning(result: Result) -> str:
     )
 
 
-COMPARED = ("headline", "queries", "values", "segmentation", "baselines", "head", "combinations", "rollouts", "eta")
+COMPARED = ("headline", "queries", "values", "segmentation", "baselines", "head", "combinations", "rollouts", "eta", "own")
 TABLES: dict[str, Callable[[Result], str]] = dict.fromkeys(COMPARED, compared) | {
     "tuning": tuning,
     "sampling": sampling,
     "cheating": cheating,
     "labels": labels,
     "ours": ours,
+    "aggregates": aggregates,
     "steering": steering,
     "raft": raft,
 }

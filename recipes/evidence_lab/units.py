@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from numpy.typing import NDArray
 from forkpoint.evaluate import Attempts, curve
 from forkpoint.label_config import LabelConfig
 from forkpoint.label_run import anchor_rule, derive_labels, tree_outcomes
-from forkpoint.labels import Leaves
+from forkpoint.labels import Leaves, final_label, tally_label
 from forkpoint.policies import checkpoint_of
 from forkpoint.presets import preset_named
 from forkpoint.prms import load_prm
 from forkpoint.records import LabelledSolution, Scorer
 from forkpoint.runs import Run
 from forkpoint.segment import Segmentation
+from forkpoint.solve_run import outcome_of
 from forkpoint.stepdata import read_labelled, write_labelled
 from forkpoint.train import train_prm
 
@@ -63,7 +65,7 @@ class Unit:
         if not labels.exists():
             write_labelled(labels, self._labelled())
         num_rows = len({solution.problem_id for solution in read_labelled(labels)})
-        batch_size = 2 if self.variant.source == "edu" else 4  # trees of four samples are half as large as those of sixteen leaves
+        batch_size = 2 if "edu" in self.variant.source else 4  # trees of four samples are half as large as those of sixteen leaves
         preset = preset_named("lab")
         segmentation: Segmentation = "entropy" if self.cut == "entropy" else "solution" if self.cut == "solution" else "newline"
         config = replace(
@@ -82,7 +84,7 @@ class Unit:
     def problem_ids(self) -> list[str]:
         """What it is trained on."""
         stock, variant = self.stock, self.variant
-        problems = stock.train_problems(variant.source)
+        problems = stock.train_problems("edu" if variant.is_large else "rollouts")
         if variant.is_large:
             return [problem.id for problem in problems]
         drawn = random.Random(self.seed).sample(problems[: stock.scale.num_train], stock.scale.num_per_seed)
@@ -105,21 +107,27 @@ class Unit:
 
     def _labelled(self) -> Iterator[LabelledSolution]:
         variant, chosen = self.variant, set(self.problem_ids)
-        with Run.read(self.stock.labels(variant.source)) as run:
-            if variant.source != "edu":
-                config = LabelConfig(value=variant.value)
-                found = derive_labels(run, config, num_rollouts=self.num_rollouts)
-                yield from (solution for solution in found if solution.problem_id in chosen)
-                return
-            rule, rate, value = anchor_rule(run), self.stock.random_rate(), LabelConfig(value=variant.value).step_value
-            for outcome in tree_outcomes(run):
-                if outcome.problem.id not in chosen:
-                    continue
-                leaves = Leaves(outcome.tree, [end.is_correct for end in outcome.ends], variant.weighting)
-                for idx, end in enumerate(outcome.ends):
-                    steps, ends = steps_of(outcome.path(idx), variant.cut, rule, rate)
-                    labels = tuple(leaves.label(idx, num_tokens, value) for num_tokens in ends)
-                    yield LabelledSolution(outcome.problem.id, outcome.problem.question, steps, labels, end.is_correct)
+        config = LabelConfig(value=variant.value)
+        for source in variant.source.split("+"):
+            with Run.read(self.stock.labels(source)) as run:
+                if source == "edu":
+                    yield from self._of_leaves(run, chosen, config)
+                elif source == "samples":
+                    yield from own_outcomes(run, chosen, config)
+                else:
+                    found = derive_labels(run, config, num_rollouts=self.num_rollouts)
+                    yield from (solution for solution in found if solution.problem_id in chosen)
+
+    def _of_leaves(self, run: Run, chosen: set[str], config: LabelConfig) -> Iterator[LabelledSolution]:
+        variant, rule, rate = self.variant, anchor_rule(run), self.stock.random_rate()
+        for outcome in tree_outcomes(run):
+            if outcome.problem.id not in chosen:
+                continue
+            leaves = Leaves(outcome.tree, [end.is_correct for end in outcome.ends], variant.weighting)
+            for idx, end in enumerate(outcome.ends):
+                steps, ends = steps_of(outcome.path(idx), variant.cut, rule, rate)
+                labels = tuple(leaves.label(idx, num_tokens, config.step_value) for num_tokens in ends)
+                yield LabelledSolution(outcome.problem.id, outcome.problem.question, steps, labels, end.is_correct)
 
     @property
     def cut(self) -> str:
@@ -141,6 +149,29 @@ class Unit:
             partial.replace(path)
         with np.load(path) as arrays:
             return Judged(solved, self.cut, {name: arrays[name] for name in arrays.files})
+
+
+def own_outcomes(run: Run, chosen: set[str], config: LabelConfig) -> Iterator[LabelledSolution]:
+    """The samples of a run, every step labelled by the outcomes of the problem's samples that begin with its prefix.
+
+    One outcome is an unbiased estimate of a prefix's value, at no cost beyond the sample (as Cobbe et al., arXiv
+    2110.14168, train verifiers on the outcome at every token).
+    """
+    for row in run.rows():
+        if row["kind"] != "samples" or row["problem"]["id"] not in chosen:
+            continue
+        outcome = outcome_of(row)
+        cuts = [outcome.path(idx).steps("newline", RULE)[0] for idx in range(len(outcome.ends))]
+        below: dict[str, list[bool]] = {}
+        for steps, end in zip(cuts, outcome.ends, strict=True):
+            for prefix in accumulate(steps):
+                below.setdefault(prefix, []).append(end.is_correct)
+        for steps, end in zip(cuts, outcome.ends, strict=True):
+            tallies = [below[prefix] for prefix in accumulate(steps)]
+            labels = tuple(tally_label(sum(its), len(its), config.step_value) for its in tallies[:-1])
+            yield LabelledSolution(
+                outcome.problem.id, outcome.problem.question, steps, (*labels, final_label(end.is_correct)), end.is_correct
+            )
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal
 from forkpoint.labels import Weighting
 from forkpoint.prms.layout import Head
 
-Source = Literal["edu", "rollouts", "tree-rollouts", "omega"]
+Source = Literal["edu", "rollouts", "tree-rollouts", "omega", "samples", "edu+samples"]
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Variant:
 
     name: str
     source: Source
-    """edu: leaves of trees; rollouts: completions of the prefixes of samples (tree-rollouts: of tree leaves); omega: bisection."""
+    """edu: leaves of trees; rollouts: completions of the prefixes of samples (tree-rollouts: of tree leaves); omega: bisection;
+    samples: those samples' own outcomes; edu+samples: trees and samples, each with labels of its kind."""
     value: str = "mean"
     """mean, hit, outcome, er:ETA."""
     weighting: Weighting = "uniform"
@@ -63,6 +64,8 @@ VARIANTS = {
         Variant("edu-entropy", "edu", cut="entropy", tuned_as="edu"),
         Variant("edu-random", "edu", cut="random", tuned_as="edu"),
         Variant("edu-tokens", "edu", head="tokens", tuned_as="edu"),
+        Variant("own", "samples", tuned_as="soft"),
+        Variant("edu-own", "edu+samples", tuned_as="edu"),
         Variant("edu-policy-large", "edu", weighting="policy", is_large=True, tuned_as="edu"),
     )
 }
