@@ -94,21 +94,23 @@ def queries(lab: Lab) -> Result:
 def sampling(lab: Lab) -> Result:
     """EDU trees against HT samples, at equal N and at equal tokens."""
     rows, contrasts = [], []
-    trees = [TREE, DENSE]
+    trees, common = [TREE, DENSE], lab.scale.num_other_samples
     samples = [HT, "test-ht-0.5", "test-ht-1"]
     for solutions in (*trees, *samples):
         for n in lab.sizes(solutions):
             rows += [lab.row(Pick(solutions, n, select)) for select in ("majority", "oracle")]
-            if n <= lab.scale.num_other_samples or solutions in trees:
+            if n <= common or solutions in trees:
                 rows += [lab.row(make("edu", solutions, n)) for make in (best, weighted)]
     for tree in trees:
         for ht in samples:
             for n in lab.sizes(ht):
                 pairs = [(Pick(tree, n, select), Pick(ht, n, select)) for select in ("majority", "oracle")]
-                if n <= lab.scale.num_other_samples:
+                if n <= common:
                     pairs += [(make("edu", tree, n), make("edu", ht, n)) for make in (best, weighted)]
                 contrasts += [lab.contrast(left, right) for left, right in pairs]
-    return {"rows": rows, "contrasts": contrasts, "equal_tokens": [row for tree in trees for row in _equal_tokens(lab, tree, HT)]}
+    equal = [row for tree in trees for row in _equal_tokens(lab, tree, HT)]
+    votes = [lab.contrast(weighted("edu", HT, n), best("edu", tree, n)) for tree in trees for n in lab.sizes(HT) if n <= common]
+    return {"rows": rows, "contrasts": contrasts, "equal_tokens": equal, "votes_against_trees": votes}
 
 
 def _equal_tokens(lab: Lab, tree: str, ht: str) -> list[Result]:

@@ -106,11 +106,12 @@ def sampling(result: Result) -> str:
         for item in result["contrasts"]
         if f" {HT} best " in item["right"]
     ]
-    equal = [[item["left"], item["right"], signed(item), f"{item['token_ratio']:.2f}"] for item in result["equal_tokens"]]
     columns = ["left", "right", "left minus right", "tokens, left / right"]
-    return "\n\n".join(
-        [markdown(header, rows), "At equal N:", markdown(columns, differences), "At no more tokens:", markdown(columns, equal)]
-    )
+    parts = [markdown(header, rows), "At equal N:", markdown(columns, differences)]
+    for title, name in (("At no more tokens:", "equal_tokens"), ("A vote of samples against the best of a tree:", "votes_against_trees")):
+        its = [[item["left"], item["right"], signed(item), f"{item['token_ratio']:.2f}"] for item in result[name]]
+        parts += [title, markdown(columns, its)]
+    return "\n\n".join(parts)
 
 
 def cheating(result: Result) -> str:
