@@ -126,7 +126,7 @@ def _equal_tokens(lab: Lab, tree: str, ht: str) -> list[Result]:
 
 
 def baselines(lab: Lab) -> Result:
-    variants = ["edu", "shepherd-budget", "shepherd-soft-budget", "omega", "shepherd-on-edu", "soft-on-edu", "edu-hit", "hard"]
+    variants = ["edu", "shepherd-budget", "shepherd-soft-budget", "omega", "shepherd-on-edu", "edu-hit", "hard"]
     return compared(lab, variants, "edu")
 
 
@@ -141,6 +141,11 @@ def eta(lab: Lab) -> Result:
 
 def rollouts(lab: Lab) -> Result:
     return compared(lab, ["soft", "soft-k8", "soft-k4", "er-2", "er-2-k8", "er-2-k4"], "soft")
+
+
+def elsewhere(lab: Lab) -> Result:
+    """The papers' methods in another setting."""
+    return compared(lab, ["soft", "er-2", "edu"], "soft", [("edu", "er-2")])
 
 
 def segmentation(lab: Lab) -> Result:
@@ -194,10 +199,10 @@ ARMS: dict[str, Callable[[Lab], Result]] = {
     "rollouts": rollouts,
     "eta": eta,
     "raft": raft_arm,
+    "elsewhere": elsewhere,
 }
 SETTINGS_OF: dict[str, tuple[str, ...]] = dict.fromkeys(ARMS, ("default",)) | {
-    "stock": ("default", "hard", "double"),
-    "headline": ("default", "hard", "double"),
-    "values": ("default", "hard", "double"),
+    "stock": ("default", "hard", "double", "shuffle"),
+    "elsewhere": ("hard", "double", "shuffle"),
 }
 """Where each arm is run when none is named."""

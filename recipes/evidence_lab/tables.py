@@ -200,7 +200,7 @@ def tuning(result: Result) -> str:
     )
 
 
-COMPARED = ("headline", "queries", "values", "segmentation", "baselines", "head", "combinations", "rollouts", "eta", "own")
+COMPARED = ("headline", "queries", "values", "segmentation", "baselines", "head", "combinations", "rollouts", "eta", "own", "elsewhere")
 TABLES: dict[str, Callable[[Result], str]] = dict.fromkeys(COMPARED, compared) | {
     "tuning": tuning,
     "sampling": sampling,

@@ -56,7 +56,6 @@ VARIANTS = {
         Variant("shepherd-budget", "rollouts", "hit", num_rollouts=8, budget="edu", tuned_as="hard"),
         Variant("shepherd-soft-budget", "rollouts", num_rollouts=8, budget="edu", tuned_as="soft"),
         Variant("shepherd-on-edu", "tree-rollouts", "hit", num_rollouts=8, tuned_as="hard"),
-        Variant("soft-on-edu", "tree-rollouts", num_rollouts=8, tuned_as="soft"),
         Variant("edu-hit", "edu", "hit", tuned_as="edu"),
         Variant("edu-er-2", "edu", "er:2", tuned_as="edu"),
         Variant("edu-policy", "edu", weighting="policy", tuned_as="edu"),
