@@ -18,7 +18,7 @@ from forkpoint.select import best, vote_share, weighted_vote
 from .lab import Lab, Pick, fields
 from .lab import best as best_of
 from .lab import weighted as vote_of
-from .settings import DENSE, HT, TREE
+from .settings import DENSE, HT, OTHER_HT, TREE
 
 GROWTH = 2
 """Samples that a growing pool takes at a time."""
@@ -76,10 +76,10 @@ def ways(most: int) -> list[Way]:
 
 
 def ours(lab: Lab) -> dict[str, Any]:
-    """Accuracy and tokens of every way, and its difference from the best that each paper has for no more tokens."""
+    """Accuracy and tokens of every way, and its difference from the best that each paper, and samples of any temperature, have for no more tokens."""
     most = lab.scale.num_other_samples
     pools = {prm: [_pools(lab, prm, seed) for seed in lab.seeds] for prm in ("edu", "soft", "edu-own")}
-    papers = {"EDU-PRM": edu_picks(lab), "ER-PRM": er_picks(lab)}
+    papers = {"EDU-PRM": edu_picks(lab), "ER-PRM": er_picks(lab), "samples": sample_picks(lab)}
     rows, differences = [], []
     for way in ways(most):
         its = pools[way.prm]
@@ -97,7 +97,7 @@ def ours(lab: Lab) -> dict[str, Any]:
                 difference = fields(bootstrap_seeds(values - lab.accuracy(pick)))
                 ratio = tokens / lab.tokens(pick)
                 differences.append({"left": way.name, "paper": paper, "right": row_name(pick), **difference, "token_ratio": ratio})
-    picks = [*papers["EDU-PRM"], *papers["ER-PRM"], *(Pick(HT, n, "majority") for n in lab.sizes(HT))]
+    picks = [*(pick for its in papers.values() for pick in its), *(Pick(HT, n, "majority") for n in lab.sizes(HT))]
     rows += [{"name": row_name(pick), "tokens": lab.tokens(pick), **fields(bootstrap_seeds(lab.accuracy(pick)))} for pick in picks]
     return {"ways": rows, "differences": differences}
 
@@ -112,6 +112,17 @@ def er_picks(lab: Lab) -> list[Pick]:
     return [make("er-2", HT, n) for n in lab.sizes(HT) for make in (best_of, vote_of)]
 
 
+def sample_picks(lab: Lab) -> list[Pick]:
+    """Samples of every temperature with the PRM of the ways: what a tree has to beat."""
+    return [
+        make("edu", ht, n)
+        for ht in (HT, *OTHER_HT)
+        for n in lab.sizes(ht)
+        if n <= lab.scale.num_other_samples
+        for make in (best_of, vote_of)
+    ]
+
+
 def _best_within(lab: Lab, picks: Sequence[Pick], tokens: float) -> Pick | None:
     """The one of highest accuracy on the test problems themselves, which is to the papers' advantage."""
     fitting = [pick for pick in picks if lab.tokens(pick) <= tokens]
@@ -121,7 +132,7 @@ def _best_within(lab: Lab, picks: Sequence[Pick], tokens: float) -> Pick | None:
 def row_name(pick: Pick) -> str:
     """In words."""
     sources = {TREE: f"tree of {pick.n}, tau = 1.0", DENSE: f"tree of {pick.n}, tau = 0.5"}
-    source = sources.get(pick.solutions, f"{pick.n} samples")
+    source = sources.get(pick.solutions, f"{pick.n} samples, T = {float(pick.solutions.split('-')[-1])}")
     how = {"best": "best", "weighted": "vote"}.get(pick.select, pick.select)
     return f"{how} of {source}" + (f"; {pick.variant}" if pick.variant else "")
 

@@ -17,7 +17,7 @@ from .lab import Lab, Pick, best, weighted
 from .label_quality import label_quality
 from .ours import ours
 from .raft_arm import raft_arm
-from .settings import DENSE, HT, TREE, VALID
+from .settings import DENSE, HT, OTHER_HT, TREE, VALID
 from .steering import steering
 from .variants import TUNED
 
@@ -36,7 +36,7 @@ def stock(lab: Lab) -> Result:
     lab.stock.solutions(VALID)
     lab.stock.labels("omega")
     lab.stock.labels("tree-rollouts")
-    for name in (DENSE, "test-ht-0.5", "test-ht-1"):
+    for name in (DENSE, *OTHER_HT):
         lab.stock.solutions(name)
     return {}
 
@@ -95,7 +95,7 @@ def sampling(lab: Lab) -> Result:
     """EDU trees against HT samples, at equal N and at equal tokens."""
     rows, contrasts = [], []
     trees, common = [TREE, DENSE], lab.scale.num_other_samples
-    samples = [HT, "test-ht-0.5", "test-ht-1"]
+    samples = [HT, *OTHER_HT]
     for solutions in (*trees, *samples):
         for n in lab.sizes(solutions):
             rows += [lab.row(Pick(solutions, n, select)) for select in ("majority", "oracle")]
@@ -135,12 +135,12 @@ def values(lab: Lab) -> Result:
 
 
 def eta(lab: Lab) -> Result:
-    names = [f"er-{eta:g}" for eta in (0.1, 1, 2, 5, 8, 10, 15)]
-    return compared(lab, ["soft", *names, "hard"], "soft")
+    return compared(lab, ["soft", "er-2", "er-10", "hard"], "soft", [("er-10", "hard"), ("er-10", "er-2")])
 
 
 def rollouts(lab: Lab) -> Result:
-    return compared(lab, ["soft", "soft-k8", "soft-k4", "er-2", "er-2-k8", "er-2-k4"], "soft")
+    """A quarter of the completions of every prefix."""
+    return compared(lab, ["soft", "soft-k4"], "soft")
 
 
 def elsewhere(lab: Lab) -> Result:

@@ -104,7 +104,7 @@ def sampling(result: Result) -> str:
     differences = [
         [item["left"], item["right"], signed(item), f"{item['token_ratio']:.2f}"]
         for item in result["contrasts"]
-        if f" {HT} best " in item["right"]
+        if " best " in item["right"]
     ]
     columns = ["left", "right", "left minus right", "tokens, left / right"]
     parts = [markdown(header, rows), "At equal N:", markdown(columns, differences)]
@@ -166,10 +166,11 @@ def ours(result: Result) -> str:
     """A way per row, with what it has over each paper's best for no more tokens; then the papers' ways."""
     cells = []
     for row in sorted(result["ways"], key=lambda row: float(row["tokens"])):
-        its = [find(result["differences"], left=row["name"], paper=paper) for paper in ("EDU-PRM", "ER-PRM")]
+        its = [find(result["differences"], left=row["name"], paper=paper) for paper in ("EDU-PRM", "ER-PRM", "samples")]
         against = [f"{signed(item)} {item['right']}" if item else "" for item in its]
         cells.append([row["name"], f"{row['tokens']:.0f}", shown(row), *against])
-    header = ["what", "tokens", "accuracy", "minus EDU-PRM's best for no more tokens", "minus ER-PRM's best for no more tokens"]
+    against = [f"minus the best for no more tokens of {paper}" for paper in ("EDU-PRM", "ER-PRM", "samples at any T, EDU-PRM's scores")]
+    header = ["what", "tokens", "accuracy", *against]
     return markdown(header, cells)
 
 
