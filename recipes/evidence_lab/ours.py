@@ -76,7 +76,7 @@ def ways(most: int) -> list[Way]:
 
 
 def ours(lab: Lab) -> dict[str, Any]:
-    """Accuracy and tokens of every way, and its difference from the best that each paper, and samples of any temperature, have for no more tokens."""
+    """Accuracy and tokens of every way, and its difference from the best that each paper, or samples alone, have for no more tokens."""
     most = lab.scale.num_other_samples
     pools = {prm: [_pools(lab, prm, seed) for seed in lab.seeds] for prm in ("edu", "soft", "edu-own")}
     papers = {"EDU-PRM": edu_picks(lab), "ER-PRM": er_picks(lab), "samples": sample_picks(lab)}

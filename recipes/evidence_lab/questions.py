@@ -135,12 +135,17 @@ def values(lab: Lab) -> Result:
 
 
 def eta(lab: Lab) -> Result:
-    return compared(lab, ["soft", "er-2", "er-10", "hard"], "soft", [("er-10", "hard"), ("er-10", "er-2")])
+    names = [f"er-{eta:g}" for eta in (0.1, 1, 2, 5, 8, 10, 15)]
+    return compared(lab, ["soft", *names, "hard"], "soft")
 
 
 def rollouts(lab: Lab) -> Result:
-    """A quarter of the completions of every prefix."""
-    return compared(lab, ["soft", "soft-k4"], "soft")
+    return compared(lab, ["soft", "soft-k8", "soft-k4", "er-2", "er-2-k8", "er-2-k4"], "soft")
+
+
+def corners(lab: Lab) -> Result:
+    """Of the two sweeps above as much as says whether the rest is worth its time: a large eta, and a quarter of the rollouts."""
+    return compared(lab, ["soft", "soft-k4", "er-2", "er-10", "hard"], "soft", [("er-10", "hard"), ("er-10", "er-2")])
 
 
 def elsewhere(lab: Lab) -> Result:
@@ -198,6 +203,7 @@ ARMS: dict[str, Callable[[Lab], Result]] = {
     "steering": steering,
     "rollouts": rollouts,
     "eta": eta,
+    "corners": corners,
     "raft": raft_arm,
     "elsewhere": elsewhere,
 }

@@ -201,7 +201,20 @@ def tuning(result: Result) -> str:
     )
 
 
-COMPARED = ("headline", "queries", "values", "segmentation", "baselines", "head", "combinations", "rollouts", "eta", "own", "elsewhere")
+COMPARED = (
+    "headline",
+    "queries",
+    "values",
+    "segmentation",
+    "baselines",
+    "head",
+    "combinations",
+    "rollouts",
+    "eta",
+    "own",
+    "elsewhere",
+    "corners",
+)
 TABLES: dict[str, Callable[[Result], str]] = dict.fromkeys(COMPARED, compared) | {
     "tuning": tuning,
     "sampling": sampling,
