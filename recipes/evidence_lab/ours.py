@@ -103,8 +103,13 @@ def ours(lab: Lab) -> dict[str, Any]:
 
 
 def edu_picks(lab: Lab) -> list[Pick]:
-    """What EDU-PRM's paper picks with: the best leaf, by minimum; and the vote of leaves, which it does not."""
-    return [make("edu", tree, n) for tree in (TREE, DENSE) for n in lab.sizes(tree) for make in (best_of, vote_of)]
+    """What EDU-PRM's paper picks with: the best leaf, by minimum; and the vote of leaves, which it does not.
+
+    Trees at tau = 1.0 have no more leaves than every PRM scores.
+    """
+    common = lab.scale.num_other_samples
+    sized = [(tree, n) for tree in (TREE, DENSE) for n in lab.sizes(tree) if tree == DENSE or n <= common]
+    return [make("edu", tree, n) for tree, n in sized for make in (best_of, vote_of)]
 
 
 def er_picks(lab: Lab) -> list[Pick]:

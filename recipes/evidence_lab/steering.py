@@ -39,7 +39,8 @@ MODES = {
 def steering(lab: Lab) -> dict[str, Any]:
     """Best-of-N of every mode, with both kinds of tokens, and paired differences from the plain tree."""
     found = lab.by_seed("steering", MODES, partial(_grown, lab))
-    joined = {mode: {name: np.concatenate(blocks) for name, blocks in values.items()} for mode, values in found.items()}
+    ids = [problem.id for seed in lab.seeds for problem in block(lab, seed)]
+    joined = {mode: {name: _per_problem(ids, np.concatenate(blocks)) for name, blocks in values.items()} for mode, values in found.items()}
     rows, contrasts = [], []
     for mode, its in joined.items():
         row: dict[str, Any] = {"mode": mode, "policy_tokens": its["policy_tokens"].mean(), "prm_tokens": its["prm_tokens"].mean()}
@@ -56,6 +57,14 @@ def block(lab: Lab, seed: int) -> Sequence[Problem]:
     problems = load_problems(lab.setting.problems("test", lab.scale.num_test))
     start = seed * lab.scale.num_search_problems
     return [problems[(start + idx) % len(problems)] for idx in range(lab.scale.num_search_problems)]
+
+
+def _per_problem(ids: Sequence[str], values: Floats) -> Floats:
+    """One value for every problem: the mean over the seeds that had it."""
+    by_problem: dict[str, list[float]] = {}
+    for problem_id, value in zip(ids, values, strict=True):
+        by_problem.setdefault(problem_id, []).append(float(value))
+    return np.array([np.mean(its) for its in by_problem.values()])
 
 
 def _grown(lab: Lab, seed: int, mode: str) -> dict[str, Floats]:

@@ -227,23 +227,29 @@ TABLES: dict[str, Callable[[Result], str]] = dict.fromkeys(COMPARED, compared) |
 }
 
 
-def front(results: dict[str, Result]) -> str:
-    """The README's table: what picks, from what, for how many tokens."""
-    measured = [*results["default-values"]["rows"], *results["default-headline"]["rows"]]
-    named = {"best": "best of 16", "weighted": "weighted vote of 16"}
-    ways = [(None, "majority"), ("er-2", "best"), ("er-2", "weighted"), ("edu", "best"), ("edu", "weighted"), (None, "oracle")]
-    rows = []
-    for variant, select in ways:
-        for solutions in (HT, TREE):
-            row = find(measured, variant=variant, select=select, solutions=solutions, n=16)
-            assert row is not None, f"both arms have {variant or select} of 16"
-            rows.append([SOLUTIONS[solutions], named.get(select, select), variant or "-", shown(row), f"{row['tokens']:.0f}"])
-    return markdown(["solutions", "pick", "PRM", "accuracy", "tokens per problem"], rows)
+FRONT = (
+    "best of tree of 4, tau = 1.0; edu",
+    "best of tree of 16, tau = 1.0; edu",
+    "vote of 8 samples, T = 0.7; er-2",
+    "vote of tree, then samples until 0.5 of the vote; edu",
+    "majority of 16 samples, T = 0.7",
+    "best of 16 samples, T = 0.7; er-2",
+    "vote of 16 samples, T = 0.7; er-2",
+    "vote of 16 samples, T = 0.5; edu",
+    "vote of tree and 16 samples; edu",
+    "vote of 64 samples, T = 0.7; er-2",
+)
+"""The rows of the README's table."""
+
+
+def front(result: Result) -> str:
+    """Some rows of `ours`."""
+    return ours({**result, "ways": [row for row in result["ways"] if row["name"] in FRONT]})
 
 
 def tables(results: dict[str, Result]) -> dict[str, str]:
     """Every table by its name."""
     found = {name: f"{TABLES[result['arm']](result)}\n\n{origin(result)}" for name, result in results.items()}
-    if {"default-values", "default-headline"} <= results.keys():
-        found["front"] = f"{front(results)}\n\n{origin(results['default-values'])} and `default-headline.json`"
+    if "default-ours" in results:
+        found["front"] = f"{front(results['default-ours'])}\n\n{origin(results['default-ours'])}"
     return found
