@@ -168,6 +168,11 @@ def test_ways_that_grow_cost_no_less_than_a_tree_and_no_more_than_all_samples(ou
     assert all(item["token_ratio"] >= 1 / 1.02 for item in found["differences"])
 
 
+def test_a_problem_that_two_seeds_steered_counts_once(evidence: Any) -> None:
+    steering = importlib.import_module("evidence_lab.steering")
+    assert steering._per_problem(["a", "b", "a"], np.array([1.0, 1.0, 0.0])).tolist() == [0.5, 1.0]
+
+
 def test_tables_and_plots_hold_every_number_once_it_is_measured(evidence: Any, out: Path, tmp_path: Path) -> None:
     tables, plots = (importlib.import_module(f"evidence_lab.{name}") for name in ("tables", "plots"))
     found = results(out)
