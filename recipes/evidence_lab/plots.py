@@ -35,7 +35,7 @@ def _save(figure: Figure, path: Path) -> Path:
 
 def _accuracy(results: dict[str, Result]) -> Figure:
     rows = {name: results[f"default-{name}"]["rows"] for name in ("values", "headline")}
-    figure = Figure(figsize=(7.5, 4.5))
+    figure = Figure(figsize=(9.5, 4.5))
     axes = figure.add_subplot()
     lines: list[tuple[str, list[Result], Result, str, str]] = [
         ("majority of samples", rows["values"], {"variant": None, "solutions": HT, "select": "majority"}, "tab:gray", "o:"),
@@ -58,7 +58,7 @@ def _accuracy(results: dict[str, Result]) -> Figure:
             _errorbar(axes, [row["tokens"] for row in its], its, label, "tab:green", style)
     _log_tokens(axes, "problem")
     axes.set_ylabel("accuracy, 95 % interval")
-    axes.legend(fontsize=8)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
