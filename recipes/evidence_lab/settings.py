@@ -13,6 +13,7 @@ LABEL_TAU = 0.5
 HT, TREE, VALID = "test-ht-0.7", "test-tree-1", "valid-ht-0.7"
 """The solutions that every PRM is judged on, and those that rates and thresholds are chosen on: SPLIT-KIND-TEMPERATURE_OR_TAU."""
 OTHER_HT = ("test-ht-0.5", "test-ht-1")
+"""Samples of other temperatures."""
 DENSE = "test-tree-0.5"
 """Trees with more anchors, which have more leaves to grow."""
 
