@@ -129,9 +129,9 @@ def test_killed_at_random_moments_the_data_is_that_of_a_run_that_never_was(job: 
         process = start(out)
         process.join(rng.uniform(0, reach))
         if process.exitcode is None:
-            is_at_work = has_done_something(job, out)
-            num_at_work += is_at_work
-            reach *= 1.0 if is_at_work else 1.1  # the machine has become slower since the duration was taken
+            num_at_work += has_done_something(job, out)
+            if num_kills > 10 and num_at_work < num_kills / 4:
+                reach *= 1.1  # the machine has become slower since the duration was taken
             process.kill()
             process.join()
             num_kills += process.exitcode == -signal.SIGKILL
