@@ -180,6 +180,8 @@ def test_tables_and_plots_hold_every_number_once_it_is_measured(evidence: Any, o
     row = next(row for row in found["default-segmentation"]["rows"] if row["variant"] == "edu-random" and row["select"] == "best")
     assert f"{row['mean']:.3f} ({row['ci_low']:.3f} .. {row['ci_high']:.3f})" in text["default-segmentation"]
     assert found["default-segmentation"]["commit"] in text["default-segmentation"]
+    assert "6 test problems, 2 seeds (0 to 1)" in text["default-segmentation"]
+    assert "4 valid problems, one seed" in text["default-tuning"] and "test problems" not in text["default-tuning"] + text["default-labels"]
     assert len(re.findall(r"^\| rollouts, k", text["default-labels"], re.MULTILINE)) == 3
     (drawn,) = plots.draw(found, tmp_path)
     assert drawn.name == "label_error_tokens.svg" and "<svg" in drawn.read_text()

@@ -79,7 +79,7 @@ def ours(lab: Lab) -> dict[str, Any]:
     """Accuracy and tokens of every way, and its difference from the best that each paper, or samples alone, have for no more tokens."""
     most = lab.scale.num_other_samples
     pools = {prm: [_pools(lab, prm, seed) for seed in lab.seeds] for prm in ("edu", "soft", "edu-own")}
-    papers = {"EDU-PRM": edu_picks(lab), "ER-PRM": er_picks(lab), "samples": sample_picks(lab)}
+    papers = paper_picks(lab)
     rows, differences = [], []
     for way in ways(most):
         its = pools[way.prm]
@@ -102,30 +102,19 @@ def ours(lab: Lab) -> dict[str, Any]:
     return {"ways": rows, "differences": differences}
 
 
-def edu_picks(lab: Lab) -> list[Pick]:
-    """What EDU-PRM's paper picks with: the best leaf, by minimum; and the vote of leaves, which it does not.
+def paper_picks(lab: Lab) -> dict[str, list[Pick]]:
+    """What the ways are compared with: each paper's best, the vote by the same scores (which neither has), samples of any temperature.
 
-    Trees at tau = 1.0 have no more leaves than every PRM scores.
+    Trees at tau = 1.0 and samples picked by an EDU-PRM go as far as every PRM scores.
     """
     common = lab.scale.num_other_samples
-    sized = [(tree, n) for tree in (TREE, DENSE) for n in lab.sizes(tree) if tree == DENSE or n <= common]
-    return [make("edu", tree, n) for tree, n in sized for make in (best_of, vote_of)]
 
+    def both(variant: str, solutions: str, most: int | None = None) -> list[Pick]:
+        sizes = [n for n in lab.sizes(solutions) if most is None or n <= most]
+        return [make(variant, solutions, n) for n in sizes for make in (best_of, vote_of)]
 
-def er_picks(lab: Lab) -> list[Pick]:
-    """What ER-PRM's paper picks with: the best sample; and the vote of samples, which it does not."""
-    return [make("er-2", HT, n) for n in lab.sizes(HT) for make in (best_of, vote_of)]
-
-
-def sample_picks(lab: Lab) -> list[Pick]:
-    """Samples of every temperature with the PRM of the ways: what a tree has to beat."""
-    return [
-        make("edu", ht, n)
-        for ht in (HT, *OTHER_HT)
-        for n in lab.sizes(ht)
-        if n <= lab.scale.num_other_samples
-        for make in (best_of, vote_of)
-    ]
+    samples = [pick for ht in (HT, *OTHER_HT) for pick in both("edu", ht, common)]
+    return {"EDU-PRM": [*both("edu", TREE, common), *both("edu", DENSE)], "ER-PRM": both("er-2", HT), "samples": samples}
 
 
 def _best_within(lab: Lab, picks: Sequence[Pick], tokens: float) -> Pick | None:

@@ -34,11 +34,13 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def origin(result: Result) -> str:
     """What the numbers of a table rest on."""
-    name, seeds = result["setting"]["name"], result["seeds"]
-    return (
-        f"Setting {name}, {result['scale']['num_test']} test problems, {len(seeds)} seeds ({seeds[0]} to {seeds[-1]}), "
-        f"commit {result['commit']}, {result['date']}: `recipes/results/{name}-{result['arm']}.json`"
-    )
+    name, arm, seeds, scale = result["setting"]["name"], result["arm"], result["seeds"], result["scale"]
+    sizes = {
+        "tuning": f"{scale['num_valid']} valid problems, one seed that no other table has",
+        "labels": "prefixes as listed, no PRM",
+    }
+    measured_on = sizes.get(arm, f"{scale['num_test']} test problems, {len(seeds)} seeds ({seeds[0]} to {seeds[-1]})")
+    return f"Setting {name}, {measured_on}, commit {result['commit']}, {result['date']}: `recipes/results/{name}-{arm}.json`"
 
 
 def find(rows: Sequence[Result], **wanted: Any) -> Result | None:
