@@ -6,6 +6,7 @@ import importlib
 import itertools
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,19 @@ def test_ways_that_grow_cost_no_less_than_a_tree_and_no_more_than_all_samples(ou
         [tokens["vote of tree; edu"], *grown, tokens["vote of tree and 4 samples; edu"]]
     )
     assert all(item["token_ratio"] >= 1 / 1.02 for item in found["differences"])
+
+
+def test_other_settings_answer_with_what_the_first_tuned(evidence: Any, tmp_path: Path, out: Path) -> None:
+    shutil.copytree(out / "default" / "tuning", tmp_path / "default" / "tuning")
+    arms = ("elsewhere", "ours", "cheating")
+    evidence.run(evidence.EvidenceConfig(arm=arms, setting=("shuffle",), seeds=(0, 1), scale="tiny", out=tmp_path))
+    found = results(tmp_path)
+    assert found.keys() == {f"shuffle-{arm}" for arm in arms}
+    assert found["shuffle-elsewhere"]["setting"]["family"] == "lab-shuffle"
+    assert {item["right"] for item in found["shuffle-ours"]["differences"]} <= {row["name"] for row in found["shuffle-ours"]["ways"]}
+    tables = importlib.import_module("evidence_lab.tables").tables(found)
+    assert "first error" not in tables["shuffle-cheating"] and "tree, then samples" in tables["shuffle-ours"]
+    assert [path.name for path in (tmp_path / "default").iterdir()] == ["tuning"]
 
 
 def test_a_problem_that_two_seeds_steered_counts_once(evidence: Any) -> None:

@@ -16,6 +16,7 @@ from .settings import HT, VALID
 from .units import Judged
 
 SHOWN = ("edu", "edu-entropy", "edu-random", "soft", "hard", "er-2", "orm")
+SHOWN_ELSEWHERE = ("edu", "edu-entropy", "soft", "er-2")
 
 
 def cheating(lab: Lab) -> dict[str, Any]:
@@ -25,12 +26,12 @@ def cheating(lab: Lab) -> dict[str, Any]:
     num_cheats = [sum(attempt.error_offset is not None for attempt in its) for its in right]
     shares = [num / len(its) for num, its in zip(num_cheats, right, strict=True) if its]
     rows = []
-    for variant in SHOWN:
+    for variant in SHOWN if lab.setting.is_first else SHOWN_ELSEWHERE:
         lab.judge(variant, HT)
         found = []
         for seed in lab.seeds:
             unit = lab.unit(variant, seed)
-            valid = unit.judged(VALID, lab.num_solutions(VALID)) if lab.setting.name == "default" else None
+            valid = unit.judged(VALID, lab.num_solutions(VALID)) if lab.setting.is_first else None
             found.append(_of_judged(lab.judged(variant, seed, HT), valid))
         row: dict[str, Any] = {"variant": variant, "num_seeds": len(found)}
         for name in found[0]:

@@ -65,12 +65,12 @@ class Candidate:
 Pool = tuple[list[Candidate], list[Candidate]]
 
 
-def ways(most: int) -> list[Way]:
-    """All that are tried."""
+def ways(most: int, prms: Sequence[str]) -> list[Way]:
+    """All that are tried, with the first PRM; some with the others."""
     sizes = [n for n in (0, 4, 8, 16) if n <= most]
     plain = [Way(n) for n in sizes]
     growing = [Way(most, enough) for enough in SHARES]
-    others = [way for prm in ("soft", "edu-own") for way in (Way(0, prm=prm), Way(most, 0.5, prm=prm), Way(most, prm=prm))]
+    others = [way for prm in prms[1:] for way in (Way(0, prm=prm), Way(most, 0.5, prm=prm), Way(most, prm=prm))]
     paired = [*(Way(n, num_prms=2) for n in sizes), Way(most, 0.5, num_prms=2)]
     return [*plain, *growing, *others, *paired, *(Way(n, select="best") for n in sizes)]
 
@@ -78,10 +78,11 @@ def ways(most: int) -> list[Way]:
 def ours(lab: Lab) -> dict[str, Any]:
     """Accuracy and tokens of every way, and its difference from the best that each paper, or samples alone, have for no more tokens."""
     most = lab.scale.num_other_samples
-    pools = {prm: [_pools(lab, prm, seed) for seed in lab.seeds] for prm in ("edu", "soft", "edu-own")}
+    prms = ("edu", "soft", "edu-own") if lab.setting.is_first else ("edu", "soft")
+    pools = {prm: [_pools(lab, prm, seed) for seed in lab.seeds] for prm in prms}
     papers = paper_picks(lab)
     rows, differences = [], []
-    for way in ways(most):
+    for way in ways(most, prms):
         its = pools[way.prm]
         groups = [its[idx : idx + way.num_prms] for idx in range(0, len(its) - way.num_prms + 1, way.num_prms)]
         if not groups:
@@ -105,16 +106,18 @@ def ours(lab: Lab) -> dict[str, Any]:
 def paper_picks(lab: Lab) -> dict[str, list[Pick]]:
     """What the ways are compared with: each paper's best, the vote by the same scores (which neither has), samples of any temperature.
 
-    Trees at tau = 1.0 and samples picked by an EDU-PRM go as far as every PRM scores.
+    Trees at tau = 1.0 and samples picked by an EDU-PRM go as far as every PRM scores. Trees with more anchors and samples of other
+    temperatures are there in the first setting only.
     """
-    common = lab.scale.num_other_samples
+    common, is_first = lab.scale.num_other_samples, lab.setting.is_first
 
     def both(variant: str, solutions: str, most: int | None = None) -> list[Pick]:
         sizes = [n for n in lab.sizes(solutions) if most is None or n <= most]
         return [make(variant, solutions, n) for n in sizes for make in (best_of, vote_of)]
 
-    samples = [pick for ht in (HT, *OTHER_HT) for pick in both("edu", ht, common)]
-    return {"EDU-PRM": [*both("edu", TREE, common), *both("edu", DENSE)], "ER-PRM": both("er-2", HT), "samples": samples}
+    samples = [pick for ht in (HT, *(OTHER_HT if is_first else ())) for pick in both("edu", ht, common)]
+    trees = [*both("edu", TREE, common), *(both("edu", DENSE) if is_first else [])]
+    return {"EDU-PRM": trees, "ER-PRM": both("er-2", HT), "samples": samples}
 
 
 def _best_within(lab: Lab, picks: Sequence[Pick], tokens: float) -> Pick | None:

@@ -31,7 +31,7 @@ def stock(lab: Lab) -> Result:
     lab.stock.solutions(HT)
     lab.stock.solutions(TREE)
     lab.stock.labels("rollouts")
-    if lab.setting.name != "default":
+    if not lab.setting.is_first:
         return {}
     lab.stock.solutions(VALID)
     lab.stock.labels("omega")
@@ -210,5 +210,7 @@ ARMS: dict[str, Callable[[Lab], Result]] = {
 SETTINGS_OF: dict[str, tuple[str, ...]] = dict.fromkeys(ARMS, ("default",)) | {
     "stock": ("default", "hard", "double", "shuffle"),
     "elsewhere": ("hard", "double", "shuffle"),
+    "ours": ("default", "hard", "double", "shuffle"),
+    "cheating": ("default", "shuffle"),
 }
 """Where each arm is run when none is named."""

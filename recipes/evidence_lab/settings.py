@@ -31,6 +31,11 @@ class Setting:
         """The spec of some problems of a split."""
         return f"{self.family}:{split}?num={num}&seed=0&level={self.level}"
 
+    @property
+    def is_first(self) -> bool:
+        """Whether every question is asked here, with everything that it needs; the other settings repeat some of it."""
+        return self.name == "default"
+
 
 @dataclass(frozen=True)
 class Scale:

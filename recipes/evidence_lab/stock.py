@@ -187,7 +187,7 @@ class Stock:
     def num_solutions(self, name: str) -> int:
         """Samples per problem; of trees the leaves at most."""
         split, kind, number = name.split("-")
-        is_wide = self.setting.name == "default" and split == "test" and (kind == "tree" or number == "0.7")
+        is_wide = self.setting.is_first and split == "test" and (kind == "tree" or number == "0.7")
         if not is_wide:
             return self.scale.num_other_samples
         return self.scale.num_leaves if kind == "tree" else self.scale.num_samples
