@@ -17,6 +17,7 @@ import pytest
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
 from forkpoint.label_config import LabelConfig
+from forkpoint.label_run import tree_outcomes
 from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems
 from forkpoint.runs import Run
@@ -157,6 +158,22 @@ def test_a_pool_grows_until_its_vote_is_clear(evidence: Any) -> None:
     assert outcome(enough=0.6) == (1.0, 24)  # 1.0 of 1.5
     assert outcome() == outcome(enough=0.9) == (1.0, 44)
     assert outcome(select="best") == (0.0, 44)
+
+
+def test_leaves_count_by_what_the_policy_gives_them_and_sharpened_scores(evidence: Any, out: Path) -> None:
+    ours = importlib.import_module("evidence_lab.ours")
+    leaves = [ours.Candidate("7", False, 10, (0.5,), 0.5), ours.Candidate("8", True, 4, (0.4,), 1.5)]
+    way = ours.Way(0, num_leaves=2, by_policy=True)
+    assert ours._ballot(leaves, way)[1] == pytest.approx([0.5 * 0.5**3, 1.5 * 0.4**3])
+    assert ours._outcome((leaves, []), way, 6) == (1.0, 14)
+    lab, settings = (importlib.import_module(f"evidence_lab.{name}") for name in ("lab", "settings"))
+    tiny = lab.Lab(settings.Setting("default", "lab"), settings.TINY, out, [0], print)
+    with Run.read(out / "default" / "stock" / "test-tree-1") as run:
+        trees = {outcome.problem.id: outcome.tree for outcome in tree_outcomes(run)}
+    shares = tiny.stock.leaf_shares("test-tree-1", 4)
+    assert max(map(len, shares)) > 1 and [sum(its) for its in shares] == pytest.approx([1.0] * len(shares))
+    for item, its in zip(tiny.stock.solutions("test-tree-1"), shares, strict=True):
+        assert len(its) == min(4, trees[item.problem_id].num_leaves)
 
 
 def test_ways_that_grow_cost_no_less_than_a_tree_and_no_more_than_all_samples(out: Path) -> None:

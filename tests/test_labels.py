@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import forkpoint
-from forkpoint.labels import Leaves, final_label, label_of, wilson_interval
+from forkpoint.labels import Leaves, final_label, label_of, leaf_shares, wilson_interval
 from forkpoint.records import Branch, Completion, Tree
 from forkpoint.values import PRODUCTS, canonical_value, hit, log_mean_exp, mean, product_named, value_named
 
@@ -175,6 +176,8 @@ def test_policy_weights_are_products_of_renormalised_branch_probabilities() -> N
     weights = [4 / 9, 1 / 3, 2 / 9]
     assert label.effective_size == pytest.approx(1 / sum(weight**2 for weight in weights))
     assert leaves.label(0, 2, mean).value == pytest.approx(2 / 3)
+    assert leaf_shares(tree) == pytest.approx(weights)
+    assert leaf_shares(replace(tree, branches=tree.branches[:2])) == pytest.approx([2 / 3, 1 / 3])
 
 
 def test_uniform_and_policy_weights_agree_where_all_leaves_agree() -> None:

@@ -308,7 +308,8 @@ def test_an_adaptive_search_is_a_tree_and_as_many_samples_as_the_vote_asks_for()
             assert found.found == tree.found + drawn.found[:num]
             for size in range(0, num + 1, 3):
                 pool = tree.found + drawn.found[:size]
-                share = vote_share([item.end.answer for item in pool], [min(item.scores) for item in pool])
+                votes = [item.weight * min(item.scores) ** 3 for item in pool]
+                share = vote_share([item.end.answer for item in pool], votes)
                 assert (share >= enough) == (size == num) or num == config.num_samples
     assert num_drawn >= {0, 3, config.num_samples}
 
@@ -321,8 +322,20 @@ def test_a_vote_that_is_clear_costs_a_tree() -> None:
         return search_adaptive(policy, [problem()], guide(lambda _, text: worth_of_b if text[0] == "b" else 0.9), config)[0]
 
     clear, unclear = found(0.1), found(0.9)
-    assert len(clear.found) == 2 and clear.found[clear.pick("weighted", "min")].end.answer == "1"
+    assert len(clear.found) == 2 and clear.found[clear.pick("policy-weighted", "min", 3)].end.answer == "1"
     assert len(unclear.found) > 2
+
+
+def test_a_trees_vote_weighs_leaves_by_what_the_policy_gives_them_and_sharpens_scores() -> None:
+    policy = ScriptedPolicy({"": {"a\n": 0.8, "b\n": 0.2}, "a\n": {"1": 1.0}, "b\n": {"2": 0.5, "3": 0.5}})
+    config = InferenceConfig(num_samples=4, branching=1, tau=0.4)
+    (result,) = search_tree(policy, [problem()], guide(lambda _, text: 0.4 if text[0] == "a" else 0.5), config)
+    assert {item.end.answer: item.weight for item in result.found} == pytest.approx({"1": 2.4, "2": 0.3, "3": 0.3})
+    answers = {choose: result.answers[result.pick(choose, "min", 3)] for choose in ("best", "policy-weighted")}
+    assert answers == {"best": "2", "policy-weighted": "1"}  # 2.4 * .4 ** 3 against .3 * .5 ** 3
+    assert result.answers[result.pick("policy-weighted", "min", 20)] == "2"
+    (read,) = [SearchResult.from_row(json.loads(json.dumps(result.to_row())))]
+    assert read == result
 
 
 def test_a_line_ends_with_its_break_and_blank_lines_end_nothing() -> None:

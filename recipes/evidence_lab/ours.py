@@ -1,6 +1,6 @@
-"""What neither paper does: trees and samples of a problem picked from together, by one PRM or by several.
+"""What neither paper does: leaves that count by what the policy gives them, and trees and samples picked from together.
 
-A pool is all leaves of a problem's EDU tree (tau = 1.0, up to 16) and its first samples (T = 0.7); a pool that grows takes samples
+A pool is the leaves of a problem's EDU tree (up to 16) and its first samples (T = 0.7); a pool that grows takes samples
 until the vote is clear. Invariant: the PRMs are those of the other arms, and no solution is sampled for this one.
 """
 
@@ -8,22 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from forkpoint.evaluate import bootstrap_seeds
-from forkpoint.select import best, vote_share, weighted_vote
+from forkpoint.select import best, sharpened, vote_share, weighted_vote
 
 from .lab import Lab, Pick, fields
 from .lab import best as best_of
 from .lab import weighted as vote_of
 from .settings import DENSE, HT, OTHER_HT, TREE
 
+TAUS = {TREE: 1.0, DENSE: 0.5}
 GROWTH = 2
 """Samples that a growing pool takes at a time."""
 SHARES = (0.3, 0.5, 0.7, 0.9)
 """Of the vote. On valid problems (one seed) 0.5 had the accuracy of all 16 samples for half of their tokens."""
+SHARPNESS = 3
+"""The power of scores where leaves count by what the policy gives them: of 1, 2, 3 and more the best on average over valid problems of
+the settings default, hard and shuffle, trees of both tau, and PRMs of both papers."""
 SLACK = 1.02
 """A pick that costs so much more than another counts as one that costs no more."""
 
@@ -40,14 +45,22 @@ class Way:
     prm: str = "edu"
     num_prms: int = 1
     """Whose scores are averaged."""
+    tree: str = TREE
+    num_leaves: int | None = None
+    """At most; None: all that every PRM scores."""
+    by_policy: bool = False
+    """Leaves count by what the policy gives them, and scores are sharpened."""
 
     @property
     def name(self) -> str:
         how = {"best": "best", "weighted": "vote"}[self.select]
+        tree = "tree"
+        if self.by_policy:
+            how, tree = "policy-weighted vote", f"tree of {self.num_leaves}, tau = {TAUS[self.tree]}"
         if self.enough is not None:
-            source = f"tree, then samples until {self.enough:g} of the vote"
+            source = f"{tree}, then samples until {self.enough:g} of the vote"
         else:
-            source = f"tree and {self.num_samples} samples" if self.num_samples else "tree"
+            source = f"{tree} and {self.num_samples} samples" if self.num_samples else tree
         return f"{how} of {source}; {self.prm}" + (f", {self.num_prms} PRMs" if self.num_prms > 1 else "")
 
 
@@ -60,6 +73,8 @@ class Candidate:
     num_tokens: int
     scores: tuple[float, ...]
     """Its least step score, by every PRM."""
+    weight: float = 1.0
+    """What its vote counts before its score does; 1 on average over a tree's leaves."""
 
 
 Pool = tuple[list[Candidate], list[Candidate]]
@@ -72,18 +87,27 @@ def ways(most: int, prms: Sequence[str]) -> list[Way]:
     growing = [Way(most, enough) for enough in SHARES]
     others = [way for prm in prms[1:] for way in (Way(0, prm=prm), Way(most, 0.5, prm=prm), Way(most, prm=prm))]
     paired = [*(Way(n, num_prms=2) for n in sizes), Way(most, 0.5, num_prms=2)]
-    return [*plain, *growing, *others, *paired, *(Way(n, select="best") for n in sizes)]
+    return [*plain, *growing, *others, *paired, *(Way(n, select="best") for n in sizes), *policy_ways(most)]
+
+
+def policy_ways(most: int) -> list[Way]:
+    """Those where leaves count by what the policy gives them, with the PRMs of both papers."""
+    found = []
+    for prm in ("edu", "er-2"):
+        for num_leaves in (n for n in (4, 8, 16) if n <= most):
+            of_tree = Way(0, prm=prm, num_leaves=num_leaves, by_policy=True)
+            found += [of_tree, replace(of_tree, tree=DENSE), replace(of_tree, num_samples=most, enough=0.5)]
+    return found
 
 
 def ours(lab: Lab) -> dict[str, Any]:
     """Accuracy and tokens of every way, and its difference from the best that each paper, or samples alone, have for no more tokens."""
     most = lab.scale.num_other_samples
     prms = ("edu", "soft", "edu-own") if lab.setting.is_first else ("edu", "soft")
-    pools = {prm: [_pools(lab, prm, seed) for seed in lab.seeds] for prm in prms}
     papers = paper_picks(lab)
     rows, differences = [], []
     for way in ways(most, prms):
-        its = pools[way.prm]
+        its = [_weighted(lab, way, _pools(lab, way.prm, way.tree, seed)) for seed in lab.seeds]
         groups = [its[idx : idx + way.num_prms] for idx in range(0, len(its) - way.num_prms + 1, way.num_prms)]
         if not groups:
             continue
@@ -106,18 +130,17 @@ def ours(lab: Lab) -> dict[str, Any]:
 def paper_picks(lab: Lab) -> dict[str, list[Pick]]:
     """What the ways are compared with: each paper's best, the vote by the same scores (which neither has), samples of any temperature.
 
-    Trees at tau = 1.0 and samples picked by an EDU-PRM go as far as every PRM scores. Trees with more anchors and samples of other
-    temperatures are there in the first setting only.
+    Trees at tau = 1.0 and samples picked by an EDU-PRM go as far as every PRM scores. Samples of other temperatures are there in the
+    first setting only.
     """
-    common, is_first = lab.scale.num_other_samples, lab.setting.is_first
+    common = lab.scale.num_other_samples
 
     def both(variant: str, solutions: str, most: int | None = None) -> list[Pick]:
         sizes = [n for n in lab.sizes(solutions) if most is None or n <= most]
         return [make(variant, solutions, n) for n in sizes for make in (best_of, vote_of)]
 
-    samples = [pick for ht in (HT, *(OTHER_HT if is_first else ())) for pick in both("edu", ht, common)]
-    trees = [*both("edu", TREE, common), *(both("edu", DENSE) if is_first else [])]
-    return {"EDU-PRM": trees, "ER-PRM": both("er-2", HT), "samples": samples}
+    samples = [pick for ht in (HT, *(OTHER_HT if lab.setting.is_first else ())) for pick in both("edu", ht, common)]
+    return {"EDU-PRM": [*both("edu", TREE, common), *both("edu", DENSE)], "ER-PRM": both("er-2", HT), "samples": samples}
 
 
 def _best_within(lab: Lab, picks: Sequence[Pick], tokens: float) -> Pick | None:
@@ -128,16 +151,17 @@ def _best_within(lab: Lab, picks: Sequence[Pick], tokens: float) -> Pick | None:
 
 def row_name(pick: Pick) -> str:
     """In words."""
-    sources = {TREE: f"tree of {pick.n}, tau = 1.0", DENSE: f"tree of {pick.n}, tau = 0.5"}
-    source = sources.get(pick.solutions, f"{pick.n} samples, T = {float(pick.solutions.split('-')[-1])}")
+    number = float(pick.solutions.split("-")[-1])
+    source = f"tree of {pick.n}, tau = {number}" if pick.solutions in TAUS else f"{pick.n} samples, T = {number}"
     how = {"best": "best", "weighted": "vote"}.get(pick.select, pick.select)
     return f"{how} of {source}" + (f"; {pick.variant}" if pick.variant else "")
 
 
-def _pools(lab: Lab, prm: str, seed: int) -> list[Pool]:
+@cache
+def _pools(lab: Lab, prm: str, tree: str, seed: int) -> list[Pool]:
     """Per problem, the tree's leaves and the samples, scored."""
     sides = []
-    for solutions in (TREE, HT):
+    for solutions in (tree, HT):
         lab.judge(prm, solutions)
         scored = lab.judged(prm, seed, solutions).step_scores()
         sides.append(
@@ -150,6 +174,18 @@ def _pools(lab: Lab, prm: str, seed: int) -> list[Pool]:
             ]
         )
     return list(zip(*sides, strict=True))
+
+
+def _weighted(lab: Lab, way: Way, pools: list[Pool]) -> list[Pool]:
+    """The same with the leaves that a way has, and what they count."""
+    if not way.by_policy:
+        return pools
+    assert way.num_leaves is not None, "a way by policy names its leaves"
+    found = []
+    for (leaves, samples), shares in zip(pools, lab.stock.leaf_shares(way.tree, way.num_leaves), strict=True):
+        kept = zip(leaves[: way.num_leaves], shares, strict=True)
+        found.append(([replace(leaf, weight=share * len(shares)) for leaf, share in kept], samples))
+    return found
 
 
 def _joined(pools: Sequence[Pool]) -> Pool:
@@ -167,13 +203,15 @@ def _outcome(pool: Pool, way: Way, most: int) -> tuple[float, float]:
     num = way.num_samples if way.enough is None else 0
     candidates = [*leaves, *samples[:num]]
     if way.enough is not None:
-        while num < most and vote_share(*_ballot(candidates)) < way.enough:
+        while num < most and vote_share(*_ballot(candidates, way)) < way.enough:
             candidates += samples[num : num + GROWTH]
             num += GROWTH
-    answers, scores = _ballot(candidates)
+    answers, scores = _ballot(candidates, way)
     chosen = best(scores) if way.select == "best" else weighted_vote(answers, scores)
     return float(candidates[chosen].is_correct), float(sum(item.num_tokens for item in candidates))
 
 
-def _ballot(candidates: Sequence[Candidate]) -> tuple[list[str | None], list[float]]:
-    return [item.answer for item in candidates], [sum(item.scores) / len(item.scores) for item in candidates]
+def _ballot(candidates: Sequence[Candidate], way: Way) -> tuple[list[str | None], list[float]]:
+    scores = [sum(item.scores) / len(item.scores) for item in candidates]
+    votes = sharpened(scores, [item.weight for item in candidates], SHARPNESS if way.by_policy else 1)
+    return [item.answer for item in candidates], votes

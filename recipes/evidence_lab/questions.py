@@ -30,13 +30,14 @@ def stock(lab: Lab) -> Result:
     lab.stock.labels("edu")
     lab.stock.solutions(HT)
     lab.stock.solutions(TREE)
+    lab.stock.solutions(DENSE)
     lab.stock.labels("rollouts")
     if not lab.setting.is_first:
         return {}
     lab.stock.solutions(VALID)
     lab.stock.labels("omega")
     lab.stock.labels("tree-rollouts")
-    for name in (DENSE, *OTHER_HT):
+    for name in OTHER_HT:
         lab.stock.solutions(name)
     return {}
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from forkpoint.lab.oracle import first_error, step_at
 from forkpoint.lab.problem_set import lab_story
 from forkpoint.label_config import LabelConfig
 from forkpoint.label_run import anchor_rule, label_problems, tree_outcomes
+from forkpoint.labels import leaf_shares
 from forkpoint.omega_tree import BisectConfig
 from forkpoint.outcomes import SampleOutcome, TreeOutcome
 from forkpoint.policies import load_policy
@@ -183,6 +184,18 @@ class Stock:
         if not path.exists():
             patiently(lambda: self._solve(name, path))
         return _read_solved(path)
+
+    def leaf_shares(self, name: str, num: int) -> list[list[float]]:
+        """Per problem, what the policy gives the leaves of its tree of `num` leaves; see `labels.leaf_shares`."""
+        path = self.directory / f"{name}-shares-{num}.json"
+        if not path.exists():
+            solved = self.solutions(name)
+            with Run.read(self.directory / name) as run:
+                trees = ((outcome.problem.id, outcome.tree) for outcome in tree_outcomes(run))
+                shares = {problem_id: leaf_shares(replace(tree, branches=tree.branches[:num])) for problem_id, tree in trees}
+            write_json(path, [shares[item.problem_id] for item in solved])
+        found: list[list[float]] = json.loads(path.read_text())
+        return found
 
     def num_solutions(self, name: str) -> int:
         """Samples per problem; of trees the leaves at most."""

@@ -92,6 +92,14 @@ class Leaves:
         return [math.exp(sum(log for position, log in self._choices[idx] if position >= num_tokens)) for idx in leaf_idxs]
 
 
+def leaf_shares(tree: Tree) -> list[float]:
+    """What the policy gives each leaf: the product, over the forks of its path, of the taken branch's probability among the two.
+
+    In [0, 1], one per leaf; they sum to 1. Those of a smaller tree, `branches[:n]`, are its own.
+    """
+    return [math.exp(math.fsum(log for _, log in taken)) for taken in _choices(tree)]
+
+
 def _choices(tree: Tree) -> list[list[tuple[int, float]]]:
     """Per leaf, each fork on its path: the position, and the log of the taken branch's renormalised probability."""
     children: dict[int, list[int]] = {}

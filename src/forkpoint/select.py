@@ -49,6 +49,11 @@ def weighted_vote(answers: Sequence[Hashable | None], scores: Sequence[float]) -
     return answers.index(winner)
 
 
+def sharpened(scores: Sequence[float], weights: Sequence[float], sharpness: float) -> list[float]:
+    """What candidates' votes count: weight times score to the power `sharpness` (0: the weights alone)."""
+    return [weight * score**sharpness for weight, score in zip(weights, scores, strict=True)]
+
+
 def vote_share(answers: Sequence[Hashable | None], scores: Sequence[float]) -> float:
     """How much of all votes the winner of `weighted_vote` has, in [0, 1]; 0 where there is no vote or none weighs anything."""
     votes = _votes(answers, scores)

@@ -1,6 +1,6 @@
 """What may be spent on finding an answer with a PRM, and how one is picked.
 
-A method is a search (where solutions come from) x a choice (which of them is the answer):
+A method is a search (where solutions come from) x a choice (which of them is the answer). Searches:
 
     samples   independent samples of the prompt; the PRM reads them when they are whole
     tree      the leaves of an EDU tree, which forks where the policy is unsure and shares the rest
@@ -13,6 +13,7 @@ Invariant: `num_samples` is what every search may have at a time: samples, leave
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,7 @@ from forkpoint.records import Policy
 from forkpoint.select import AGGREGATES, Aggregate
 
 Search = Literal["samples", "tree", "adaptive", "beam", "dvts"]
-Choose = Literal["best", "weighted", "majority"]
+Choose = Literal["best", "weighted", "majority", "policy-weighted"]
 MethodName = Literal["best-of-n", "vote", "majority", "tree", "tree-vote", "adaptive", "beam", "beam-vote", "dvts", "dvts-vote"]
 
 
@@ -37,8 +38,8 @@ METHODS: dict[MethodName, Method] = {
     "vote": Method("samples", "weighted"),
     "majority": Method("samples", "majority"),
     "tree": Method("tree", "best"),
-    "tree-vote": Method("tree", "weighted"),
-    "adaptive": Method("adaptive", "weighted"),
+    "tree-vote": Method("tree", "policy-weighted"),
+    "adaptive": Method("adaptive", "policy-weighted"),
     "beam": Method("beam", "best"),
     "beam-vote": Method("beam", "weighted"),
     "dvts": Method("dvts", "best"),
@@ -65,9 +66,11 @@ class InferenceConfig:
     """Tokens sampled at a time until a step has its end. Few: many small requests. Many: more tokens behind the end of a step."""
     tau: float = 1.0
     """Entropy in nats above which a tree may fork."""
+    sharpness: float = 3.0
+    """Of tree-vote and adaptive: the power of the scores in the vote. 0: the policy alone decides; large: the best score does."""
     enough: float = 0.5
-    """Of adaptive: the winner's share of the vote, weighted by the PRM, at which no more samples are drawn; 1: draw all N,
-    unless there is one answer. See docs/evidence.md for the accuracy and tokens of some values."""
+    """Of adaptive: the winner's share of the vote at which no more samples are drawn; 1: draw all N, unless there is one
+    answer. See docs/evidence.md for the accuracy and tokens of some values."""
     draw: int = 2
     """Of adaptive: samples drawn between two votes."""
     aggregate: Aggregate | None = None
@@ -82,6 +85,8 @@ class InferenceConfig:
             raise ValueError(f"num_samples must be a multiple of branching; {self.num_samples} and {self.branching} were given")
         if not self.tau >= 0:
             raise ValueError(f"tau must be at least 0 nats; {self.tau} was given")
+        if not 0 <= self.sharpness < math.inf:
+            raise ValueError(f"sharpness must be at least 0 and finite; {self.sharpness} was given")
         if not 0 <= self.enough <= 1:
             raise ValueError(f"enough must be in [0, 1]; {self.enough} was given")
         if self.aggregate not in (None, *AGGREGATES):

@@ -13,7 +13,7 @@ from forkpoint.outcomes import End
 from forkpoint.records import Cost, Problem
 from forkpoint.search.config import Choose
 from forkpoint.search.guide import Readings
-from forkpoint.select import Aggregate, aggregate, best, majority, weighted_vote
+from forkpoint.select import Aggregate, aggregate, best, majority, sharpened, weighted_vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Found:
     is_finished: bool
     """Whether the policy ended it."""
     end: End
+    weight: float = 1.0
+    """Of a tree's leaf, what the policy gives it among all leaves, times their number (rounded to 6 decimals); 1 of all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,8 @@ class SearchResult:
         """One score in [0, 1] per solution."""
         return [aggregate(item.scores, how) for item in self.found]
 
-    def pick(self, choose: Choose, how: Aggregate) -> int:
-        """The index of the solution that is the answer; of equals the first."""
+    def pick(self, choose: Choose, how: Aggregate, sharpness: float = 1.0) -> int:
+        """The index of the solution that is the answer; of equals the first. `sharpness` is that of policy-weighted votes."""
         match choose:
             case "best":
                 return best(self.scores(how))
@@ -92,6 +94,9 @@ class SearchResult:
                 return weighted_vote(self.answers, self.scores(how))
             case "majority":
                 return majority(self.answers)
+            case "policy-weighted":
+                votes = sharpened(self.scores(how), [item.weight for item in self.found], sharpness)
+                return weighted_vote(self.answers, votes)
 
     def to_row(self) -> dict[str, Any]:
         found = [asdict(item) for item in self.found]

@@ -118,7 +118,7 @@ def run_search(
         is_right: dict[MethodName, list[float]] = {}
         for name in dict.fromkeys(methods):
             its_results = results[METHODS[name].search]
-            its_rows = [_row(name, result, how) for result in its_results]
+            its_rows = [_row(name, result, how, config.sharpness) for result in its_results]
             rows += its_rows
             is_right[name] = [float(row["is_correct"]) for row in its_rows]
             first = next(iter(is_right))
@@ -129,8 +129,8 @@ def run_search(
     return reports, 0
 
 
-def _row(name: MethodName, result: SearchResult, how: Aggregate) -> dict[str, Any]:
-    pick = result.pick(METHODS[name].choose, how)
+def _row(name: MethodName, result: SearchResult, how: Aggregate, sharpness: float) -> dict[str, Any]:
+    pick = result.pick(METHODS[name].choose, how, sharpness)
     return {
         "problem_id": result.problem.id,
         "method": name,

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from forkpoint.labels import leaf_shares
 from forkpoint.outcomes import End, Path, graded, paths_of
 from forkpoint.records import Completion, Cost, Policy, Problem
 from forkpoint.rollouts import RolloutConfig, sample
 from forkpoint.search.config import InferenceConfig
 from forkpoint.search.guide import Draft, Guide, Readings
 from forkpoint.search.result import Found, SearchResult, SearchTokens
-from forkpoint.select import Aggregate, aggregate, vote_share
+from forkpoint.select import Aggregate, aggregate, sharpened, vote_share
 from forkpoint.tree import TreeConfig, grow_trees
 
 
@@ -27,21 +28,22 @@ class Gathering:
         self.readings = Readings(problem.question, self.prompt_ids)
         self.num_samples = 0
         self._cost = Cost()
-        self._solutions: list[tuple[Path, Draft, End]] = []
+        self._solutions: list[tuple[Path, Draft, End, float]] = []
 
-    def add(self, solutions: Sequence[tuple[Path, Draft, End]], cost: Cost) -> None:
+    def add(self, solutions: Sequence[tuple[Path, Draft, End, float]], cost: Cost) -> None:
         self._solutions += solutions
         self._cost += cost
 
-    def share(self, how: Aggregate) -> float:
-        """The winner's part of the weighted vote."""
-        scores = [aggregate(self.readings.scores[draft.steps], how) for _, draft, _ in self._solutions]
-        return vote_share([end.answer for _, _, end in self._solutions], scores)
+    def share(self, how: Aggregate, sharpness: float) -> float:
+        """The winner's part of the policy-weighted vote."""
+        scores = [aggregate(self.readings.scores[draft.steps], how) for _, draft, _, _ in self._solutions]
+        votes = sharpened(scores, [weight for _, _, _, weight in self._solutions], sharpness)
+        return vote_share([end.answer for _, _, end, _ in self._solutions], votes)
 
     def result(self) -> SearchResult:
         found = tuple(
-            Found(draft.steps, self.readings.scores[draft.steps], len(path.completion), path.completion.finish == "stop", end)
-            for path, draft, end in self._solutions
+            Found(draft.steps, self.readings.scores[draft.steps], len(path.completion), path.completion.finish == "stop", end, weight)
+            for path, draft, end, weight in self._solutions
         )
         return SearchResult(self.problem, found, SearchTokens.of(self._cost, self.readings))
 
@@ -66,7 +68,7 @@ def search_adaptive(policy: Policy, problems: Sequence[Problem], guide: Guide, c
     _grow(policy, gatherings, guide, config)
     how = config.aggregate or guide.prm_format.aggregate
     unclear = gatherings
-    while unclear := [its for its in unclear if its.num_samples < config.num_samples and its.share(how) < config.enough]:
+    while unclear := [its for its in unclear if its.num_samples < config.num_samples and its.share(how, config.sharpness) < config.enough]:
         _draw(policy, unclear, guide, config, min(config.draw, config.num_samples - unclear[0].num_samples))
     return [gathering.result() for gathering in gatherings]
 
@@ -74,7 +76,8 @@ def search_adaptive(policy: Policy, problems: Sequence[Problem], guide: Guide, c
 def _grow(policy: Policy, gatherings: Sequence[Gathering], guide: Guide, config: InferenceConfig) -> None:
     trees = TreeConfig(num_leaves=config.num_samples, tau=config.tau, max_tokens=config.max_tokens)
     grown = grow_trees(policy, [gathering.prompt_ids for gathering in gatherings], trees)
-    _take(policy, gatherings, guide, [([tree.path(idx) for idx in range(tree.num_leaves)], cost) for tree, cost in grown])
+    completed = [([tree.path(idx) for idx in range(tree.num_leaves)], cost) for tree, cost in grown]
+    _take(policy, gatherings, guide, completed, [[round(share * tree.num_leaves, 6) for share in leaf_shares(tree)] for tree, _ in grown])
 
 
 def _draw(policy: Policy, gatherings: Sequence[Gathering], guide: Guide, config: InferenceConfig, num: int) -> None:
@@ -85,17 +88,23 @@ def _draw(policy: Policy, gatherings: Sequence[Gathering], guide: Guide, config:
     sampled = sample(policy, prompts, rollouts, [config.room(policy, len(prompt_ids)) for prompt_ids in prompts], spans)
     for gathering in gatherings:
         gathering.num_samples += num
-    _take(policy, gatherings, guide, sampled)
+    _take(policy, gatherings, guide, sampled, [[1.0] * num] * len(gatherings))
 
 
-def _take(policy: Policy, gatherings: Sequence[Gathering], guide: Guide, completed: Sequence[tuple[Sequence[Completion], Cost]]) -> None:
-    """Read and grade what came for each problem, all in one go."""
+def _take(
+    policy: Policy,
+    gatherings: Sequence[Gathering],
+    guide: Guide,
+    completed: Sequence[tuple[Sequence[Completion], Cost]],
+    weights: Sequence[Sequence[float]],
+) -> None:
+    """Read and grade what came for each problem, all in one go; `weights` are those of the solutions' votes."""
     paths = [paths_of(policy, completions) for completions, _ in completed]
     drafts = [[_draft(path, guide) for path in its_paths] for its_paths in paths]
     guide.read([(gathering.readings, draft) for gathering, its in zip(gatherings, drafts, strict=True) for draft in its])
     ends = graded([gathering.problem for gathering in gatherings], [[path.text for path in its_paths] for its_paths in paths])
-    for gathering, its_paths, its_drafts, its_ends, (_, cost) in zip(gatherings, paths, drafts, ends, completed, strict=True):
-        gathering.add(list(zip(its_paths, its_drafts, its_ends, strict=True)), cost)
+    for gathering, its_paths, its_drafts, its_ends, (_, cost), its in zip(gatherings, paths, drafts, ends, completed, weights, strict=True):
+        gathering.add(list(zip(its_paths, its_drafts, its_ends, its, strict=True)), cost)
 
 
 def _draft(path: Path, guide: Guide) -> Draft:
