@@ -196,6 +196,7 @@ def test_other_settings_answer_with_what_the_first_tuned(evidence: Any, tmp_path
     assert {item["right"] for item in found["shuffle-ours"]["differences"]} <= {row["name"] for row in found["shuffle-ours"]["ways"]}
     tables = importlib.import_module("evidence_lab.tables").tables(found)
     assert "first error" not in tables["shuffle-cheating"] and "tree, then samples" in tables["shuffle-ours"]
+    assert tables["front"].count("| shuffle |") == len([row for row in tables["front"].splitlines() if row.startswith("| shuffle")]) > 1
     assert [path.name for path in (tmp_path / "default").iterdir()] == ["tuning"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,16 @@ def _accuracy(results: dict[str, Result]) -> Figure:
         _errorbar(axes, [row["tokens"] for row in its], its, label, colour, style)
     if "default-ours" in results:
         ways = sorted(results["default-ours"]["ways"], key=lambda row: float(row["tokens"]))
-        for label, begin, end, style in (
-            ("ours: vote of tree and samples, EDU-PRM", "vote of tree and", "; edu", "v:"),
-            ("ours: tree, then samples until the vote is clear", "vote of tree, then", "; edu", "v-"),
+        for label, pattern, colour, style in (
+            ("ours: vote of tree, then samples until it is clear", r"vote of tree, then .*; edu", "tab:green", "v:"),
+            ("ours: policy-weighted vote of tree, EDU-PRM", r"policy-weighted vote of tree of \d+, tau = 1.0; edu", "tab:purple", "P-"),
+            ("ours: the same, then samples until it is clear", r"policy-weighted .* tau = 1.0, then .*; edu", "tab:purple", "X:"),
         ):
-            its = [row for row in ways if row["name"].startswith(begin) and row["name"].endswith(end)]
-            _errorbar(axes, [row["tokens"] for row in its], its, label, "tab:green", style)
+            its = [row for row in ways if re.fullmatch(pattern, row["name"])]
+            _errorbar(axes, [row["tokens"] for row in its], its, label, colour, style)
     _log_tokens(axes, "problem")
     axes.set_ylabel("accuracy, 95 % interval")
+    axes.set_title("setting default", fontsize=9)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 

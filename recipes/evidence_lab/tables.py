@@ -231,31 +231,30 @@ TABLES: dict[str, Callable[[Result], str]] = dict.fromkeys(COMPARED, compared) |
 
 FRONT = (
     "best of tree of 4, tau = 1.0; edu",
-    "best of tree of 16, tau = 1.0; edu",
-    "vote of 8 samples, T = 0.7; er-2",
-    "vote of tree, then samples until 0.5 of the vote; edu",
-    "majority of 16 samples, T = 0.7",
     "best of 16 samples, T = 0.7; er-2",
     "vote of 16 samples, T = 0.7; er-2",
-    "vote of 16 samples, T = 0.7; edu",
-    "vote of 16 samples, T = 0.5; edu",
-    "vote of tree and 16 samples; edu",
+    "majority of 16 samples, T = 0.7",
+    "vote of tree, then samples until 0.5 of the vote; edu",
+    "policy-weighted vote of tree of 8, tau = 1.0; edu",
+    "policy-weighted vote of tree of 8, tau = 1.0; er-2",
+    "policy-weighted vote of tree of 8, tau = 1.0, then samples until 0.5 of the vote; edu",
     "vote of 64 samples, T = 0.7; er-2",
 )
-"""The rows of the README's table, and of other settings', as far as they have them."""
+"""The rows of the README's table, as far as a setting has them."""
 
 
-def front(result: Result) -> str:
-    """Some rows of `ours`."""
-    return ours({**result, "ways": [row for row in result["ways"] if row["name"] in FRONT]})
+def front(results: Sequence[Result]) -> str:
+    """Some rows of `ours` in every setting."""
+    parts = [ours({**result, "ways": [row for row in result["ways"] if row["name"] in FRONT]}) for result in results]
+    header, line, *_ = parts[0].splitlines()
+    rows = [f"| {result['setting']['name']} {row}" for result, part in zip(results, parts, strict=True) for row in part.splitlines()[2:]]
+    return "\n".join([f"| setting {header}", f"| --- {line}", *rows])
 
 
 def tables(results: dict[str, Result]) -> dict[str, str]:
     """Every table by its name."""
-    found = {}
-    for name, result in results.items():
-        make = front if result["arm"] == "ours" and result["setting"]["name"] != "default" else TABLES[result["arm"]]
-        found[name] = f"{make(result)}\n\n{origin(result)}"
-    if "default-ours" in results:
-        found["front"] = f"{front(results['default-ours'])}\n\n{origin(results['default-ours'])}"
+    found = {name: f"{TABLES[result['arm']](result)}\n\n{origin(result)}" for name, result in results.items()}
+    everywhere = [result for result in results.values() if result["arm"] == "ours"]
+    if everywhere:
+        found["front"] = "\n\n".join([front(everywhere), *map(origin, everywhere)])
     return found

@@ -25,7 +25,7 @@ def search(
     *,
     prm: str,
     out: Path,
-    method: tuple[MethodName, ...] = ("adaptive", "vote", "best-of-n", "beam", "dvts"),
+    method: tuple[MethodName, ...] = ("tree-vote", "adaptive", "vote", "best-of-n", "beam", "dvts"),
     prm_weight: float = 1.0,
     config: Annotated[InferenceConfig, Flat] = InferenceConfig(),
     family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
