@@ -324,6 +324,7 @@ def test_a_vote_that_is_clear_costs_a_tree() -> None:
     clear, unclear = found(0.1), found(0.9)
     assert len(clear.found) == 2 and clear.found[clear.pick("policy-weighted", "min", 3)].end.answer == "1"
     assert len(unclear.found) > 2
+    assert len(found(0.6).found) == 2  # 1.2 * .9 ** 3 of that and .8 * .6 ** 3; of the plain scores it would be .69
 
 
 def test_a_trees_vote_weighs_leaves_by_what_the_policy_gives_them_and_sharpens_scores() -> None:
@@ -473,6 +474,20 @@ def test_methods_of_one_search_share_its_rows_and_are_compared_problem_by_proble
             assert report.difference.mean == pytest.approx((sum(right) - sum(first)) / len(right))
         assert report.total_tokens == report.policy_tokens + report.prm_tokens
     assert [item["method"] for item in json.loads((tmp_path / "results.json").read_text())["methods"]] == list(METHODS)
+
+
+def test_a_run_picks_by_the_sharpness_that_it_is_told(tmp_path: Path) -> None:
+    policy = ScriptedPolicy({"": {"a\n": 0.8, "b\n": 0.2}, "a\n": {"1": 1.0}, "b\n": {"2": 1.0}})
+    worth = guide(lambda _, text: 0.4 if text[0] == "a" else 0.5)
+    picked = {}
+    for sharpness in (0.0, 3.0, 20.0):
+        config = InferenceConfig(num_samples=2, branching=1, tau=0.4, sharpness=sharpness)
+        run_search([problem()], policy, worth, tmp_path / str(sharpness), ("tree-vote", "tree"), config, QUIET)
+        rows = [json.loads(line) for line in (tmp_path / str(sharpness) / "results.jsonl").read_text().splitlines()]
+        picked[sharpness] = [row["answer"] for row in rows]
+    assert picked == {0.0: ["1", "2"], 3.0: ["1", "2"], 20.0: ["2", "2"]}
+    with pytest.raises(ValueError, match="sharpness must be at least 0 and finite; -1 was given"):
+        InferenceConfig(sharpness=-1)
 
 
 def test_a_search_that_is_stopped_anywhere_goes_on_and_ends_alike(tmp_path: Path) -> None:
