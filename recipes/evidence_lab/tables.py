@@ -254,7 +254,7 @@ def front(results: Sequence[Result]) -> str:
 def tables(results: dict[str, Result]) -> dict[str, str]:
     """Every table by its name."""
     found = {name: f"{TABLES[result['arm']](result)}\n\n{origin(result)}" for name, result in results.items()}
-    everywhere = [result for result in results.values() if result["arm"] == "ours"]
+    everywhere = [result for _, result in sorted(results.items()) if result["arm"] == "ours"]
     if everywhere:
         found["front"] = "\n\n".join([front(everywhere), *map(origin, everywhere)])
     return found
