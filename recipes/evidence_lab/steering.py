@@ -14,20 +14,24 @@ from typing import Any
 import numpy as np
 
 from forkpoint.evaluate import Attempts, bootstrap, curve
+from forkpoint.labels import leaf_shares
 from forkpoint.outcomes import TreeOutcome
 from forkpoint.prms import load_prm
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
 from forkpoint.runs import LocalExecutor, Run, complete
+from forkpoint.select import sharpened, weighted_vote
 from forkpoint.solve_run import TreeWork
 from forkpoint.tree import TreeConfig
 from forkpoint.tree_search import SearchConfig, Steering
 
 from .lab import Lab, fields
+from .ours import SHARPNESS
 from .settings import MAX_TOKENS
 from .units import Floats
 
 TAU, NUM_LEAVES = 0.5, 16
+PICKS = ("best", "weighted", "policy-weighted", "oracle")
 MODES = {
     "plain": SearchConfig(),
     "P-EDU, below 0.2": SearchConfig(prune_below=0.2),
@@ -44,9 +48,9 @@ def steering(lab: Lab) -> dict[str, Any]:
     rows, contrasts = [], []
     for mode, its in joined.items():
         row: dict[str, Any] = {"mode": mode, "policy_tokens": its["policy_tokens"].mean(), "prm_tokens": its["prm_tokens"].mean()}
-        rows.append({**row, **{name: fields(bootstrap(its[name])) for name in ("best", "weighted", "oracle")}})
+        rows.append({**row, **{name: fields(bootstrap(its[name])) for name in PICKS}})
         if mode != "plain":
-            for name in ("best", "weighted", "oracle"):
+            for name in PICKS:
                 difference = fields(bootstrap(its[name] - joined["plain"][name]))
                 contrasts.append({"left": mode, "right": "plain", "select": name, **difference})
     return {"modes": rows, "differences": contrasts, "num_leaves": NUM_LEAVES, "tau": TAU}
@@ -77,15 +81,18 @@ def _grown(lab: Lab, seed: int, mode: str) -> dict[str, Floats]:
         complete(run, LocalExecutor(chunk_size=32), work)
         outcomes = [TreeOutcome.from_row(row) for row in run.rows(work.keys)]
         run.finish({})
-    attempts = []
+    attempts, of_policy = [], []
     for outcome in outcomes:
         steps = [outcome.path(idx).steps("newline", prm.format.rule)[0] for idx in range(len(outcome.ends))]
         scores = prm.score([outcome.problem.question] * len(steps), steps)
         attempts.append(Attempts(outcome.problem.id, outcome.solutions(), tuple(tuple(its) for its in scores)))
+        votes = sharpened([min(its) for its in scores], leaf_shares(outcome.tree), SHARPNESS)
+        of_policy.append(float(outcome.ends[weighted_vote([end.answer for end in outcome.ends], votes)].is_correct))
     points = {(point.select, point.aggregate): point.accuracy_P for point in curve(attempts, [NUM_LEAVES], is_exchangeable=False)}
     return {
         "best": points["best", "min"],
         "weighted": points["weighted", "min"],
+        "policy-weighted": np.array(of_policy),
         "oracle": points["oracle", None],
         "policy_tokens": np.array([float(outcome.cost.sampled_tokens) for outcome in outcomes]),
         "prm_tokens": np.array([float(outcome.scoring.tokens) if outcome.scoring else 0.0 for outcome in outcomes]),

@@ -137,21 +137,24 @@ def labels(result: Result) -> str:
     return markdown(header, rows)
 
 
+STEERED = ("best", "policy-weighted", "oracle")
+
+
 def steering(result: Result) -> str:
-    kinds = ("best", "weighted", "oracle")
+    kinds = ("best", "weighted", "policy-weighted", "oracle")
     rows = []
     for row in result["modes"]:
-        differences = [signed(find(result["differences"], left=row["mode"], select=kind)) for kind in kinds[::2]]
+        differences = [signed(find(result["differences"], left=row["mode"], select=kind)) for kind in STEERED]
         rows.append(
             [
                 row["mode"],
                 f"{row['policy_tokens']:.0f}",
                 f"{row['prm_tokens']:.0f}",
-                *(shown(row[kind]) for kind in kinds),
+                *(shown(row.get(kind)) for kind in kinds),
                 *differences,
             ]
         )
-    return markdown(["trees", "policy tokens", "PRM tokens", *kinds, "best, minus plain", "oracle, minus plain"], rows)
+    return markdown(["trees", "policy tokens", "PRM tokens", *kinds, *(f"{kind}, minus plain" for kind in STEERED)], rows)
 
 
 def raft(result: Result) -> str:
