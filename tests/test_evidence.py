@@ -163,7 +163,7 @@ def test_a_pool_grows_until_its_vote_is_clear(evidence: Any) -> None:
 def test_leaves_count_by_what_the_policy_gives_them_and_sharpened_scores(evidence: Any, out: Path) -> None:
     ours = importlib.import_module("evidence_lab.ours")
     leaves = [ours.Candidate("7", False, 10, (0.5,), 0.5), ours.Candidate("8", True, 4, (0.4,), 1.5)]
-    way = ours.Way(0, num_leaves=2, by_policy=True)
+    way = ours.Way(0, num_leaves=2)
     assert ours._ballot(leaves, way)[1] == pytest.approx([0.5 * 0.5**3, 1.5 * 0.4**3])
     assert ours._outcome((leaves, []), way, 6) == (1.0, 14)
     lab, settings = (importlib.import_module(f"evidence_lab.{name}") for name in ("lab", "settings"))

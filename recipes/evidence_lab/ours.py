@@ -21,7 +21,6 @@ from .lab import best as best_of
 from .lab import weighted as vote_of
 from .settings import DENSE, HT, OTHER_HT, TREE
 
-TAUS = {TREE: 1.0, DENSE: 0.5}
 GROWTH = 2
 """Samples that a growing pool takes at a time."""
 SHARES = (0.3, 0.5, 0.7, 0.9)
@@ -47,16 +46,14 @@ class Way:
     """Whose scores are averaged."""
     tree: str = TREE
     num_leaves: int | None = None
-    """At most; None: all that every PRM scores."""
-    by_policy: bool = False
-    """Leaves count by what the policy gives them, and scores are sharpened."""
+    """Leaves at most, which count by what the policy gives them, with sharpened scores; None: all that every PRM scores, once each."""
 
     @property
     def name(self) -> str:
         how = {"best": "best", "weighted": "vote"}[self.select]
         tree = "tree"
-        if self.by_policy:
-            how, tree = "policy-weighted vote", f"tree of {self.num_leaves}, tau = {TAUS[self.tree]}"
+        if self.num_leaves is not None:
+            how, tree = "policy-weighted vote", f"tree of {self.num_leaves}, tau = {_number(self.tree)}"
         if self.enough is not None:
             source = f"{tree}, then samples until {self.enough:g} of the vote"
         else:
@@ -95,7 +92,7 @@ def policy_ways(most: int) -> list[Way]:
     found = []
     for prm in ("edu", "er-2"):
         for num_leaves in (n for n in (4, 8, 16) if n <= most):
-            of_tree = Way(0, prm=prm, num_leaves=num_leaves, by_policy=True)
+            of_tree = Way(0, prm=prm, num_leaves=num_leaves)
             found += [of_tree, replace(of_tree, tree=DENSE), replace(of_tree, num_samples=most, enough=0.5)]
     return found
 
@@ -104,10 +101,14 @@ def ours(lab: Lab) -> dict[str, Any]:
     """Accuracy and tokens of every way, and its difference from the best that each paper, or samples alone, have for no more tokens."""
     most = lab.scale.num_other_samples
     prms = ("edu", "soft", "edu-own") if lab.setting.is_first else ("edu", "soft")
+    pools = cache(lambda prm, tree: [_pools(lab, prm, tree, seed) for seed in lab.seeds])
     papers = paper_picks(lab)
     rows, differences = [], []
     for way in ways(most, prms):
-        its = [_weighted(lab, way, _pools(lab, way.prm, way.tree, seed)) for seed in lab.seeds]
+        its = pools(way.prm, way.tree)
+        if way.num_leaves is not None:
+            shares = lab.stock.leaf_shares(way.tree, way.num_leaves)
+            its = [_weighted(of_seed, shares) for of_seed in its]
         groups = [its[idx : idx + way.num_prms] for idx in range(0, len(its) - way.num_prms + 1, way.num_prms)]
         if not groups:
             continue
@@ -151,13 +152,17 @@ def _best_within(lab: Lab, picks: Sequence[Pick], tokens: float) -> Pick | None:
 
 def row_name(pick: Pick) -> str:
     """In words."""
-    number = float(pick.solutions.split("-")[-1])
-    source = f"tree of {pick.n}, tau = {number}" if pick.solutions in TAUS else f"{pick.n} samples, T = {number}"
+    number = _number(pick.solutions)
+    source = f"tree of {pick.n}, tau = {number}" if pick.solutions in (TREE, DENSE) else f"{pick.n} samples, T = {number}"
     how = {"best": "best", "weighted": "vote"}.get(pick.select, pick.select)
     return f"{how} of {source}" + (f"; {pick.variant}" if pick.variant else "")
 
 
-@cache
+def _number(solutions: str) -> float:
+    """Their tau or temperature."""
+    return float(solutions.split("-")[-1])
+
+
 def _pools(lab: Lab, prm: str, tree: str, seed: int) -> list[Pool]:
     """Per problem, the tree's leaves and the samples, scored."""
     sides = []
@@ -176,15 +181,12 @@ def _pools(lab: Lab, prm: str, tree: str, seed: int) -> list[Pool]:
     return list(zip(*sides, strict=True))
 
 
-def _weighted(lab: Lab, way: Way, pools: list[Pool]) -> list[Pool]:
-    """The same with the leaves that a way has, and what they count."""
-    if not way.by_policy:
-        return pools
-    assert way.num_leaves is not None, "a way by policy names its leaves"
+def _weighted(pools: Sequence[Pool], shares: Sequence[Sequence[float]]) -> list[Pool]:
+    """The same with as many leaves as have a share, and what they count."""
     found = []
-    for (leaves, samples), shares in zip(pools, lab.stock.leaf_shares(way.tree, way.num_leaves), strict=True):
-        kept = zip(leaves[: way.num_leaves], shares, strict=True)
-        found.append(([replace(leaf, weight=share * len(shares)) for leaf, share in kept], samples))
+    for (leaves, samples), its in zip(pools, shares, strict=True):
+        kept = zip(leaves[: len(its)], its, strict=True)
+        found.append(([replace(leaf, weight=share * len(its)) for leaf, share in kept], samples))
     return found
 
 
@@ -213,5 +215,5 @@ def _outcome(pool: Pool, way: Way, most: int) -> tuple[float, float]:
 
 def _ballot(candidates: Sequence[Candidate], way: Way) -> tuple[list[str | None], list[float]]:
     scores = [sum(item.scores) / len(item.scores) for item in candidates]
-    votes = sharpened(scores, [item.weight for item in candidates], SHARPNESS if way.by_policy else 1)
+    votes = sharpened(scores, [item.weight for item in candidates], 1 if way.num_leaves is None else SHARPNESS)
     return [item.answer for item in candidates], votes

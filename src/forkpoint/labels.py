@@ -89,7 +89,7 @@ class Leaves:
     def _weights(self, leaf_idxs: Sequence[int], num_tokens: int) -> list[float] | None:
         if self._choices is None:
             return None
-        return [math.exp(sum(log for position, log in self._choices[idx] if position >= num_tokens)) for idx in leaf_idxs]
+        return [_share(self._choices[idx], num_tokens) for idx in leaf_idxs]
 
 
 def leaf_shares(tree: Tree) -> list[float]:
@@ -97,7 +97,12 @@ def leaf_shares(tree: Tree) -> list[float]:
 
     In [0, 1], one per leaf; they sum to 1. Those of a smaller tree, `branches[:n]`, are its own.
     """
-    return [math.exp(math.fsum(log for _, log in taken)) for taken in _choices(tree)]
+    return [_share(taken, 0) for taken in _choices(tree)]
+
+
+def _share(taken: Sequence[tuple[int, float]], num_tokens: int) -> float:
+    """The product over the forks of a leaf behind its first `num_tokens` tokens; `taken` as `_choices` gives it."""
+    return math.exp(sum(log for position, log in taken if position >= num_tokens))
 
 
 def _choices(tree: Tree) -> list[list[tuple[int, float]]]:

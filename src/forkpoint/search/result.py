@@ -85,6 +85,10 @@ class SearchResult:
         """One score in [0, 1] per solution."""
         return [aggregate(item.scores, how) for item in self.found]
 
+    def votes(self, how: Aggregate, sharpness: float) -> list[float]:
+        """What each solution counts in a policy-weighted vote."""
+        return sharpened(self.scores(how), [item.weight for item in self.found], sharpness)
+
     def pick(self, choose: Choose, how: Aggregate, sharpness: float = 1.0) -> int:
         """The index of the solution that is the answer; of equals the first. `sharpness` is that of policy-weighted votes."""
         match choose:
@@ -95,8 +99,7 @@ class SearchResult:
             case "majority":
                 return majority(self.answers)
             case "policy-weighted":
-                votes = sharpened(self.scores(how), [item.weight for item in self.found], sharpness)
-                return weighted_vote(self.answers, votes)
+                return weighted_vote(self.answers, self.votes(how, sharpness))
 
     def to_row(self) -> dict[str, Any]:
         found = [asdict(item) for item in self.found]

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forkpoint.labels import leaf_shares
-from forkpoint.outcomes import End, Path, graded, paths_of
+from forkpoint.outcomes import Path, graded, paths_of
 from forkpoint.records import Completion, Cost, Policy, Problem
 from forkpoint.rollouts import RolloutConfig, sample
 from forkpoint.search.config import InferenceConfig
 from forkpoint.search.guide import Draft, Guide, Readings
 from forkpoint.search.result import Found, SearchResult, SearchTokens
-from forkpoint.select import Aggregate, aggregate, sharpened, vote_share
+from forkpoint.select import vote_share
 from forkpoint.tree import TreeConfig, grow_trees
 
 
@@ -28,24 +28,14 @@ class Gathering:
         self.readings = Readings(problem.question, self.prompt_ids)
         self.num_samples = 0
         self._cost = Cost()
-        self._solutions: list[tuple[Path, Draft, End, float]] = []
+        self._found: list[Found] = []
 
-    def add(self, solutions: Sequence[tuple[Path, Draft, End, float]], cost: Cost) -> None:
-        self._solutions += solutions
+    def add(self, found: Sequence[Found], cost: Cost) -> None:
+        self._found += found
         self._cost += cost
 
-    def share(self, how: Aggregate, sharpness: float) -> float:
-        """The winner's part of the policy-weighted vote."""
-        scores = [aggregate(self.readings.scores[draft.steps], how) for _, draft, _, _ in self._solutions]
-        votes = sharpened(scores, [weight for _, _, _, weight in self._solutions], sharpness)
-        return vote_share([end.answer for _, _, end, _ in self._solutions], votes)
-
     def result(self) -> SearchResult:
-        found = tuple(
-            Found(draft.steps, self.readings.scores[draft.steps], len(path.completion), path.completion.finish == "stop", end, weight)
-            for path, draft, end, weight in self._solutions
-        )
-        return SearchResult(self.problem, found, SearchTokens.of(self._cost, self.readings))
+        return SearchResult(self.problem, tuple(self._found), SearchTokens.of(self._cost, self.readings))
 
 
 def search_samples(policy: Policy, problems: Sequence[Problem], guide: Guide, config: InferenceConfig) -> list[SearchResult]:
@@ -67,8 +57,13 @@ def search_adaptive(policy: Policy, problems: Sequence[Problem], guide: Guide, c
     gatherings = [Gathering(policy, problem) for problem in problems]
     _grow(policy, gatherings, guide, config)
     how = config.aggregate or guide.prm_format.aggregate
+
+    def is_unclear(gathering: Gathering) -> bool:
+        result = gathering.result()
+        return vote_share(result.answers, result.votes(how, config.sharpness)) < config.enough
+
     unclear = gatherings
-    while unclear := [its for its in unclear if its.num_samples < config.num_samples and its.share(how, config.sharpness) < config.enough]:
+    while unclear := [its for its in unclear if its.num_samples < config.num_samples and is_unclear(its)]:
         _draw(policy, unclear, guide, config, min(config.draw, config.num_samples - unclear[0].num_samples))
     return [gathering.result() for gathering in gatherings]
 
@@ -104,7 +99,12 @@ def _take(
     guide.read([(gathering.readings, draft) for gathering, its in zip(gatherings, drafts, strict=True) for draft in its])
     ends = graded([gathering.problem for gathering in gatherings], [[path.text for path in its_paths] for its_paths in paths])
     for gathering, its_paths, its_drafts, its_ends, (_, cost), its in zip(gatherings, paths, drafts, ends, completed, weights, strict=True):
-        gathering.add(list(zip(its_paths, its_drafts, its_ends, its, strict=True)), cost)
+        scores = gathering.readings.scores
+        found = [
+            Found(draft.steps, scores[draft.steps], len(path.completion), path.completion.finish == "stop", end, weight)
+            for path, draft, end, weight in zip(its_paths, its_drafts, its_ends, its, strict=True)
+        ]
+        gathering.add(found, cost)
 
 
 def _draft(path: Path, guide: Guide) -> Draft:
