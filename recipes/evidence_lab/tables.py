@@ -150,7 +150,7 @@ def steering(result: Result) -> str:
                 row["mode"],
                 f"{row['policy_tokens']:.0f}",
                 f"{row['prm_tokens']:.0f}",
-                *(shown(row.get(kind)) for kind in kinds),
+                *(shown(row[kind]) for kind in kinds),
                 *differences,
             ]
         )
@@ -167,16 +167,27 @@ def raft(result: Result) -> str:
     return markdown(header, rows)
 
 
-def ours(result: Result) -> str:
-    """A way per row, with what it has over each paper's best for no more tokens; then the papers' ways."""
+OURS_HEADER = [
+    "what", "tokens", "accuracy",
+    *(f"minus the best for no more tokens of {paper}" for paper in ("EDU-PRM", "ER-PRM", "samples, EDU-PRM's scores")),
+]  # fmt: skip
+
+
+def ours_cells(result: Result, names: Sequence[str] | None = None) -> list[list[str]]:
+    """A way per row, with what it has over each paper's best for no more tokens, and the papers' ways; some of them or all."""
     cells = []
     for row in sorted(result["ways"], key=lambda row: float(row["tokens"])):
+        if names is not None and row["name"] not in names:
+            continue
         its = [find(result["differences"], left=row["name"], paper=paper) for paper in ("EDU-PRM", "ER-PRM", "samples")]
         against = [f"{signed(item)} {item['right']}" if item else "" for item in its]
         cells.append([row["name"], f"{row['tokens']:.0f}", shown(row), *against])
-    against = [f"minus the best for no more tokens of {paper}" for paper in ("EDU-PRM", "ER-PRM", "samples, EDU-PRM's scores")]
-    header = ["what", "tokens", "accuracy", *against]
-    return markdown(header, cells)
+    return cells
+
+
+def ours(result: Result) -> str:
+    """All ways of a setting."""
+    return markdown(OURS_HEADER, ours_cells(result))
 
 
 def aggregates(result: Result) -> str:
@@ -248,10 +259,8 @@ FRONT = (
 
 def front(results: Sequence[Result]) -> str:
     """Some rows of `ours` in every setting."""
-    parts = [ours({**result, "ways": [row for row in result["ways"] if row["name"] in FRONT]}) for result in results]
-    header, line, *_ = parts[0].splitlines()
-    rows = [f"| {result['setting']['name']} {row}" for result, part in zip(results, parts, strict=True) for row in part.splitlines()[2:]]
-    return "\n".join([f"| setting {header}", f"| --- {line}", *rows])
+    cells = [[result["setting"]["name"], *row] for result in results for row in ours_cells(result, FRONT)]
+    return markdown(["setting", *OURS_HEADER], cells)
 
 
 def tables(results: dict[str, Result]) -> dict[str, str]:
