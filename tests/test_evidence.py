@@ -17,7 +17,7 @@ import pytest
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
 from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import tree_outcomes
+from forkpoint.label_run import derive_labels, tree_outcomes
 from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems
 from forkpoint.runs import Run
@@ -128,6 +128,27 @@ def test_more_rollouts_make_better_labels_at_proportional_cost(out: Path) -> Non
     one, four = rows["rollouts, k = 1"], rows["rollouts, k = 4"]
     assert four["tokens_per_label"] == pytest.approx(4 * one["tokens_per_label"])
     assert {"leaves, uniform", "leaves, policy-weighted", "rollouts, stopped early", "bisection, k = 8"} <= rows.keys()
+
+
+def test_more_completions_are_those_that_there_were_and_as_many_more(evidence: Any, out: Path, tmp_path: Path) -> None:
+    lab, settings = (importlib.import_module(f"evidence_lab.{name}") for name in ("lab", "settings"))
+    shutil.copytree(out / "default" / "stock" / "labels-rollouts", tmp_path / "default" / "stock" / "labels-rollouts")
+    shutil.copytree(out / "default" / "tuning", tmp_path / "default" / "tuning")
+    tiny = lab.Lab(settings.Setting("default", "lab"), settings.TINY, tmp_path, [0], print)
+
+    before = (tiny.stock.labels("rollouts") / "journal.jsonl").read_bytes()
+    after = (tiny.stock.labels("more-rollouts") / "journal.jsonl").read_bytes()
+    assert after.startswith(before) and (tiny.stock.labels("rollouts") / "journal.jsonl").read_bytes() == before
+    few, many = tiny.stock.label_cost("rollouts"), tiny.stock.label_cost("more-rollouts")
+    assert (few.num_rollouts, many.num_rollouts) == (4, 8) and few.solutions == many.solutions
+    assert few.rollouts < many.rollouts < 3 * few.rollouts
+
+    of_few, of_many = (list(tiny.unit(variant, 0)._labelled()) for variant in ("soft", "soft-k32"))
+    assert {label.num_total for item in of_few for label in item.labels[:-1]} == {4}
+    assert {label.num_total for item in of_many for label in item.labels[:-1]} == {8}
+    with Run.read(tiny.stock.labels("more-rollouts")) as run:
+        chosen = {item.problem_id for item in of_few}
+        assert [item for item in derive_labels(run, LabelConfig(), num_rollouts=4) if item.problem_id in chosen] == of_few
 
 
 def test_own_outcomes_label_a_step_by_all_samples_that_begin_with_it(evidence: Any, out: Path) -> None:

@@ -10,6 +10,7 @@ of training.
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -144,10 +145,17 @@ class Stock:
         plans: dict[str, RolloutPlan | BisectPlan | None] = {
             "edu": None,
             "rollouts": RolloutPlan(num_solutions=scale.num_solutions, num_rollouts=scale.num_rollouts),
+            "more-rollouts": RolloutPlan(num_solutions=scale.num_solutions, num_rollouts=2 * scale.num_rollouts),
             "tree-rollouts": RolloutPlan(source="tree", num_rollouts=scale.num_rollouts // 2),
             "omega": BisectPlan(BisectConfig(num_rollouts=8, max_searches=OMEGA_SEARCHES)),
         }
         plan = plans[source]
+        if source == "more-rollouts" and not directory.exists():
+            # a run that is asked for more completions samples only what it lacks
+            partial = directory.with_suffix(".partial")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(self.labels("rollouts"), partial, ignore=shutil.ignore_patterns("cost.json", "lock"))
+            partial.replace(directory)
         label_problems(problems, self.policy, directory, tree, LabelConfig(), self._executor, plan=plan)
         with Run.read(directory) as run:
             outcomes = [outcome_of(row) for row in run.rows() if row["kind"] in ("tree", "samples")]

@@ -8,7 +8,7 @@ from typing import Literal
 from forkpoint.labels import Weighting
 from forkpoint.prms.layout import Head
 
-Source = Literal["edu", "rollouts", "tree-rollouts", "omega", "samples", "edu+samples"]
+Source = Literal["edu", "rollouts", "more-rollouts", "tree-rollouts", "omega", "samples", "edu+samples"]
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Variant:
 
     name: str
     source: Source
-    """edu: leaves of trees; rollouts: completions of the prefixes of samples (tree-rollouts: of tree leaves); omega: bisection;
-    samples: those samples' own outcomes; edu+samples: trees and samples, each with labels of its kind."""
+    """edu: leaves of trees; rollouts: completions of the prefixes of samples (more-rollouts: those and as many more; tree-rollouts: of tree
+    leaves); omega: bisection; samples: those samples' own outcomes; edu+samples: trees and samples, each with labels of its kind."""
     value: str = "mean"
     """mean, hit, outcome, er:ETA."""
     weighting: Weighting = "uniform"
@@ -53,6 +53,8 @@ VARIANTS = {
         *(Variant(f"er-{eta:g}", "rollouts", f"er:{eta:g}", tuned_as="er-2") for eta in (0.1, 1, 5, 8, 10, 15)),
         *(Variant(f"soft-k{k}", "rollouts", num_rollouts=k, tuned_as="soft") for k in (4, 8)),
         *(Variant(f"er-2-k{k}", "rollouts", "er:2", num_rollouts=k, tuned_as="er-2") for k in (4, 8)),
+        Variant("soft-k32", "more-rollouts", tuned_as="soft"),
+        Variant("er-2-k32", "more-rollouts", "er:2", tuned_as="er-2"),
         Variant("shepherd-budget", "rollouts", "hit", num_rollouts=8, budget="edu", tuned_as="hard"),
         Variant("shepherd-soft-budget", "rollouts", num_rollouts=8, budget="edu", tuned_as="soft"),
         Variant("shepherd-on-edu", "tree-rollouts", "hit", num_rollouts=8, tuned_as="hard"),
