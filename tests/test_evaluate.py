@@ -18,7 +18,7 @@ from forkpoint.evaluate import (
     predict_first_error,
     spearman,
 )
-from forkpoint.records import Solution
+from forkpoint.records import Branch, Completion, Solution, Tree
 
 
 def solution(answer: str, is_correct: bool, num_tokens: int = 10) -> Solution:
@@ -52,6 +52,26 @@ def test_tree_leaves_are_used_as_the_first_n() -> None:
     points = curve([four_attempts()], [1, 2, 3], is_exchangeable=False)
     assert [accuracy(points, "oracle", n) for n in (1, 2, 3)] == [0.0, 0.0, 1.0]
     assert {point.n: float(point.tokens_P[0]) for point in points} == {1: 10, 2: 20, 3: 30}
+
+
+def test_a_policy_weighted_vote_counts_a_leaf_by_its_path_and_the_cube_of_its_score() -> None:
+    def branch(parent_idx: int | None, fork: int, taken: float = 0.9, other: float = 0.1) -> Branch:
+        sure = (math.log(0.9),) * 3
+        return Branch(
+            parent_idx, fork, Completion((1,) * 4, (math.log(taken), *sure), (0.0,) * 4, (2,) * 4, (math.log(other), *sure), "stop")
+        )
+
+    # half as likely as what they leave: the policy gives leaf 0 2/3 * 2/3, leaf 1 1/3, leaf 2 2/3 * 1/3
+    tree = Tree((7,), (branch(None, 0), branch(0, 1, 0.3, 0.6), branch(0, 3, 0.2, 0.4)))
+    solutions = (solution("7", True), solution("5", False), solution("5", False))
+    # .444 * .9 < .333 * .91 + .222 * .45, but .444 * .9^3 > .333 * .91^3 + .222 * .45^3
+    points = curve([Attempts("p", solutions, ((0.9,), (0.91,), (0.45,)), tree)], [3], is_exchangeable=False)
+    assert accuracy(points, "policy-weighted", 3, "min") == 1.0
+    assert [accuracy(points, select, 3, "min") for select in ("best", "weighted")] == [0.0, 0.0]
+    even = curve([Attempts("p", solutions, ((0.9,), (0.9,), (0.9,)), tree)], [2, 3], is_exchangeable=False)
+    assert [accuracy(even, "policy-weighted", n, "min") for n in (2, 3)] == [1.0, 0.0]  # 2/3 to 1/3; 4/9 to 5/9
+    no_tree = curve([Attempts("p", solutions, ((0.9,), (0.91,), (0.45,)))], [3], is_exchangeable=False)
+    assert "policy-weighted" not in {point.select for point in no_tree}
 
 
 def test_a_problem_with_few_solutions_uses_all_it_has() -> None:

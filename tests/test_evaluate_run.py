@@ -56,6 +56,12 @@ def test_a_scorer_that_knows_beats_the_majority(tmp_path: Path) -> None:
     assert rows["edu", 0.0, "best", "min", 4]["sampled_tokens_per_problem"] == 3 + 2 + 1
     names = {item["name"]: item for item in evaluation.comparisons}
     assert names["EDU best-of-4 (min) minus EDU majority-of-4"]["difference"] == 1.0
+    # one leaf in three: .4 * .9^3 against .33 and .27 times .1^3; a vote without its scores would lose
+    assert rows["edu", 0.0, "policy-weighted", "min", 4]["accuracy"] == 1.0
+    assert names["EDU policy-weighted vote of 4 (min) minus EDU best-of-4 (min)"]["difference"] == 0.0
+    better = rows["edu", 0.0, "policy-weighted", "min", 4]["accuracy"] - rows["ht", 1.0, "weighted", "min", 4]["accuracy"]
+    assert names["EDU policy-weighted vote of 4 (min) minus HT T=1 weighted vote of 4 (min)"]["difference"] == pytest.approx(better)
+    assert not any(sampler == "ht" and select == "policy-weighted" for sampler, _, select, _, _ in rows)
     assert len(evaluation.trees) == 6 and evaluation.trees[0]["fragments"]
 
 

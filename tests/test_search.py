@@ -281,7 +281,7 @@ def test_samples_are_picked_as_an_evaluation_picks_them() -> None:
 # steps
 
 
-def test_leaves_are_those_of_the_tree_that_is_grown_without_a_prm() -> None:
+def test_leaves_are_those_of_the_tree_that_is_grown_without_a_prm_and_picked_as_an_evaluation_picks_them() -> None:
     policy = random_policy(5)
     config = TreeConfig(num_leaves=SMALL.num_samples, tau=0.3, max_tokens=SMALL.max_tokens)
     outcomes = solve_by_tree(policy, PROBLEMS, config)
@@ -292,6 +292,16 @@ def test_leaves_are_those_of_the_tree_that_is_grown_without_a_prm() -> None:
     assert [result.tokens.sampled for result in results] == [outcome.cost.sampled_tokens for outcome in outcomes]
     assert any(len(result.found) > 1 for result in results)
     assert results != search_tree(policy, PROBLEMS, guide(random_worth), replace(SMALL, tau=3.0))
+
+    attempts = [
+        Attempts(outcome.problem.id, outcome.solutions(), tuple(item.scores for item in result.found), outcome.tree)
+        for outcome, result in zip(outcomes, results, strict=True)
+    ]
+    points = {(point.select, point.aggregate): point.accuracy_P for point in curve(attempts, [SMALL.num_samples], is_exchangeable=False)}
+    for how in AGGREGATES:
+        for choose in ("best", "weighted", "policy-weighted"):
+            right = [result.found[result.pick(choose, how, SMALL.sharpness)].end.is_correct for result in results]
+            assert right == list(points[choose, how])
 
 
 def test_an_adaptive_search_is_a_tree_and_as_many_samples_as_the_vote_asks_for() -> None:

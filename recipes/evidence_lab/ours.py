@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from forkpoint.evaluate import bootstrap_seeds
-from forkpoint.select import best, sharpened, vote_share, weighted_vote
+from forkpoint.select import SHARPNESS, best, sharpened, vote_share, weighted_vote
 
 from .lab import Lab, Pick, fields
 from .lab import best as best_of
@@ -25,9 +25,6 @@ GROWTH = 2
 """Samples that a growing pool takes at a time."""
 SHARES = (0.3, 0.5, 0.7, 0.9)
 """Of the vote. On valid problems (one seed) 0.5 had the accuracy of all 16 samples for half of their tokens."""
-SHARPNESS = 3
-"""The power of scores where leaves count by what the policy gives them. On valid problems of the settings default, hard and shuffle 3 to 6
-were alike on average (EDU-PRM and trees of both tau, ER-PRM and trees of tau = 1.0; up to 8 leaves), smaller and larger ones lower."""
 SLACK = 1.02
 """A pick that costs so much more than another counts as one that costs no more."""
 

@@ -14,19 +14,16 @@ from typing import Any
 import numpy as np
 
 from forkpoint.evaluate import Attempts, bootstrap, curve
-from forkpoint.labels import leaf_shares
 from forkpoint.outcomes import TreeOutcome
 from forkpoint.prms import load_prm
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
 from forkpoint.runs import LocalExecutor, Run, complete
-from forkpoint.select import sharpened, weighted_vote
 from forkpoint.solve_run import TreeWork
 from forkpoint.tree import TreeConfig
 from forkpoint.tree_search import SearchConfig, Steering
 
 from .lab import Lab, fields
-from .ours import SHARPNESS
 from .settings import MAX_TOKENS
 from .units import Floats
 
@@ -81,18 +78,14 @@ def _grown(lab: Lab, seed: int, mode: str) -> dict[str, Floats]:
         complete(run, LocalExecutor(chunk_size=32), work)
         outcomes = [TreeOutcome.from_row(row) for row in run.rows(work.keys)]
         run.finish({})
-    attempts, of_policy = [], []
+    attempts = []
     for outcome in outcomes:
         steps = [outcome.path(idx).steps("newline", prm.format.rule)[0] for idx in range(len(outcome.ends))]
         scores = prm.score([outcome.problem.question] * len(steps), steps)
-        attempts.append(Attempts(outcome.problem.id, outcome.solutions(), tuple(tuple(its) for its in scores)))
-        votes = sharpened([min(its) for its in scores], leaf_shares(outcome.tree), SHARPNESS)
-        of_policy.append(float(outcome.ends[weighted_vote([end.answer for end in outcome.ends], votes)].is_correct))
+        attempts.append(Attempts(outcome.problem.id, outcome.solutions(), tuple(tuple(its) for its in scores), outcome.tree))
     points = {(point.select, point.aggregate): point.accuracy_P for point in curve(attempts, [NUM_LEAVES], is_exchangeable=False)}
     return {
-        "best": points["best", "min"],
-        "weighted": points["weighted", "min"],
-        "policy-weighted": np.array(of_policy),
+        **{select: points[select, "min"] for select in ("best", "weighted", "policy-weighted")},
         "oracle": points["oracle", None],
         "policy_tokens": np.array([float(outcome.cost.sampled_tokens) for outcome in outcomes]),
         "prm_tokens": np.array([float(outcome.scoring.tokens) if outcome.scoring else 0.0 for outcome in outcomes]),

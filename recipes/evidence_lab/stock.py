@@ -13,7 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -199,8 +199,7 @@ class Stock:
         if not path.exists():
             solved = self.solutions(name)
             with Run.read(self.directory / name) as run:
-                trees = ((outcome.problem.id, outcome.tree) for outcome in tree_outcomes(run))
-                shares = {problem_id: leaf_shares(replace(tree, branches=tree.branches[:num])) for problem_id, tree in trees}
+                shares = {outcome.problem.id: leaf_shares(outcome.tree, num) for outcome in tree_outcomes(run)}
             write_json(path, [shares[item.problem_id] for item in solved])
         found: list[list[float]] = json.loads(path.read_text())
         return found

@@ -13,11 +13,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from forkpoint.records import Solution
-from forkpoint.select import AGGREGATES, Aggregate, aggregate, best, majority, weighted_vote
+from forkpoint.labels import leaf_shares
+from forkpoint.records import Solution, Tree
+from forkpoint.select import AGGREGATES, SHARPNESS, Aggregate, aggregate, best, majority, sharpened, weighted_vote
 
 Floats = NDArray[np.float64]
-Select = Literal["greedy", "majority", "best", "weighted", "oracle"]
+Select = Literal["greedy", "majority", "best", "weighted", "policy-weighted", "oracle"]
 NUM_RESAMPLES = 4000
 BLOCK_SIZE = 1 << 18
 """Values drawn at once."""
@@ -78,6 +79,8 @@ class Attempts:
     problem_id: str
     solutions: tuple[Solution, ...]
     step_scores: tuple[tuple[float, ...], ...] | None = None
+    tree: Tree | None = None
+    """Whose leaves the solutions are, where they are leaves: what the policy gives them counts in the policy-weighted vote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,9 @@ def curve(attempts: Sequence[Attempts], sizes: Sequence[int], is_exchangeable: b
     """Accuracy of every way to pick, for every N in `sizes`.
 
     Exchangeable solutions (independent samples) are cut into as many disjoint groups of N as there are and averaged,
-    which narrows the interval honestly. Others (leaves of a tree) are used as the first N: the tree of that budget.
+    which narrows the interval honestly. Others (leaves of a tree) are used as the first N: the tree of that budget. Where
+    all have their trees and scores, there is the policy-weighted vote too: a leaf's vote is what the policy gives it times
+    its score to the power `SHARPNESS`.
     A problem with fewer than N solutions uses all that it has.
     """
     points = []
@@ -125,6 +130,8 @@ def _ways(attempts: Sequence[Attempts]) -> list[tuple[Select, Aggregate | None]]
     ways: list[tuple[Select, Aggregate | None]] = [("majority", None), ("oracle", None)]
     if all(item.step_scores is not None for item in attempts):
         ways += [(select, how) for select in ("best", "weighted") for how in AGGREGATES]
+        if all(item.tree is not None for item in attempts):
+            ways += [("policy-weighted", how) for how in AGGREGATES]
     return ways
 
 
@@ -141,6 +148,9 @@ def _is_right(item: Attempts, group: range, select: Select, how: Aggregate | Non
         return solutions[majority(answers)].is_correct
     assert how is not None and item.step_scores is not None, "picking by score needs scores and an aggregate"
     scores = [aggregate(item.step_scores[idx], how) for idx in group]
+    if select == "policy-weighted":
+        assert item.tree is not None, "only leaves of a tree have weights of the policy"
+        scores = sharpened(scores, leaf_shares(item.tree, len(group)), SHARPNESS)
     return solutions[best(scores) if select == "best" else weighted_vote(answers, scores)].is_correct
 
 

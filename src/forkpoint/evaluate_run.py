@@ -143,7 +143,11 @@ class Evaluator:
             work = ScoreWork(self._scorer, self._format, self._run, keys)
             complete(self._run, self._executor, work)
             scores = [tuple(tuple(item) for item in row["scores"]) for row in self._run.rows(work.keys)]
-        return [Attempts(outcome.problem.id, outcome.solutions(), its_scores) for outcome, its_scores in zip(outcomes, scores, strict=True)]
+        trees = [outcome.tree if isinstance(outcome, TreeOutcome) else None for outcome in outcomes]
+        return [
+            Attempts(outcome.problem.id, outcome.solutions(), its_scores, tree)
+            for outcome, its_scores, tree in zip(outcomes, scores, trees, strict=True)
+        ]
 
     def first_errors(self, keys: Sequence[str]) -> tuple[list[tuple[float, ...]], list[int]]:
         """Step scores and first wrong steps of all solutions of lab problems."""
@@ -256,11 +260,13 @@ def comparisons(points: dict[Sampler, list[CurvePoint]], prm_format: PRMFormat |
                 found[sampler.kind, sampler.temperature, point.select] = point
     pairs = []
     hts = [sampler.temperature for sampler in points if sampler.kind == "ht"]
+    edu: tuple[str, float] = ("edu", 0.0)
     for temperature in hts:
-        ht, edu = ("ht", temperature), ("edu", 0.0)
+        ht = ("ht", temperature)
         pairs += [((*ht, "best"), (*ht, "majority")), ((*edu, "best"), (*ht, "majority")), ((*edu, "best"), (*ht, "best"))]
-        pairs += [((*ht, "weighted"), (*ht, "majority")), ((*edu, "oracle"), (*ht, "oracle"))]
-    pairs.append((("edu", 0.0, "best"), ("edu", 0.0, "majority")))
+        pairs += [((*ht, "weighted"), (*ht, "majority")), ((*edu, "policy-weighted"), (*ht, "weighted"))]
+        pairs += [((*edu, "oracle"), (*ht, "oracle"))]
+    pairs += [((*edu, "best"), (*edu, "majority")), ((*edu, "policy-weighted"), (*edu, "best"))]
     return [_comparison(left, right, found, how) for left, right in pairs if left in found and right in found]
 
 
@@ -272,8 +278,9 @@ def _comparison(
 
     def name(key: tuple[str, float, str]) -> str:
         kind = f"HT T={key[1]:g}" if key[0] == "ht" else "EDU"
-        by = {"best": f"best-of-{found[key].n} ({how})", "weighted": f"weighted vote of {found[key].n} ({how})"}
-        return f"{kind} {by.get(key[2], f'{key[2]}-of-{found[key].n}')}"
+        if key[2].endswith("weighted"):
+            return f"{kind} {key[2]} vote of {found[key].n} ({how})"
+        return f"{kind} {key[2]}-of-{found[key].n}" + (f" ({how})" if key[2] == "best" else "")
 
     return {
         "name": f"{name(left)} minus {name(right)}",

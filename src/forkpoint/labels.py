@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
@@ -92,12 +93,12 @@ class Leaves:
         return [_share(self._choices[idx], num_tokens) for idx in leaf_idxs]
 
 
-def leaf_shares(tree: Tree) -> list[float]:
+def leaf_shares(tree: Tree, num_leaves: int | None = None) -> list[float]:
     """What the policy gives each leaf: the product, over the forks of its path, of the taken branch's probability among the two.
 
-    In [0, 1], one per leaf; they sum to 1. Those of a smaller tree, `branches[:n]`, are its own.
+    In [0, 1], one per leaf; they sum to 1. With `num_leaves`, those of the smaller tree of the first so many leaves.
     """
-    return [_share(taken, 0) for taken in _choices(tree)]
+    return [_share(taken, 0) for taken in _choices(replace(tree, branches=tree.branches[:num_leaves]))]
 
 
 def _share(taken: Sequence[tuple[int, float]], num_tokens: int) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from forkpoint.report.results import Row
 from forkpoint.report.words import count, interval, percent
 
-_SELECTS = ("best", "majority", "weighted", "oracle")
+_SELECTS = ("best", "policy-weighted", "majority", "weighted", "oracle")
 _DASHES = ("", "7 4", "2 3", "10 3 2 3")
 _MAX_SHOWN = 6
 """With more lines than this, weighted votes start hidden."""
@@ -133,7 +133,7 @@ class _Axis:
     ticks: tuple[Tick, ...]
 
 
-_WIDE = Frame(width=580, height=400, left=46, right=128, top=34, bottom=52)
+_WIDE = Frame(width=580, height=400, left=46, right=150, top=34, bottom=52)
 _WIDE_PLAIN = Frame(width=580, height=400, left=46, right=18, top=34, bottom=52)
 _NARROW = Frame(width=358, height=330, left=38, right=10, top=32, bottom=50)
 

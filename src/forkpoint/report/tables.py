@@ -14,7 +14,7 @@ from forkpoint.report.headline import Verdict, verdict_of
 from forkpoint.report.results import Comparison, Row
 from forkpoint.report.words import count
 
-_SELECTS = ("greedy", "majority", "best", "weighted", "oracle")
+_SELECTS = ("greedy", "majority", "best", "weighted", "policy-weighted", "oracle")
 
 
 @dataclass(frozen=True, slots=True)

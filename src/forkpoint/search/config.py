@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from forkpoint.records import Policy
-from forkpoint.select import AGGREGATES, Aggregate
+from forkpoint.select import AGGREGATES, SHARPNESS, Aggregate
 
 Search = Literal["samples", "tree", "adaptive", "beam", "dvts"]
 Choose = Literal["best", "weighted", "majority", "policy-weighted"]
@@ -66,7 +66,7 @@ class InferenceConfig:
     """Tokens sampled at a time until a step has its end. Few: many small requests. Many: more tokens behind the end of a step."""
     tau: float = 1.0
     """Entropy in nats above which a tree may fork."""
-    sharpness: float = 3.0
+    sharpness: float = SHARPNESS
     """Of tree-vote and adaptive: the power of the scores in the vote. 0: the policy alone decides; large: the best score does."""
     enough: float = 0.5
     """Of adaptive: the winner's share of the vote at which no more samples are drawn; 1: draw all N, unless there is one
