@@ -207,6 +207,19 @@ def test_ways_that_grow_cost_no_less_than_a_tree_and_no_more_than_all_samples(ou
     assert all(item["token_ratio"] >= 1 / 1.02 for item in found["differences"])
 
 
+def test_what_a_part_adds_is_the_difference_of_two_rows_from_the_same_tree(out: Path) -> None:
+    found = results(out)["default-ours"]
+    means = {row["name"]: row["mean"] for row in found["ways"]}
+    known = [item for item in found["parts"] if item["right"] in means]
+    assert all(item["mean"] == pytest.approx(means[item["left"]] - means[item["right"]]) for item in known)
+    rights = {(item["left"], item["right"]) for item in found["parts"]}
+    of_tree = "policy-weighted vote of tree of 4, tau = 1.0"
+    for prm in ("edu", "er-2"):
+        assert {(f"{of_tree}; {prm}", f"{how} of tree of 4, tau = 1.0; {prm}") for how in ("best", "vote")} <= rights
+        assert (f"{of_tree}, then samples until 0.5 of the vote; {prm}", f"{of_tree}; {prm}") in rights
+    assert (f"{of_tree}; er-2", f"{of_tree}; edu") in rights
+
+
 def test_other_settings_answer_with_what_the_first_tuned(evidence: Any, tmp_path: Path, out: Path) -> None:
     shutil.copytree(out / "default" / "tuning", tmp_path / "default" / "tuning")
     arms = ("elsewhere", "ours", "cheating")

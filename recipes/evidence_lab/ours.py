@@ -20,6 +20,7 @@ from .lab import Lab, Pick, fields
 from .lab import best as best_of
 from .lab import weighted as vote_of
 from .settings import DENSE, HT, OTHER_HT, TREE
+from .units import Floats
 
 GROWTH = 2
 """Samples that a growing pool takes at a time."""
@@ -95,12 +96,14 @@ def policy_ways(most: int) -> list[Way]:
 
 
 def ours(lab: Lab) -> dict[str, Any]:
-    """Accuracy and tokens of every way, and its difference from the best that each paper, or samples alone, have for no more tokens."""
+    """Accuracy and tokens of every way, its difference from the best that each paper, or samples alone, have for no more tokens, and
+    what each part of it adds."""
     most = lab.scale.num_other_samples
     prms = ("edu", "soft", "edu-own") if lab.setting.is_first else ("edu", "soft")
     pools = cache(lambda prm, tree: [_pools(lab, prm, tree, seed) for seed in lab.seeds])
     papers = paper_picks(lab)
     rows, differences = [], []
+    measured: dict[Way, tuple[Floats, float]] = {}
     for way in ways(most, prms):
         its = pools(way.prm, way.tree)
         if way.num_leaves is not None:
@@ -114,6 +117,7 @@ def ours(lab: Lab) -> dict[str, Any]:
         rows.append({"name": way.name, "tokens": tokens, "num_seeds": len(groups), **fields(bootstrap_seeds(values))})
         if len(groups) != len(lab.seeds):
             continue
+        measured[way] = values, tokens
         for paper, picks in papers.items():
             pick = _best_within(lab, picks, SLACK * tokens)
             if pick is not None:
@@ -122,7 +126,30 @@ def ours(lab: Lab) -> dict[str, Any]:
                 differences.append({"left": way.name, "paper": paper, "right": row_name(pick), **difference, "token_ratio": ratio})
     picks = [*(pick for its in papers.values() for pick in its), *(Pick(HT, n, "majority") for n in lab.sizes(HT))]
     rows += [{"name": row_name(pick), "tokens": lab.tokens(pick), **fields(bootstrap_seeds(lab.accuracy(pick)))} for pick in picks]
-    return {"ways": rows, "differences": differences}
+    return {"ways": rows, "differences": differences, "parts": _parts(lab, measured)}
+
+
+def _parts(lab: Lab, measured: dict[Way, tuple[Floats, float]]) -> list[dict[str, Any]]:
+    """Every way whose leaves count by what the policy gives them, minus the same with one thing less or another: other picks from
+    the same tree, no samples after it, the EDU-PRM."""
+    found = []
+    for way, (values, tokens) in measured.items():
+        if way.num_leaves is None:
+            continue
+        others: list[tuple[str, Floats, float]] = []
+        if way.enough is None:
+            picks = [make(way.prm, way.tree, way.num_leaves) for make in (best_of, vote_of)]
+            others += [(row_name(pick), lab.accuracy(pick), lab.tokens(pick)) for pick in picks]
+        else:
+            without = replace(way, num_samples=0, enough=None)
+            others.append((without.name, *measured[without]))
+        if way.prm != "edu":
+            with_edu = replace(way, prm="edu")
+            others.append((with_edu.name, *measured[with_edu]))
+        for name, its_values, its_tokens in others:
+            difference = fields(bootstrap_seeds(values - its_values))
+            found.append({"left": way.name, "right": name, **difference, "token_ratio": tokens / its_tokens})
+    return found
 
 
 def paper_picks(lab: Lab) -> dict[str, list[Pick]]:

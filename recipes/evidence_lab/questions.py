@@ -147,11 +147,6 @@ def rollouts(lab: Lab) -> Result:
     return compared(lab, variants, "soft", [(f"er-2{name}", f"soft{name}") for name in names if name])
 
 
-def corners(lab: Lab) -> Result:
-    """Of the two sweeps above as much as says whether the rest is worth its time: a large eta, and a quarter of the rollouts."""
-    return compared(lab, ["soft", "soft-k4", "er-2", "er-10", "hard"], "soft", [("er-10", "hard"), ("er-10", "er-2")])
-
-
 def elsewhere(lab: Lab) -> Result:
     """The papers' methods in another setting."""
     return compared(lab, ["soft", "er-2", "edu"], "soft", [("edu", "er-2")])
@@ -207,7 +202,6 @@ ARMS: dict[str, Callable[[Lab], Result]] = {
     "steering": steering,
     "rollouts": rollouts,
     "eta": eta,
-    "corners": corners,
     "raft": raft_arm,
     "elsewhere": elsewhere,
 }

@@ -229,7 +229,6 @@ COMPARED = (
     "eta",
     "own",
     "elsewhere",
-    "corners",
 )
 TABLES: dict[str, Callable[[Result], str]] = dict.fromkeys(COMPARED, compared) | {
     "tuning": tuning,
@@ -257,10 +256,25 @@ FRONT = (
 """The rows of the README's table, as far as a setting has them."""
 
 
+PARTED = ("policy-weighted vote of tree of 8, tau = 1.0", "policy-weighted vote of tree of 16, tau = 0.5")
+"""What the rows of the table of parts begin with."""
+
+
 def front(results: Sequence[Result]) -> str:
     """Some rows of `ours` in every setting."""
     cells = [[result["setting"]["name"], *row] for result in results for row in ours_cells(result, FRONT)]
     return markdown(["setting", *OURS_HEADER], cells)
+
+
+def parts(results: Sequence[Result]) -> str:
+    """What each part of a policy-weighted vote adds, a setting per column."""
+    pairs = dict.fromkeys((item["left"], item["right"]) for result in results for item in result.get("parts", ()))
+    cells = [
+        [left, right, *(signed(find(result["parts"], left=left, right=right)) for result in results)]
+        for left, right in pairs
+        if left.startswith(PARTED)
+    ]
+    return markdown(["what", "minus", *(result["setting"]["name"] for result in results)], cells)
 
 
 def tables(results: dict[str, Result]) -> dict[str, str]:
@@ -268,5 +282,6 @@ def tables(results: dict[str, Result]) -> dict[str, str]:
     found = {name: f"{TABLES[result['arm']](result)}\n\n{origin(result)}" for name, result in results.items()}
     everywhere = [result for _, result in sorted(results.items()) if result["arm"] == "ours"]
     if everywhere:
-        found["front"] = "\n\n".join([front(everywhere), *map(origin, everywhere)])
+        for name, make in (("front", front), ("parts", parts)):
+            found[name] = "\n\n".join([make(everywhere), *map(origin, everywhere)])
     return found
