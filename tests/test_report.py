@@ -55,7 +55,7 @@ def row(
 
 def drawn_rows() -> list[dict[str, Any]]:
     rows = [row("ht", 0.0, "greedy", None, 1, 0.435, 61.2)]
-    for sampler, temperature, start, gain in (("ht", 0.7, 0.41, 1.0), ("ht", 1.0, 0.355, 1.06), ("edu", None, 0.435, 0.92)):
+    for sampler, temperature, start, gain in (("ht", 0.7, 0.41, 1.0), ("ht", 1.0, 0.355, 1.06), ("edu", 0.0, 0.435, 0.92)):
         for n in (1, 2, 4, 8, 16):
             doublings = math.log2(n)
             tokens = 63.0 * n if sampler == "ht" else 61.2 + 24.0 * (n - 1)
@@ -89,9 +89,7 @@ def drawn_results() -> dict[str, Any]:
                 ("ht", 0.7, "majority", None),
                 0.049,
             ),
-            compared(
-                rows, "EDU best-of-16 (min) minus HT best-of-16 (min)", ("edu", None, "best", "min"), ("ht", 0.7, "best", "min"), 0.06
-            ),
+            compared(rows, "EDU best-of-16 (min) minus HT best-of-16 (min)", ("edu", 0.0, "best", "min"), ("ht", 0.7, "best", "min"), 0.06),
             compared(
                 rows, "HT best-of-16 (last) minus HT best-of-16 (min)", ("ht", 0.7, "best", "last"), ("ht", 0.7, "best", "min"), 0.044
             ),
@@ -558,6 +556,7 @@ def test_every_row_is_in_the_table_once(tmp_path: Path) -> None:
     results["rows"].append(dict(results["rows"][5]))
     page = Page(written(tmp_path, results))
     arranged = table(read_results(tmp_path / "results.json").rows)
+    assert [group.title for group in arranged.groups] == ["Greedy decoding", "HT T\u00a0=\u00a00.7", "HT T\u00a0=\u00a01", "EDU"]
     cells = [measured.row for group in arranged.groups for line in group.lines for cell in line.cells for measured in cell]
     assert sorted(map(repr, cells)) == sorted(map(repr, read_results(tmp_path / "results.json").rows))
     assert len([attrs for attrs in page.named("span") if (attrs.get("class") or "").split()[:1] == ["cell"]]) == len(results["rows"])

@@ -268,7 +268,7 @@ def front(results: Sequence[Result]) -> str:
 
 def parts(results: Sequence[Result]) -> str:
     """What each part of a policy-weighted vote adds, a setting per column."""
-    pairs = dict.fromkeys((item["left"], item["right"]) for result in results for item in result.get("parts", ()))
+    pairs = dict.fromkeys((item["left"], item["right"]) for result in results for item in result["parts"])
     cells = [
         [left, right, *(signed(find(result["parts"], left=left, right=right)) for result in results)]
         for left, right in pairs

@@ -32,9 +32,9 @@ class Row:
 
     @property
     def sampler_name(self) -> str:
-        """The sampler with its temperature, such as `HT T = 0.7`."""
+        """The sampler with its temperature where it has one, such as `HT T = 0.7` and `EDU`."""
         name = self.sampler.upper()
-        return name if self.temperature is None else f"{name} T\u00a0=\u00a0{self.temperature:g}"
+        return name if not self.temperature else f"{name} T\u00a0=\u00a0{self.temperature:g}"
 
     @property
     def select_name(self) -> str:
