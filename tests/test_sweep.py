@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from checkpoints import make_checkpoint
+from forkpoint.cli import app
 from forkpoint.evaluate import bootstrap, bootstrap_seeds
 from forkpoint.label_config import LabelConfig
 from forkpoint.label_run import label_problems
 from forkpoint.policies import ScriptedPolicy
-from forkpoint.presets import PRESETS, preset_named, with_overrides
+from forkpoint.presets import PRESETS, preset_named
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Problem
 from forkpoint.rollout_plan import RolloutPlan
@@ -88,11 +89,30 @@ def test_presets_hold_the_papers_settings_and_flags_override_them() -> None:
     assert (er.format.tag, er.format.good, er.format.bad) == (" ки", " +", " -")
     assert (er.format.max_length, er.format.aggregate) == (512, "min")
     assert preset_named("edu-prm").num_epochs == 5.0
-    assert with_overrides(er, TrainConfig()) == er
-    given = TrainConfig(learning_rate=1e-3, format=PRMFormat(tag="#"))
-    assert with_overrides(er, given) == replace(er, learning_rate=1e-3, format=replace(er.format, tag="#"))
     with pytest.raises(ValueError, match="choose from " + ", ".join(PRESETS)):
         preset_named("er")
+
+
+@pytest.mark.parametrize(
+    ("command", "prefix", "name"),
+    [
+        (["train", "labels", "--out", "prm"], "", "config"),
+        (["sweep", "labels", "--problems", "lab:test", "--out", "out"], "train.", "train"),
+    ],
+)
+def test_flags_override_presets_also_with_what_the_default_is_without_one(command: list[str], prefix: str, name: str) -> None:
+    def parsed(*flags: str) -> Any:
+        _, bound, _ = app.parse_args([*command, *flags], print_error=False, exit_on_error=False)
+        return bound.arguments.get(name, TrainConfig())
+
+    for preset, config in PRESETS.items():
+        assert parsed("--preset", preset) == config
+    lab = preset_named("lab")
+    assert (lab.format.head, TrainConfig().format.head) == ("classifier", "tokens")
+    flags = (f"--{prefix}format.head", "tokens", f"--{prefix}batch-size", "8", f"--{prefix}lora-targets", "q_proj")
+    given = replace(lab, batch_size=8, lora_targets=("q_proj",), format=replace(lab.format, head="tokens"))
+    assert parsed("--preset", "lab", *flags) == parsed(*flags, "--preset", "lab") == given
+    assert parsed() == TrainConfig()
 
 
 def test_the_bootstrap_over_seeds_is_wider_where_seeds_differ() -> None:

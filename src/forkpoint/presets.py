@@ -5,9 +5,6 @@ Invariant: a preset is a `TrainConfig`; what a paper leaves open has the default
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from typing import Any
-
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.train import TrainConfig
 
@@ -40,16 +37,3 @@ def preset_named(name: str) -> TrainConfig:
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} is unknown; choose from {', '.join(PRESETS)}")
     return PRESETS[name]
-
-
-def with_overrides(preset: TrainConfig, given: TrainConfig) -> TrainConfig:
-    """The preset with every field of `given` (and of its format) that differs from the default of `TrainConfig`."""
-    default = TrainConfig()
-    changes = _differing(given, default)
-    if "format" in changes:
-        changes["format"] = replace(preset.format, **_differing(given.format, default.format))
-    return replace(preset, **changes)
-
-
-def _differing(given: Any, default: Any) -> dict[str, Any]:
-    return {field.name: getattr(given, field.name) for field in fields(given) if getattr(given, field.name) != getattr(default, field.name)}

@@ -11,10 +11,11 @@ from typing import Literal
 from cyclopts import App, Parameter
 
 from forkpoint import __version__
+from forkpoint.cli.presets import preset_defaults
 from forkpoint.console import err_console
 from forkpoint.errors import ForkpointError
 
-app = App(name="forkpoint", version=__version__, help="Process reward models without annotators.")
+app = App(name="forkpoint", version=__version__, help="Process reward models without annotators.", config=preset_defaults)
 
 Flat = Parameter(name="*")
 """The fields of a configuration are flags of their own."""

@@ -12,7 +12,6 @@ from forkpoint.console import TrainProgress, out_console, print_sweep, quiet_lib
 from forkpoint.label_config import LabelConfig
 from forkpoint.policies import checkpoint_of
 from forkpoint.policies.config import PolicyConfig
-from forkpoint.presets import preset_named, with_overrides
 from forkpoint.problems import load_problems
 from forkpoint.runs import LocalExecutor, Run
 from forkpoint.sweep import SweepConfig, run_sweep, variants_of
@@ -28,7 +27,7 @@ def sweep(
     learning_rates: tuple[float, ...] = (),
     base: str = "lab",
     out: Path,
-    preset: str | None = None,
+    preset: str | None = None,  # read before the command is called, see presets.py
     config: Annotated[SweepConfig, Flat] = SweepConfig(),
     train: Annotated[TrainConfig, Parameter(name="train")] = TrainConfig(),
     policy: Annotated[PolicyConfig, Flat] = PolicyConfig(),
@@ -56,13 +55,12 @@ def sweep(
         As for `forkpoint train`.
     """
     quiet_libraries()
-    training = with_overrides(preset_named(preset), train) if preset else train
     with Run.read(labels) as run:
         segmentation = run.config.get("segmentation", LabelConfig().segmentation)
     with TrainProgress() as progress:
         results = run_sweep(
             labels,
-            variants_of(values, learning_rates, LabelConfig(segmentation=segmentation), training),
+            variants_of(values, learning_rates, LabelConfig(segmentation=segmentation), train),
             str(checkpoint_of(base)),
             load_problems(problems),
             policy.load(),

@@ -10,7 +10,6 @@ from forkpoint.cli.app import Flat, app
 from forkpoint.console import TrainProgress, out_console, quiet_libraries
 from forkpoint.label_run import label_format
 from forkpoint.policies import checkpoint_of
-from forkpoint.presets import preset_named, with_overrides
 from forkpoint.train import TrainConfig, train_prm
 
 
@@ -20,7 +19,7 @@ def train(
     *,
     base: str = "lab",
     out: Path,
-    preset: str | None = None,
+    preset: str | None = None,  # read before the command is called, see presets.py
     config: Annotated[TrainConfig, Flat] = TrainConfig(),
 ) -> int:
     """Train a PRM on labelled steps, from the weights of a language model.
@@ -36,11 +35,10 @@ def train(
     out
         The directory of the PRM.
     preset
-        Training as in a paper: er-prm (arXiv 2412.11006) or edu-prm (arXiv 2503.22233); lab suits the shipped policy. Flags
-        that differ from their defaults override it.
+        Training as in a paper: er-prm (arXiv 2412.11006) or edu-prm (arXiv 2503.22233); lab suits the shipped policy. What it
+        says is the default of the flags below; what is given overrides it.
     """
     quiet_libraries()
-    config = with_overrides(preset_named(preset), config) if preset else config
     config = replace(config, format=label_format(labels, config.format))
     with TrainProgress() as progress:
         report = train_prm(labels, str(checkpoint_of(base)), out, config, progress)

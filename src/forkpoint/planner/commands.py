@@ -27,7 +27,6 @@ from forkpoint.planner.volume import (
     tree_cost,
 )
 from forkpoint.policies.config import PolicyConfig
-from forkpoint.presets import preset_named, with_overrides
 from forkpoint.raft import RaftConfig, SFTConfig
 from forkpoint.records import Cost
 from forkpoint.rollout_plan import RolloutPlan
@@ -128,8 +127,6 @@ class Planner:
 
     def _train(self, arguments: Arguments) -> Work:
         config: TrainConfig = arguments["config"]
-        if arguments["preset"]:
-            config = with_overrides(preset_named(arguments["preset"]), config)
         labels = self._labels_at(arguments["labels"])
         tokens = trained_tokens(labels.problems, labels.num_solutions, labels.is_tree, config)
         return Work(trained_tokens=tokens, training=config)
