@@ -165,6 +165,11 @@ def combinations(lab: Lab) -> Result:
     return compared(lab, ["edu", "edu-policy", "edu-er-2", "edu-hit", "edu-evidence", "edu-policy-large"], "edu")
 
 
+def crossed(lab: Lab) -> Result:
+    """One paper's value of the other's leaves."""
+    return compared(lab, ["edu", "edu-er-2", "soft", "er-2"], "edu", [("edu-er-2", "soft"), ("edu-er-2", "er-2")])
+
+
 def own(lab: Lab) -> Result:
     """Labels that cost nothing beyond the samples: every step has the outcomes of the samples that begin with it."""
     return compared(lab, ["soft", "edu", "own", "edu-own"], "soft", [("edu-own", "edu"), ("own", "edu")])
@@ -196,6 +201,7 @@ ARMS: dict[str, Callable[[Lab], Result]] = {
     "baselines": baselines,
     "labels": label_quality,
     "combinations": combinations,
+    "crossed": crossed,
     "own": own,
     "aggregates": aggregates,
     "ours": ours,
@@ -208,6 +214,7 @@ ARMS: dict[str, Callable[[Lab], Result]] = {
 SETTINGS_OF: dict[str, tuple[str, ...]] = dict.fromkeys(ARMS, ("default",)) | {
     "stock": ("default", "hard", "double", "shuffle"),
     "elsewhere": ("hard", "double", "shuffle"),
+    "crossed": ("default", "hard", "double", "shuffle"),
     "ours": ("default", "hard", "double", "shuffle"),
     "cheating": ("default", "shuffle"),
 }

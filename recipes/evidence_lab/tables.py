@@ -225,6 +225,7 @@ COMPARED = (
     "baselines",
     "head",
     "combinations",
+    "crossed",
     "rollouts",
     "eta",
     "own",
