@@ -72,6 +72,8 @@ def test_a_policy_weighted_vote_counts_a_leaf_by_its_path_and_the_cube_of_its_sc
     assert [accuracy(even, "policy-weighted", n, "min") for n in (2, 3)] == [1.0, 0.0]  # 2/3 to 1/3; 4/9 to 5/9
     no_tree = curve([Attempts("p", solutions, ((0.9,), (0.91,), (0.45,)))], [3], is_exchangeable=False)
     assert "policy-weighted" not in {point.select for point in no_tree}
+    with pytest.raises(ValueError, match="not exchangeable"):
+        curve([Attempts("p", solutions, ((0.9,), (0.91,), (0.45,)), tree)], [1], is_exchangeable=True)
 
 
 def test_a_problem_with_few_solutions_uses_all_it_has() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -152,10 +153,13 @@ class Stock:
         plan = plans[source]
         if source == "more-rollouts" and not directory.exists():
             # a run that is asked for more completions samples only what it lacks
-            partial = directory.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(self.labels("rollouts"), partial, ignore=shutil.ignore_patterns("cost.json", "lock"))
-            partial.replace(directory)
+            copy = Path(tempfile.mkdtemp(prefix="copy-", dir=self.directory))
+            ignored = shutil.ignore_patterns("cost.json", "lock")
+            shutil.copytree(self.labels("rollouts"), copy, ignore=ignored, dirs_exist_ok=True)
+            try:
+                copy.rename(directory)
+            except OSError:  # another process was first
+                shutil.rmtree(copy)
         label_problems(problems, self.policy, directory, tree, LabelConfig(), self._executor, plan=plan)
         with Run.read(directory) as run:
             outcomes = [outcome_of(row) for row in run.rows() if row["kind"] in ("tree", "samples")]

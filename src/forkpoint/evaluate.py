@@ -103,8 +103,10 @@ def curve(attempts: Sequence[Attempts], sizes: Sequence[int], is_exchangeable: b
     which narrows the interval honestly. Others (leaves of a tree) are used as the first N: the tree of that budget. Where
     all have their trees and scores, there is the policy-weighted vote too: a leaf's vote is what the policy gives it times
     its score to the power `SHARPNESS`.
-    A problem with fewer than N solutions uses all that it has.
+    A problem with fewer than N solutions uses all that it has. ValueError where leaves of a tree are said to be exchangeable.
     """
+    if is_exchangeable and any(item.tree is not None for item in attempts):
+        raise ValueError("leaves of a tree are not exchangeable: the first N are the tree of N leaves, others are none")
     points = []
     for n in sizes:
         groups_P = [_groups(len(item.solutions), n, is_exchangeable) for item in attempts]
