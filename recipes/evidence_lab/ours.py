@@ -86,14 +86,12 @@ def ways(most: int, prms: Sequence[str]) -> list[Way]:
 
 
 def policy_ways(most: int) -> list[Way]:
-    """Those where leaves count by what the policy gives them, with the PRMs of both papers and of one's value on the other's leaves."""
+    """Those where leaves count by what the policy gives them, with the PRMs of both papers."""
     found = []
-    for prm in ("edu", "er-2", "edu-er-2"):
+    for prm in ("edu", "er-2"):
         for num_leaves in (n for n in (4, 8, 16) if n <= most):
             of_tree = Way(0, prm=prm, num_leaves=num_leaves)
-            found += [of_tree, replace(of_tree, num_samples=most, enough=0.5)]
-            if prm != "edu-er-2":
-                found.append(replace(of_tree, tree=DENSE))
+            found += [of_tree, replace(of_tree, tree=DENSE), replace(of_tree, num_samples=most, enough=0.5)]
     return found
 
 

@@ -214,7 +214,7 @@ ARMS: dict[str, Callable[[Lab], Result]] = {
 SETTINGS_OF: dict[str, tuple[str, ...]] = dict.fromkeys(ARMS, ("default",)) | {
     "stock": ("default", "hard", "double", "shuffle"),
     "elsewhere": ("hard", "double", "shuffle"),
-    "crossed": ("default", "hard", "double", "shuffle"),
+    "crossed": ("default", "hard", "shuffle"),
     "ours": ("default", "hard", "double", "shuffle"),
     "cheating": ("default", "shuffle"),
 }
