@@ -18,7 +18,7 @@ Verdict = Literal["better", "open", "worse", "none"]
 
 _SIDE = re.compile(
     r"(?P<sampler>[\w-]+)(?:,? \(?T\s?=\s?(?P<temperature>\d+(?:\.\d+)?)\)?)?,? "
-    r"(?P<select>[a-z]+(?:-weighted)?)(?:-of-(?P<n>\d+))?(?: \((?P<aggregate>\w+)\))?"
+    r"(?P<select>[a-z]+)(?:-of-(?P<n>\d+))?(?: \((?P<aggregate>\w+)\))?"
 )
 _ROUNDING = 2e-3
 """How far a stated difference may lie from the difference of two rows that are taken for its sides."""
@@ -154,7 +154,7 @@ def _named_apart(left: Row, right: Row) -> tuple[str, str]:
 
 
 def _said(row: Row) -> str:
-    by_score = row.select in ("best", "weighted", "policy-weighted")
+    by_score = row.select in ("best", "weighted")
     return f"{row.select}-of-{row.n} with the trained PRM" if by_score else row.select_name
 
 
@@ -186,7 +186,6 @@ def _tiles(results: Results, pair: tuple[Row, Row] | None) -> tuple[Tile, ...]:
         "majority": "most frequent answer",
         "best": "highest PRM score",
         "weighted": "PRM-weighted vote",
-        "policy-weighted": "vote weighted by policy and PRM",
         "oracle": "any right: the ceiling",
     }
     for row in rows:
