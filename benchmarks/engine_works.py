@@ -5,8 +5,8 @@ from __future__ import annotations
 from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems
 from forkpoint.records import Policy
-from forkpoint.rollouts import RolloutConfig, sample
-from forkpoint.tree import TreeConfig, grow_trees
+from forkpoint.solutions.sample import RolloutConfig, sample
+from forkpoint.trees.grow import TreeConfig, grow_trees
 
 NAMES = ("trees", "samples")
 

@@ -20,16 +20,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from forkpoint.bisect_plan import BisectPlan
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import LABELS, label_problems, relabel
-from forkpoint.omega_tree import BisectConfig
+from forkpoint.labels.bisect import BisectPlan
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.run import LABELS, label_problems, relabel
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.policies.scripted import END
 from forkpoint.records import Problem
-from forkpoint.rollout_plan import RolloutPlan
 from forkpoint.runs import LocalExecutor
-from forkpoint.tree import TreeConfig
+from forkpoint.trees.grow import TreeConfig
 from record import RESULTS, Ratio, write
 
 PLANS = {

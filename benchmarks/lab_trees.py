@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import labelled_solutions
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.run import labelled_solutions
 from forkpoint.policies import LAB_POLICY, load_policy
 from forkpoint.problems import load_problems
 from forkpoint.records import LabelledSolution
-from forkpoint.solve import solve_by_tree
-from forkpoint.tree import TreeConfig
+from forkpoint.solutions.solve import solve_by_tree
+from forkpoint.trees.grow import TreeConfig
 from record import Ratio
 
 Comparison = Callable[[Any, Sequence[LabelledSolution]], tuple[dict[str, list[float]], list[dict[str, float]], str]]

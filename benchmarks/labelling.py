@@ -27,20 +27,20 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-from forkpoint.bisect_plan import BisectPlan
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import label_problems
-from forkpoint.omega_tree import BisectConfig
+from forkpoint.checkpoint import load_tokenizer
+from forkpoint.formats.labels_file import read_labelled
+from forkpoint.labels.bisect import BisectPlan
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.rollout_store import Prefix, RolloutStore
+from forkpoint.labels.rollouts import RolloutPlan, step_prefixes
+from forkpoint.labels.run import label_problems
 from forkpoint.policies import LAB_POLICY, load_policy
 from forkpoint.policies.local import LocalPolicy
 from forkpoint.problems import load_problems
-from forkpoint.rollout_journal import Prefix, RolloutStore
-from forkpoint.rollout_plan import RolloutPlan, step_prefixes
 from forkpoint.runs import LocalExecutor, Run
-from forkpoint.solve import solve_by_sampling
-from forkpoint.stepdata import read_labelled
-from forkpoint.tokenizer import load_tokenizer
-from forkpoint.tree import TreeConfig
+from forkpoint.solutions.solve import solve_by_sampling
+from forkpoint.trees.grow import TreeConfig
 from peers.er_prm_loop import Found, Loop, Start
 from record import Ratio, add_arguments, interleaved, write
 

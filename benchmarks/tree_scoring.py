@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
+from forkpoint.checkpoint import load_tokenizer
 from forkpoint.policies import LAB_POLICY
-from forkpoint.presets import preset_named
 from forkpoint.prms.tagged import TaggedPRM
 from forkpoint.records import LabelledSolution
-from forkpoint.tokenizer import load_tokenizer
+from forkpoint.training.presets import preset_named
 from lab_trees import MODELS, TIME, num_computed, num_distinct, over_sizes
 from record import add_arguments, interleaved, write
 

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
+from forkpoint.checkpoint import load_tokenizer
 from forkpoint.policies import LAB_POLICY
-from forkpoint.presets import preset_named
 from forkpoint.prms.layout import Layout
 from forkpoint.prms.packing import INPUT_NAMES, on_device, takes_trees
 from forkpoint.prms.tagged import tag_logits
 from forkpoint.records import LabelledSolution
-from forkpoint.tokenizer import load_tokenizer
-from forkpoint.trainer import TagCollator, layout_rows, pack_rows, soft_cross_entropy
+from forkpoint.training.presets import preset_named
+from forkpoint.training.prm_trainer import TagCollator, layout_rows, pack_rows, soft_cross_entropy
 from lab_trees import MODELS, TIME, num_computed, num_distinct, over_sizes
 from record import add_arguments, interleaved, write
 

@@ -12,17 +12,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from forkpoint.bisect_plan import BisectPlan
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import label_problems
-from forkpoint.omega import OmegaSearch
-from forkpoint.omega_tree import BisectConfig, GradedPath
+from forkpoint.labels.bisect import BisectPlan
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.omega import OmegaSearch
+from forkpoint.labels.omega_records import BisectConfig, GradedPath
+from forkpoint.labels.rollout_store import Prefix, RolloutStore
+from forkpoint.labels.run import label_problems
 from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
-from forkpoint.rollout_journal import Prefix, RolloutStore
 from forkpoint.runs import LocalExecutor, Run
-from forkpoint.tree import TreeConfig
+from forkpoint.trees.grow import TreeConfig
 
 
 def main() -> None:

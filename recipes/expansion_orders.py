@@ -14,12 +14,13 @@ from typing import Annotated
 import cyclopts
 import numpy as np
 
-from forkpoint.evaluate import Attempts, CurvePoint, bootstrap, curve
+from forkpoint.estimates import bootstrap
+from forkpoint.evaluation.metrics import Attempts, CurvePoint, curve
 from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems
-from forkpoint.rollouts import RolloutConfig
-from forkpoint.solve import solve_by_sampling, solve_by_tree
-from forkpoint.tree import ORDERS, TreeConfig
+from forkpoint.solutions.sample import RolloutConfig
+from forkpoint.solutions.solve import solve_by_sampling, solve_by_tree
+from forkpoint.trees.grow import ORDERS, TreeConfig
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from forkpoint.labels import Leaves, Weighting
+from forkpoint.labels.leaves import Leaves, Weighting
+from forkpoint.labels.values import Value, hit, log_mean_exp, mean
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.records import Problem
-from forkpoint.segment import newline_steps
-from forkpoint.solve import solve_by_tree
-from forkpoint.tree import TreeConfig
-from forkpoint.values import Value, hit, log_mean_exp, mean
+from forkpoint.solutions.solve import solve_by_tree
+from forkpoint.steps import newline_steps
+from forkpoint.trees.grow import TreeConfig
 
 SCRIPT = {
     "": {"a\n": 0.7, "b\n": 0.3},

@@ -26,11 +26,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+from forkpoint.checkpoint import load_tokenizer
 from forkpoint.lab.oracle import LabStory
 from forkpoint.lab.shuffle import SHUFFLE_LEVELS, draw_shuffle
 from forkpoint.lab.story import DISTRACTIONS, LEVELS, distinct_stories, draw_story, split_of
 from forkpoint.lab.teacher import Habits, demonstrate
-from forkpoint.tokenizer import load_tokenizer
 
 STEP_TAG = " ки"
 SORTED_BATCHES = 4

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from forkpoint.tree import TreeConfig, grow_trees
+from forkpoint.trees.grow import TreeConfig, grow_trees
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from forkpoint import bisect_plan
-from forkpoint.bisect_plan import BisectPlan
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import LabelSummary, label_problems, relabel
-from forkpoint.omega import OmegaSearch
-from forkpoint.omega_tree import BisectConfig, GradedPath
+from forkpoint.formats.labels_file import read_labelled
+from forkpoint.labels import bisect as bisect_plan
+from forkpoint.labels.bisect import BisectPlan
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.omega import OmegaSearch
+from forkpoint.labels.omega_records import BisectConfig, GradedPath
+from forkpoint.labels.rollout_store import Prefix, RolloutStore
+from forkpoint.labels.run import LabelSummary, label_problems, relabel
 from forkpoint.policies import ScriptedPolicy, load_policy
 from forkpoint.problems import load_problems
 from forkpoint.records import Completion, LabelledSolution, Problem, Request
-from forkpoint.rollout_journal import Prefix, RolloutStore
 from forkpoint.runs import LocalExecutor, Run
-from forkpoint.stepdata import read_labelled
-from forkpoint.tree import TreeConfig
+from forkpoint.trees.grow import TreeConfig
 
 SCRIPT = {
     "": {"one\n": 0.6, "two\n": 0.4},

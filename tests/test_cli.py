@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import make_checkpoint
-from forkpoint.stepdata import write_labelled
+from forkpoint.formats.labels_file import write_labelled
 from labelled import visible_errors
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from forkpoint import code_grader
-from forkpoint.code_grader import find_code, read_tests, run_all
-from forkpoint.grade import answer_key, check_reference, grade, grade_all, grade_file
-from forkpoint.outcomes import graded
+from forkpoint.grading import code as code_grader
+from forkpoint.grading.code import find_code, read_tests, run_all
+from forkpoint.grading.ends import graded
+from forkpoint.grading.grade import answer_key, check_reference, grade, grade_all, grade_file
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
 
@@ -161,7 +161,7 @@ def test_an_orphan_ends_by_itself(traces: Path) -> None:
     """A program whose grader is killed is over soon after its time."""
     code = (
         f"import tempfile; tempfile.tempdir = {str(traces)!r}\n"
-        "import os, threading, time\nfrom forkpoint.code_grader import run_code\n"
+        "import os, threading, time\nfrom forkpoint.grading.code import run_code\n"
         "threading.Thread(target=run_code, args=('assert x', 'import time; time.sleep(1000)', 0.4), daemon=True).start()\n"
         "time.sleep(1)\nos._exit(1)"
     )

@@ -33,23 +33,31 @@ from torch.distributed import TCPStore, init_process_group  # type: ignore[attr-
 from transformers import AutoModelForCausalLM, Trainer
 
 from checkpoints import make_checkpoint, make_tokenizer
+from forkpoint.formats.labels_file import read_labelled, write_labelled
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import Layout, PRMFormat
 from forkpoint.prms.tagged import tag_logits
-from forkpoint.raft import SFTConfig, SFTReport, SFTRow
 from forkpoint.records import LabelledSolution
-from forkpoint.sft import fine_tune
-from forkpoint.stepdata import read_labelled, write_labelled
-from forkpoint.train import TrainConfig, TrainReport, train_prm
-from forkpoint.trainer import TagCollator, layout_rows, pack_rows, soft_cross_entropy
-from forkpoint.training_loop import LengthSampler
+from forkpoint.training.config import SFTConfig, SFTReport, SFTRow, TrainConfig, TrainReport
+from forkpoint.training.loop import LengthSampler
+from forkpoint.training.prm import train_prm
+from forkpoint.training.prm_trainer import TagCollator, layout_rows, pack_rows, soft_cross_entropy
+from forkpoint.training.sft import fine_tune
 from labelled import label
 
 NUM_PROCESSES = 2
 PATIENCE_S = 300
 """For what takes seconds; nobody waits so long unless something hangs."""
 RECIPES = Path(__file__).parents[1] / "recipes" / "accelerate"
-PRELOADED = ["torch", "transformers", "accelerate", "peft", "forkpoint.trainer", "forkpoint.sft", "test_distributed_training"]
+PRELOADED = [
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "forkpoint.training.prm_trainer",
+    "forkpoint.training.sft",
+    "test_distributed_training",
+]
 Job = Callable[..., None]
 
 FLAT = TrainConfig(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forkpoint.values import PRODUCTS
+from forkpoint.labels.values import PRODUCTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -31,7 +31,7 @@ def test_every_file_in_the_readme_exists() -> None:
     names = re.findall(r"[\w*]+\.py", section("Files"))
     assert len(names) > 20
     for name in names:
-        assert any(list((ROOT / folder).glob(name)) for folder in ("src/forkpoint", "recipes")), name
+        assert any(list((ROOT / folder).glob(f"**/{name}")) for folder in ("src/forkpoint", "recipes")), name
 
 
 def test_every_link_to_a_file_leads_somewhere() -> None:

@@ -27,23 +27,16 @@ from forkpoint.doctor.finding import Finding
 from forkpoint.doctor.kind import kind_of
 from forkpoint.doctor.overlap import TestSet as Questions
 from forkpoint.doctor.overlap import find_overlaps, words
-from forkpoint.doctor.policy import (
-    check_anchors,
-    check_completions,
-    check_entropies,
-    check_length,
-    check_round_trip,
-    examine_policy,
-)
+from forkpoint.doctor.policy import check_anchors, check_completions, check_entropies, check_length, check_round_trip, examine_policy
 from forkpoint.doctor.prm import check_layout, check_scores, examine_prm
 from forkpoint.doctor.reader import Encoder, reader_of
 from forkpoint.doctor.samples import ORDINARY, PAIRS, QUESTIONS, Sample
+from forkpoint.formats.labels_file import write_labelled
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms import load_prm
 from forkpoint.prms.families import FAMILIES, PUBLISHED
 from forkpoint.prms.layout import EncodedSolution, PRMFormat
 from forkpoint.records import Label, LabelledSolution, Request
-from forkpoint.stepdata import write_labelled
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("FORKPOINT_DATA", ROOT.parent / "shared" / "data"))

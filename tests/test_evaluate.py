@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from forkpoint.evaluate import (
+from forkpoint.estimates import bootstrap
+from forkpoint.evaluation.metrics import (
     Attempts,
     CurvePoint,
-    bootstrap,
     choose_threshold,
     curve,
     first_error,

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from forkpoint.evaluate_run import EvaluateConfig, evaluate_policy, write_results
+from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy, write_results
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
 from forkpoint.report import write_report
 from forkpoint.runs import LocalExecutor
-from forkpoint.tree import TreeConfig
+from forkpoint.trees.grow import TreeConfig
 
 SCRIPT = {
     "": {"one\n": 0.6, "two\n": 0.4},

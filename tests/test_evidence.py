@@ -16,14 +16,14 @@ import pytest
 
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import derive_labels, tree_outcomes
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.run import derive_labels, tree_outcomes
 from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems
 from forkpoint.runs import Run
-from forkpoint.segment import AnchorRule
-from forkpoint.solve import solve_by_tree
-from forkpoint.tree import TreeConfig
+from forkpoint.solutions.solve import solve_by_tree
+from forkpoint.steps import AnchorRule
+from forkpoint.trees.grow import TreeConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from forkpoint.formats import FORMATS
-from forkpoint.labels import wilson_interval
+from forkpoint.labels.leaves import wilson_interval
 from forkpoint.records import LabelledSolution
 from test_formats_round_trip import solution
 

@@ -13,8 +13,8 @@ import pytest
 
 from forkpoint import formats
 from forkpoint.formats import containers
+from forkpoint.formats.labels_file import read_labelled, write_labelled
 from forkpoint.records import LabelledSolution
-from forkpoint.stepdata import read_labelled, write_labelled
 from test_formats_round_trip import solution
 
 SOLUTIONS = [solution([f"a{idx}\n", "b"], [1.0, 0.0], f"q{idx}", is_correct=False) for idx in range(5)]

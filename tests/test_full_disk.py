@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from forkpoint.errors import RunError
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import label_problems
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.records import Problem
-from forkpoint.rollout_plan import RolloutPlan
 from forkpoint.runs import LocalExecutor
-from forkpoint.tree import TreeConfig
+from forkpoint.trees.grow import TreeConfig
 
 SCRIPT = {"": {"one\n": 0.6, "two\n": 0.4}, "one\n": {"The answer is 1": 0.7, "The answer is 2": 0.3}, "two\n": {"The answer is 2": 1.0}}
 PROBLEMS = [Problem(f"p{idx}", f"question {idx}", "1") for idx in range(60)]

@@ -18,9 +18,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forkpoint.grade import GradeCounts, answer_key, check_grader, check_reference, extract_answer, grade, grade_all, grade_file, is_correct
-from forkpoint.grading_pool import GradingPool, Worker, close_shared_pools, shared_pool
-from forkpoint.numerals import parse_number
+from forkpoint.grading.grade import (
+    GradeCounts,
+    answer_key,
+    check_grader,
+    check_reference,
+    extract_answer,
+    grade,
+    grade_all,
+    grade_file,
+    is_correct,
+)
+from forkpoint.grading.numerals import parse_number
+from forkpoint.grading.pool import GradingPool, Worker, close_shared_pools, shared_pool
 from forkpoint.select import majority
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -385,7 +395,7 @@ def test_a_reference_that_cannot_be_read_is_noticed() -> None:
 def test_a_script_without_a_main_guard_grades_and_leaves_no_process(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "from forkpoint.grade import grade\nfrom forkpoint.grading_pool import shared_pool\n"
+        "from forkpoint.grading.grade import grade\nfrom forkpoint.grading.pool import shared_pool\n"
         "print(grade('x+y', 'y+x', 'math').outcome, *[worker._process.pid for worker in shared_pool('math')._all])\n"
     )
     done = run_python(str(script))
@@ -397,7 +407,7 @@ def test_a_script_without_a_main_guard_grades_and_leaves_no_process(tmp_path: Pa
 @pytest.mark.skipif(not (hasattr(signal, "setitimer") and Path("/proc").is_dir()), reason="needs POSIX timers and /proc")
 def test_a_hanging_process_ends_even_where_its_parent_was_killed(user_graders: str) -> None:
     script = (
-        "import threading, time\nfrom forkpoint.grading_pool import Worker\n"
+        "import threading, time\nfrom forkpoint.grading.pool import Worker\n"
         f"worker = Worker('{user_graders}:slow')\nprint(worker._process.pid, flush=True)\nworker.ask('a', 'hang', 0.3)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment(), text=True)

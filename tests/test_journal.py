@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from forkpoint.content_key import canonical_json, content_key
 from forkpoint.errors import JournalCorrupt, RunError
-from forkpoint.runs import Journal, canonical_json, content_key
+from forkpoint.runs import Journal
 from forkpoint.runs import durable as durable_module
 
 ROWS: list[tuple[str, dict[str, Any]]] = [

@@ -17,16 +17,17 @@ from pathlib import Path
 import pytest
 
 from checkpoints import make_checkpoint
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import label_problems
+from forkpoint.formats.labels_file import write_labelled
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Completion, Problem, Request
-from forkpoint.rollout_plan import RolloutPlan
 from forkpoint.runs import LocalExecutor
-from forkpoint.stepdata import write_labelled
-from forkpoint.train import TrainConfig, train_prm
-from forkpoint.tree import TreeConfig
+from forkpoint.training.config import TrainConfig
+from forkpoint.training.prm import train_prm
+from forkpoint.trees.grow import TreeConfig
 from labelled import visible_errors
 from test_raft import files_of as files_of_raft
 from test_raft import learned
@@ -41,7 +42,15 @@ PROBLEMS = [Problem(f"p{idx}", f"question {idx}", "1") for idx in range(40)]
 TRAIN = TrainConfig(
     learning_rate=1e-2, num_epochs=6, batch_size=4, micro_batch_size=4, save_every=2, format=PRMFormat(tag="#", max_length=128)
 )
-PRELOADED = ["torch", "transformers", "accelerate", "forkpoint.trainer", "forkpoint.sft", "forkpoint.policies.local", "test_kills"]
+PRELOADED = [
+    "torch",
+    "transformers",
+    "accelerate",
+    "forkpoint.training.prm_trainer",
+    "forkpoint.training.sft",
+    "forkpoint.policies.local",
+    "test_kills",
+]
 NUM_KILLS = {"label": 110, "train": 50, "raft": 40}
 SHARE = {"label": 0.5, "train": 1.1, "raft": 0.5}
 """Of the time of a whole run, before which a kill comes; training is short, and its start is most of it."""

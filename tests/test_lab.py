@@ -11,7 +11,7 @@ import pytest
 from forkpoint.lab.oracle import first_error, first_wrong_step
 from forkpoint.lab.story import DAYS, LEVELS, SPLITS, Event, Story, draw_story, split_of, stories
 from forkpoint.lab.teacher import Habits, demonstrate
-from forkpoint.segment import newline_steps
+from forkpoint.steps import newline_steps
 
 
 def drawn(level: str, num: int = 300, split: str = "test") -> list[Story]:

@@ -8,15 +8,15 @@ from itertools import chain
 
 import pytest
 
-from forkpoint.evaluate import bootstrap
-from forkpoint.lab.check import CheckConfig, check_policy
+from forkpoint.estimates import bootstrap
+from forkpoint.experiments.lab_check import CheckConfig, check_policy
 from forkpoint.policies import SHIPPED, load_policy
 from forkpoint.policies.local import LocalPolicy
 from forkpoint.problems import load_problems
 from forkpoint.records import Tree
-from forkpoint.rollouts import RolloutConfig
-from forkpoint.solve import solve_by_sampling
-from forkpoint.tree import TreeConfig, grow_trees
+from forkpoint.solutions.sample import RolloutConfig
+from forkpoint.solutions.solve import solve_by_sampling
+from forkpoint.trees.grow import TreeConfig, grow_trees
 
 
 @pytest.fixture(scope="module")

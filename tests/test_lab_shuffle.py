@@ -8,14 +8,14 @@ import re
 
 import pytest
 
-from forkpoint.grade import is_correct
+from forkpoint.grading.grade import is_correct
 from forkpoint.lab.oracle import first_error, first_wrong_step
 from forkpoint.lab.problem_set import lab_problems, lab_story
 from forkpoint.lab.shuffle import COLOURS, SHUFFLE_LEVELS, Shuffle, Swap, draw_shuffle, shuffles
 from forkpoint.lab.story import DAYS, SPLITS, split_of
 from forkpoint.lab.teacher import Habits, demonstrate
 from forkpoint.problems import load_problems
-from forkpoint.segment import newline_steps
+from forkpoint.steps import newline_steps
 
 PEOPLE = ("Ada", "Leo", "Mia")
 ADA = Shuffle(

@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 
 from forkpoint.errors import ConfigDiffers
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import label_format, label_problems, tree_outcomes, write_labels
-from forkpoint.outcomes import TreeOutcome
+from forkpoint.formats.labels_file import read_labelled
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.run import label_format, label_problems, tree_outcomes, write_labels
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Completion, Problem, Request
 from forkpoint.runs import LocalExecutor, Run
-from forkpoint.stepdata import read_labelled
-from forkpoint.tree import TreeConfig
+from forkpoint.solutions.outcomes import TreeOutcome
+from forkpoint.trees.grow import TreeConfig
 
 SCRIPT = {
     "": {"one\n": 0.6, "two\n": 0.4},

@@ -10,9 +10,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import forkpoint
-from forkpoint.labels import Leaves, final_label, label_of, leaf_shares, wilson_interval
+from forkpoint.labels.leaves import Leaves, final_label, label_of, leaf_shares, wilson_interval
+from forkpoint.labels.values import PRODUCTS, canonical_value, hit, log_mean_exp, mean, product_named, value_named
 from forkpoint.records import Branch, Completion, Tree
-from forkpoint.values import PRODUCTS, canonical_value, hit, log_mean_exp, mean, product_named, value_named
 
 PUBLISHED = {
     0.1: (0.066, 0.131, 0.260, 0.512, 0.759, 0.940),

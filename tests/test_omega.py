@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forkpoint.omega import OmegaSearch, exploration, rollout_value
-from forkpoint.omega_tree import BisectConfig, GradedPath, Need, Node
+from forkpoint.labels.omega import OmegaSearch, exploration, rollout_value
+from forkpoint.labels.omega_records import BisectConfig, GradedPath, Need, Node
 from forkpoint.records import Rollout
 
 Fed = list[tuple[list[Need], list[list[Rollout]]]]

@@ -27,15 +27,15 @@ from checkpoints import make_checkpoint
 from forkpoint import http_client
 from forkpoint.errors import ServerError
 from forkpoint.http_client import HTTPClient
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import label_problems
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.run import label_problems
 from forkpoint.policies.local import LocalPolicy
 from forkpoint.policies.openai import OpenAIPolicy, ServedModel
 from forkpoint.policies.scripted import END, ScriptedPolicy
 from forkpoint.policies.text import Checkpoint, PolicyText
 from forkpoint.records import Completion, Policy, Problem, Request
 from forkpoint.runs import LocalExecutor
-from forkpoint.tree import TreeConfig, grow_trees
+from forkpoint.trees.grow import TreeConfig, grow_trees
 
 VOCAB_SIZE = 2_000_000
 NUM_TOP = 6

@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
+from forkpoint.checkpoint import load_tokenizer
 from forkpoint.cli.app import app
 from forkpoint.cli.plan import parsed
 from forkpoint.errors import RunError
-from forkpoint.evaluate_run import EvaluateConfig, evaluate_policy
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import label_problems
-from forkpoint.omega_tree import BisectConfig
+from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy
+from forkpoint.experiments.raft_config import RaftConfig
+from forkpoint.formats.labels_file import read_labelled
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.run import label_problems
 from forkpoint.planner.commands import Planner, Work
 from forkpoint.planner.estimate import estimate_recipe, estimate_stage
 from forkpoint.planner.hardware import GPUS, HardwareConfig, ModelSize
@@ -36,18 +40,14 @@ from forkpoint.planner.volume import (
     tree_cost,
 )
 from forkpoint.policies import LAB_POLICY, load_policy
-from forkpoint.presets import preset_named
 from forkpoint.prms.layout import Layout
 from forkpoint.problems import load_problems
-from forkpoint.raft import RaftConfig, SFTConfig
 from forkpoint.records import Cost
-from forkpoint.rollout_plan import RolloutPlan
 from forkpoint.runs import LocalExecutor, Run
-from forkpoint.stepdata import read_labelled
-from forkpoint.tokenizer import load_tokenizer
-from forkpoint.train import TrainConfig
-from forkpoint.trainer import layout_rows, pack_rows
-from forkpoint.tree import TreeConfig
+from forkpoint.training.config import SFTConfig, TrainConfig
+from forkpoint.training.presets import preset_named
+from forkpoint.training.prm_trainer import layout_rows, pack_rows
+from forkpoint.trees.grow import TreeConfig
 
 TEN = ProblemSet(num_problems=10, prompt_tokens=5, solution_tokens=12, steps=4, fork_share=0.5)
 TREE = TreeConfig(num_leaves=8, tau=0.3, max_tokens=160)

@@ -23,11 +23,12 @@ import pytest
 from forkpoint.errors import RunError
 from forkpoint.lab.problem_set import lab_problems
 from forkpoint.policies import ScriptedPolicy, load_policy
-from forkpoint.records import Executor, Problem, Request, Tally, Work
+from forkpoint.records import Problem, Request
 from forkpoint.runs import LocalExecutor, PoolExecutor, Run
 from forkpoint.runs.pool import CHUNKS_AHEAD
-from forkpoint.solve_run import TreeWork
-from forkpoint.tree import TreeConfig
+from forkpoint.runs.work import Executor, Tally, Work
+from forkpoint.solutions.work import TreeWork
+from forkpoint.trees.grow import TreeConfig
 from test_runs import SOURCE, TESTS, Sums, opened
 
 SCRIPT = {

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import label_problems
+from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy
-from forkpoint.prefix_values import PrefixConfig, measure_labels
 from forkpoint.records import Problem
 from forkpoint.runs import Run
 from test_label_run import QUIET, SCRIPT, TREE

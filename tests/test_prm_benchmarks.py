@@ -20,7 +20,8 @@ from checkpoints import make_public_prm
 from forkpoint import formats
 from forkpoint.cli.app import main
 from forkpoint.errors import ConfigDiffers, LayoutError
-from forkpoint.evaluate import bootstrap, choose_threshold, first_error
+from forkpoint.estimates import bootstrap
+from forkpoint.evaluation.metrics import choose_threshold, first_error
 from forkpoint.prm_benchmarks import (
     BestOfNConfig,
     CalibrationConfig,

@@ -15,7 +15,7 @@ from forkpoint.errors import LayoutError
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import FORMAT_FILE, Layout, PRMFormat
 from forkpoint.prms.tagged import TaggedPRM
-from forkpoint.segment import AnchorRule
+from forkpoint.steps import AnchorRule
 
 TAG = PRMFormat(tag="#")
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from forkpoint.grade import is_correct
+from forkpoint.grading.grade import is_correct
 from forkpoint.lab.problem_set import lab_story
 from forkpoint.lab.story import LEVELS, SPLITS, Story, split_of
 from forkpoint.problems import load_problems

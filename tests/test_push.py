@@ -24,12 +24,12 @@ from forkpoint import formats
 from forkpoint.cli import main
 from forkpoint.cli.push import push
 from forkpoint.errors import LayoutError
+from forkpoint.formats.labels_file import read_labelled, write_labelled
 from forkpoint.hub.card import labels_card
 from forkpoint.hub.facts import label_facts, public_spec
 from forkpoint.hub.publication import Publication
 from forkpoint.hub.push import LABEL_FILE, stage_labels, stage_prm, upload
 from forkpoint.prms import load_prm
-from forkpoint.stepdata import read_labelled, write_labelled
 from labelled import visible_errors
 
 PAGE = Path(__file__).parents[1] / "docs" / "push.md"

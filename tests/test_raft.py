@@ -15,16 +15,19 @@ import numpy as np
 import pytest
 
 from checkpoints import make_checkpoint
+from forkpoint.checkpoint import fingerprint
 from forkpoint.errors import ConfigDiffers, LayoutError, RunLocked
-from forkpoint.fingerprint import fingerprint
-from forkpoint.outcomes import SampleOutcome
+from forkpoint.experiments.raft import RaftReport, check_prm, raft
+from forkpoint.experiments.raft_config import RaftConfig
+from forkpoint.experiments.raft_keep import scores_or_refusals
 from forkpoint.policies import ScriptedPolicy, load_policy
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.prms.tagged import TaggedPRM
 from forkpoint.problems import load_problems
-from forkpoint.raft import RaftConfig, RaftReport, SFTConfig, check_prm, raft, scores_or_refusals
 from forkpoint.records import Problem
 from forkpoint.runs import LocalExecutor, Run
+from forkpoint.solutions.outcomes import SampleOutcome
+from forkpoint.training.config import SFTConfig
 
 SCRIPT = {
     "": {"one\n": 0.5, "two\n": 0.3, "long\n": 0.2},

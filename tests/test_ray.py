@@ -21,15 +21,16 @@ import pytest
 
 from forkpoint.errors import RunError
 from forkpoint.lab.problem_set import lab_problems
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import LABELS, label_problems
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.run import LABELS, label_problems
 from forkpoint.policies import ScriptedPolicy, load_policy
-from forkpoint.records import Executor, Problem, Tally, Work
-from forkpoint.rollout_plan import RolloutPlan
+from forkpoint.records import Problem
 from forkpoint.runs.parcel import forget_policy, parcel_of
 from forkpoint.runs.pool import CHUNKS_AHEAD
-from forkpoint.solve_run import TreeWork
-from forkpoint.tree import TreeConfig
+from forkpoint.runs.work import Executor, Tally, Work
+from forkpoint.solutions.work import TreeWork
+from forkpoint.trees.grow import TreeConfig
 from test_pool import SCRIPT, Deadly, Failing, Holding, Slow, Unloadable, Where, comes_true, is_running, local, num_rows, pids
 from test_runs import SOURCE, TESTS, Sums, opened
 

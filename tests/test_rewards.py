@@ -229,8 +229,8 @@ def test_grpo_of_trl_trains_on_the_reward(prm_directory: Path, tmp_path: Path) -
     from datasets import Dataset
     from transformers import AutoModelForCausalLM
 
+    from forkpoint.checkpoint import load_tokenizer
     from forkpoint.prms import load_prm
-    from forkpoint.tokenizer import load_tokenizer
 
     problems = load_problems("lab:train?num=4")
     rows = [{"prompt": f"{problem.question}\n", "question": problem.question, "answer": problem.answer} for problem in problems]

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from forkpoint import label_run
 from forkpoint.errors import ConfigDiffers
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import LabelSummary, derive_labels, label_format, label_problems, relabel
+from forkpoint.formats.labels_file import read_labelled
+from forkpoint.labels import run as label_run
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.rollout_store import Prefix, RolloutStore
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.run import LabelSummary, derive_labels, label_format, label_problems, relabel
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Completion, LabelledSolution, Problem, Request, Rollout
-from forkpoint.rollout_journal import Prefix, RolloutStore
-from forkpoint.rollout_plan import RolloutPlan
-from forkpoint.rollouts import RolloutConfig
 from forkpoint.runs import LocalExecutor, Run
-from forkpoint.stepdata import read_labelled
-from forkpoint.tree import TreeConfig
+from forkpoint.solutions.sample import RolloutConfig
+from forkpoint.trees.grow import TreeConfig
 
 SCRIPT = {
     "": {"one\n": 0.6, "two\n": 0.4},

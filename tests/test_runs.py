@@ -20,11 +20,12 @@ from typing import Any
 import pytest
 
 import forkpoint
+from forkpoint.content_key import content_key
 from forkpoint.errors import ConfigDiffers, JournalCorrupt, RunError, RunLocked
-from forkpoint.records import Executor, Tally
-from forkpoint.runs import LocalExecutor, Run, content_key
+from forkpoint.runs import LocalExecutor, Run
 from forkpoint.runs import run as run_module
 from forkpoint.runs.progress import BarDisplay, LineDisplay, Pace, display
+from forkpoint.runs.work import Executor, Tally
 
 CONFIG: dict[str, Any] = {"seed": 1, "policy": {"name": "scripted"}}
 SOURCE = str(Path(next(iter(forkpoint.__path__))).parent)

@@ -20,14 +20,13 @@ import pytest
 from checkpoints import make_model, make_tokenizer
 from forkpoint.cli.app import main
 from forkpoint.errors import ConfigDiffers
-from forkpoint.evaluate import Attempts, curve
+from forkpoint.evaluation.metrics import Attempts, curve
 from forkpoint.policies import LAB_POLICY, ScriptedPolicy, load_policy
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.prms.tagged import TaggedPRM
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem, Solution
-from forkpoint.rollouts import RolloutConfig, sample
 from forkpoint.runs import LocalExecutor, Run
 from forkpoint.runs.parcel import parcel_of
 from forkpoint.search import METHODS, Guide, InferenceConfig, run_search
@@ -39,8 +38,9 @@ from forkpoint.search.run import SearchWork
 from forkpoint.search.step_search import search_beams, search_subtrees
 from forkpoint.search.whole import search_adaptive, search_samples, search_tree
 from forkpoint.select import AGGREGATES, aggregate, vote_share
-from forkpoint.solve import solve_by_tree
-from forkpoint.tree import TreeConfig
+from forkpoint.solutions.sample import RolloutConfig, sample
+from forkpoint.solutions.solve import solve_by_tree
+from forkpoint.trees.grow import TreeConfig
 
 ROOT = Path(__file__).parents[1]
 QUIET = LocalExecutor(chunk_size=2, progress=False)

@@ -17,22 +17,23 @@ import pytest
 
 from checkpoints import make_checkpoint
 from forkpoint.cli import app
-from forkpoint.evaluate_run import EvaluateConfig, Evaluation, evaluate_policy
+from forkpoint.evaluation.run import EvaluateConfig, Evaluation, evaluate_policy
+from forkpoint.formats.labels_file import read_labelled
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
 from forkpoint.lab.shuffle import Shuffle, State
 from forkpoint.lab.story import DAYS, answer_line
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import LABELS, label_problems
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.run import LABELS, label_problems
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
 from forkpoint.records import LabelledSolution, Problem, Scorer
 from forkpoint.runs import LocalExecutor
-from forkpoint.stepdata import read_labelled
-from forkpoint.train import TrainConfig, train_prm
-from forkpoint.tree import TreeConfig
+from forkpoint.training.config import TrainConfig
+from forkpoint.training.prm import train_prm
+from forkpoint.trees.grow import TreeConfig
 
 QUIET = LocalExecutor(chunk_size=8, progress=False)
 TREE = TreeConfig(num_leaves=8, tau=0.5)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forkpoint.segment import AnchorRule, calibrate_tau, newline_steps, num_shared, token_steps, tokens_at
+from forkpoint.steps import AnchorRule, calibrate_tau, newline_steps, num_shared, token_steps, tokens_at
 
 
 @given(st.text(alphabet="ab \n\r\t.", max_size=60))

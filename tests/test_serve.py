@@ -22,19 +22,19 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from forkpoint.errors import LayoutError, ServerError
-from forkpoint.evaluate_run import EvaluateConfig, evaluate_policy
+from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import PRMFormat
+from forkpoint.prms.remote import RemotePRM
 from forkpoint.records import Problem
 from forkpoint.runs import LocalExecutor
-from forkpoint.segment import AnchorRule, newline_steps
 from forkpoint.select import AGGREGATES, aggregate
 from forkpoint.serve.batching import ServedPRM
-from forkpoint.serve.client import RemotePRM
 from forkpoint.serve.config import ServeConfig
 from forkpoint.serve.server import Server
-from forkpoint.tree import TreeConfig
+from forkpoint.steps import AnchorRule, newline_steps
+from forkpoint.trees.grow import TreeConfig
 from test_prms import make_prm, solutions
 
 ONE = {"problem": "1+1?", "steps": ["1+1=2\n", "The answer is 2"]}

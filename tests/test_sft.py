@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM
 from checkpoints import make_checkpoint, make_model, make_tokenizer
 from forkpoint.errors import ConfigDiffers
 from forkpoint.policies import LAB_POLICY, load_policy
-from forkpoint.raft import SFTConfig, SFTReport, SFTRow
-from forkpoint.sft import TRAINING, collate, fine_tune, masked
-from forkpoint.training_loop import IGNORED
+from forkpoint.training.config import SFTConfig, SFTReport, SFTRow
+from forkpoint.training.loop import IGNORED
+from forkpoint.training.sft import TRAINING, collate, fine_tune, masked
 
 CONFIG = SFTConfig(learning_rate=3e-3, num_epochs=3, batch_size=4, micro_batch_size=4, save_every=3)
 QUESTIONS = [f"{left}+{right}?" for left in range(4) for right in range(4)]

@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from forkpoint.errors import ConfigDiffers
-from forkpoint.evaluate_run import EvaluateConfig, evaluate_policy, write_results
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import label_problems, tree_outcomes
-from forkpoint.outcomes import TreeOutcome
+from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy, write_results
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.run import label_problems, tree_outcomes
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.records import Problem
-from forkpoint.rollout_plan import RolloutPlan
 from forkpoint.runs import LocalExecutor, Run
-from forkpoint.tree import TreeConfig
-from forkpoint.tree_search import SearchConfig, Steering
+from forkpoint.solutions.outcomes import TreeOutcome
+from forkpoint.trees.grow import TreeConfig
+from forkpoint.trees.steer import SearchConfig, Steering
 
 SCRIPT = {
     "": {"one\n": 0.6, "two\n": 0.4},

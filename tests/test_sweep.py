@@ -12,18 +12,18 @@ import pytest
 
 from checkpoints import make_checkpoint
 from forkpoint.cli import app
-from forkpoint.evaluate import bootstrap, bootstrap_seeds
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import label_problems
+from forkpoint.estimates import bootstrap, bootstrap_seeds
+from forkpoint.experiments.sweep import SweepConfig, run_sweep, variants_of
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy
-from forkpoint.presets import PRESETS, preset_named
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Problem
-from forkpoint.rollout_plan import RolloutPlan
 from forkpoint.runs import LocalExecutor
-from forkpoint.sweep import SweepConfig, run_sweep, variants_of
-from forkpoint.train import TrainConfig
-from forkpoint.tree import TreeConfig
+from forkpoint.training.config import TrainConfig
+from forkpoint.training.presets import PRESETS, preset_named
+from forkpoint.trees.grow import TreeConfig
 
 SCRIPT = {"": {"a\n": 0.6, "b\n": 0.4}, "a\n": {"The answer is 1": 0.8, "The answer is 2": 0.2}, "b\n": {"The answer is 2": 1.0}}
 PROBLEMS = [Problem(f"p{idx}", f"q{idx}", "1") for idx in range(6)]

@@ -13,17 +13,18 @@ import torch
 from safetensors.torch import load_file
 
 from checkpoints import make_checkpoint
+from forkpoint.checkpoint import load_tokenizer
 from forkpoint.errors import ConfigDiffers
+from forkpoint.formats.labels_file import read_labelled, write_labelled
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import EncodedSolution, Layout, PRMFormat
 from forkpoint.prms.packing import INPUT_NAMES, takes_trees
 from forkpoint.prms.tagged import tag_logits
 from forkpoint.records import LabelledSolution
-from forkpoint.stepdata import read_labelled, write_labelled
-from forkpoint.tokenizer import load_tokenizer
-from forkpoint.train import TrainConfig, TrainReport, choose_solutions, train_prm
-from forkpoint.trainer import TagCollator, _model, label_weights, layout_rows, pack_rows, soft_cross_entropy
-from forkpoint.training_loop import LengthSampler
+from forkpoint.training.config import TrainConfig, TrainReport
+from forkpoint.training.loop import LengthSampler
+from forkpoint.training.prm import choose_solutions, train_prm
+from forkpoint.training.prm_trainer import TagCollator, _model, label_weights, layout_rows, pack_rows, soft_cross_entropy
 from labelled import label, visible_errors
 
 CONFIG = TrainConfig(

@@ -16,9 +16,10 @@ from forkpoint.prms import load_prm
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
 from forkpoint.records import Policy, Problem, ScoringCost, Tree
-from forkpoint.segment import AnchorRule
-from forkpoint.tree import ORDERS, TreeConfig, grow_trees
-from forkpoint.tree_search import SearchConfig, SearchedTree, confidence, puct, search_trees
+from forkpoint.steps import AnchorRule
+from forkpoint.trees.grow import ORDERS, TreeConfig, grow_trees
+from forkpoint.trees.puct import puct
+from forkpoint.trees.steer import SearchConfig, SearchedTree, confidence, search_trees
 
 PAIRS = {"": "ab", "a": "cd", "b": "ij", "ac": "ef", "ad": "gh", "bi": "kl", "bj": "mn"}
 

@@ -20,14 +20,14 @@ import pytest
 
 from forkpoint.errors import ServerError
 from forkpoint.lab.problem_set import lab_problems
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import LabelSummary, label_problems
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.run import LabelSummary, label_problems
 from forkpoint.policies import LAB_POLICY
 from forkpoint.policies.local import LocalPolicy
 from forkpoint.policies.openai import OpenAIPolicy
 from forkpoint.records import Completion, Policy, Request
 from forkpoint.runs import LocalExecutor
-from forkpoint.tree import TreeConfig, grow_trees
+from forkpoint.trees.grow import TreeConfig, grow_trees
 
 START_S = 300
 TIE = 1e-4

@@ -21,7 +21,7 @@ from forkpoint.policies.truncated import BOUNDS, Bound
 from forkpoint.policies.vllm import ALL, VLLMPolicy
 from forkpoint.problems import load_problems
 from forkpoint.records import Completion, Request, Tree
-from forkpoint.tree import TreeConfig, grow_trees
+from forkpoint.trees.grow import TreeConfig, grow_trees
 
 CACHE_BYTES = 1 << 27
 ROUNDING = 1e-4

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from forkpoint.grade import grade_all
+from forkpoint.grading.grade import grade_all
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from forkpoint.evaluate import bootstrap, bootstrap_seeds, choose_threshold, first_error
+from forkpoint.estimates import bootstrap, bootstrap_seeds
+from forkpoint.evaluation.metrics import choose_threshold, first_error
 
 from .lab import Lab, fields
 from .settings import HT, VALID

@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from forkpoint.outcomes import Path
-from forkpoint.segment import AnchorRule, token_steps
+from forkpoint.steps import AnchorRule, Path, token_steps
 
 CUTS = ("newline", "entropy", "random", "solution")
 

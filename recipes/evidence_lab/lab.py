@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from forkpoint.evaluate import Estimate, bootstrap_seeds
+from forkpoint.estimates import Estimate, bootstrap_seeds
 
 from .settings import VALID, Scale, Setting
 from .stock import Stock, patiently, write_json

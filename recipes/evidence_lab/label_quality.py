@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from forkpoint.evaluate import bootstrap, spearman
-from forkpoint.label_run import anchor_rule, tree_outcomes
-from forkpoint.labels import tally_label
-from forkpoint.prefix_values import LabelledPrefix, PrefixConfig, draw_prefixes
-from forkpoint.rollout_journal import Prefix, RolloutStore
-from forkpoint.rollout_plan import RolloutPlan
-from forkpoint.rollouts import RolloutConfig
+from forkpoint.estimates import bootstrap
+from forkpoint.evaluation.label_truth import LabelledPrefix, PrefixConfig, draw_prefixes
+from forkpoint.evaluation.metrics import spearman
+from forkpoint.labels.leaves import tally_label
+from forkpoint.labels.rollout_store import Prefix, RolloutStore
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.run import anchor_rule, tree_outcomes
+from forkpoint.labels.values import mean
 from forkpoint.runs import LocalExecutor, Run
-from forkpoint.values import mean
+from forkpoint.solutions.sample import RolloutConfig
 
 from .lab import Lab, fields
 from .settings import MAX_TOKENS

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from forkpoint.evaluate import bootstrap_seeds
+from forkpoint.estimates import bootstrap_seeds
 from forkpoint.select import SHARPNESS, best, sharpened, vote_share, weighted_vote
 
 from .lab import Lab, Pick, fields

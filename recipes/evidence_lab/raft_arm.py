@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from forkpoint.evaluate import bootstrap_seeds
+from forkpoint.estimates import bootstrap_seeds
+from forkpoint.experiments.raft import raft
+from forkpoint.experiments.raft_config import RaftConfig
 from forkpoint.prms import load_prm
 from forkpoint.problems import load_problems
-from forkpoint.raft import RaftConfig, SFTConfig, raft
 from forkpoint.runs import LocalExecutor, Run
+from forkpoint.training.config import SFTConfig
 
 from .lab import Lab, fields
 from .settings import MAX_TOKENS

@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from forkpoint.evaluate import Attempts, bootstrap, curve
-from forkpoint.outcomes import TreeOutcome
+from forkpoint.estimates import bootstrap
+from forkpoint.evaluation.metrics import Attempts, curve
 from forkpoint.prms import load_prm
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
 from forkpoint.runs import LocalExecutor, Run, complete
-from forkpoint.solve_run import TreeWork
-from forkpoint.tree import TreeConfig
-from forkpoint.tree_search import SearchConfig, Steering
+from forkpoint.solutions.outcomes import TreeOutcome
+from forkpoint.solutions.work import TreeWork
+from forkpoint.trees.grow import TreeConfig
+from forkpoint.trees.steer import SearchConfig, Steering
 
 from .lab import Lab, fields
 from .settings import MAX_TOKENS

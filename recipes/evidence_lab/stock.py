@@ -19,26 +19,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from forkpoint.bisect_plan import BisectPlan
 from forkpoint.errors import RunLocked
 from forkpoint.lab.oracle import first_error, step_at
 from forkpoint.lab.problem_set import lab_story
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import anchor_rule, label_problems, tree_outcomes
-from forkpoint.labels import leaf_shares
-from forkpoint.omega_tree import BisectConfig
-from forkpoint.outcomes import SampleOutcome, TreeOutcome
+from forkpoint.labels.bisect import BisectPlan
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaves import leaf_shares
+from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.rollout_store import RolloutStore
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.run import anchor_rule, label_problems, tree_outcomes
 from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems
 from forkpoint.records import Policy, Problem, Solution
-from forkpoint.rollout_journal import RolloutStore
-from forkpoint.rollout_plan import RolloutPlan
-from forkpoint.rollouts import RolloutConfig
 from forkpoint.runs import LocalExecutor, Run, complete
 from forkpoint.runs.durable import replace_file
-from forkpoint.segment import AnchorRule
-from forkpoint.solve_run import SampleWork, TreeWork, outcome_of
-from forkpoint.tree import TreeConfig
+from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome
+from forkpoint.solutions.sample import RolloutConfig
+from forkpoint.solutions.work import SampleWork, TreeWork, outcome_of
+from forkpoint.steps import AnchorRule
+from forkpoint.trees.grow import TreeConfig
 
 from .cuts import CUTS, steps_of
 from .settings import LABEL_TAU, MAX_TOKENS, Scale, Setting

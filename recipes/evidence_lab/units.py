@@ -19,19 +19,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from forkpoint.evaluate import Attempts, curve
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import anchor_rule, derive_labels, tree_outcomes
-from forkpoint.labels import Leaves, final_label, tally_label
+from forkpoint.evaluation.metrics import Attempts, curve
+from forkpoint.formats.labels_file import read_labelled, write_labelled
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaves import Leaves, final_label, tally_label
+from forkpoint.labels.run import anchor_rule, derive_labels, tree_outcomes
 from forkpoint.policies import checkpoint_of
-from forkpoint.presets import preset_named
 from forkpoint.prms import load_prm
 from forkpoint.records import LabelledSolution, Scorer
 from forkpoint.runs import Run
-from forkpoint.segment import Segmentation
-from forkpoint.solve_run import outcome_of
-from forkpoint.stepdata import read_labelled, write_labelled
-from forkpoint.train import train_prm
+from forkpoint.solutions.work import outcome_of
+from forkpoint.steps import Segmentation
+from forkpoint.training.presets import preset_named
+from forkpoint.training.prm import train_prm
 
 from .cuts import steps_of
 from .stock import RULE, Solved, Stock, patiently

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from forkpoint.labels import Weighting
+from forkpoint.labels.leaves import Weighting
 from forkpoint.prms.layout import Head
 
 Source = Literal["edu", "rollouts", "more-rollouts", "tree-rollouts", "omega", "samples", "edu+samples"]

@@ -8,31 +8,31 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from forkpoint.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from forkpoint.labels import Leaves as Leaves
+    from forkpoint.labels.leaves import Leaves as Leaves
+    from forkpoint.labels.values import hit as hit
+    from forkpoint.labels.values import log_mean_exp as log_mean_exp
+    from forkpoint.labels.values import mean as mean
     from forkpoint.policies import ScriptedPolicy as ScriptedPolicy
     from forkpoint.policies import load_policy as load_policy
     from forkpoint.prms import load_prm as load_prm
     from forkpoint.problems import load_problems as load_problems
-    from forkpoint.tree import TreeConfig as TreeConfig
-    from forkpoint.tree import grow_trees as grow_trees
-    from forkpoint.values import hit as hit
-    from forkpoint.values import log_mean_exp as log_mean_exp
-    from forkpoint.values import mean as mean
-
-__version__ = "0.1.0"
+    from forkpoint.trees.grow import TreeConfig as TreeConfig
+    from forkpoint.trees.grow import grow_trees as grow_trees
 
 _HOMES = {
-    "Leaves": "labels",
+    "Leaves": "labels.leaves",
     "ScriptedPolicy": "policies",
-    "TreeConfig": "tree",
-    "grow_trees": "tree",
-    "hit": "values",
+    "TreeConfig": "trees.grow",
+    "grow_trees": "trees.grow",
+    "hit": "labels.values",
     "load_policy": "policies",
     "load_prm": "prms",
     "load_problems": "problems",
-    "log_mean_exp": "values",
-    "mean": "values",
+    "log_mean_exp": "labels.values",
+    "mean": "labels.values",
 }
 
 __all__ = sorted([*_HOMES, "__version__"])

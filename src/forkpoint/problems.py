@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_plus
 
-from forkpoint.answers import UnreadableAnswer, find_marked
-from forkpoint.grade import check_grader, check_reference
+from forkpoint.grading.answers import UnreadableAnswer, find_marked
+from forkpoint.grading.grade import check_grader, check_reference
 from forkpoint.lab.problem_set import lab_problems
 from forkpoint.lab.story import LEVELS, SPLITS
 from forkpoint.records import Problem

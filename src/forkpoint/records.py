@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Literal, Protocol
 
-if TYPE_CHECKING:  # a type only: at run time nothing here depends on a module of the package
-    from forkpoint.runs import Run
-
+NUM_DECIMALS = 6
+"""Decimals to which entropies, log-probabilities and scores are rounded before they are journaled or decide anything."""
 Finish = Literal["stop", "length"]
 """Why a completion ended: the policy's end token (which is then its last token), or the token limit."""
 EntropyBound = Literal["exact", "lower", "upper"]
@@ -29,7 +28,7 @@ class Problem:
     question: str
     answer: str
     grader: str = "numeric"
-    """How answers are judged: a name that `forkpoint.grade` knows, or `module:function`."""
+    """How answers are judged: a name that `forkpoint.grading.grade` knows, or `module:function`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,39 +283,4 @@ class Scorer(Protocol):
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
         """One score in [0, 1] per step of each solution; `questions` and `steps` run in parallel."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What one pass over some work came to; the three counts add up to the number of items."""
-
-    rows_added: int
-    rows_reused: int
-    """Items that had their row before the pass."""
-    rows_failed: int
-    """Items that are still owed."""
-
-
-class Executor(Protocol):
-    """Gets a run's work done (seam 3); what is already journaled is not done again."""
-
-    def execute(self, run: Run, work: Work) -> Tally:
-        """Do what is owed of `work` and append its rows to the journal of `run`; an item that fails is recorded and owed again."""
-        ...
-
-
-class Work(Protocol):
-    """A list of items, each identified by a content-hash key, and the function that turns some of them into rows."""
-
-    @property
-    def keys(self) -> Sequence[str]:
-        """One key per item, unique (see `forkpoint.runs.content_key`)."""
-        ...
-
-    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
-        """One JSON row per item index, in the same order, without the fields `key` and `sum` (the journal adds them).
-
-        An exception fails every item of the call; what failed for one item alone belongs into that item's row.
-        """
         ...

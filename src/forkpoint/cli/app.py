@@ -10,10 +10,10 @@ from typing import Literal
 
 from cyclopts import App, Parameter
 
-from forkpoint import __version__
+from forkpoint.cli.console import err_console
 from forkpoint.cli.presets import preset_defaults
-from forkpoint.console import err_console
 from forkpoint.errors import ForkpointError
+from forkpoint.version import __version__
 
 app = App(name="forkpoint", version=__version__, help="Process reward models without annotators.", config=preset_defaults)
 

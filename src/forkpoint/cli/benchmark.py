@@ -11,7 +11,7 @@ from rich.table import Table
 
 from forkpoint import formats
 from forkpoint.cli.app import Device, Flat, app
-from forkpoint.console import err_console, out_console, quiet_libraries
+from forkpoint.cli.console import err_console, out_console, quiet_libraries
 from forkpoint.prm_benchmarks.best_of_n import BestOfNConfig
 from forkpoint.prm_benchmarks.best_of_n import best_of_n as measure_best_of_n
 from forkpoint.prm_benchmarks.calibration import CalibrationConfig

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 from forkpoint.cli.app import Flat, app
-from forkpoint.console import TrainProgress, out_console, print_results, quiet_libraries, say
-from forkpoint.demo import DemoConfig, run_demo
+from forkpoint.cli.console import TrainProgress, out_console, print_results, quiet_libraries, say
+from forkpoint.experiments.demo import DemoConfig, run_demo
 from forkpoint.report import write_report
 from forkpoint.runs.workers import WorkersConfig
 

@@ -15,14 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from forkpoint.cli.app import Device, app
-from forkpoint.console import out_console, quiet_libraries
+from forkpoint.cli.console import out_console, quiet_libraries
 from forkpoint.doctor.data import examine_data
 from forkpoint.doctor.finding import Finding, Verdict
 from forkpoint.doctor.kind import kind_of
 from forkpoint.doctor.samples import Sample
+from forkpoint.prms.score_file import read_solutions
 from forkpoint.problems import load_problems
-from forkpoint.score import read_solutions
-from forkpoint.segment import newline_steps
+from forkpoint.steps import newline_steps
 
 SHOWN_DETAILS = 5
 STYLES: dict[Verdict, str] = {"problem": "red", "warning": "yellow", "ok": "green"}

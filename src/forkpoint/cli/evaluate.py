@@ -10,17 +10,17 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from forkpoint.cli.app import Flat, app
+from forkpoint.cli.console import out_console, print_results, quiet_libraries, say
 from forkpoint.cli.steering import steering_of
-from forkpoint.console import out_console, print_results, quiet_libraries, say
-from forkpoint.evaluate_run import EvaluateConfig, evaluate_policy, write_results
+from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
+from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy, write_results
 from forkpoint.policies.config import PolicyConfig
-from forkpoint.prefix_values import PrefixConfig, measure_labels
 from forkpoint.prms import load_prm
 from forkpoint.problems import load_problems
 from forkpoint.report import write_report
 from forkpoint.runs import LocalExecutor
-from forkpoint.tree import TreeConfig
-from forkpoint.tree_search import SearchConfig
+from forkpoint.trees.grow import TreeConfig
+from forkpoint.trees.steer import SearchConfig
 
 
 @app.command

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from forkpoint.cli.app import app
-from forkpoint.console import out_console, quiet_libraries
+from forkpoint.cli.console import out_console, quiet_libraries
 
 
 @app.command

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from forkpoint import formats
 from forkpoint.cli.app import app
-from forkpoint.console import err_console, out_console
+from forkpoint.cli.console import err_console, out_console
 
 
 @app.command

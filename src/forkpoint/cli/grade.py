@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.table import Table
 
 from forkpoint.cli.app import app
-from forkpoint.console import out_console
-from forkpoint.grade import grade_file
+from forkpoint.cli.console import out_console
+from forkpoint.grading.grade import grade_file
 
 
 @app.command

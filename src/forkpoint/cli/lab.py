@@ -8,8 +8,8 @@ from cyclopts import App
 from rich.table import Table
 
 from forkpoint.cli.app import Flat, app
-from forkpoint.console import out_console, quiet_libraries, say
-from forkpoint.lab.check import CheckConfig, check_policy
+from forkpoint.cli.console import out_console, quiet_libraries, say
+from forkpoint.experiments.lab_check import CheckConfig, check_policy
 from forkpoint.lab.problem_set import lab_story
 from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems

@@ -9,20 +9,20 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.table import Table
 
-from forkpoint.bisect_plan import BisectPlan
 from forkpoint.cli.app import Flat, app
+from forkpoint.cli.console import SearchProgress, err_console, out_console, quiet_libraries
 from forkpoint.cli.steering import steering_of
-from forkpoint.console import SearchProgress, err_console, out_console, quiet_libraries
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import LABELS, label_problems, relabel
+from forkpoint.labels.bisect import BisectPlan
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.run import LABELS, label_problems, relabel
+from forkpoint.labels.values import PlanName, product_named
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.problems import load_problems
-from forkpoint.rollout_plan import RolloutPlan
 from forkpoint.runs.workers import WorkersConfig
-from forkpoint.tree import TreeConfig
-from forkpoint.tree_search import SearchConfig
-from forkpoint.values import PlanName, product_named
+from forkpoint.trees.grow import TreeConfig
+from forkpoint.trees.steer import SearchConfig
 
 
 @app.command

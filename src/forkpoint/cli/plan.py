@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from forkpoint.cli.app import Flat, app
-from forkpoint.console import out_console
+from forkpoint.cli.console import out_console
 from forkpoint.planner.commands import Arguments
 from forkpoint.planner.estimate import StageEstimate, estimate_recipe
 from forkpoint.planner.hardware import GPUS, HardwareConfig

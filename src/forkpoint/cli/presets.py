@@ -9,8 +9,8 @@ from functools import reduce
 
 from cyclopts import App, Argument, ArgumentCollection, Token
 
-from forkpoint.presets import preset_named
-from forkpoint.train import TrainConfig
+from forkpoint.training.config import TrainConfig
+from forkpoint.training.presets import preset_named
 
 
 def preset_defaults(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

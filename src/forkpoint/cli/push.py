@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 from forkpoint.cli.app import Flat, app
-from forkpoint.console import out_console
+from forkpoint.cli.console import out_console
 from forkpoint.hub.publication import Publication
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 from forkpoint.cli.app import Device, Dtype, Flat, app
-from forkpoint.console import TrainProgress, print_raft, quiet_libraries, say
+from forkpoint.cli.console import TrainProgress, print_raft, quiet_libraries, say
+from forkpoint.experiments.raft import raft
+from forkpoint.experiments.raft_config import RaftConfig
 from forkpoint.policies import load_policy
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.problems import load_problems
-from forkpoint.raft import RaftConfig, raft
 from forkpoint.runs.workers import WorkersConfig
 
 

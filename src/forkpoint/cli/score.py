@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 from forkpoint.cli.app import Device, Flat, app
-from forkpoint.console import out_console, quiet_libraries
+from forkpoint.cli.console import out_console, quiet_libraries
 from forkpoint.prms.config import FamilyConfig
-from forkpoint.score import read_solutions, score_rows, write_lines
+from forkpoint.prms.score_file import read_solutions, score_rows, write_lines
 from forkpoint.select import Aggregate
 
 

@@ -9,8 +9,8 @@ from typing import Annotated
 from rich.table import Table
 
 from forkpoint.cli.app import Flat, app
-from forkpoint.console import err_console, out_console, quiet_libraries
-from forkpoint.evaluate import Estimate
+from forkpoint.cli.console import err_console, out_console, quiet_libraries
+from forkpoint.estimates import Estimate
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.problems import load_problems

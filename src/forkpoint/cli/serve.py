@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from forkpoint.cli.app import Device, Flat, app
-from forkpoint.console import quiet_libraries, say
+from forkpoint.cli.console import quiet_libraries, say
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.serve import ServeConfig
 from forkpoint.serve import serve as serve_prm

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forkpoint.prms.config import PRM
-from forkpoint.tree_search import SearchConfig, Steering
+from forkpoint.trees.steer import SearchConfig, Steering
 
 
 def steering_of(search: SearchConfig, prm: PRM | None) -> Steering | None:

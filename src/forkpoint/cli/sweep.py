@@ -8,14 +8,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from forkpoint.cli.app import Flat, app
-from forkpoint.console import TrainProgress, out_console, print_sweep, quiet_libraries, say
-from forkpoint.label_config import LabelConfig
+from forkpoint.cli.console import TrainProgress, out_console, print_sweep, quiet_libraries, say
+from forkpoint.experiments.sweep import SweepConfig, run_sweep, variants_of
+from forkpoint.labels.config import LabelConfig
 from forkpoint.policies import checkpoint_of
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.problems import load_problems
 from forkpoint.runs import LocalExecutor, Run
-from forkpoint.sweep import SweepConfig, run_sweep, variants_of
-from forkpoint.train import TrainConfig
+from forkpoint.training.config import TrainConfig
 
 
 @app.command

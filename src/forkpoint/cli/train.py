@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 from forkpoint.cli.app import Flat, app
-from forkpoint.console import TrainProgress, out_console, quiet_libraries
-from forkpoint.label_run import label_format
+from forkpoint.cli.console import TrainProgress, out_console, quiet_libraries
+from forkpoint.labels.run import label_format
 from forkpoint.policies import checkpoint_of
-from forkpoint.train import TrainConfig, train_prm
+from forkpoint.training.config import TrainConfig
+from forkpoint.training.prm import train_prm
 
 
 @app.command

@@ -14,13 +14,13 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
+from forkpoint.checkpoint import load_tokenizer
 from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.samples import QUESTIONS, TEXTS
 from forkpoint.doctor.vocabulary import check_vocabulary, num_embeddings
 from forkpoint.policies import checkpoint_of, load_policy
 from forkpoint.records import Completion, Policy, Request
-from forkpoint.segment import AnchorRule
-from forkpoint.tokenizer import load_tokenizer
+from forkpoint.steps import AnchorRule
 
 MARK = "forkpoint"
 """A question that no template holds by itself; letters only, which every tokenizer for text knows."""

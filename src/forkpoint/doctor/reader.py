@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 from transformers import AutoConfig
 
+from forkpoint.checkpoint import load_tokenizer
 from forkpoint.prms.families import DESCRIPTIONS, FAMILIES, OURS, family_class, recognise
 from forkpoint.prms.layout import EncodedSolution, Layout, PRMFormat
-from forkpoint.tokenizer import load_tokenizer
 
 
 class Encoder(Protocol):

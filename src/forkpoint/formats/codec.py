@@ -11,9 +11,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+from forkpoint.content_key import content_key
 from forkpoint.formats.cells import flag, items, text
 from forkpoint.records import Label, LabelledSolution
-from forkpoint.runs import content_key
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, Any]

@@ -11,16 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import items, text
-from forkpoint.formats.codec import (
-    EXTRA_COLUMNS,
-    Columns,
-    Row,
-    check_threshold,
-    extras_of,
-    hard_labels,
-    sign_value,
-    solution_of,
-)
+from forkpoint.formats.codec import EXTRA_COLUMNS, Columns, Row, check_threshold, extras_of, hard_labels, sign_value, solution_of
 from forkpoint.formats.layout import check_question, check_tag, split_question, tagged, untagged
 from forkpoint.formats.options import option
 from forkpoint.records import LabelledSolution

@@ -1,6 +1,6 @@
 """Our own format: every field of a labelled solution, evidence included.
 
-The rows are the lines of `labels.jsonl` in a run directory (see `forkpoint.stepdata`).
+The rows are the lines of `labels.jsonl` in a run directory (see `forkpoint.formats.labels_file`).
 """
 
 from __future__ import annotations

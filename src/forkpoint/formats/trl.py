@@ -11,16 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import items, text
-from forkpoint.formats.codec import (
-    EXTRA_COLUMNS,
-    Columns,
-    Row,
-    check_threshold,
-    extras_of,
-    hard_labels,
-    solution_of,
-    texts_of,
-)
+from forkpoint.formats.codec import EXTRA_COLUMNS, Columns, Row, check_threshold, extras_of, hard_labels, solution_of, texts_of
 from forkpoint.formats.layout import separated, unseparated
 from forkpoint.formats.options import option
 from forkpoint.records import LabelledSolution

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from forkpoint.checkpoint import fingerprint
 from forkpoint.errors import RunError
-from forkpoint.fingerprint import fingerprint
-from forkpoint.label_run import LABELS, label_config_of
+from forkpoint.formats.labels_file import labels_digest, read_labelled
+from forkpoint.labels.run import LABELS, label_config_of
+from forkpoint.labels.values import OUTCOME, PRODUCTS, canonical_value
 from forkpoint.runs import Run
 from forkpoint.runs.run import CONFIG
-from forkpoint.stepdata import labels_digest, read_labelled
-from forkpoint.train import TRAINING
-from forkpoint.values import OUTCOME, PRODUCTS, canonical_value
+from forkpoint.training.prm import TRAINING
 
 
 @dataclass(frozen=True, slots=True)

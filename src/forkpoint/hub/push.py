@@ -15,11 +15,11 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from forkpoint import formats
 from forkpoint.errors import LayoutError
+from forkpoint.formats.labels_file import read_labelled
 from forkpoint.hub.card import labels_card, prm_card
 from forkpoint.hub.facts import check_labels, evaluation_facts, label_facts, training_facts
 from forkpoint.hub.publication import Publication
 from forkpoint.prms.layout import FORMAT_FILE, PRMFormat
-from forkpoint.stepdata import read_labelled
 
 RepoType = Literal["model", "dataset"]
 MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")

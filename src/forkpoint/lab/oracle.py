@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from forkpoint.lab.story import DAYS
-from forkpoint.segment import num_shared
+from forkpoint.steps import num_shared
 
 ErrorKind = Literal["value", "operand", "distractor", "skipped", "repeated", "answer", "missing", "format"]
 """`value`: wrong result; `operand`: wrong verb, number, operator or person; `distractor`: an entry used that does not count;

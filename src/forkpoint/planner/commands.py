@@ -11,8 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from forkpoint.bisect_plan import BisectPlan
-from forkpoint.evaluate_run import EvaluateConfig
+from forkpoint.evaluation.run import EvaluateConfig
+from forkpoint.experiments.raft_config import RaftConfig
+from forkpoint.labels.bisect import BisectPlan
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.values import PlanName, product_named
 from forkpoint.planner.pilot import Pilot
 from forkpoint.planner.volume import (
     ProblemSet,
@@ -27,13 +30,10 @@ from forkpoint.planner.volume import (
     tree_cost,
 )
 from forkpoint.policies.config import PolicyConfig
-from forkpoint.raft import RaftConfig, SFTConfig
 from forkpoint.records import Cost
-from forkpoint.rollout_plan import RolloutPlan
 from forkpoint.runs.workers import WorkersConfig
-from forkpoint.train import TrainConfig
-from forkpoint.tree import TreeConfig
-from forkpoint.values import PlanName, product_named
+from forkpoint.training.config import SFTConfig, TrainConfig
+from forkpoint.trees.grow import TreeConfig
 
 Arguments = Mapping[str, Any]
 """Of a command's function, by name, defaults included."""

@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 
 from forkpoint.errors import RunError
-from forkpoint.evaluate import Estimate, bootstrap
-from forkpoint.label_config import LabelConfig
-from forkpoint.label_run import LABELS, anchor_rule
-from forkpoint.outcomes import SampleOutcome, TreeOutcome
+from forkpoint.estimates import Estimate, bootstrap
+from forkpoint.formats.labels_file import read_labelled
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.rollouts import step_prefixes
+from forkpoint.labels.run import LABELS, anchor_rule
 from forkpoint.planner.volume import ProblemSet, scaled
 from forkpoint.records import Cost
-from forkpoint.rollout_plan import step_prefixes
 from forkpoint.runs import Run
 from forkpoint.runs.run import JOURNAL
-from forkpoint.solve_run import outcome_of
-from forkpoint.stepdata import read_labelled
+from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome
+from forkpoint.solutions.work import outcome_of
 
 EVALUATE = "evaluate"
 """The run inside the directory of an evaluation."""

@@ -19,12 +19,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from forkpoint.evaluate_run import EvaluateConfig
-from forkpoint.omega_tree import BisectConfig
-from forkpoint.raft import RaftConfig
+from forkpoint.evaluation.run import EvaluateConfig
+from forkpoint.experiments.raft_config import RaftConfig
+from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.records import Cost
-from forkpoint.rollout_plan import RolloutPlan
-from forkpoint.train import TrainConfig
+from forkpoint.training.config import TrainConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from forkpoint.device import device_named
-from forkpoint.fingerprint import fingerprint
+from forkpoint.checkpoint import device_named, fingerprint, load_tokenizer
 from forkpoint.policies import kv_rows
 from forkpoint.policies.attention import ROWS
 from forkpoint.policies.decoding import BatchDecoder, decode_in_equal_lengths
@@ -27,7 +26,6 @@ from forkpoint.policies.origin import load_again, refuse_too_long
 from forkpoint.policies.prefix_cache import PrefixCache
 from forkpoint.policies.text import PolicyText, eos_ids
 from forkpoint.records import Completion, Request
-from forkpoint.tokenizer import load_tokenizer
 
 Device = str
 """`auto` (the first CUDA device if there is one, else the CPU) or whatever `torch.device` takes."""

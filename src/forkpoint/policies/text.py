@@ -15,8 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils.hub import cached_file
 
-from forkpoint.fingerprint import fingerprint
-from forkpoint.tokenizer import load_tokenizer
+from forkpoint.checkpoint import fingerprint, load_tokenizer
 
 
 class PolicyText:

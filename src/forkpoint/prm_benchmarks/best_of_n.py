@@ -16,13 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from forkpoint.evaluate import Attempts, CurvePoint, Floats, curve
+from forkpoint.content_key import content_key
+from forkpoint.estimates import Floats
+from forkpoint.evaluation.metrics import Attempts, CurvePoint, curve
 from forkpoint.prm_benchmarks.candidates import CandidateFile, Candidates, Cut, cut
 from forkpoint.prm_benchmarks.resampling import Resamples
 from forkpoint.prm_benchmarks.results import write_results
 from forkpoint.prm_benchmarks.scoring import score_solutions
-from forkpoint.records import Executor, Scorer
-from forkpoint.runs import LocalExecutor, content_key
+from forkpoint.records import Scorer
+from forkpoint.runs import LocalExecutor
+from forkpoint.runs.work import Executor
 from forkpoint.select import AGGREGATES, Aggregate
 
 REFUSED = (0.0,)

@@ -19,12 +19,14 @@ from typing import Any
 
 import numpy as np
 
-from forkpoint.evaluate import Floats
+from forkpoint.content_key import content_key
+from forkpoint.estimates import Floats
 from forkpoint.prm_benchmarks.resampling import Resamples, ratio, sums_by
 from forkpoint.prm_benchmarks.results import write_results
 from forkpoint.prm_benchmarks.scoring import score_solutions
-from forkpoint.records import Executor, LabelledSolution, Scorer
-from forkpoint.runs import LocalExecutor, content_key
+from forkpoint.records import LabelledSolution, Scorer
+from forkpoint.runs import LocalExecutor
+from forkpoint.runs.work import Executor
 
 COUNT, SCORE, LABEL, SQUARED_ERROR = range(4)
 """What is summed in every bin: steps, their scores, their labels, their squared errors."""

@@ -16,9 +16,9 @@ from typing import Any, Literal
 
 from forkpoint.formats.cells import cell, items, text
 from forkpoint.formats.containers import read_rows
-from forkpoint.grade import answer_key, check_grader, grade_all
+from forkpoint.grading.grade import answer_key, check_grader, grade_all
 from forkpoint.records import Solution
-from forkpoint.segment import Segmentation, newline_steps
+from forkpoint.steps import Segmentation, newline_steps
 
 Cut = Literal["lines", "paragraphs", "whole"]
 CUT_OF: dict[Segmentation, Cut] = {"newline": "lines", "solution": "whole"}

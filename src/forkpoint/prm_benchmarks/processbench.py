@@ -21,13 +21,15 @@ from urllib.parse import parse_qs
 import numpy as np
 
 from forkpoint import formats
-from forkpoint.evaluate import Floats
+from forkpoint.content_key import content_key
+from forkpoint.estimates import Floats
 from forkpoint.formats.containers import HUB
 from forkpoint.prm_benchmarks.resampling import Measured, Resamples, ratio, sums_by
 from forkpoint.prm_benchmarks.results import write_results
 from forkpoint.prm_benchmarks.scoring import score_solutions
-from forkpoint.records import Executor, LabelledSolution, Scorer
-from forkpoint.runs import LocalExecutor, content_key
+from forkpoint.records import LabelledSolution, Scorer
+from forkpoint.runs import LocalExecutor
+from forkpoint.runs.work import Executor
 
 NO_EDGE_THRESHOLD = 0.5
 """Where no threshold predicts a solution rightly that another does not."""

@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from forkpoint.evaluate import BLOCK_SIZE, NUM_RESAMPLES, Floats
+from forkpoint.estimates import BLOCK_SIZE, NUM_RESAMPLES, Floats
 
 Statistic = Callable[[Floats], Floats]
 """A figure of sums [.., K]: one value per row [..]."""

@@ -7,8 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from forkpoint import __version__
 from forkpoint.runs.durable import replace_file
+from forkpoint.version import __version__
 
 RESULTS = "results.json"
 RESULTS_VERSION = 1

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from forkpoint.content_key import content_key
 from forkpoint.errors import LayoutError
-from forkpoint.records import Executor, Scorer
-from forkpoint.runs import Run, complete, content_key
+from forkpoint.records import Scorer
+from forkpoint.runs import Run, complete
+from forkpoint.runs.work import Executor
 
 SCORES = "scores"
 """The run directory inside the output directory of a benchmark."""

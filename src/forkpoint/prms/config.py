@@ -47,7 +47,7 @@ class FamilyConfig:
             return self.load_weights(prm, device)
         if self != FamilyConfig():
             raise ValueError("a PRM that is served is read by its server; give the family there")
-        from forkpoint.serve.client import RemotePRM
+        from forkpoint.prms.remote import RemotePRM
 
         return RemotePRM(prm, os.environ.get(TOKEN))
 

@@ -57,10 +57,8 @@ def load_checkpoint(path_or_id: str | Path, device: str, family: str | None, opt
         if options:
             raise ValueError(f"a PRM of ours takes no options; {', '.join(options)} was given")
         return _load_ours(_directory(path_or_id), device)
-    from forkpoint.device import device_named
-    from forkpoint.fingerprint import fingerprint
+    from forkpoint.checkpoint import device_named, fingerprint, load_tokenizer
     from forkpoint.prms.family import FamilyPRM
-    from forkpoint.tokenizer import load_tokenizer
 
     model, bound = family_class(family).load(path_or_id, load_tokenizer(path_or_id), "auto", **options)
     settings = [family, *(f"{name}={value}" for name, value in sorted(options.items()))]
@@ -100,7 +98,7 @@ def _fitting(directory: Path, architectures: Sequence[str]) -> str:
     """For language models, which families their tokens would do for."""
     if not any(architecture.endswith("ForCausalLM") for architecture in architectures):
         return ""
-    from forkpoint.tokenizer import load_tokenizer
+    from forkpoint.checkpoint import load_tokenizer
 
     tokenizer, fitting = load_tokenizer(directory), []
     for name in LANGUAGE_MODELS:
@@ -146,11 +144,9 @@ def _load_ours(directory: Path, device: str) -> TaggedPRM:
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     if "Qwen2ForProcessRewardModel" not in (config.get("architectures") or []):
         return TaggedPRM.load(directory, device)
-    from forkpoint.device import device_named
-    from forkpoint.fingerprint import fingerprint
+    from forkpoint.checkpoint import device_named, fingerprint, load_tokenizer
     from forkpoint.prms.family import load_weights
     from forkpoint.prms.qwen import Qwen2ForProcessRewardModel
-    from forkpoint.tokenizer import load_tokenizer
 
     model = load_weights(Qwen2ForProcessRewardModel, directory, "auto", "qwen").to(device_named(device))
     return TaggedPRM(model, load_tokenizer(directory), prm_format, f"{directory.resolve().name}-{fingerprint(directory)}")

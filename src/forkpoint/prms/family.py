@@ -18,8 +18,8 @@ import torch
 from forkpoint.errors import LayoutError
 from forkpoint.prms.layout import EncodedSolution, PRMFormat
 from forkpoint.prms.packed import PackedPRM
-from forkpoint.segment import Segmentation
 from forkpoint.select import Aggregate
+from forkpoint.steps import Segmentation
 
 HARMLESS = ("lm_head.", "rotary_emb.inv_freq")
 """Left-over weights that no PRM needs."""

@@ -17,10 +17,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from forkpoint.checkpoint import load_tokenizer
 from forkpoint.errors import LayoutError
 from forkpoint.prms.chat import assistant_header, ends_of, render
 from forkpoint.prms.family import Family, load_weights, max_length_of
-from forkpoint.tokenizer import load_tokenizer
 
 REFERENCE = "Qwen/Qwen2.5-Math-7B-Instruct"
 SEPARATOR = "\n\n"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from forkpoint.errors import LayoutError
-from forkpoint.segment import SEGMENTATIONS, AnchorRule, Segmentation
 from forkpoint.select import AGGREGATES, Aggregate
+from forkpoint.steps import SEGMENTATIONS, AnchorRule, Segmentation
 
 Head = Literal["tokens", "classifier"]
 FORMAT_FILE = "forkpoint_prm.json"

@@ -16,7 +16,7 @@ import torch
 
 from forkpoint.prms.layout import EncodedSolution
 from forkpoint.prms.tree_attention import TREES, routes_of
-from forkpoint.segment import num_shared
+from forkpoint.steps import num_shared
 
 
 @dataclass(frozen=True, slots=True)

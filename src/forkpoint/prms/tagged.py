@@ -9,12 +9,10 @@ from typing import Any, Self
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
-from forkpoint.device import device_named
-from forkpoint.fingerprint import fingerprint
+from forkpoint.checkpoint import device_named, fingerprint, load_tokenizer
 from forkpoint.prms.family import load_weights, token_logits
 from forkpoint.prms.layout import EncodedSolution, Layout, PRMFormat
 from forkpoint.prms.packed import PackedPRM
-from forkpoint.tokenizer import load_tokenizer
 
 GOOD_CLASS = 1
 """The entry of a two-class head that means a good step."""

@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forkpoint.grade import check_grader, grade_all
+from forkpoint.grading.grade import check_grader, grade_all
 from forkpoint.prms.config import PRM
 from forkpoint.rewards.guards import Caught, RewardGuards
 from forkpoint.rewards.shared_scorer import SharedScorer
-from forkpoint.segment import newline_steps
 from forkpoint.select import AGGREGATES, Aggregate, aggregate
+from forkpoint.steps import newline_steps
 
 
 @dataclass(frozen=True, slots=True)

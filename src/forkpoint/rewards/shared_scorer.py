@@ -10,8 +10,8 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from forkpoint.checked_scores import checked_scores
 from forkpoint.errors import LayoutError
+from forkpoint.prms.scores import checked_scores
 from forkpoint.records import Scorer
 
 Item = tuple[str, tuple[str, ...]]

@@ -8,11 +8,11 @@ This package does not know what the work is: trees, rollouts and scores are all 
 
 from __future__ import annotations
 
-from forkpoint.records import Tally
 from forkpoint.runs.complete import complete
-from forkpoint.runs.journal import JSON, Journal, canonical_json, content_key
+from forkpoint.runs.journal import Journal
 from forkpoint.runs.local import LocalExecutor
 from forkpoint.runs.pool import PoolExecutor
 from forkpoint.runs.run import Run
+from forkpoint.runs.work import Executor, Tally, Work
 
-__all__ = ["JSON", "Journal", "LocalExecutor", "PoolExecutor", "Run", "Tally", "canonical_json", "complete", "content_key"]
+__all__ = ["Executor", "Journal", "LocalExecutor", "PoolExecutor", "Run", "Tally", "Work", "complete"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from forkpoint.records import Executor, Work
 from forkpoint.runs.run import Run
+from forkpoint.runs.work import Executor, Work
 
 
 def complete(run: Run, executor: Executor, work: Work) -> None:

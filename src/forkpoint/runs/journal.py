@@ -17,12 +17,10 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from forkpoint.errors import JournalCorrupt, RunError
 from forkpoint.runs.durable import LineFile, replace_file
-
-JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 
 KEY_PATTERN = re.compile(r"[0-9A-Za-z_.:/-]+")
 LINE_KEY_PATTERN = re.compile(rb'\{"key":"([0-9A-Za-z_.:/-]+)"')
@@ -31,16 +29,6 @@ SEAL_BYTES = 8
 SEAL_START = b',"sum":"'
 SEAL_END = b'"}\n'
 TAIL_BYTES = len(SEAL_START) + 2 * SEAL_BYTES + len(SEAL_END)
-
-
-def canonical_json(obj: Any) -> str:
-    """The one text of `obj`: sorted names, no blanks, ASCII; tuples as lists. ValueError for NaN and infinities."""
-    return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def content_key(obj: Any) -> str:
-    """The key of an item: 16 bytes of BLAKE2b over its canonical JSON, as hex."""
-    return hashlib.blake2b(canonical_json(obj).encode(), digest_size=16).hexdigest()
 
 
 class Journal:

@@ -18,9 +18,9 @@ from types import TracebackType
 from typing import Any
 
 from forkpoint.errors import RunError
-from forkpoint.records import Tally, Work
 from forkpoint.runs.progress import Pace, display
 from forkpoint.runs.run import Run
+from forkpoint.runs.work import Tally, Work
 
 
 @dataclass(frozen=True)

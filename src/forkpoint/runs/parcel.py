@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.errors import RunError
-from forkpoint.records import Work
 from forkpoint.runs.local import owed_chunks
 from forkpoint.runs.run import Run
+from forkpoint.runs.work import Work
 
 _loaded: dict[bytes, Any] = {}
 """The policy that this process has loaded last, by what it was pickled as."""

@@ -28,10 +28,10 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 
 from forkpoint.errors import RunError
-from forkpoint.records import Tally, Work
 from forkpoint.runs.local import LocalExecutor, Pass, shows_progress
 from forkpoint.runs.parcel import Failure, Rows, forget_policy, limit_torch, parcel_of, performed
 from forkpoint.runs.run import Run
+from forkpoint.runs.work import Tally, Work
 
 CHUNKS_AHEAD = 4
 """Per worker: how far chunks are performed ahead of the oldest one that is not journaled yet, and what a stop costs at most."""

@@ -29,11 +29,11 @@ from types import TracebackType
 from typing import Any
 
 from forkpoint.errors import RunError
-from forkpoint.records import Tally, Work
 from forkpoint.runs.local import LocalExecutor, Pass, shows_progress
 from forkpoint.runs.parcel import Failure, Rows, limit_torch, parcel_of, performed
 from forkpoint.runs.pool import CHUNKS_AHEAD, Task
 from forkpoint.runs.run import Run
+from forkpoint.runs.work import Tally, Work
 
 try:
     import ray

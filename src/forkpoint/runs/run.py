@@ -20,11 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from forkpoint import __version__
+from forkpoint.content_key import JSON, canonical_json
 from forkpoint.errors import ConfigDiffers, RunError
 from forkpoint.runs.durable import LineFile, draft_of, replace_file
-from forkpoint.runs.journal import JSON, Journal, canonical_json
+from forkpoint.runs.journal import Journal
 from forkpoint.runs.lock import RunLock, utc_now
+from forkpoint.version import __version__
 
 FORMAT = 1
 """Of the directory; a run of another format is refused."""

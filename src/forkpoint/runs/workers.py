@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from forkpoint.errors import MissingPackageError
-from forkpoint.records import Executor
 from forkpoint.runs.local import LocalExecutor
 from forkpoint.runs.pool import PoolExecutor
+from forkpoint.runs.work import Executor
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forkpoint.records import Completion, Cost, Finish, Policy, Request
-from forkpoint.rollouts import sample_seed
 from forkpoint.search.config import InferenceConfig
 from forkpoint.search.guide import Draft
-from forkpoint.segment import newline_steps
+from forkpoint.solutions.sample import sample_seed
+from forkpoint.steps import newline_steps
 
 
 @dataclass(frozen=True, slots=True)

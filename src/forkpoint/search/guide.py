@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from forkpoint.checked_scores import checked_scores
 from forkpoint.prms.layout import PRMFormat
+from forkpoint.prms.scores import checked_scores
 from forkpoint.records import Scorer
-from forkpoint.segment import num_shared, tokens_at
+from forkpoint.steps import num_shared, tokens_at
 
 NUM_DECIMALS = 6
 TAG = -1

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from forkpoint.outcomes import End
+from forkpoint.grading.ends import End
 from forkpoint.records import Cost, Problem
 from forkpoint.search.config import Choose
 from forkpoint.search.guide import Readings

@@ -14,16 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from forkpoint.evaluate import Estimate, bootstrap
-from forkpoint.records import Executor, Policy, Problem
-from forkpoint.runs import Run, content_key
+from forkpoint.content_key import content_key
+from forkpoint.estimates import Estimate, bootstrap
+from forkpoint.records import Policy, Problem
+from forkpoint.runs import Run
+from forkpoint.runs.work import Executor
 from forkpoint.search.config import METHODS, InferenceConfig, MethodName, Search
 from forkpoint.search.guide import Guide
 from forkpoint.search.result import SearchResult
 from forkpoint.search.step_search import search_beams, search_subtrees
 from forkpoint.search.whole import search_adaptive, search_samples, search_tree
 from forkpoint.select import Aggregate
-from forkpoint.solve_run import fits_context
+from forkpoint.solutions.work import fits_context
 
 RESULTS, RESULT_ROWS = "results.json", "results.jsonl"
 SEARCHES: dict[Search, Callable[[Policy, Sequence[Problem], Guide, InferenceConfig], list[SearchResult]]] = {

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forkpoint.outcomes import graded
+from forkpoint.grading.ends import graded
 from forkpoint.records import Cost, Policy, Problem
 from forkpoint.search.beam import ROOT, Beam, Growth, grow
 from forkpoint.search.config import InferenceConfig

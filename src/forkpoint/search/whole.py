@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forkpoint.labels import leaf_shares
-from forkpoint.outcomes import Path, graded, paths_of
+from forkpoint.grading.ends import graded
+from forkpoint.labels.leaves import leaf_shares
 from forkpoint.records import Completion, Cost, Policy, Problem
-from forkpoint.rollouts import RolloutConfig, sample
 from forkpoint.search.config import InferenceConfig
 from forkpoint.search.guide import Draft, Guide, Readings
 from forkpoint.search.result import Found, SearchResult, SearchTokens
 from forkpoint.select import vote_share
-from forkpoint.tree import TreeConfig, grow_trees
+from forkpoint.solutions.outcomes import paths_of
+from forkpoint.solutions.sample import RolloutConfig, sample
+from forkpoint.steps import Path
+from forkpoint.trees.grow import TreeConfig, grow_trees
 
 
 class Gathering:

@@ -20,9 +20,7 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from forkpoint import __version__
 from forkpoint.errors import LayoutError
-from forkpoint.segment import Segmentation, newline_steps
 from forkpoint.select import Aggregate, aggregate
 from forkpoint.serve.batching import Batcher, QueueFull, ScoringFailed, ServedPRM, StepScores, Stopping
 from forkpoint.serve.config import ServeConfig
@@ -51,6 +49,8 @@ from forkpoint.serve.wire import (
     ScoreRequest,
     Usage,
 )
+from forkpoint.steps import Segmentation, newline_steps
+from forkpoint.version import __version__
 
 logger = logging.getLogger(__name__)
 ASKED = declared(400, 401, 404, 408, 413, 422, 429, 500, 503, 504)

@@ -1,0 +1,143 @@
+"""What the command line shows: tables on stdout, progress and stages on stderr.
+
+Invariant: only this file and `forkpoint.cli` print; numbers are formatted here and computed elsewhere.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from forkpoint.estimates import Estimate
+from forkpoint.experiments.raft import RaftReport
+from forkpoint.training.processes import is_first_process
+
+out_console = Console(quiet=not is_first_process())
+err_console = Console(stderr=True)
+
+
+def quiet_libraries() -> None:
+    """Keep transformers' own progress bars off the terminal; ours say how far the work is."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+
+class SearchProgress:
+    """Tells, about every ten seconds, how many problems a search is done with."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic()
+
+    def __call__(self, num_done: int, num_problems: int) -> None:
+        if time.monotonic() >= self._next or num_done == num_problems:
+            say(f"bisect: {num_done} of {num_problems} problems searched")
+            self._next = time.monotonic() + 10
+
+
+def say(stage: str) -> None:
+    """Tell what is being done, on stderr."""
+    err_console.print(f"· {stage}", highlight=False)
+
+
+class TrainProgress:
+    """A bar for optimiser steps; on a stream that is no terminal, a line every tenth of the way."""
+
+    def __init__(self) -> None:
+        columns = [
+            TextColumn("train  loss {task.fields[loss]:.3f}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        ]
+        self._bar = Progress(*columns, console=err_console, disable=not (err_console.is_terminal and is_first_process()))
+        self._task = self._bar.add_task("", total=None, loss=float("nan"), visible=False)
+        self._num_done, self._next_share = 0, 0.1
+
+    def __enter__(self) -> TrainProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, num_done: int, num_steps: int, loss: float) -> None:
+        if num_done <= self._num_done:
+            self._next_share = 0.1  # another training
+        self._num_done = num_done
+        self._bar.update(self._task, completed=num_done, total=num_steps, loss=loss, visible=num_done < num_steps)
+        if not err_console.is_terminal and num_done >= self._next_share * num_steps:
+            err_console.print(f"train: {num_done}/{num_steps} steps, loss {loss:.3f}", highlight=False)
+            self._next_share += 0.1
+
+
+def print_results(results: dict[str, Any]) -> None:
+    largest = max(row["n"] for row in results["rows"])
+    table = Table("sampler", "pick", "n", "accuracy", "95 % interval", "tokens/problem", title="accuracy on held-out problems")
+    for row in results["rows"]:
+        if row["select"] == "greedy" or (row["n"] == largest and row["aggregate"] in (None, "min")):
+            sampler = "greedy" if row["select"] == "greedy" else f"HT T={row['temperature']:g}" if row["sampler"] == "ht" else "EDU tree"
+            pick = row["select"] + (f" ({row['aggregate']})" if row["aggregate"] else "")
+            table.add_row(
+                sampler, pick, str(row["n"]), f"{row['accuracy']:.3f}", f"{row['ci_low']:.3f} .. {row['ci_high']:.3f}",
+                f"{row['sampled_tokens_per_problem']:.0f}",
+            )  # fmt: skip
+    out_console.print(table)
+    for item in results["comparisons"]:
+        interval = f"{item['ci_low']:+.3f} .. {item['ci_high']:+.3f}"
+        out_console.print(f"{item['name']}: {item['difference']:+.3f} ({interval}), tokens x {item['token_ratio']:.2f}", highlight=False)
+    if results["label_quality"]:
+        for weighting, found in results["label_quality"]["by_weighting"].items():
+            out_console.print(
+                f"labels ({weighting} leaves) against true values: mean absolute error {found['mae']:.3f} "
+                f"({found['mae_low']:.3f} .. {found['mae_high']:.3f}), bias {found['bias']:+.3f}, "
+                f"rank correlation {found['correlation']:.2f}, {found['num_labels']} prefixes",
+                highlight=False,
+            )
+    if results["first_error"]:
+        found = results["first_error"]
+        out_console.print(
+            f"first wrong step: F1 {found['f1']:.3f} (on wrong {found['acc_error']:.3f}, on right {found['acc_correct']:.3f}), "
+            f"threshold {found['threshold']:.2f}, {found['num_solutions']} solutions",
+            highlight=False,
+        )
+
+
+def print_sweep(results: dict[str, Any]) -> None:
+    sizes = sorted({row["n"] for row in results["rows"]})
+    names = [variant["name"] for variant in results["variants"]]
+    how = results["variants"][0]["train"]["format"]["aggregate"]
+    found = {(row["variant"], row["select"], row["aggregate"], row["n"]): row for row in results["rows"]}
+    num_problems = results["rows"][0]["num_problems"]
+    title = f"best-of-N ({how}), {num_problems} problems, {results['config']['num_seeds']} seeds, with 95 % intervals"
+    table = Table("", *(f"N = {n}" for n in sizes), f"minus majority, N = {sizes[-1]}", f"minus {names[0]}, N = {sizes[-1]}", title=title)
+    for name, select, aggregate in [(None, "majority", None), *((name, "best", how) for name in names), (None, "oracle", None)]:
+        cells = [found[name, select, aggregate, n] for n in sizes]
+        shown = [f"{cell['mean']:.3f} ({cell['ci_low']:.3f} .. {cell['ci_high']:.3f})" for cell in cells]
+        paired = {
+            row["minus"]: f"{row['mean']:+.3f} ({row['ci_low']:+.3f} .. {row['ci_high']:+.3f})"
+            for row in results["differences"]
+            if (row["variant"], row["select"], row["aggregate"], row["n"]) == (name, select, aggregate, sizes[-1])
+        }
+        table.add_row(name or select, *shown, paired.get("majority", ""), paired.get(names[0], ""))
+    out_console.print(table)
+
+
+def print_raft(report: RaftReport, title: str) -> None:
+    """Accuracy by iteration, and what it gained over the base on the same problems."""
+    table = Table("iteration", "kept", "kept right", "greedy", "sampled", "sampled minus base", title=title)
+    for item in report.iterations:
+        kept = (f"{item.kept.num_kept:,}", f"{item.kept.kept_accuracy:.3f}") if item.kept else ("", "")
+        gain = item.sampled_gain and f"{item.sampled_gain.mean:+.3f} ({item.sampled_gain.low:+.3f} .. {item.sampled_gain.high:+.3f})"
+        table.add_row(str(item.iteration), *kept, _interval(item.greedy), _interval(item.sampled), gain or "")
+    out_console.print(table)
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.mean:.3f} ({estimate.low:.3f} .. {estimate.high:.3f})"

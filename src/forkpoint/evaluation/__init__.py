@@ -1,0 +1,1 @@
+"""Measure picks from solutions, step scores and labels, with intervals."""

@@ -1,0 +1,182 @@
+"""How good are answers, step scores and labels: pure functions over records, with honest intervals.
+
+Invariant: every accuracy is a mean over problems with a 95 % percentile bootstrap over those problems, and every
+comparison resamples the same problems on both sides. Nothing here samples, scores or reads files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from forkpoint.estimates import Floats, bootstrap
+from forkpoint.labels.leaves import leaf_shares
+from forkpoint.records import Solution, Tree
+from forkpoint.select import AGGREGATES, SHARPNESS, Aggregate, aggregate, best, majority, sharpened, weighted_vote
+
+Select = Literal["greedy", "majority", "best", "weighted", "policy-weighted", "oracle"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """All solutions of one problem, in the order they were made, with their step scores (None: not scored)."""
+
+    problem_id: str
+    solutions: tuple[Solution, ...]
+    step_scores: tuple[tuple[float, ...], ...] | None = None
+    tree: Tree | None = None
+    """Whose leaves the solutions are, where they are leaves: what the policy gives them counts in the policy-weighted vote."""
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """One way of picking from N solutions, measured over problems."""
+
+    select: Select
+    aggregate: Aggregate | None
+    n: int
+    accuracy_P: Floats
+    """Per problem, the share of groups of N whose pick is right: 0 or 1 where there is one group."""
+    tokens_P: Floats
+    """Per problem, the mean number of sampled tokens of a group."""
+
+
+def curve(attempts: Sequence[Attempts], sizes: Sequence[int], is_exchangeable: bool) -> list[CurvePoint]:
+    """Accuracy of every way to pick, for every N in `sizes`.
+
+    Exchangeable solutions (independent samples) are cut into as many disjoint groups of N as there are and averaged,
+    which narrows the interval honestly. Others (leaves of a tree) are used as the first N: the tree of that budget. Where
+    all have their trees and scores, there is the policy-weighted vote too: a leaf's vote is what the policy gives it times
+    its score to the power `SHARPNESS`.
+    A problem with fewer than N solutions uses all that it has. ValueError where leaves of a tree are said to be exchangeable.
+    """
+    if is_exchangeable and any(item.tree is not None for item in attempts):
+        raise ValueError("leaves of a tree are not exchangeable: the first N are the tree of N leaves, others are none")
+    points = []
+    for n in sizes:
+        groups_P = [_groups(len(item.solutions), n, is_exchangeable) for item in attempts]
+        tokens_P = np.array([np.mean([_tokens(item, group) for group in groups]) for item, groups in zip(attempts, groups_P, strict=True)])
+        for select, how in _ways(attempts):
+            accuracy_P = np.array(
+                [
+                    np.mean([_is_right(item, group, select, how) for group in groups])
+                    for item, groups in zip(attempts, groups_P, strict=True)
+                ]
+            )
+            points.append(CurvePoint(select, how, n, accuracy_P, tokens_P))
+    return points
+
+
+def _groups(num_solutions: int, n: int, is_exchangeable: bool) -> list[range]:
+    if num_solutions <= n or not is_exchangeable:
+        return [range(min(n, num_solutions))]
+    return [range(start, start + n) for start in range(0, num_solutions - n + 1, n)]
+
+
+def _ways(attempts: Sequence[Attempts]) -> list[tuple[Select, Aggregate | None]]:
+    ways: list[tuple[Select, Aggregate | None]] = [("majority", None), ("oracle", None)]
+    if all(item.step_scores is not None for item in attempts):
+        ways += [(select, how) for select in ("best", "weighted") for how in AGGREGATES]
+        if all(item.tree is not None for item in attempts):
+            ways += [("policy-weighted", how) for how in AGGREGATES]
+    return ways
+
+
+def _tokens(item: Attempts, group: range) -> int:
+    return sum(item.solutions[idx].num_sampled_tokens for idx in group)
+
+
+def _is_right(item: Attempts, group: range, select: Select, how: Aggregate | None) -> bool:
+    solutions = [item.solutions[idx] for idx in group]
+    if select == "oracle":
+        return any(solution.is_correct for solution in solutions)
+    answers = [solution.answer for solution in solutions]
+    if select == "majority":
+        return solutions[majority(answers)].is_correct
+    assert how is not None and item.step_scores is not None, "picking by score needs scores and an aggregate"
+    scores = [aggregate(item.step_scores[idx], how) for idx in group]
+    if select == "policy-weighted":
+        assert item.tree is not None, "only leaves of a tree have weights of the policy"
+        scores = sharpened(scores, leaf_shares(item.tree, len(group)), SHARPNESS)
+    return solutions[best(scores) if select == "best" else weighted_vote(answers, scores)].is_correct
+
+
+@dataclass(frozen=True, slots=True)
+class FirstError:
+    """How well step scores find the first wrong step, in the terms of ProcessBench (arXiv 2412.06559)."""
+
+    f1: float
+    acc_error: float
+    acc_correct: float
+    threshold: float
+    num_solutions: int
+
+
+def predict_first_error(step_scores: Sequence[float], threshold: float) -> int:
+    """The first step whose score is below the threshold, or -1."""
+    return next((idx for idx, score in enumerate(step_scores) if score < threshold), -1)
+
+
+def first_error(step_scores: Sequence[Sequence[float]], first_wrong: Sequence[int], threshold: float) -> FirstError:
+    """acc_error = exact matches among solutions with a wrong step; acc_correct = -1 predicted among those without;
+    F1 = their harmonic mean, 0 where both are 0 or a kind is missing."""
+    if len(step_scores) != len(first_wrong) or not first_wrong:
+        raise ValueError(f"as many score lists as labels are needed; {len(step_scores)} and {len(first_wrong)} were given")
+    predicted = [predict_first_error(scores, threshold) for scores in step_scores]
+    on_error = [guess == truth for guess, truth in zip(predicted, first_wrong, strict=True) if truth != -1]
+    on_correct = [guess == -1 for guess, truth in zip(predicted, first_wrong, strict=True) if truth == -1]
+    acc_error = sum(on_error) / len(on_error) if on_error else 0.0
+    acc_correct = sum(on_correct) / len(on_correct) if on_correct else 0.0
+    both = acc_error + acc_correct
+    return FirstError(2 * acc_error * acc_correct / both if both else 0.0, acc_error, acc_correct, threshold, len(first_wrong))
+
+
+def choose_threshold(step_scores: Sequence[Sequence[float]], first_wrong: Sequence[int]) -> float:
+    """The threshold in (0, 1) with the best F1 on these solutions (of equals, the best sum of both accuracies); use it on others."""
+
+    def quality(threshold: float) -> tuple[float, float]:
+        found = first_error(step_scores, first_wrong, threshold)
+        return found.f1, found.acc_error + found.acc_correct
+
+    return max((float(threshold) for threshold in np.linspace(0.01, 0.99, 99)), key=quality)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelQuality:
+    """Labels against the true value of the same prefixes."""
+
+    mae: float
+    mae_low: float
+    mae_high: float
+    """The 95 % interval of `mae`, by the bootstrap over labels."""
+    bias: float
+    """Mean of label minus truth."""
+    correlation: float
+    """Spearman's rank correlation; nan where one side is constant."""
+    num_labels: int
+
+
+def label_quality(labels: Sequence[float], truths: Sequence[float]) -> LabelQuality:
+    """Both in [0, 1], in parallel."""
+    if len(labels) != len(truths) or not labels:
+        raise ValueError(f"as many labels as truths are needed; {len(labels)} and {len(truths)} were given")
+    label, truth = np.asarray(labels), np.asarray(truths)
+    error = bootstrap(np.abs(label - truth))
+    return LabelQuality(error.mean, error.low, error.high, float((label - truth).mean()), spearman(label, truth), len(labels))
+
+
+def spearman(left: Floats, right: Floats) -> float:
+    """Rank correlation with ties ranked by their mean; nan where one side is constant."""
+    ranks = [_ranks(left), _ranks(right)]
+    if any(rank.std() == 0 for rank in ranks):
+        return float("nan")
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def _ranks(values: Floats) -> Floats:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ends = np.cumsum(counts)
+    return np.asarray(((2 * ends - counts - 1) / 2)[inverse], dtype=np.float64)

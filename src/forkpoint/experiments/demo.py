@@ -1,0 +1,118 @@
+"""The main job on the embedded default, start to end: label, train, evaluate, report, with the shipped lab policy.
+
+Invariant: the demo is the public stages with small settings, nothing of its own; killed and started again it continues.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
+from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy, write_results
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.run import LabelSummary, label_format, label_problems
+from forkpoint.policies import LAB_POLICY, load_policy
+from forkpoint.prms import load_prm
+from forkpoint.problems import load_problems
+from forkpoint.runs.work import Executor
+from forkpoint.training.config import TrainReport
+from forkpoint.training.presets import preset_named
+from forkpoint.training.prm import train_prm
+from forkpoint.trees.grow import TreeConfig
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """How much the demo does; the defaults take about five minutes on 2 cores."""
+
+    num_train_problems: int = 1000
+    """Problems that EDU trees are grown and labelled on."""
+    num_train_steps: int = 950
+    """Optimiser steps of the PRM, two trees each."""
+    num_test_problems: int = 240
+    num_threshold_problems: int = 60
+    """Problems of a third split that choose the first-error threshold."""
+    num_samples: int = 16
+    num_prefixes: int = 60
+    """Labelled prefixes whose true value is estimated."""
+    num_rollouts: int = 32
+    """Rollouts per such prefix."""
+    seed: int = 0
+
+
+LABEL_TAU = 0.5
+"""For the trees that are labelled. With the default tau of 1.0 the lab policy's anchors run out at six leaves, and its skipped
+entries are never among them, so a PRM does not learn that they are wrong; trees of test problems keep the default."""
+MAX_TOKENS = 160
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """Where the demo's outputs are, and what its stages reported."""
+
+    results: dict[str, Any]
+    labels: LabelSummary
+    training: TrainReport
+
+
+def run_demo(
+    out: Path,
+    config: DemoConfig,
+    executor: Executor,
+    on_stage: Callable[[str], None] = lambda _: None,
+    on_train_step: Callable[[int, int, float], None] | None = None,
+) -> DemoResult:
+    """Everything into `out`: label/, prm/, evaluate/, results.json, trees.json."""
+    policy = load_policy("lab")
+    tree = TreeConfig(num_leaves=config.num_samples, max_tokens=MAX_TOKENS)
+    label_tree = replace(tree, tau=LABEL_TAU)
+    seconds: dict[str, float] = {}
+
+    def timed(name: str, started: float) -> None:
+        seconds[name] = round(time.monotonic() - started, 1)
+
+    on_stage(f"label: EDU trees on {config.num_train_problems} problems of lab:train")
+    started = time.monotonic()
+    train_problems = load_problems(f"lab:train?num={config.num_train_problems}&seed={config.seed}")
+    labels = label_problems(train_problems, policy, out / "label", label_tree, LabelConfig(), executor)
+    timed("label", started)
+
+    on_stage("train: a PRM on the labelled steps, from the policy's weights")
+    started = time.monotonic()
+    preset = preset_named("lab")
+    training_config = replace(
+        preset,
+        num_epochs=config.num_train_steps * preset.batch_size / config.num_train_problems,
+        seed=config.seed,
+        format=label_format(out / "label", preset.format),
+    )
+    training = train_prm(out / "label", str(LAB_POLICY), out / "prm", training_config, on_train_step)
+    timed("train", started)
+
+    started = time.monotonic()
+    prm = load_prm(out / "prm")
+    evaluation = evaluate_policy(
+        load_problems(f"lab:test?num={config.num_test_problems}&seed={config.seed}"),
+        policy,
+        out / "evaluate",
+        EvaluateConfig(num_samples=config.num_samples, max_tokens=tree.max_tokens, seed=config.seed),
+        tree,
+        executor,
+        prm,
+        prm.format,
+        threshold_problems=load_problems(f"lab:valid?num={config.num_threshold_problems}&seed={config.seed}"),
+        on_stage=lambda stage: on_stage(f"evaluate: {stage}"),
+    )
+    timed("evaluate", started)
+    on_stage("label quality: labels against many rollouts of the same prefixes")
+    started = time.monotonic()
+    prefix_config = PrefixConfig(config.num_prefixes, config.num_rollouts, seed=config.seed)
+    truth = measure_labels(out / "label", policy, out / "truth", prefix_config, executor, tree.max_tokens)
+    timed("label quality", started)
+    resolved = {"demo": asdict(config), "label_tree": asdict(label_tree), "tree": asdict(tree), "train": asdict(training_config)}
+    results = write_results(out, evaluation, resolved, policy, seconds, truth)
+    return DemoResult(results, labels, training)

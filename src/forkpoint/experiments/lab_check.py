@@ -1,0 +1,77 @@
+"""Is a policy useful in the lab: right often enough to learn from, wrong often enough to improve, unsure at the right places.
+
+Invariant: everything is measured on fresh samples of the given policy; nothing is read from its model card.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from forkpoint.estimates import Estimate, bootstrap
+from forkpoint.evaluation.metrics import Attempts, curve
+from forkpoint.lab.oracle import first_error
+from forkpoint.lab.problem_set import lab_story
+from forkpoint.problems import load_problems
+from forkpoint.records import Policy
+from forkpoint.solutions.sample import RolloutConfig
+from forkpoint.solutions.solve import solve_by_sampling
+from forkpoint.steps import AnchorRule
+
+
+@dataclass(frozen=True)
+class CheckConfig:
+    """What is sampled."""
+
+    problems: str = "lab:test?num=200"
+    num_samples: int = 64
+    """Samples per problem."""
+    temperature: float = 0.7
+    tau: float = 1.0
+    """Anchors are counted at this entropy, in nats."""
+    max_tokens: int = 160
+
+
+@dataclass(frozen=True)
+class PolicyCheck:
+    """How a policy does on lab problems."""
+
+    greedy: Estimate
+    sampled: Estimate
+    """Accuracy of one sample."""
+    majority: Estimate
+    """Of all samples."""
+    oracle: Estimate
+    """A right answer is among all samples."""
+    anchors: Estimate
+    """Per greedy solution."""
+    first_errors: dict[str, int]
+    """Of the greedy solutions, by kind; `none` is right in every step."""
+
+
+def check_policy(policy: Policy, config: CheckConfig, on_stage: Callable[[str], None] = lambda _: None) -> PolicyCheck:
+    """Measure a policy on lab problems."""
+    problems = load_problems(config.problems)
+    on_stage(f"greedy solutions of {len(problems)} problems")
+    greedy = solve_by_sampling(policy, problems, RolloutConfig(1, 0.0, max_tokens=config.max_tokens))
+    rule = AnchorRule(tau=config.tau)
+    paths = [outcome.path(0) for outcome in greedy]
+    anchors = [len(rule.anchors(path.completion.entropies, rule.can_fork(path.token_texts))) for path in paths]
+    kinds = Counter(
+        error.kind if (error := first_error(lab_story(problem.id), path.text)) else "none"
+        for problem, path in zip(problems, paths, strict=True)
+    )
+    on_stage(f"{config.num_samples} samples each at T = {config.temperature:g}")
+    rollouts = RolloutConfig(config.num_samples, config.temperature, max_tokens=config.max_tokens)
+    sampled = solve_by_sampling(policy, problems, rollouts)
+    attempts = [Attempts(outcome.problem.id, outcome.solutions()) for outcome in sampled]
+    points = {(point.select, point.n): bootstrap(point.accuracy_P) for point in curve(attempts, [1, config.num_samples], True)}
+    return PolicyCheck(
+        greedy=bootstrap([float(outcome.ends[0].is_correct) for outcome in greedy]),
+        sampled=points["majority", 1],
+        majority=points["majority", config.num_samples],
+        oracle=points["oracle", config.num_samples],
+        anchors=bootstrap([float(count) for count in anchors]),
+        first_errors=dict(kinds.most_common()),
+    )

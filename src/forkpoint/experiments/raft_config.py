@@ -1,0 +1,59 @@
+"""The configuration of a RAFT run (arXiv 2412.11006)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from forkpoint.records import Problem
+from forkpoint.select import AGGREGATES, Aggregate
+from forkpoint.training.config import SFTConfig
+
+
+@dataclass(frozen=True)
+class RaftConfig:
+    """How a policy learns from its own solutions. The defaults are those of arXiv 2412.11006."""
+
+    num_iterations: int = 3
+    """T."""
+    num_samples: int = 16
+    """Completions per prompt, of which at most one is kept."""
+    num_prompts: int = 0
+    """Problems per iteration (20,000 in the paper): the next ones in their order, from the start again after the last; 0 takes all."""
+    temperature: float = 1.0
+    """Of the samples that are chosen from and of the sampled accuracy."""
+    top_p: float = 1.0
+    max_tokens: int = 512
+    """Per completion; one that has not ended by then is never kept."""
+    select: Literal["prm", "outcome"] = "prm"
+    """What is kept of a prompt: the completion that the PRM scores best, right or wrong (prm), or any right one (outcome)."""
+    aggregate: Aggregate = "min"
+    """What makes one score of the steps'."""
+    num_eval_samples: int = 4
+    """Samples per evaluation problem, beside the greedy solution."""
+    seed: int = 0
+    sft: SFTConfig = field(default_factory=SFTConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.num_iterations, self.num_samples, self.max_tokens, self.num_eval_samples) < 1:
+            raise ValueError("num_iterations, num_samples, max_tokens and num_eval_samples must be at least 1")
+        if self.num_prompts < 0:
+            raise ValueError(f"num_prompts must be 0 (all) or above; {self.num_prompts} was given")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, or all samples are equal; {self.temperature} was given")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1]; {self.top_p} was given")
+        if self.select not in ("prm", "outcome"):
+            raise ValueError(f"select {self.select!r} is unknown; choose from prm, outcome")
+        if self.aggregate not in AGGREGATES:
+            raise ValueError(f"aggregate {self.aggregate!r} is unknown; choose from {', '.join(AGGREGATES)}")
+
+    def learning_rate(self, iteration: int) -> float:
+        """The peak rate of an iteration in 1 .. T: `sft.learning_rate` * (T - t + 1) / T (arXiv 2412.11006)."""
+        return self.sft.learning_rate * (self.num_iterations - iteration + 1) / self.num_iterations
+
+    def prompts(self, problems: Sequence[Problem], iteration: int) -> list[Problem]:
+        """The problems of an iteration in 1 .. T."""
+        num = self.num_prompts or len(problems)
+        return [problems[((iteration - 1) * num + idx) % len(problems)] for idx in range(num)]

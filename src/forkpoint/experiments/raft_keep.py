@@ -1,0 +1,168 @@
+"""What RAFT keeps of an iteration's samples: which completion of each prompt, and the counts.
+
+Invariant: every prompt is kept, dropped or skipped, and counted as one of them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forkpoint.content_key import content_key
+from forkpoint.errors import LayoutError
+from forkpoint.experiments.raft_config import RaftConfig
+from forkpoint.prms.layout import PRMFormat
+from forkpoint.records import Policy, Scorer
+from forkpoint.runs import Run
+from forkpoint.select import aggregate, best
+from forkpoint.solutions.outcomes import SampleOutcome
+from forkpoint.training.config import SFTRow
+
+KEPT = "kept.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an iteration sampled and kept; prompts are kept, dropped or skipped."""
+
+    num_prompts: int
+    num_skipped: int
+    """Prompts that do not fit the policy's context."""
+    num_dropped: int
+    """Prompts without a completion to keep."""
+    num_kept: int
+    kept_accuracy: float
+    """Share of the kept completions that are right."""
+    num_samples: int
+    num_sampled_tokens: int
+    sample_accuracy: float
+    """Share of all completions that are right."""
+    num_ungradable: int
+    """Completions that could not be graded; they count as wrong."""
+    num_unfinished: int
+    """Completions that ran into the token limit; never kept."""
+    num_refused: int
+    """Completions that the PRM cannot read, too long for it for example; never kept."""
+
+
+class CandidateWork:
+    """The step scores of every completion that may be kept; null for one that has not ended or that the PRM refuses to read."""
+
+    def __init__(self, prm: Scorer, prm_format: PRMFormat, run: Run, sample_keys: Sequence[str]) -> None:
+        self._prm, self._format, self._run, self._sample_keys = prm, prm_format, run, sample_keys
+        self.keys = [content_key({"candidates_of": key, "scorer": prm.name}) for key in sample_keys]
+
+    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
+        outcomes = [SampleOutcome.from_row(row) for row in self._run.rows([self._sample_keys[idx] for idx in idxs])]
+        solutions = [
+            [
+                (outcome.problem.question, path.steps(self._format.segmentation, self._format.rule)[0])
+                if path.completion.finish == "stop"
+                else None
+                for path in outcome.paths
+            ]
+            for outcome in outcomes
+        ]
+        distinct = list(dict.fromkeys(item for items in solutions for item in items if item))
+        scores = dict(zip(distinct, scores_or_refusals(self._prm, distinct), strict=True))
+        return [{"kind": "candidates", "scores": [scores[item] if item else None for item in items]} for items in solutions]
+
+
+def scores_or_refusals(prm: Scorer, solutions: Sequence[tuple[str, tuple[str, ...]]]) -> list[list[float] | None]:
+    """Step scores per (question, steps), rounded to 6 decimals; None for a solution that the PRM refuses with LayoutError."""
+    if not solutions:
+        return []
+    try:
+        scores = prm.score([question for question, _ in solutions], [steps for _, steps in solutions])
+    except LayoutError:  # of one at least: halves find which
+        half = len(solutions) // 2
+        return [*scores_or_refusals(prm, solutions[:half]), *scores_or_refusals(prm, solutions[half:])] if half else [None]
+    return [[round(score, 6) for score in its_scores] for its_scores in scores]
+
+
+class Chooser:
+    """Picks what is kept of every prompt, and counts."""
+
+    def __init__(self, config: RaftConfig, iteration: int) -> None:
+        self._config, self._iteration = config, iteration
+        self._counts: Counter[str] = Counter()
+
+    def lines(
+        self, policy: Policy, outcomes: Iterator[SampleOutcome], scores: Iterator[list[list[float] | None] | None]
+    ) -> Iterator[bytes]:
+        """The lines of kept.jsonl; outcomes and scores run in parallel, one pair per prompt, no scores without a PRM."""
+        for outcome, its_scores in zip(outcomes, scores, strict=True):
+            values = None if its_scores is None else [self._value(step_scores) for step_scores in its_scores]
+            self._count(outcome, values)
+            idx = self.choice(outcome, values)
+            if idx is None:
+                self._counts["dropped"] += 1
+                continue
+            self._counts.update(kept=1, kept_right=outcome.ends[idx].is_correct)
+            path = outcome.paths[idx]
+            row = {
+                "problem_id": outcome.problem.id,
+                "question": outcome.problem.question,
+                "text": path.text,
+                "is_correct": outcome.ends[idx].is_correct,
+                "sample_idx": idx,
+                "score": values[idx] if values else None,
+                "prompt_ids": policy.encode_question(outcome.problem.question),
+                "completion_ids": path.completion.token_ids,
+            }
+            yield (json.dumps(row, ensure_ascii=False) + "\n").encode()
+
+    def choice(self, outcome: SampleOutcome, scores: Sequence[float | None] | None) -> int | None:
+        """The index of the completion to keep, None where there is none; of equal scores the first."""
+        if self._config.select == "prm":
+            assert scores is not None, "keeping by PRM needs scores"
+            idxs = [idx for idx, score in enumerate(scores) if score is not None]
+            return idxs[best([score for score in scores if score is not None])] if idxs else None
+        ends = zip(outcome.ends, outcome.paths, strict=True)
+        idxs = [idx for idx, (end, path) in enumerate(ends) if end.is_correct and path.completion.finish == "stop"]
+        rng = random.Random(f"{self._config.seed}/{self._iteration}/{outcome.problem.id}")
+        return rng.choice(idxs) if idxs else None
+
+    def kept(self, num_prompts: int) -> Kept:
+        """The counts, once all lines are written."""
+        counts = self._counts
+        return Kept(
+            num_prompts=num_prompts,
+            num_skipped=num_prompts - counts["dropped"] - counts["kept"],
+            num_dropped=counts["dropped"],
+            num_kept=counts["kept"],
+            kept_accuracy=counts["kept_right"] / max(1, counts["kept"]),
+            num_samples=counts["samples"],
+            num_sampled_tokens=counts["tokens"],
+            sample_accuracy=counts["right"] / max(1, counts["samples"]),
+            num_ungradable=counts["ungradable"],
+            num_unfinished=counts["unfinished"],
+            num_refused=counts["refused"],
+        )
+
+    def _value(self, step_scores: list[float] | None) -> float | None:
+        return None if step_scores is None else aggregate(step_scores, self._config.aggregate)
+
+    def _count(self, outcome: SampleOutcome, scores: Sequence[float | None] | None) -> None:
+        is_finished = [path.completion.finish == "stop" for path in outcome.paths]
+        num_scored = sum(is_finished) if scores is None else sum(score is not None for score in scores)
+        self._counts.update(
+            samples=len(outcome.ends),
+            tokens=outcome.cost.sampled_tokens,
+            right=sum(end.is_correct for end in outcome.ends),
+            ungradable=sum(not end.is_gradable for end in outcome.ends),
+            unfinished=len(is_finished) - sum(is_finished),
+            refused=sum(is_finished) - num_scored,
+        )
+
+
+def read_kept(path: Path) -> list[SFTRow]:
+    """The rows of a kept.jsonl as they are trained on: the ids that the policy sampled, not its text tokenised again."""
+    with path.open(encoding="utf-8") as file:
+        rows = map(json.loads, file)
+        return [SFTRow(tuple(row["prompt_ids"]), tuple(row["completion_ids"])) for row in rows]

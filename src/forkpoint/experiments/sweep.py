@@ -1,0 +1,188 @@
+"""One PRM per variant (label value, learning rate, seed), all judged on the same samples of the same problems.
+
+    OUT/NAME-seedS/labels.jsonl, prm/    labels derived from the run, and the PRM trained on them
+    OUT/samples/                         HT samples of the test problems, and every PRM's scores of them
+    OUT/sweep.json                       accuracies with intervals, and paired differences from the reference
+
+Invariant: variants differ in what their name says and in nothing else; killed and started again, a sweep goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forkpoint.content_key import content_key
+from forkpoint.estimates import Estimate, bootstrap, bootstrap_seeds
+from forkpoint.evaluation.metrics import Attempts, curve
+from forkpoint.evaluation.run import EvaluateConfig, Evaluator, Sampler
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.run import LABELS, label_format, relabel
+from forkpoint.prms import load_prm
+from forkpoint.prms.layout import PRMFormat
+from forkpoint.records import Policy, Problem
+from forkpoint.runs import Run
+from forkpoint.runs.durable import replace_file
+from forkpoint.runs.work import Executor
+from forkpoint.select import AGGREGATES, Aggregate
+from forkpoint.training.config import TrainConfig
+from forkpoint.training.prm import train_prm, train_report
+from forkpoint.trees.grow import TreeConfig
+
+SWEEP_VERSION = 1
+RESULTS = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One entry of a sweep."""
+
+    name: str
+    """Also of its directory."""
+    labels: LabelConfig
+    train: TrainConfig
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """How the PRMs are judged."""
+
+    num_samples: int = 64
+    """HT samples per test problem; best-of-N for N = 4, 8, .. up to it."""
+    temperature: float = 0.7
+    max_tokens: int = 512
+    num_seeds: int = 1
+    """PRMs trained per variant, with different seeds."""
+    seed: int = 0
+    """Of the samples, and the first of the training seeds."""
+    num_rollouts: int | None = None
+    """Completions per prefix that labels are derived from; None takes all."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """N of best-of-N."""
+        return [n for n in (4, 8, 16, 32, 64, 128, 256) if n <= self.num_samples] or [self.num_samples]
+
+
+def variants_of(values: Sequence[str], learning_rates: Sequence[float], labels: LabelConfig, train: TrainConfig) -> list[Variant]:
+    """Every value with every learning rate (none given: that of `train`)."""
+    rates = list(learning_rates) or [train.learning_rate]
+    found = []
+    for value in values:
+        config = replace(labels, value=value, eta=None)
+        for rate in rates:
+            name = config.canonical_value.replace(":", "-") + (f"-lr{rate:g}" if len(rates) > 1 else "")
+            found.append(Variant(name, config, replace(train, learning_rate=rate)))
+    if len({variant.name for variant in found}) < len(found):
+        raise ValueError(f"variants must differ; {', '.join(variant.name for variant in found)} were asked for")
+    return found
+
+
+def run_sweep(
+    label_run: Path,
+    variants: Sequence[Variant],
+    base: str,
+    problems: Sequence[Problem],
+    policy: Policy,
+    out: Path,
+    config: SweepConfig,
+    executor: Executor,
+    on_stage: Callable[[str], None] = lambda _: None,
+    on_train_step: Callable[[int, int, float], None] | None = None,
+) -> dict[str, Any]:
+    """Train every variant, judge all on the same samples; returns what sweep.json holds.
+
+    The first variant is the reference of the paired differences, beside majority vote.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    trained: dict[str, list[Path]] = {}
+    for variant in variants:
+        for seed in seeds:
+            on_stage(f"train: {variant.name}, seed {seed}")
+            trained.setdefault(variant.name, []).append(_train(label_run, variant, seed, base, out, config, on_train_step))
+    evaluate_config = EvaluateConfig(config.num_samples, (config.temperature,), 1.0, config.max_tokens, config.seed)
+    identity = {"policy": policy.name, "problems": content_key([asdict(problem) for problem in problems]), **asdict(evaluate_config)}
+    on_stage(f"sample: {config.num_samples} per problem")
+    with Run.open(out / "samples", "sweep", identity) as run:
+        unscored = Evaluator(policy, None, PRMFormat(), run, executor)
+        sampler = Sampler("ht", config.temperature)
+        keys = unscored.outcomes(problems, sampler, config.num_samples, evaluate_config, TreeConfig(max_tokens=config.max_tokens))
+        plain = _accuracies(unscored.attempts(keys), config.sizes)
+        scored: dict[str, list[dict[tuple[str, Aggregate | None, int], NDArray[np.float64]]]] = {}
+        for name, directories in trained.items():
+            on_stage(f"score: {name}")
+            for directory in directories:
+                prm = load_prm(directory)
+                scored.setdefault(name, []).append(
+                    _accuracies(Evaluator(policy, prm, prm.format, run, executor).attempts(keys), config.sizes)
+                )
+        run.finish({"num_variants": len(variants)})
+    results = _results(variants, plain, scored, config)
+    results["training"] = {name: [asdict(train_report(path)) for path in paths] for name, paths in trained.items()}
+    text = json.dumps(results, indent=1) + "\n"
+    replace_file(out / RESULTS, [text.encode()])
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def _train(
+    label_run: Path,
+    variant: Variant,
+    seed: int,
+    base: str,
+    out: Path,
+    config: SweepConfig,
+    on_step: Callable[[int, int, float], None] | None,
+) -> Path:
+    directory = out / f"{variant.name}-seed{seed}"
+    labels = directory / LABELS
+    if not labels.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        relabel(label_run, [(variant.labels, labels)], config.num_rollouts)
+    train = replace(variant.train, seed=seed, format=label_format(labels, variant.train.format))
+    train_prm(labels, base, directory / "prm", train, on_step)
+    return directory / "prm"
+
+
+def _accuracies(attempts: Sequence[Attempts], sizes: Sequence[int]) -> dict[tuple[str, Aggregate | None, int], NDArray[np.float64]]:
+    """Per way to pick and N, one accuracy per problem."""
+    return {(point.select, point.aggregate, point.n): point.accuracy_P for point in curve(attempts, sizes, is_exchangeable=True)}
+
+
+def _results(
+    variants: Sequence[Variant], plain: dict[Any, Any], scored: dict[str, list[dict[Any, Any]]], config: SweepConfig
+) -> dict[str, Any]:
+    rows, differences = [], []
+    for n in config.sizes:
+        for select in ("majority", "oracle"):
+            rows.append({"variant": None, "select": select, "aggregate": None, "n": n, **_fields(bootstrap(plain[select, None, n]))})
+    for variant in variants:
+        for select in ("best", "weighted"):
+            for how in AGGREGATES:
+                for n in config.sizes:
+                    accuracy_S_P = np.stack([found[select, how, n] for found in scored[variant.name]])
+                    row = {"variant": variant.name, "select": select, "aggregate": how, "n": n}
+                    rows.append({**row, **_fields(bootstrap_seeds(accuracy_S_P))})
+                    reference_S_P = np.stack([found[select, how, n] for found in scored[variants[0].name]])
+                    for name, other_S_P in ((variants[0].name, reference_S_P), ("majority", plain["majority", None, n])):
+                        if name != variant.name:
+                            difference = bootstrap_seeds(accuracy_S_P - other_S_P)
+                            differences.append({**row, "minus": name, **_fields(difference)})
+    return {
+        "version": SWEEP_VERSION,
+        "config": asdict(config),
+        "variants": [{"name": variant.name, "labels": asdict(variant.labels), "train": asdict(variant.train)} for variant in variants],
+        "rows": rows,
+        "differences": differences,
+    }
+
+
+def _fields(estimate: Estimate) -> dict[str, Any]:
+    return {"mean": estimate.mean, "ci_low": estimate.low, "ci_high": estimate.high, "num_problems": estimate.num_problems}

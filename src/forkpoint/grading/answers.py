@@ -1,0 +1,143 @@
+r"""Find the answer in a solution text: `\boxed{...}`, `#### N`, `The answer is N`, `Answer: N`, `A: N`.
+
+Invariant: what is found is a part of the text as it was written, and finding it takes time linear in the text.
+This file does not judge answers (see `grade.py`) and reads no reference but by the same rules.
+"""
+
+from __future__ import annotations
+
+import re
+
+from forkpoint.grading.numerals import first_number, last_number
+
+MAX_TEXT_CHARS = 200_000
+"""Of a longer text only the end is read."""
+MAX_ANSWER_CHARS = 1_000
+"""A longer answer is not read."""
+MAX_BARE_CHARS = 200
+"""Up to this length a text of several words without a marker is itself the answer (graders `math` and `exact`)."""
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s?\{|\\boxed\s(?P<bare>\w)|\\.|[{}]", re.DOTALL)
+_SAID = re.compile(r"####|(?i:\banswer(?:\s{1,3}is\b|[\s*]{0,4}[:=]))|^[ \t]{0,8}A:", re.MULTILINE)
+_AFTER_SAID = re.compile(r"[\s:=]*(?:\*{1,2}(?=\s))?[\s:=]*")
+_SENTENCE_END = re.compile(r"\.(?=\s)|\n")
+_CHOICE = re.compile(
+    r"(?:(?i:option|choice|letter)\s)?"
+    r"(?:\(\s?(?P<bracketed>[A-Ja-j])\s?\)|(?P<capital>[A-J])(?![\w'’])|(?P<alone>[a-j])[.)]?\s*\Z)"
+)
+_LAST_CHOICE = re.compile(r"\(([A-J])\)|^[ \t]{0,8}([A-J])[.)]?[ \t]{0,8}$", re.MULTILINE)
+_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
+_BARE_EXPRESSION = re.compile(rf"(?=[^\d\n]*\d).{{1,{MAX_BARE_CHARS}}}\n?")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+class UnreadableAnswer(ValueError):
+    """There is an answer, or too much text to tell, and it cannot be read; the message says why."""
+
+
+def find_answer(text: str, grader: str) -> str | None:
+    """The answer in `text` as it was written; None where there is none.
+
+    The last balanced box wins, then the last `####` or phrase that announces an answer; with nothing behind it there is none.
+    Without a marker the answer is the last number (`numeric`), the last letter in brackets or on its own line (`choice`), else
+    a short text itself. Raises UnreadableAnswer where an answer is cut off, too long, holds control characters, or is not what
+    the grader compares, such as an expression for `numeric`.
+    """
+    tail = text[-MAX_TEXT_CHARS:]
+    if "\x00" in tail:
+        raise UnreadableAnswer("the text holds null bytes")
+    marked = find_marked(tail)
+    if marked == "":
+        return None
+    if grader == "numeric":
+        answer = _numeric_answer(tail, marked)
+    elif grader == "choice":
+        answer = _choice_answer(tail, marked)
+    else:
+        answer = marked or _bare_answer(text)
+    if answer is None and len(text) > MAX_TEXT_CHARS:
+        raise UnreadableAnswer(f"no answer in the last {MAX_TEXT_CHARS} characters of {len(text)}")
+    return answer
+
+
+def find_marked(text: str) -> str | None:
+    """What stands behind the last marker, perhaps nothing; None where there is no marker."""
+    box = _last_box(text)
+    if box is not None:
+        return _checked(box)
+    said = None
+    for said in _SAID.finditer(text):  # noqa: B007 the loop ends on the last match
+        pass
+    if said is None:
+        return None
+    after = _AFTER_SAID.match(text, said.end())
+    sentence = text[after.end() if after else said.end() :]
+    end = _SENTENCE_END.search(sentence)
+    sentence = (sentence[: end.start()] if end else sentence).rstrip(" \t\r.")
+    return _checked(sentence.strip("*") if sentence.startswith("*") and sentence.endswith("*") else sentence.rstrip("*"))
+
+
+def _last_box(text: str) -> str | None:
+    """The content of the box that opens last among those that close."""
+    open_braces: list[int | None] = []
+    found: tuple[int, int] | None = None
+    num_boxes = 0
+    for token in _BOX.finditer(text):
+        if token["bare"]:
+            found = token.span("bare")
+        elif token.group() == "}":
+            start = open_braces.pop() if open_braces else None
+            if start is not None and (found is None or start > found[0]):
+                found = (start, token.start())
+        elif token.group() == "{":
+            open_braces.append(None)
+        elif token.group().endswith("{") and not token.group().startswith("\\{"):
+            open_braces.append(token.end())
+            num_boxes += 1
+    if found is None and num_boxes:
+        raise UnreadableAnswer("the braces of \\boxed{ are not balanced")
+    return text[slice(*found)] if found else None
+
+
+def _numeric_answer(text: str, marked: str | None) -> str | None:
+    number = last_number(text) if marked is None else first_number(marked)
+    if number is None and (marked is not None or _BARE_EXPRESSION.fullmatch(text)):
+        raise UnreadableAnswer(f"{shown(marked or text)} is not a number")
+    return number.text if number else None
+
+
+def _choice_answer(text: str, marked: str | None) -> str | None:
+    if marked is None:
+        letters = [bracketed or alone for bracketed, alone in _LAST_CHOICE.findall(text)]
+        return letters[-1] if letters else _lone_letter(text)
+    match = _CHOICE.match(_TEXT_COMMAND.sub(r"\1", marked).strip("$* \t"))
+    if match is None:
+        raise UnreadableAnswer(f"{shown(marked)} is not a choice")
+    return (match["bracketed"] or match["capital"] or match["alone"]).upper()
+
+
+def _lone_letter(text: str) -> str | None:
+    match = re.fullmatch(r"\s?([a-j])[.)]?\s?", text)
+    return match[1].upper() if match else None
+
+
+def _bare_answer(text: str) -> str | None:
+    """A short text itself, or a longer one in one word."""
+    stripped = text.strip()
+    if len(stripped) > MAX_BARE_CHARS and re.search(r"\s", stripped):
+        return None
+    return _checked(stripped) or None
+
+
+def _checked(answer: str) -> str:
+    answer = answer.strip()
+    if len(answer) > MAX_ANSWER_CHARS:
+        raise UnreadableAnswer(f"an answer of {len(answer)} characters is over the limit of {MAX_ANSWER_CHARS}")
+    if _CONTROL.search(answer):
+        raise UnreadableAnswer(f"{shown(answer)} holds control characters")
+    return answer
+
+
+def shown(answer: str) -> str:
+    """`answer` quoted and cut for a message."""
+    return repr(answer if len(answer) <= 60 else answer[:57] + "...")

@@ -1,0 +1,135 @@
+"""The plan `bisect`: OmegaPRM's search for first errors, over many problems at once (arXiv 2406.06592; see `omega.py`).
+
+Every problem's search asks for one prefix at a time; what those under way ask for is rolled out together, and when one is done
+the next problem's begins. The rollouts are journaled, and a search that was stopped is fed from the journal up to where it was.
+Invariant: when a search is done, one row holds the problem's solutions with the outcomes of every step whose prefix was
+evaluated; labels of any value are derived from these.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import takewhile
+from typing import Any
+
+from forkpoint.content_key import content_key
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaves import final_label, tally_label
+from forkpoint.labels.omega import OmegaSearch
+from forkpoint.labels.omega_records import BisectConfig, GradedPath
+from forkpoint.labels.rollout_store import Prefix, RolloutStore
+from forkpoint.records import LabelledSolution, Policy, Problem
+from forkpoint.runs import Run
+from forkpoint.runs.work import Executor
+from forkpoint.solutions.sample import RolloutConfig
+from forkpoint.solutions.work import fits_context
+
+SEARCHES_AT_A_TIME = 512
+"""Problems whose rollouts are held in memory, tokens and all: enough to fill the batches of a few GPUs."""
+
+
+@dataclass(frozen=True)
+class BisectPlan:
+    """How first errors are searched for."""
+
+    search: BisectConfig = field(default_factory=BisectConfig)
+    rollout_temperature: float = 1.0
+    """Of the rollouts (not stated in arXiv 2406.06592); 1.0 makes outcomes samples of the policy itself."""
+    rollout_top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rollout_temperature <= 0:
+            raise ValueError(f"rollout_temperature must be above 0: rollouts at 0 are all the same; {self.rollout_temperature} was given")
+        if not 0 < self.rollout_top_p <= 1:
+            raise ValueError(f"rollout_top_p must be in (0, 1]; {self.rollout_top_p} was given")
+
+    def rollouts(self, max_tokens: int, seed: int) -> RolloutConfig:
+        """How rollouts are drawn."""
+        return RolloutConfig(self.search.num_rollouts, self.rollout_temperature, self.rollout_top_p, max_tokens, seed)
+
+    def identity(self) -> dict[str, Any]:
+        """What the rows of a run depend on."""
+        drawn = {"temperature": self.rollout_temperature, "top_p": self.rollout_top_p}
+        return {"plan": "bisect", "search": asdict(self.search), "rollouts": drawn, "segmentation": self.search.segmentation, "rule": None}
+
+
+def search_problems(
+    run: Run,
+    store: RolloutStore,
+    executor: Executor,
+    policy: Policy,
+    problems: Sequence[Problem],
+    plan: BisectPlan,
+    config: RolloutConfig,
+    on_round: Callable[[int, int], None] = lambda num_done, num_problems: None,
+) -> list[str]:
+    """Search every problem that fits the policy's context; returns the keys of their rows, in order.
+
+    `store` holds the run's rollouts, and gets those that are drawn. `on_round` is called with (problems whose search is done,
+    problems) after every round of rollouts.
+    """
+    fitting = [problem for problem in problems if fits_context(policy, problem)]
+    identity = content_key({"searches": plan.identity(), "policy": policy.name, "seed": config.seed, "max_tokens": config.max_tokens})
+    keys = [content_key([identity, asdict(problem)]) for problem in fitting]
+    waiting = deque(zip(keys, fitting, strict=True))
+    searches: list[tuple[str, Problem, OmegaSearch]] = []
+    rows: dict[str, dict[str, Any]] = {}
+    num_written = 0
+    while waiting or searches:
+        while waiting and len(searches) < SEARCHES_AT_A_TIME:
+            searches.append((*waiting.popleft(), OmegaSearch(plan.search)))
+        asked = [(problem, search, need) for _, problem, search in searches for need in search.needs()]
+        items = [(Prefix(problem, need.prefix_ids, "".join(need.prefix_texts)), range(need.num_rollouts)) for problem, _, need in asked]
+        store.fetch(run, executor, policy, items, config, keeps_tokens=True, shows_progress=False)
+        for (_, search, _), (prefix, span) in zip(asked, items, strict=True):
+            search.feed([store.of(prefix)[: len(span)]])
+        rows |= {key: _row(problem, search) for key, problem, search in searches if not search.needs()}
+        searches = [item for item in searches if item[2].needs()]
+        ready = list(takewhile(rows.__contains__, keys[num_written:]))  # rows lie in the order of the problems
+        run.append((key, rows.pop(key)) for key in ready)
+        num_written += len(ready)
+        on_round(len(keys) - len(waiting) - len(searches), len(keys))
+    return keys
+
+
+def _row(problem: Problem, search: OmegaSearch) -> dict[str, Any]:
+    distinct: dict[tuple[int, ...], GradedPath] = {}
+    for path in search.paths():
+        first = distinct.setdefault(path.token_ids, path)
+        if first.first_error_idx is None and path.first_error_idx is not None:
+            distinct[path.token_ids] = path
+    paths = [
+        {
+            "steps": list(path.steps),
+            "outcomes": [None if outcomes is None else list(map(int, outcomes)) for outcomes in path.outcomes],
+            "first_error": path.first_error_idx,
+        }
+        for path in distinct.values()
+    ]
+    return {"kind": "search", "problem": asdict(problem), "num_searches": len(search.searches), "paths": paths}
+
+
+def bisect_labels(run: Run, config: LabelConfig, keys: Sequence[str] | None = None) -> Iterator[LabelledSolution]:
+    """Every solution of the searches, cut where a prefix was evaluated: steps that were not are joined to the next that was.
+
+    With the value `outcome` every solution is one step. ValueError where the steps are asked for otherwise.
+    """
+    if config.segmentation not in (run.config["segmentation"], "newline") or config.weighting != "uniform":
+        raise ValueError("bisection labels the steps that it searched, and its rollouts count once each; leave segmentation and weighting")
+    for row in run.rows(keys):
+        if row["kind"] != "search":
+            continue
+        problem = Problem(**row["problem"])
+        for path in row["paths"]:
+            is_correct = path["outcomes"][-1] == [1]
+            steps, labels, text = [], [], ""
+            for step, outcomes in zip(path["steps"][:-1], path["outcomes"][:-1], strict=True):
+                text += step
+                if outcomes is not None and config.step_segmentation != "solution":
+                    steps.append(text)
+                    labels.append(tally_label(sum(outcomes), len(outcomes), config.step_value))
+                    text = ""
+            steps.append(text + path["steps"][-1])
+            yield LabelledSolution(problem.id, problem.question, tuple(steps), (*labels, final_label(is_correct)), is_correct)

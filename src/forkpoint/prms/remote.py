@@ -1,0 +1,82 @@
+"""A PRM that is served somewhere else, as a `Scorer`.
+
+Invariant: scores are those that the server gave, to the bit, one per step; a call gives all of them or fails as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from forkpoint.errors import LayoutError, ServerError
+from forkpoint.http_client import HTTPClient
+from forkpoint.prms.layout import PRMFormat
+from forkpoint.steps import AnchorRule
+
+MAX_IN_FLIGHT = 4
+"""Requests at a time: enough that the server always has the next batch."""
+OVERHEAD_BYTES = len('{"items": []}')
+
+
+class RemotePRM:
+    """A `Scorer` behind `forkpoint serve`; its name and format are those of the PRM that is served."""
+
+    def __init__(self, url: str, token: str | None = None, timeout_s: float = 120.0, retry_s: float = 300.0, batch_items: int = 64) -> None:
+        """Ask the server what it serves; one that cannot be reached is not waited for.
+
+        `timeout_s` is for one attempt at a request of up to `batch_items` solutions, `retry_s` for all after its first failure.
+        Raises ValueError for an address that is none, ServerError where no forkpoint answers or the token is wrong.
+        """
+        self._http = HTTPClient(url, api_key=token, max_in_flight=MAX_IN_FLIGHT, timeout_s=timeout_s, retry_s=retry_s)
+        answer = self._http.get("v1/models")
+        try:
+            (card,) = answer["data"]
+            self.name: str = card["id"]
+            fields = card["format"]
+            self.format = PRMFormat(**{**fields, "rule": AnchorRule(**fields["rule"])})
+            self._max_bytes: int = card["limits"]["max_body_bytes"]
+            self._batch_items = min(batch_items, card["limits"]["max_items"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise ServerError(f"{url} does not say what a forkpoint of this version says about its PRM ({error!r})") from error
+
+    def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
+        """One score in [0, 1] per step of each solution, in the order given.
+
+        LayoutError where the PRM cannot read a solution, with the server's reason; ServerError where the server refuses all the
+        same, or does not answer for too long.
+        """
+        try:
+            answers = self._http.ask("score", list(self._batches(questions, steps)), lambda items: {"items": items}, _step_scores)
+        except ServerError as error:
+            if error.status == 422:
+                raise LayoutError(str(error)) from error
+            raise
+        return [scores for answer in answers for scores in answer]
+
+    def _batches(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> Iterator[list[dict[str, Any]]]:
+        """Items in bodies that the server takes; one that alone is too long is sent, and refused there."""
+        items: list[dict[str, Any]] = []
+        num_bytes = OVERHEAD_BYTES
+        for question, its_steps in zip(questions, steps, strict=True):
+            item = {"problem": question, "steps": list(its_steps)}
+            its_bytes = len(json.dumps(item)) + len(", ")
+            if items and (len(items) == self._batch_items or num_bytes + its_bytes > self._max_bytes):
+                yield items
+                items, num_bytes = [], OVERHEAD_BYTES
+            items.append(item)
+            num_bytes += its_bytes
+        if items:
+            yield items
+
+
+def _step_scores(items: Sequence[dict[str, Any]], answer: Any) -> list[list[float]]:
+    """The scores of the items out of what the server answered."""
+    try:
+        scores = [item["step_scores"] for item in answer["items"]]
+        is_whole = [len(its_scores) for its_scores in scores] == [len(item["steps"]) for item in items]
+    except (TypeError, KeyError) as error:
+        raise ServerError(f"the server's answer holds no step scores ({error!r}); is it a forkpoint of this version?") from error
+    if not is_whole:
+        raise ServerError("the server gave another number of scores than there are steps")
+    return scores

@@ -1,0 +1,45 @@
+"""Work, and the executors that get it done (seam 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from forkpoint.runs.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What one pass over some work came to; the three counts add up to the number of items."""
+
+    rows_added: int
+    rows_reused: int
+    """Items that had their row before the pass."""
+    rows_failed: int
+    """Items that are still owed."""
+
+
+class Executor(Protocol):
+    """Gets a run's work done (seam 3); what is already journaled is not done again."""
+
+    def execute(self, run: Run, work: Work) -> Tally:
+        """Do what is owed of `work` and append its rows to the journal of `run`; an item that fails is recorded and owed again."""
+        ...
+
+
+class Work(Protocol):
+    """A list of items, each identified by a content-hash key, and the function that turns some of them into rows."""
+
+    @property
+    def keys(self) -> Sequence[str]:
+        """One key per item, unique (see `forkpoint.runs.content_key`)."""
+        ...
+
+    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
+        """One JSON row per item index, in the same order, without the fields `key` and `sum` (the journal adds them).
+
+        An exception fails every item of the call; what failed for one item alone belongs into that item's row.
+        """
+        ...

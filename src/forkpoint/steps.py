@@ -1,0 +1,147 @@
+"""Cut a solution, given as text or as tokens, into steps.
+
+Segmentations: `newline` (every line is a step), `entropy` (a step begins at every uncertainty anchor, EDU-PRM,
+arXiv 2503.22233) and `solution` (the whole solution is one step).
+Invariant: the steps of a solution, joined, are its text; nothing is stripped, added or lost.
+An anchor is the position of a token whose next-token distribution has entropy above tau, in nats, where the token taken
+is not a symbol; the step that it begins contains it.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from forkpoint.records import Completion
+
+Segmentation = Literal["newline", "entropy", "solution"]
+SEGMENTATIONS: tuple[Segmentation, ...] = ("newline", "entropy", "solution")
+
+
+@dataclass(frozen=True, slots=True)
+class AnchorRule:
+    """Where a policy counts as unsure."""
+
+    tau: float = 1.0
+    """Entropy threshold in nats (1.0 as in arXiv 2503.22233)."""
+    min_gap: int = 1
+    """Fewest tokens from one anchor to the next on the same path; 1 allows neighbours."""
+    symbols: str = "default"
+    """Tokens that are never anchors: `default` (nothing but punctuation, mathematical symbols and white space), `none`,
+    or the very characters that count as symbols. Tokens without text, such as end tokens, never are anchors."""
+
+    def __post_init__(self) -> None:
+        if not self.tau >= 0:
+            raise ValueError(f"tau is an entropy in nats and must be 0 or above; {self.tau} was given")
+        if self.min_gap < 1:
+            raise ValueError(f"min_gap must be at least 1 token; {self.min_gap} was given")
+
+    def is_symbol(self, token_text: str) -> bool:
+        """Whether a token consists of symbols only."""
+        if self.symbols == "none":
+            return False
+        if self.symbols == "default":
+            return all(unicodedata.category(character)[0] in "PSZC" for character in token_text)
+        return all(character in self.symbols or character.isspace() for character in token_text)
+
+    def can_fork(self, token_texts: Sequence[str]) -> list[bool]:
+        """Per token, whether it could be an anchor at all: neither a symbol nor without text (end tokens, split characters)."""
+        return [bool(text) and not self.is_symbol(text) for text in token_texts]
+
+    def anchors(self, entropies: Sequence[float], can_fork: Sequence[bool]) -> list[int]:
+        """The anchors' positions in order; both arguments have one entry per token."""
+        positions: list[int] = []
+        for position, (entropy, is_candidate) in enumerate(zip(entropies, can_fork, strict=True)):
+            if is_candidate and entropy > self.tau and (not positions or position - positions[-1] >= self.min_gap):
+                positions.append(position)
+        return positions
+
+
+def calibrate_tau(candidate_entropies: Sequence[Sequence[float]], anchors_per_solution: float) -> float:
+    """The tau at which solutions have the target number of anchors on average.
+
+    `candidate_entropies` holds, for each solution of a sample, the entropies (nats) of the tokens that could be anchors.
+    Raises ValueError where the sample is empty or has fewer candidates than asked for.
+    """
+    pooled = sorted((entropy for solution in candidate_entropies for entropy in solution), reverse=True)
+    wanted = round(anchors_per_solution * len(candidate_entropies))
+    if not 1 <= wanted < len(pooled):
+        raise ValueError(
+            f"{anchors_per_solution} anchors per solution cannot be reached: {len(candidate_entropies)} sampled solutions "
+            f"have {len(pooled)} tokens that could be anchors; ask for between 0 and "
+            f"{len(pooled) / max(1, len(candidate_entropies)):.1f}"
+        )
+    return (pooled[wanted - 1] + pooled[wanted]) / 2
+
+
+def newline_steps(text: str) -> tuple[str, ...]:
+    """One step per non-empty line, line end included; empty lines belong to the step before (at the start: after) them.
+
+    An empty text has one empty step.
+    """
+    steps: list[str] = []
+    for line in text.splitlines(keepends=True):
+        if steps and (not line.strip() or not steps[-1].strip()):
+            steps[-1] += line
+        else:
+            steps.append(line)
+    return tuple(steps) or ("",)
+
+
+def token_steps(token_texts: Sequence[str], starts: Sequence[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The text cut before each token position in `starts`, and the number of tokens up to each step's end.
+
+    A cut that would make an empty step is not made, so there is at least one step and none is empty unless the text is.
+    """
+    steps: list[str] = []
+    ends: list[int] = []
+    low = 0
+    for high in [*(start for start in sorted(set(starts)) if start < len(token_texts)), len(token_texts)]:
+        text = "".join(token_texts[low:high])
+        if text:
+            steps.append(text)
+            ends.append(high)
+        elif steps:
+            ends[-1] = high
+        low = high
+    return (tuple(steps), tuple(ends)) if steps else (("",), (len(token_texts),))
+
+
+def tokens_at(token_texts: Sequence[str], steps: Sequence[str]) -> tuple[int, ...]:
+    """For steps that joined are the text of the tokens: the number of tokens needed to cover the text to each step's end."""
+    ends = list(itertools.accumulate(len(text) for text in token_texts))
+    step_ends = list(itertools.accumulate(len(step) for step in steps))
+    counts = [bisect.bisect_left(ends, end) + 1 if end else 0 for end in step_ends]
+    return (*counts[:-1], len(token_texts))
+
+
+def num_shared(left: Sequence[Any], right: Sequence[Any]) -> int:
+    """How many leading characters, or tokens, two sequences share."""
+    shortest = min(len(left), len(right))
+    return next((idx for idx in range(shortest) if left[idx] != right[idx]), shortest)
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A whole solution in tokens, from the prompt's end, with the text of each token."""
+
+    completion: Completion
+    token_texts: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(self.token_texts)
+
+    def steps(self, segmentation: Segmentation, rule: AnchorRule) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """The steps, and the number of tokens up to each step's end (the last one: all)."""
+        if segmentation == "solution":
+            return (self.text,), (len(self.token_texts),)
+        if segmentation == "newline":
+            steps = newline_steps(self.text)
+            return steps, tokens_at(self.token_texts, steps)
+        can_fork = rule.can_fork(self.token_texts)
+        return token_steps(self.token_texts, rule.anchors(self.completion.entropies, can_fork))

@@ -1,0 +1,81 @@
+"""Train a PRM from any causal language model on soft step labels.
+
+Invariant: a finished PRM directory is the outcome of exactly one set of labels, base and configuration, which are written
+there first; killed and started again with the same, training continues from its last whole checkpoint. Of the processes
+that torchrun or accelerate starts all train, and the first alone writes there.
+This file chooses what to train on; the loss and the loop are in `prm_trainer.py`, which loads torch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from forkpoint.checkpoint import fingerprint
+from forkpoint.errors import RunError
+from forkpoint.formats.labels_file import labels_digest, read_labelled
+from forkpoint.prms.layout import FORMAT_FILE
+from forkpoint.records import LabelledSolution
+from forkpoint.runs import Run
+from forkpoint.training.config import TrainConfig, TrainReport
+from forkpoint.training.processes import is_first_process, train_once
+
+TRAINING = "training"
+"""The run that trains, inside the PRM's directory: configuration, checkpoints while it lasts, report at its end."""
+
+
+def train_prm(
+    labels: Path, base: str, out: Path, config: TrainConfig, on_step: Callable[[int, int, float], None] | None = None
+) -> TrainReport:
+    """Train on the labelled solutions at `labels` from the model `base`, save the PRM at `out`.
+
+    A finished PRM of the same labels, base and configuration at `out` is left as it is; another is refused with
+    ConfigDiffers, and RunLocked tells where another process trains there. `on_step` is called with (steps done, steps in
+    all, last loss), by the first of several processes alone.
+    """
+    resolved: dict[str, Any] = {
+        "labels": labels_digest(labels),
+        "base": fingerprint(Path(base)) if Path(base).is_dir() else base,
+        **asdict(config),
+    }
+
+    def train(checkpoints: Path) -> TrainReport:
+        from forkpoint.training.prm_trainer import train_rows
+
+        solutions = choose_solutions(list(read_labelled(labels)), config)
+        report = train_rows(solutions, base, out, checkpoints, config, on_step)
+        if is_first_process():
+            config.format.save(out)  # with it the PRM can be loaded
+        return report
+
+    return TrainReport(**train_once(out / TRAINING, out / FORMAT_FILE, "train", resolved, train))
+
+
+def train_report(prm: Path) -> TrainReport:
+    """What the training of a finished PRM did. RunError where there is none."""
+    with Run.read(prm / TRAINING) as run:
+        if run.manifest is None:
+            raise RunError(f"the training at {prm} is not finished; run the same command again")
+        return TrainReport(**run.manifest["summary"])
+
+
+def choose_solutions(solutions: Sequence[LabelledSolution], config: TrainConfig) -> list[LabelledSolution]:
+    """At most `max_solutions_per_problem` of each problem, right and wrong in turn as far as there are both."""
+    limit = config.max_solutions_per_problem
+    if limit == 0:
+        return list(solutions)
+    chosen: list[LabelledSolution] = []
+    by_problem: dict[str, list[LabelledSolution]] = {}
+    for solution in solutions:
+        by_problem.setdefault(solution.problem_id, []).append(solution)
+    for problem_id, group in by_problem.items():
+        rng = random.Random(f"{config.seed}/{problem_id}")
+        kinds = [[solution for solution in group if solution.is_correct == is_correct] for is_correct in (True, False)]
+        for kind in kinds:
+            rng.shuffle(kind)
+        num_right = min(len(kinds[0]), max(limit - len(kinds[1]), (limit + 1) // 2))
+        chosen += kinds[0][:num_right] + kinds[1][: limit - num_right]
+    return chosen

@@ -1,0 +1,1 @@
+"""EDU trees: how they grow, and how scores steer their growth."""

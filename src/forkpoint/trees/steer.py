@@ -1,0 +1,304 @@
+"""Grow trees with a score in view: P-EDU prunes forks, MCTS-EDU chooses them (EDU-PRM, arXiv 2503.22233).
+
+`prune_below` keeps an anchor from being forked where the PRM scores a complete step before it too low. `expand="mcts"`
+spends the leaf budget by value and exploration instead of a fixed order. The two are independent; neither changes what
+a fork is (`grow.py`). The paper gives the threshold (0.2) and the names; when and how they are applied is our reading,
+stated at each place.
+
+Invariant: a tree depends on the policy, the problem, the configuration and the scorer alone. Every leaf is judged before
+the next anchor of its tree is chosen, whatever grows beside it, so batching changes neither branches nor cost, and the
+tree of a smaller leaf budget is a prefix of the same tree. Scores are rounded to 6 decimals before they decide anything:
+what a batch changes in the last bits of a float is no reason for another fork.
+A step's score must not depend on the steps after it, as with any causal PRM: one reading of a leaf gives the scores of all
+its prefixes. Does not score leaves for selection, and does not change what `Cost` counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Protocol
+
+from forkpoint.grading.ends import graded
+from forkpoint.prms.layout import PRMFormat
+from forkpoint.records import NUM_DECIMALS, Cost, Policy, Problem, Scorer, ScoringCost, Tree
+from forkpoint.select import AGGREGATES, Aggregate, aggregate
+from forkpoint.steps import Path
+from forkpoint.trees.grow import Anchor, Leaf, OrderFrontier, TreeConfig, TreeGrower
+from forkpoint.trees.puct import PRIORS, Judgement, Prior, PUCTChooser
+
+Expand = Literal["order", "mcts"]
+EXPANDS: tuple[Expand, ...] = ("order", "mcts")
+ValueSource = Literal["prm", "confidence", "outcome"]
+VALUE_SOURCES: tuple[ValueSource, ...] = ("prm", "confidence", "outcome")
+
+CountTokens = Callable[[str, Sequence[str]], int]
+"""The tokens that a PRM reads to score the steps of a solution to a question, tags included."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How scores steer a tree; the default is the plain tree, for which no scorer is needed."""
+
+    expand: Expand = "order"
+    """What chooses the next fork: order (as the tree's `order` says), or mcts (value and exploration; `order` is not read)."""
+    prune_below: float = 0.0
+    """P-EDU: never fork behind a complete step that the PRM scores below this (0.2 in the paper); 0 prunes nothing."""
+    value: ValueSource = "prm"
+    """What a leaf is worth to mcts: prm (its score), confidence (its mean token probability), outcome (its gold verdict:
+    for labelling only, since an evaluation that reads gold answers measures nothing)."""
+    aggregate: Aggregate = "last"
+    """What makes one value of step scores where value is prm: last (the score of what was read so far), min, prod, mean."""
+    exploration: float = 1.0
+    """The factor of the exploration term of mcts; 0 follows values alone."""
+    prior: Prior = "policy"
+    """What exploration favours at an anchor: policy (the two tokens' probabilities, renormalised), or uniform (neither)."""
+
+    def __post_init__(self) -> None:
+        for name, given, known in (
+            ("expand", self.expand, EXPANDS),
+            ("value", self.value, VALUE_SOURCES),
+            ("aggregate", self.aggregate, AGGREGATES),
+            ("prior", self.prior, PRIORS),
+        ):
+            if given not in known:
+                raise ValueError(f"{name} {given!r} is unknown; choose from {', '.join(known)}")
+        for name, number in (("prune_below", self.prune_below), ("exploration", self.exploration)):
+            if not 0 <= number < math.inf:
+                raise ValueError(f"{name} must be finite and 0 or above; {number} was given")
+
+    @property
+    def needs_scorer(self) -> bool:
+        """Whether the trees cannot be grown without a PRM."""
+        return self.prune_below > 0 or (self.expand == "mcts" and self.value == "prm")
+
+    @property
+    def is_gold(self) -> bool:
+        """Whether gold answers steer the trees: fit for labelling, unfit for any evaluation."""
+        return self.expand == "mcts" and self.value == "outcome"
+
+
+@dataclass(frozen=True)
+class Steering:
+    """A search, and the PRM that it reads."""
+
+    search: SearchConfig
+    scorer: Scorer | None = None
+    prm_format: PRMFormat | None = None
+    """How the PRM's steps are cut; None: at line ends."""
+    count_tokens: CountTokens | None = None
+    """What the PRM reads; without it the policy's tokens and one tag per step."""
+
+    def identity(self) -> dict[str, Any]:
+        """What trees depend on besides the policy, the problem and the tree's configuration."""
+        scorer = self.scorer.name if self.scorer and self.search.needs_scorer else None
+        prm_format = asdict(self.prm_format) if self.prm_format and scorer else None
+        return {"search": asdict(self.search), "scorer": scorer, "prm_format": prm_format}
+
+
+@dataclass(frozen=True, slots=True)
+class SearchedTree:
+    """A tree grown with a score in view, and what that took."""
+
+    tree: Tree
+    cost: Cost
+    """The policy's."""
+    scoring: ScoringCost
+    """The PRM's."""
+    num_pruned: int
+    """Anchors that were closed unforked for their score. Those of the leaf that fills the budget are not looked at."""
+
+    def num_tokens(self, prm_weight: float = 1.0) -> float:
+        """Policy and PRM on one axis: sampled tokens, and `prm_weight` of a sampled token for each token that the PRM read."""
+        return self.cost.sampled_tokens + prm_weight * self.scoring.tokens
+
+
+def search_trees(
+    policy: Policy,
+    problems: Sequence[Problem],
+    config: TreeConfig,
+    search: SearchConfig,
+    scorer: Scorer | None = None,
+    prm_format: PRMFormat | None = None,
+    count_tokens: CountTokens | None = None,
+    on_wave: Callable[[int], None] | None = None,
+) -> list[SearchedTree]:
+    """One tree per problem; they grow side by side, one leaf each per wave, and what a wave grew is scored in one call.
+
+    Steps are cut as `prm_format` says (None: at line ends). `count_tokens` counts what the PRM reads; without it the
+    policy's own tokens and one tag per step are counted, an estimate where the two tokenizers differ. `on_wave` is called
+    with the number of completions asked for in each wave. A scorer that the search does not need is not called. A tree
+    has fewer leaves than its budget where its anchors run out, the pruned ones not among them.
+    Raises ValueError where a scorer is needed and missing, where one of whole solutions is to prune, where scores are too
+    few, too many or outside [0, 1], and where a prompt leaves no room in the policy's context; and whatever the scorer
+    raises for a solution that it cannot read.
+    """
+    if search.needs_scorer and scorer is None:
+        raise ValueError("pruning, and mcts with value 'prm', need a scorer; give one, or choose prune_below 0 and another value")
+    prm_format = prm_format or PRMFormat()
+    if search.prune_below > 0 and prm_format.segmentation == "solution":
+        raise ValueError("a scorer of whole solutions has no score for the steps before a fork; choose prune_below 0, or a PRM of steps")
+    judge = _Judge(problems, search, scorer if search.needs_scorer else None, prm_format, count_tokens)
+    frontiers = [_JudgedFrontier(_chooser(config, search), search.prune_below) for _ in problems]
+    prompts = [policy.encode_question(problem.question) for problem in problems]
+    growers = [TreeGrower(policy, prompt, config, frontier) for prompt, frontier in zip(prompts, frontiers, strict=True)]
+    scoring = [ScoringCost() for _ in problems]
+    while growing := [idx for idx, grower in enumerate(growers) if not grower.is_grown]:
+        asked = [(growers[idx], request) for idx in growing if (request := growers[idx].step()) is not None]
+        if asked and on_wave:
+            on_wave(len(asked))
+        completions = policy.generate([request for _, request in asked]) if asked else []
+        for (grower, request), completion in zip(asked, completions, strict=True):
+            grower.absorb(request, completion)
+        waiting = [(idx, leaf) for idx in growing if not growers[idx].is_grown and (leaf := frontiers[idx].waiting) is not None]
+        judged = judge([(idx, len(prompts[idx]), leaf) for idx, leaf in waiting])
+        for (idx, _), (judgement, its_scoring) in zip(waiting, judged, strict=True):
+            frontiers[idx].judge(judgement)
+            scoring[idx] += its_scoring
+    return [
+        SearchedTree(grower.tree, grower.cost, its_scoring, frontier.num_pruned)
+        for grower, its_scoring, frontier in zip(growers, scoring, frontiers, strict=True)
+    ]
+
+
+class _Judge:
+    """Judges the leaves of a wave; callable with (problem index, prompt tokens, leaf) items."""
+
+    def __init__(
+        self,
+        problems: Sequence[Problem],
+        search: SearchConfig,
+        scorer: Scorer | None,
+        prm_format: PRMFormat,
+        count_tokens: CountTokens | None,
+    ) -> None:
+        self._problems, self._search, self._scorer = problems, search, scorer
+        self._format, self._count_tokens = prm_format, count_tokens
+
+    def __call__(self, items: Sequence[tuple[int, int, Leaf]]) -> list[tuple[Judgement, ScoringCost]]:
+        read = [self._steps(leaf) for _, _, leaf in items]
+        questions = [self._problems[idx].question for idx, _, _ in items]
+        scores = self._scores(questions, [steps for steps, _ in read])
+        values = self._values(items, scores)
+        return [
+            (Judgement(value, ends, its_scores), self._cost(question, num_prompt, leaf, steps, ends))
+            for (_, num_prompt, leaf), question, (steps, ends), its_scores, value in zip(
+                items, questions, read, scores, values, strict=True
+            )
+        ]
+
+    def _steps(self, leaf: Leaf) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """The steps to read, and their ends: all where the leaf's value is asked for, else those before its last anchor."""
+        if self._scorer is None:
+            return (), ()
+        steps, ends = Path(leaf.path, leaf.token_texts).steps(self._format.segmentation, self._format.rule)
+        if self._search.expand == "mcts" and self._search.value == "prm":
+            return steps, ends
+        num_steps = sum(end <= max(leaf.anchors, default=-1) for end in ends)
+        return steps[:num_steps], ends[:num_steps]
+
+    def _scores(self, questions: Sequence[str], steps: Sequence[tuple[str, ...]]) -> list[tuple[float, ...]]:
+        scores: list[tuple[float, ...]] = [()] * len(steps)
+        idxs = [idx for idx, its_steps in enumerate(steps) if its_steps]
+        if not idxs:
+            return scores
+        assert self._scorer is not None, "steps are read only for a scorer"
+        found = self._scorer.score([questions[idx] for idx in idxs], [steps[idx] for idx in idxs])
+        if len(found) != len(idxs):
+            raise ValueError(f"scorer {self._scorer.name!r} was given {len(idxs)} solutions and scored {len(found)}; one each is needed")
+        for idx, its_scores in zip(idxs, found, strict=True):
+            if len(its_scores) != len(steps[idx]):
+                raise ValueError(
+                    f"scorer {self._scorer.name!r} gave {len(its_scores)} scores for a solution of {len(steps[idx])} steps; "
+                    "one score per step is needed"
+                )
+            wrong = [score for score in its_scores if not 0 <= score <= 1]
+            if wrong:
+                raise ValueError(f"scorer {self._scorer.name!r} gave the score {wrong[0]}; scores must be numbers in [0, 1]")
+            scores[idx] = tuple(round(float(score), NUM_DECIMALS) for score in its_scores)
+        return scores
+
+    def _values(self, items: Sequence[tuple[int, int, Leaf]], scores: Sequence[tuple[float, ...]]) -> list[float | None]:
+        if self._search.expand == "order":
+            return [None] * len(items)
+        if self._search.value == "prm":
+            return [aggregate(its_scores, self._search.aggregate) for its_scores in scores]
+        if self._search.value == "confidence":
+            return [confidence(leaf.path.logprobs) for _, _, leaf in items]
+        problems = [self._problems[idx] for idx, _, _ in items]
+        ends = graded(problems, [["".join(leaf.token_texts)] for _, _, leaf in items])
+        return [float(end.is_correct) for (end,) in ends]
+
+    def _cost(self, question: str, num_prompt: int, leaf: Leaf, steps: Sequence[str], ends: Sequence[int]) -> ScoringCost:
+        if not steps:
+            return ScoringCost()
+        if self._count_tokens:
+            return ScoringCost(1, self._count_tokens(question, steps))
+        has_end_token = leaf.path.finish == "stop" and ends[-1] == len(leaf.path)  # which has no text to read
+        return ScoringCost(1, num_prompt + ends[-1] - has_end_token + len(steps))
+
+
+def confidence(logprobs: Sequence[float]) -> float:
+    """The geometric mean of the token probabilities of a path, in [0, 1]; 1 where there are none. Natural logarithms in."""
+    return round(math.exp(math.fsum(logprobs) / len(logprobs)), NUM_DECIMALS) if logprobs else 1.0
+
+
+class Chooser(Protocol):
+    """The part of a frontier that chooses, once leaves are judged and anchors pruned."""
+
+    def add(self, leaf: Leaf, judgement: Judgement) -> None:
+        """Open the leaf's anchors."""
+        ...
+
+    def pop(self) -> Anchor | None:
+        """The anchor to fork next, which is open no longer; None where none is open."""
+        ...
+
+
+class _JudgedFrontier:
+    """A `Frontier` whose anchors open when their leaf is judged; those behind a step below the threshold never do.
+
+    Pruning is applied when a leaf is grown, before any of its anchors can be forked. An anchor is judged by the complete
+    steps before it: a PRM trained on steps was never asked about a torn one, and the step in which the anchor lies is the
+    one that the fork may still put right. The lowest of their scores counts, so what is behind a pruned place stays
+    pruned. An anchor in the first step has nothing against it and counts as 1.
+    """
+
+    def __init__(self, chooser: Chooser, prune_below: float) -> None:
+        self._chooser, self._prune_below = chooser, prune_below
+        self.waiting: Leaf | None = None
+        self.num_pruned = 0
+
+    def add(self, leaf: Leaf) -> None:
+        self.waiting = leaf
+
+    def judge(self, judgement: Judgement) -> None:
+        assert self.waiting is not None, "only a leaf that waits is judged"
+        leaf, self.waiting = self.waiting, None
+        kept = tuple(position for position in leaf.anchors if min(judgement.before(position), default=1.0) >= self._prune_below)
+        self.num_pruned += len(leaf.anchors) - len(kept)
+        self._chooser.add(replace(leaf, anchors=kept), judgement)
+
+    def pop(self) -> Anchor | None:
+        assert self.waiting is None, "a leaf is judged before the next anchor is chosen"
+        return self._chooser.pop()
+
+
+def _chooser(config: TreeConfig, search: SearchConfig) -> Chooser:
+    if search.expand == "mcts":
+        return PUCTChooser(search.exploration, search.prior, search.aggregate)
+    return _OrderChooser(OrderFrontier(config.order))
+
+
+class _OrderChooser:
+    """The order of the tree's configuration."""
+
+    def __init__(self, frontier: OrderFrontier) -> None:
+        self._frontier = frontier
+
+    def add(self, leaf: Leaf, judgement: Judgement) -> None:
+        self._frontier.add(leaf)
+
+    def pop(self) -> Anchor | None:
+        return self._frontier.pop()
