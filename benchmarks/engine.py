@@ -33,7 +33,9 @@ VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--num-problems", type=int, default=200)
     parser.add_argument("--num-leaves", type=int, default=16, help="of a tree, and samples per problem")
     parser.add_argument("--tau", type=float, default=0.5)
@@ -42,7 +44,9 @@ def main() -> None:
     add_arguments(parser, num_rounds=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    load = partial(LocalPolicy.load, LAB_POLICY, device=args.device, dtype="float32", batch_size=args.batch_size)
+    load = partial(
+        LocalPolicy.load, LAB_POLICY, device=args.device, dtype="float32", batch_size=args.batch_size
+    )
     settings = {"num_problems": args.num_problems, "num_leaves": args.num_leaves, "tau": args.tau}
     local = load()
     peer = GeneratePolicy.load(LAB_POLICY, device=args.device, dtype="float32", batch_size=args.batch_size)
@@ -68,19 +72,33 @@ def main() -> None:
         passes = Passes(local)
         of_ours()
         passes.stop()
-        works = {"ours": of_ours, "rows": passes.run_rows, "transformers": passes.run_transformers, "generate": of_generate}
+        works = {
+            "ours": of_ours,
+            "rows": passes.run_rows,
+            "transformers": passes.run_transformers,
+            "generate": of_generate,
+        }
         rounds = interleaved(works | ({"vllm": of_vllm} if vllm else {}), args.num_rounds)
         for seconds in rounds:  # what prepares a pass is not part of it
-            seconds["rows"], seconds["transformers"] = passes.seconds["rows"].pop(0), passes.seconds["transformers"].pop(0)
+            seconds["rows"], seconds["transformers"] = (
+                passes.seconds["rows"].pop(0),
+                passes.seconds["transformers"].pop(0),
+            )
             runs.append({"work": name, "seconds": seconds, "tokens": dict(tokens)})
         rates = [{engine: tokens[engine] / seconds[engine] for engine in tokens} for seconds in rounds]
-        ratios[f"{name}: bare forward / ours, time, cache of transformers"] = Ratio([s["transformers"] / s["ours"] for s in rounds], 0.9)
-        ratios[f"{name}: bare forward / ours, time, our rows"] = Ratio([s["rows"] / s["ours"] for s in rounds], 0.9)
+        ratios[f"{name}: bare forward / ours, time, cache of transformers"] = Ratio(
+            [s["transformers"] / s["ours"] for s in rounds], 0.9
+        )
+        ratios[f"{name}: bare forward / ours, time, our rows"] = Ratio(
+            [s["rows"] / s["ours"] for s in rounds], 0.9
+        )
         ratios[f"{name}: ours / generate, tokens per second"] = Ratio(
             [rate["ours"] / rate["generate"] for rate in rates], 3.0 if name == "trees" else None
         )
         if vllm:
-            ratios[f"{name}: ours / vLLM, tokens per second"] = Ratio([rate["ours"] / rate["vllm"] for rate in rates], 1.0)
+            ratios[f"{name}: ours / vLLM, tokens per second"] = Ratio(
+                [rate["ours"] / rate["vllm"] for rate in rates], 1.0
+            )
         notes.append(
             f"{name}: {', '.join(f'{engine} {num:,} tokens' for engine, num in tokens.items())}; {len(passes.shapes)} forward passes"
         )
@@ -100,7 +118,9 @@ class Passes:
         self._forward = KVRows.forward
         shapes, forward = self.shapes, self._forward
 
-        def noting(rows: KVRows, first_row: int, ids_B_Q: torch.Tensor, positions_B_Q: torch.Tensor) -> torch.Tensor:
+        def noting(
+            rows: KVRows, first_row: int, ids_B_Q: torch.Tensor, positions_B_Q: torch.Tensor
+        ) -> torch.Tensor:
             shapes.append((*ids_B_Q.shape, int(positions_B_Q.max()) + 1))
             return forward(rows, first_row, ids_B_Q, positions_B_Q)
 
@@ -130,7 +150,10 @@ class Passes:
         model.set_attn_implementation("sdpa")
         longest, widest = max(rows for rows, _, _ in self.shapes), max(width for _, _, width in self.shapes)
         assert self._policy._probed is not None, "the lab policy keeps plain keys and values"
-        keys = [torch.randn(longest, layer.shape[1], widest, layer.shape[3], device=model.device) for layer in self._policy._probed[0]]
+        keys = [
+            torch.randn(longest, layer.shape[1], widest, layer.shape[3], device=model.device)
+            for layer in self._policy._probed[0]
+        ]
         total = 0.0
         for num_rows, num_new, width in self.shapes:
             cache = DynamicCache(config=model.config)
@@ -138,7 +161,9 @@ class Passes:
                 past = layer[:num_rows, :, : width - num_new]
                 cache.update(past, past, layer_idx)
             ids_B_Q = torch.ones((num_rows, num_new), dtype=torch.long, device=model.device)
-            total += timed(partial(model, input_ids=ids_B_Q, past_key_values=cache, use_cache=True, logits_to_keep=1))
+            total += timed(
+                partial(model, input_ids=ids_B_Q, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            )
         model.set_attn_implementation(implementation)
         self._note("transformers", total)
 
@@ -169,8 +194,14 @@ class Worker:
             "TORCHDYNAMO_DISABLE": "1",
             "HF_HUB_OFFLINE": "1",
         }
-        command = [str(VLLM_PYTHON), str(Path(__file__).parent / "peers" / "vllm_worker.py"), json.dumps(settings)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        command = [
+            str(VLLM_PYTHON),
+            str(Path(__file__).parent / "peers" / "vllm_worker.py"),
+            json.dumps(settings),
+        ]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
         self._read()
 
     def run(self, name: str) -> int:

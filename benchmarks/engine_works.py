@@ -17,12 +17,17 @@ class Works:
     def __init__(self, policy: Policy, num_problems: int, num_leaves: int, tau: float) -> None:
         lab = load_policy("lab", device="cpu")
         self._policy, self._num_leaves, self._tau = policy, num_leaves, tau
-        self._prompts = [lab.encode_question(problem.question) for problem in load_problems(f"lab:test?num={num_problems}&seed=7")]
+        self._prompts = [
+            lab.encode_question(problem.question)
+            for problem in load_problems(f"lab:test?num={num_problems}&seed=7")
+        ]
 
     def run(self, name: str) -> int:
         """Do a work; tokens that it sampled."""
         if name == "trees":
             config = TreeConfig(num_leaves=self._num_leaves, tau=self._tau, max_tokens=160)
             return sum(cost.sampled_tokens for _, cost in grow_trees(self._policy, self._prompts, config))
-        samples = sample(self._policy, self._prompts, RolloutConfig(self._num_leaves, temperature=0.7, max_tokens=160))
+        samples = sample(
+            self._policy, self._prompts, RolloutConfig(self._num_leaves, temperature=0.7, max_tokens=160)
+        )
         return sum(cost.sampled_tokens for _, cost in samples)

@@ -89,7 +89,9 @@ def next_line(question: str, text: str) -> dict[str, float]:
 def sums(num: int) -> list[Problem]:
     """The first `num` questions, at most 10^6."""
     digits = [[int(digit) for digit in f"{idx:0{NUM_TERMS}d}"] for idx in range(num)]
-    return [Problem(f"sum/{idx}", "+".join(map(str, terms)), str(sum(terms))) for idx, terms in enumerate(digits)]
+    return [
+        Problem(f"sum/{idx}", "+".join(map(str, terms)), str(sum(terms))) for idx, terms in enumerate(digits)
+    ]
 
 
 def measure(plan: str, num_problems: int) -> Measured:
@@ -99,7 +101,13 @@ def measure(plan: str, num_problems: int) -> Measured:
         out = Path(name) / "run"
         started_s = time.process_time()
         summary = label_problems(
-            problems, policy, out, TreeConfig(tau=0.5, max_tokens=NUM_TERMS + 2), labels, LocalExecutor(progress=False), plan=PLANS[plan]
+            problems,
+            policy,
+            out,
+            TreeConfig(tau=0.5, max_tokens=NUM_TERMS + 2),
+            labels,
+            LocalExecutor(progress=False),
+            plan=PLANS[plan],
         )
         labelled_s = time.process_time()
         relabel(out, [(labels, Path(name) / "again.jsonl")])
@@ -124,9 +132,13 @@ def peak_mib() -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--plans", nargs="+", choices=PLANS, default=list(PLANS))
-    parser.add_argument("--sizes", nargs="+", type=int, default=[10, 100, 1000, 10000], help="at least three, ascending")
+    parser.add_argument(
+        "--sizes", nargs="+", type=int, default=[10, 100, 1000, 10000], help="at least three, ascending"
+    )
     parser.add_argument("--num-rounds", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args(argv)
@@ -136,31 +148,47 @@ def main(argv: Sequence[str] | None = None) -> Path:
     for _ in range(args.num_rounds):
         # a new process for every call, started afresh and not forked from this one
         with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-            rounds.append({plan: [pool.submit(measure, plan, size).result() for size in args.sizes] for plan in args.plans})
+            rounds.append(
+                {
+                    plan: [pool.submit(measure, plan, size).result() for size in args.sizes]
+                    for plan in args.plans
+                }
+            )
     ratios: dict[str, Ratio] = {}
     notes = []
     for plan in args.plans:
         ratios |= ratios_of(plan, [found[plan] for found in rounds])
         notes += [note_of(rounds[0][plan])]
-    runs = [{plan: [asdict(item) for item in found] for plan, found in measured.items()} for measured in rounds]
+    runs = [
+        {plan: [asdict(item) for item in found] for plan, found in measured.items()} for measured in rounds
+    ]
     return write("growth", ratios, runs, notes, args)
 
 
 def ratios_of(plan: str, rounds: Sequence[Sequence[Measured]]) -> dict[str, Ratio]:
     """Of the largest size: cost of a problem over that at the sizes between, and peak over that at the size before."""
-    cost = [found[-1].cpu_ms_per_problem / statistics.mean(item.cpu_ms_per_problem for item in found[1:-1]) for found in rounds]
+    cost = [
+        found[-1].cpu_ms_per_problem / statistics.mean(item.cpu_ms_per_problem for item in found[1:-1])
+        for found in rounds
+    ]
     memory = [found[-1].peak_mib / found[-2].peak_mib for found in rounds]
     sizes = [f"{item.num_problems:,}" for item in rounds[0]]
     return {
-        f"{plan}: CPU seconds per problem, {sizes[-1]} / {' and '.join(sizes[1:-1])}": Ratio(cost, MAX_COST_GROWTH, is_cost=True),
+        f"{plan}: CPU seconds per problem, {sizes[-1]} / {' and '.join(sizes[1:-1])}": Ratio(
+            cost, MAX_COST_GROWTH, is_cost=True
+        ),
         f"{plan}: peak memory, {sizes[-1]} / {sizes[-2]}": Ratio(memory),
     }
 
 
 def note_of(found: Sequence[Measured]) -> str:
     """Cost and peak at every size."""
-    each = "; ".join(f"{item.num_problems:,}: {item.cpu_ms_per_problem:.2f} ms, {item.peak_mib:.0f} MiB" for item in found)
-    slope = 1024 * (found[-1].peak_mib - found[-2].peak_mib) / (found[-1].num_problems - found[-2].num_problems)
+    each = "; ".join(
+        f"{item.num_problems:,}: {item.cpu_ms_per_problem:.2f} ms, {item.peak_mib:.0f} MiB" for item in found
+    )
+    slope = (
+        1024 * (found[-1].peak_mib - found[-2].peak_mib) / (found[-1].num_problems - found[-2].num_problems)
+    )
     equal = "equal" if all(item.is_relabel_equal for item in found) else "NOT equal"
     return f"{found[0].plan}, CPU per problem and peak by number of problems: {each} ({slope:.1f} KiB per further problem); relabel {equal}"
 

@@ -18,7 +18,9 @@ from forkpoint.solutions.solve import solve_by_tree
 from forkpoint.trees.grow import TreeConfig
 from record import Ratio
 
-Comparison = Callable[[Any, Sequence[LabelledSolution]], tuple[dict[str, list[float]], list[dict[str, float]], str]]
+Comparison = Callable[
+    [Any, Sequence[LabelledSolution]], tuple[dict[str, list[float]], list[dict[str, float]], str]
+]
 """From a model and solutions: values by ratio, the seconds of every round, and a note."""
 TIME = "flat / tree time"
 MODELS = ("lab", "wide", "half-billion")
@@ -30,7 +32,9 @@ def solutions_of_trees(problems: str, num_leaves: int, tau: float) -> list[Label
     config = TreeConfig(num_leaves=num_leaves, tau=tau, max_tokens=160)
     outcomes = solve_by_tree(load_policy("lab", device="cpu"), load_problems(problems), config)
     full = [outcome for outcome in outcomes if outcome.tree.num_leaves == num_leaves]
-    return [solution for outcome in full for solution in labelled_solutions(outcome, LabelConfig(), config.rule)]
+    return [
+        solution for outcome in full for solution in labelled_solutions(outcome, LabelConfig(), config.rule)
+    ]
 
 
 def model_named(name: str, num_tokens: int, device: str) -> Any:
@@ -39,7 +43,13 @@ def model_named(name: str, num_tokens: int, device: str) -> Any:
         return AutoModelForCausalLM.from_pretrained(LAB_POLICY, dtype=torch.float32).to(device)
     torch.manual_seed(0)
     sizes = {
-        "wide": {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 6, "num_attention_heads": 6, "num_key_value_heads": 2},
+        "wide": {
+            "hidden_size": 384,
+            "intermediate_size": 1024,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+        },
         "half-billion": {
             "hidden_size": 896,
             "intermediate_size": 4864,
@@ -67,7 +77,13 @@ def num_computed(model: Any, work: Callable[[], object]) -> int:
 
 def num_distinct(questions: Sequence[str], rows: Sequence[Sequence[int]]) -> int:
     """Distinct prefixes of rows, counted per question."""
-    return len({(question, tuple(ids[:end])) for question, ids in zip(questions, rows, strict=True) for end in range(1, len(ids) + 1)})
+    return len(
+        {
+            (question, tuple(ids[:end]))
+            for question, ids in zip(questions, rows, strict=True)
+            for end in range(1, len(ids) + 1)
+        }
+    )
 
 
 def over_sizes(

@@ -88,9 +88,17 @@ class Comparison:
         self._labels = LabelConfig()
         self._tree = TreeConfig(num_leaves=args.num_leaves, tau=args.tau, max_tokens=args.max_tokens)
         self._rollouts = RolloutPlan(num_solutions=args.num_solutions, num_rollouts=args.num_rollouts)
-        self._bisect = BisectPlan(BisectConfig(num_rollouts=args.num_rollouts, max_searches=args.num_solutions))
-        self._solutions = solve_by_sampling(self._policy, self._problems, self._rollouts.solutions(args.max_tokens, seed=0))
-        self._prefixes = [prefix for outcome in self._solutions for prefix in step_prefixes(outcome, self._labels, self._tree.rule)]
+        self._bisect = BisectPlan(
+            BisectConfig(num_rollouts=args.num_rollouts, max_searches=args.num_solutions)
+        )
+        self._solutions = solve_by_sampling(
+            self._policy, self._problems, self._rollouts.solutions(args.max_tokens, seed=0)
+        )
+        self._prefixes = [
+            prefix
+            for outcome in self._solutions
+            for prefix in step_prefixes(outcome, self._labels, self._tree.rule)
+        ]
         self._starts = [self._start_of(prefix) for prefix in self._prefixes]
         self._meter = TokenMeter([self._policy.model, peer_model])
         self.counts: dict[str, list[Counts]] = defaultdict(list)
@@ -105,7 +113,9 @@ class Comparison:
             "edu": partial(self._ours, "edu", None),
             "bisect": partial(self._ours, "bisect", self._bisect),
             "loop": lambda: self._peer("loop", self._loop.label_one_by_one(self._starts)),
-            "batches": lambda: self._peer("batches", self._loop.label_in_batches(self._starts, self._args.batch_size)),
+            "batches": lambda: self._peer(
+                "batches", self._loop.label_in_batches(self._starts, self._args.batch_size)
+            ),
         }
 
     def num_distinct(self, name: str) -> int:
@@ -113,7 +123,13 @@ class Comparison:
         if name in PEERS:
             return len(set(self._prefixes))
         solutions = read_labelled(self._run_of(name, 0))
-        return len({(solution.problem_id, prefix) for solution in solutions for prefix in accumulate(solution.steps[:-1])})
+        return len(
+            {
+                (solution.problem_id, prefix)
+                for solution in solutions
+                for prefix in accumulate(solution.steps[:-1])
+            }
+        )
 
     def notes(self) -> list[str]:
         """What was compared, and whether the ways that label the same prefixes agree."""
@@ -124,10 +140,15 @@ class Comparison:
             "bisect and edu label solutions of their own: bisect every rollout it drew, at the prefixes that it evaluated; edu the "
             "leaves of trees, which are greedy between forks, so their labels are no estimates of the same expectation",
         ]
-        shares = {name: [sum(column) / len(runs) for column in zip(*runs, strict=True)] for name, runs in self.shares.items()}
+        shares = {
+            name: [sum(column) / len(runs) for column in zip(*runs, strict=True)]
+            for name, runs in self.shares.items()
+        }
         ours = self._rollout_shares()
         for name in PEERS:
-            notes.append(f"rollouts and {name}: {agreement(ours, shares[name], args.num_rollouts, len(self.shares[name]))}")
+            notes.append(
+                f"rollouts and {name}: {agreement(ours, shares[name], args.num_rollouts, len(self.shares[name]))}"
+            )
         return notes
 
     def _start_of(self, prefix: Prefix) -> Start:
@@ -141,12 +162,16 @@ class Comparison:
         self._meter.take()
         directory = self._run_of(name, len(self.counts[name]))
         executor = LocalExecutor(chunk_size=self._args.batch_size, progress=False)
-        summary = label_problems(self._problems, self._policy, directory, self._tree, self._labels, executor, plan=plan)
+        summary = label_problems(
+            self._problems, self._policy, directory, self._tree, self._labels, executor, plan=plan
+        )
         self.counts[name].append(Counts(summary.num_labels, summary.cost.sampled_tokens, self._meter.take()))
 
     def _peer(self, name: str, found: Found) -> None:
         num_solutions = sum(len(outcome.ends) for outcome in self._solutions)
-        self.counts[name].append(Counts(len(found.shares) + num_solutions, found.num_sampled_tokens, self._meter.take()))
+        self.counts[name].append(
+            Counts(len(found.shares) + num_solutions, found.num_sampled_tokens, self._meter.take())
+        )
         self.shares[name].append(found.shares)
 
     def _run_of(self, name: str, idx: int) -> Path:
@@ -156,19 +181,28 @@ class Comparison:
         """The labels that the first run of rollouts gave the prefixes (all runs give the same)."""
         with Run.read(self._run_of("rollouts", 0)) as run:
             store = RolloutStore(run)
-            return [sum(rollout.is_correct for rollout in store.of(prefix)) / self._args.num_rollouts for prefix in self._prefixes]
+            return [
+                sum(rollout.is_correct for rollout in store.of(prefix)) / self._args.num_rollouts
+                for prefix in self._prefixes
+            ]
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add_arguments(parser, num_rounds=3)
     parser.add_argument("--num-problems", type=int, default=24)
-    parser.add_argument("--num-solutions", type=int, default=2, help="per problem; also the searches of bisect")
+    parser.add_argument(
+        "--num-solutions", type=int, default=2, help="per problem; also the searches of bisect"
+    )
     parser.add_argument("--num-rollouts", type=int, default=16)
     parser.add_argument("--num-leaves", type=int, default=16)
     parser.add_argument("--tau", type=float, default=0.5)
     parser.add_argument("--max-tokens", type=int, default=160)
-    parser.add_argument("--batch-size", type=int, default=256, help="rows decoded at a time, ours and the peer's")
+    parser.add_argument(
+        "--batch-size", type=int, default=256, help="rows decoded at a time, ours and the peer's"
+    )
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
@@ -176,10 +210,22 @@ def main(argv: Sequence[str] | None = None) -> Path:
     with TemporaryDirectory() as directory:
         comparison = Comparison(args, Path(directory))
         rounds = interleaved(comparison.works, args.num_rounds)
-        notes, distinct = comparison.notes(), {name: comparison.num_distinct(name) for name in (*OURS, *PEERS)}
+        notes, distinct = (
+            comparison.notes(),
+            {name: comparison.num_distinct(name) for name in (*OURS, *PEERS)},
+        )
     runs = [
-        {name: {"seconds": seconds[name], "distinct_labels": distinct[name], **asdict(comparison.counts[name][idx])} for name in seconds}
-        for idx, seconds in enumerate(rounds, start=1)  # the first counts are those of the round that does not count
+        {
+            name: {
+                "seconds": seconds[name],
+                "distinct_labels": distinct[name],
+                **asdict(comparison.counts[name][idx]),
+            }
+            for name in seconds
+        }
+        for idx, seconds in enumerate(
+            rounds, start=1
+        )  # the first counts are those of the round that does not count
     ]
     return write("labelling", ratios_of(runs), runs, notes, args)
 
@@ -194,7 +240,9 @@ def ratios_of(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Ra
             for kind, goal in (("labels", goals.get((ours, peer))), ("distinct_labels", None)):
                 rates = [(a[kind] / a["seconds"]) / (b[kind] / b["seconds"]) for a, b in pairs]
                 ratios[f"{ours} / {peer}, {kind.replace('_', ' ')} per second"] = Ratio(rates, goal)
-            costs = [(b["computed_tokens"] / b["labels"]) / (a["computed_tokens"] / a["labels"]) for a, b in pairs]
+            costs = [
+                (b["computed_tokens"] / b["labels"]) / (a["computed_tokens"] / a["labels"]) for a, b in pairs
+            ]
             ratios[f"{peer} / {ours}, computed tokens per label"] = Ratio(costs)
     return ratios
 

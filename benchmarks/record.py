@@ -69,7 +69,12 @@ class Ratio:
 
 def add_arguments(parser: argparse.ArgumentParser, num_rounds: int = 5) -> None:
     """The flags that every benchmark has."""
-    parser.add_argument("--num-rounds", type=int, default=num_rounds, help="measurements of each work, after one that is not counted")
+    parser.add_argument(
+        "--num-rounds",
+        type=int,
+        default=num_rounds,
+        help="measurements of each work, after one that is not counted",
+    )
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the directory of the JSON file")
@@ -97,7 +102,11 @@ def interleaved(works: Mapping[str, Callable[[], object]], num_rounds: int) -> l
 
 
 def write(
-    name: str, ratios: Mapping[str, Ratio], runs: Sequence[Mapping[str, Any]], notes: Sequence[str], args: argparse.Namespace
+    name: str,
+    ratios: Mapping[str, Ratio],
+    runs: Sequence[Mapping[str, Any]],
+    notes: Sequence[str],
+    args: argparse.Namespace,
 ) -> Path:
     """Write OUT/NAME.json, say what it says on stdout, return its path.
 
@@ -119,8 +128,14 @@ def write(
     path: Path = args.out / f"{name}.json"
     replace_file(path, [(json.dumps(record, indent=2, allow_nan=False) + "\n").encode()])
     for ratio_name, ratio in ratios.items():
-        goal = "" if ratio.goal is None else f", goal {'at most' if ratio.is_cost else 'at least'} {ratio.goal:g}"
-        print(f"{ratio_name}: {shown(ratio.median)} ({shown(min(ratio.values))} .. {shown(max(ratio.values))}){goal}")
+        goal = (
+            ""
+            if ratio.goal is None
+            else f", goal {'at most' if ratio.is_cost else 'at least'} {ratio.goal:g}"
+        )
+        print(
+            f"{ratio_name}: {shown(ratio.median)} ({shown(min(ratio.values))} .. {shown(max(ratio.values))}){goal}"
+        )
     for note in notes:
         print(note)
     print(f"Written: {path}")
@@ -168,13 +183,17 @@ def commit() -> str | None:
     head = git("rev-parse", "HEAD")
     if head is None:
         return None
-    changed = git("status", "--porcelain", "--", "src", "benchmarks", f":(exclude){RESULTS.relative_to(ROOT)}")
+    changed = git(
+        "status", "--porcelain", "--", "src", "benchmarks", f":(exclude){RESULTS.relative_to(ROOT)}"
+    )
     return head + ("-dirty" if changed else "")
 
 
 def git(*words: str) -> str | None:
     """What git says about this checkout; None where it cannot say anything."""
     try:
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

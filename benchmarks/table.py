@@ -23,7 +23,9 @@ HEADER = ("benchmark", "ratio", "median", "range", "goal", "met", "commit")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--write", action="store_true", help="into the README")
@@ -32,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not records:
         raise SystemExit(f"{args.results} holds no results; run a benchmark first")
     if args.write:
-        replace_file(args.readme, [between_markers(args.readme.read_text(), table(records, goals_only=True)).encode()])
+        replace_file(
+            args.readme, [between_markers(args.readme.read_text(), table(records, goals_only=True)).encode()]
+        )
     else:
         print(table(records), end="")
 
@@ -47,7 +51,9 @@ def table(records: Sequence[Mapping[str, Any]], goals_only: bool = False) -> str
             goal = "-" if ratio["goal"] is None else f"{ratio['goal_is']} {ratio['goal']:g}"
             met = {None: "-", True: "yes", False: "no"}[ratio["is_met"]]
             span = f"{shown(ratio['min'])} .. {shown(ratio['max'])}"
-            rows.append((record["name"], name, shown(ratio["median"]), span, goal, met, short(record["commit"])))
+            rows.append(
+                (record["name"], name, shown(ratio["median"]), span, goal, met, short(record["commit"]))
+            )
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([*lines, "", *(f"- {origin(record)}" for record in records)]) + "\n"
 
@@ -56,7 +62,9 @@ def origin(record: Mapping[str, Any]) -> str:
     """Where and when a benchmark ran, and its command."""
     machine, versions = record["machine"], record["versions"]
     where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB"
-    return f"{record['name']}: {record['date'][:10]}, {where}, torch {versions['torch']}; `{record['command']}`"
+    return (
+        f"{record['name']}: {record['date'][:10]}, {where}, torch {versions['torch']}; `{record['command']}`"
+    )
 
 
 def short(commit: str | None) -> str:
@@ -71,7 +79,9 @@ def between_markers(text: str, inner: str) -> str:
     """The text with all that lies between its two markers replaced. ValueError where there are not two."""
     parts = text.split(MARKER)
     if len(parts) != 3:
-        raise ValueError(f"two lines {MARKER.strip()} are needed to know where the table goes; {len(parts) - 1} were found")
+        raise ValueError(
+            f"two lines {MARKER.strip()} are needed to know where the table goes; {len(parts) - 1} were found"
+        )
     return MARKER.join([parts[0], f"\n{inner}\n", parts[2]])
 
 

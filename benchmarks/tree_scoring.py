@@ -25,7 +25,9 @@ from record import add_arguments, interleaved, write
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--num-problems", type=int, default=16)
     parser.add_argument("--tau", type=float, default=0.1)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["lab", "wide"])
@@ -40,7 +42,9 @@ def main() -> None:
         "tokens computed / distinct": {"goal": 1.05, "is_cost": True},
         "largest difference of scores": {"goal": 1e-5, "is_cost": True},
     }
-    ratios, runs, notes = over_sizes(args, len(tokenizer), lambda model, solutions: compared(model, tokenizer, solutions, args), goals)
+    ratios, runs, notes = over_sizes(
+        args, len(tokenizer), lambda model, solutions: compared(model, tokenizer, solutions, args), goals
+    )
     write("tree_scoring", ratios, runs, notes, args)
 
 
@@ -50,13 +54,18 @@ def compared(
     """The ratios, the rounds, and how much there was to save."""
     questions, steps = [item.question for item in solutions], [item.steps for item in solutions]
     prms = {
-        way: TaggedPRM(model, tokenizer, preset_named("lab").format, way, args.batch_tokens, packs_trees=way == "tree")
+        way: TaggedPRM(
+            model, tokenizer, preset_named("lab").format, way, args.batch_tokens, packs_trees=way == "tree"
+        )
         for way in ("flat", "tree")
     }
     works = {way: partial(prm.score, questions, steps) for way, prm in prms.items()}
     pairs = zip(works["flat"](), works["tree"](), strict=True)
     difference = max(abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=True))
-    rows = [prms["flat"].layout.encode(question, its_steps).input_ids for question, its_steps in zip(questions, steps, strict=True)]
+    rows = [
+        prms["flat"].layout.encode(question, its_steps).input_ids
+        for question, its_steps in zip(questions, steps, strict=True)
+    ]
     distinct = num_distinct(questions, rows)
     computed = num_computed(model, works["tree"])
     rounds = interleaved(works, args.num_rounds)
@@ -65,7 +74,11 @@ def compared(
         "tokens computed / distinct": [computed / distinct],
         "largest difference of scores": [difference],
     }
-    return ratios, rounds, f"{len(solutions)} solutions, flat tokens / distinct tokens {sum(map(len, rows)) / distinct:.2f}"
+    return (
+        ratios,
+        rounds,
+        f"{len(solutions)} solutions, flat tokens / distinct tokens {sum(map(len, rows)) / distinct:.2f}",
+    )
 
 
 if __name__ == "__main__":

@@ -28,11 +28,15 @@ from record import add_arguments, interleaved, write
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--num-problems", type=int, default=16)
     parser.add_argument("--tau", type=float, default=0.1)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["lab", "wide"])
-    parser.add_argument("--batch-tokens", type=int, default=4096, help="padded tokens of a micro-batch at most")
+    parser.add_argument(
+        "--batch-tokens", type=int, default=4096, help="padded tokens of a micro-batch at most"
+    )
     add_arguments(parser, num_rounds=3)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -44,7 +48,9 @@ def main() -> None:
         "tokens computed / distinct": {"goal": 1.1, "is_cost": True},
         "relative difference of gradients": {"goal": 1e-5, "is_cost": True},
     }
-    ratios, runs, notes = over_sizes(args, len(tokenizer), lambda model, solutions: compared(model, layout, solutions, args), goals)
+    ratios, runs, notes = over_sizes(
+        args, len(tokenizer), lambda model, solutions: compared(model, layout, solutions, args), goals
+    )
     write("tree_training", ratios, runs, notes, args)
 
 
@@ -57,7 +63,8 @@ def compared(
     if not takes_trees(model, max(len(row.input_ids) for row in encoded)):
         raise ValueError(f"{type(model).__name__} computes no trees")
     works = {
-        way: partial(differentiate, model, layout, batches_of(chosen, encoded, layout, args, way == "tree")) for way in ("flat", "tree")
+        way: partial(differentiate, model, layout, batches_of(chosen, encoded, layout, args, way == "tree"))
+        for way in ("flat", "tree")
     }
     computed = num_computed(model, works["tree"])
     gradients = {}
@@ -86,9 +93,14 @@ def differentiate(model: Any, layout: Layout, batches: Sequence[dict[str, Any]])
         torch.cuda.synchronize()
 
 
-def batches_of(chosen: Any, encoded: Any, layout: Layout, args: argparse.Namespace, as_trees: bool) -> list[dict[str, Any]]:
+def batches_of(
+    chosen: Any, encoded: Any, layout: Layout, args: argparse.Namespace, as_trees: bool
+) -> list[dict[str, Any]]:
     """Micro-batches of rows of similar length."""
-    rows = sorted(pack_rows(chosen, encoded, args.batch_tokens if as_trees else 0), key=lambda row: -len(row["input_ids"]))
+    rows = sorted(
+        pack_rows(chosen, encoded, args.batch_tokens if as_trees else 0),
+        key=lambda row: -len(row["input_ids"]),
+    )
     batches: list[list[dict[str, Any]]] = [[]]
     for row in rows:
         longest = len(batches[-1][0]["input_ids"]) if batches[-1] else 0

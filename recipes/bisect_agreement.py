@@ -26,7 +26,9 @@ from forkpoint.trees.grow import TreeConfig
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--num-problems", type=int, default=100)
     parser.add_argument("--num-rollouts", type=int, default=8)
     parser.add_argument("--max-searches", type=int, default=4)
@@ -37,31 +39,52 @@ def main() -> None:
     plan = BisectPlan(BisectConfig(num_rollouts=args.num_rollouts, max_searches=args.max_searches))
     drawn = plan.rollouts(args.max_tokens, 0)
     executor = LocalExecutor(chunk_size=128)
-    label_problems(problems, policy, args.out / "search", TreeConfig(max_tokens=args.max_tokens), LabelConfig(), executor, plan=plan)
+    label_problems(
+        problems,
+        policy,
+        args.out / "search",
+        TreeConfig(max_tokens=args.max_tokens),
+        LabelConfig(),
+        executor,
+        plan=plan,
+    )
     with Run.read(args.out / "search") as run:
         known = RolloutStore(run)
     searched: list[tuple[Problem, GradedPath]] = []
     for problem in problems:
         search = OmegaSearch(plan.search)  # the journal rebuilds it
         while needs := search.needs():
-            search.feed([known.of(Prefix(problem, need.prefix_ids, "".join(need.prefix_texts))) for need in needs])
+            search.feed(
+                [known.of(Prefix(problem, need.prefix_ids, "".join(need.prefix_texts))) for need in needs]
+            )
         searched += [(problem, path) for path in search.paths() if path.first_error_idx is not None]
     prefixes = [
-        [Prefix(problem, path.token_ids[:end], "".join(path.token_texts[:end])) for end in path.step_ends[:-1]]
+        [
+            Prefix(problem, path.token_ids[:end], "".join(path.token_texts[:end]))
+            for end in path.step_ends[:-1]
+        ]
         for problem, path in searched
     ]
     distinct = list(dict.fromkeys(prefix for group in prefixes for prefix in group))
-    with Run.open(args.out / "every-prefix", "every prefix", {"num_rollouts": args.num_rollouts, "max_tokens": args.max_tokens}) as run:
+    with Run.open(
+        args.out / "every-prefix",
+        "every prefix",
+        {"num_rollouts": args.num_rollouts, "max_tokens": args.max_tokens},
+    ) as run:
         store = RolloutStore(run)
         store.fetch(run, executor, policy, [(prefix, range(args.num_rollouts)) for prefix in distinct], drawn)
     num_monotone = num_agreeing = 0
     for (_, path), group in zip(searched, prefixes, strict=True):
-        hits = [any(rollout.is_correct for rollout in store.of(prefix)) for prefix in group] + [path.is_correct]
+        hits = [any(rollout.is_correct for rollout in store.of(prefix)) for prefix in group] + [
+            path.is_correct
+        ]
         if hits == sorted(hits, reverse=True):
             num_monotone += 1
             num_agreeing += path.first_error_idx == hits.index(False)
     num_evaluated = sum(bool(known.of(prefix)) for prefix in distinct)
-    print(f"{len(problems)} problems, {len(searched)} solutions searched, {num_monotone} of them monotone, {num_agreeing} of these agree")
+    print(
+        f"{len(problems)} problems, {len(searched)} solutions searched, {num_monotone} of them monotone, {num_agreeing} of these agree"
+    )
     print(f"prefixes of these solutions: {len(distinct)}, rolled out by the search: {num_evaluated}")
 
 

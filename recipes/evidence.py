@@ -68,7 +68,9 @@ def run(config: EvidenceConfig) -> list[Path]:
             if name not in choices:
                 raise SystemExit(f"{kind} {name!r} is unknown; choose from {', '.join(choices)}")
     scale = Scale() if config.scale == "full" else TINY
-    results = config.results or (Path(__file__).parent / "results" if config.scale == "full" else config.out / "results")
+    results = config.results or (
+        Path(__file__).parent / "results" if config.scale == "full" else config.out / "results"
+    )
     written = []
     for setting in config.setting:
         lab = Lab(known[setting], scale, config.out, config.seeds, say=lambda text: print(text, flush=True))
@@ -81,7 +83,13 @@ def run(config: EvidenceConfig) -> list[Path]:
             results.mkdir(parents=True, exist_ok=True)
             path = results / f"{setting}-{arm}.json"
             setting_there = {**asdict(lab.setting), "policy": lab.stock.policy.name}
-            head = {"arm": arm, "setting": setting_there, "seeds": list(config.seeds), "scale": asdict(scale), **provenance()}
+            head = {
+                "arm": arm,
+                "setting": setting_there,
+                "seeds": list(config.seeds),
+                "scale": asdict(scale),
+                **provenance(),
+            }
             replace_file(path, [(json.dumps({**head, **found}, indent=1) + "\n").encode()])
             print(f"written: {path}", flush=True)
             written.append(path)
@@ -92,7 +100,12 @@ def provenance() -> dict[str, object]:
     """When, where and from what code."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return {"date": datetime.now(UTC).date().isoformat(), "commit": commit, "cores": os.cpu_count(), "torch": torch.__version__}
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": commit,
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+    }
 
 
 def main(config: Annotated[EvidenceConfig, cyclopts.Parameter(name="*")] = EvidenceConfig()) -> None:

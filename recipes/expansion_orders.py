@@ -42,23 +42,39 @@ def main(config: Annotated[OrdersConfig, cyclopts.Parameter(name="*")] = OrdersC
     problems = load_problems(f"{config.problems}?num={config.num_problems}")
     found: dict[str, dict[str, CurvePoint]] = {}
     for order in ORDERS:
-        tree = TreeConfig(num_leaves=config.num_solutions, order=order, tau=config.tau, max_tokens=config.max_tokens)
-        trees = [Attempts(outcome.problem.id, outcome.solutions()) for outcome in solve_by_tree(policy, problems, tree)]
+        tree = TreeConfig(
+            num_leaves=config.num_solutions, order=order, tau=config.tau, max_tokens=config.max_tokens
+        )
+        trees = [
+            Attempts(outcome.problem.id, outcome.solutions())
+            for outcome in solve_by_tree(policy, problems, tree)
+        ]
         points = curve(trees, [config.num_solutions], is_exchangeable=False)
         found[f"EDU {order}"] = {point.select: point for point in points}
     for temperature in config.temperatures:
         rollouts = RolloutConfig(config.num_solutions, temperature, max_tokens=config.max_tokens)
-        samples = [Attempts(outcome.problem.id, outcome.solutions()) for outcome in solve_by_sampling(policy, problems, rollouts)]
+        samples = [
+            Attempts(outcome.problem.id, outcome.solutions())
+            for outcome in solve_by_sampling(policy, problems, rollouts)
+        ]
         points = curve(samples, [config.num_solutions], is_exchangeable=True)
         found[f"HT T={temperature:g}"] = {point.select: point for point in points}
-    print(f"{'':14} majority@{config.num_solutions}              oracle@{config.num_solutions}                tokens/problem")
+    print(
+        f"{'':14} majority@{config.num_solutions}              oracle@{config.num_solutions}                tokens/problem"
+    )
     for name, by_select in found.items():
         majority, oracle = (bootstrap(by_select[select].accuracy_P) for select in ("majority", "oracle"))
-        shown = "   ".join(f"{item.mean:.3f} ({item.low:.3f} .. {item.high:.3f})" for item in (majority, oracle))
+        shown = "   ".join(
+            f"{item.mean:.3f} ({item.low:.3f} .. {item.high:.3f})" for item in (majority, oracle)
+        )
         print(f"{name:14} {shown}   {by_select['oracle'].tokens_P.mean():.0f}")
     for order in ORDERS if 0.7 in config.temperatures else ():
-        difference = bootstrap(np.subtract(found[f"EDU {order}"]["oracle"].accuracy_P, found["HT T=0.7"]["oracle"].accuracy_P))
-        print(f"oracle, EDU {order} minus HT T=0.7: {difference.mean:+.3f} ({difference.low:+.3f} .. {difference.high:+.3f})")
+        difference = bootstrap(
+            np.subtract(found[f"EDU {order}"]["oracle"].accuracy_P, found["HT T=0.7"]["oracle"].accuracy_P)
+        )
+        print(
+            f"oracle, EDU {order} minus HT T=0.7: {difference.mean:+.3f} ({difference.low:+.3f} .. {difference.high:+.3f})"
+        )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ WIDTH, HEIGHT, TOP, ROW, RADIUS = 250, 310, 74, 76, 17
 
 def draw() -> str:
     """The picture as SVG."""
-    (outcome,) = solve_by_tree(ScriptedPolicy(SCRIPT), [Problem("p", "question", "7")], TreeConfig(tau=0.1, num_leaves=16))
+    (outcome,) = solve_by_tree(
+        ScriptedPolicy(SCRIPT), [Problem("p", "question", "7")], TreeConfig(tau=0.1, num_leaves=16)
+    )
     steps = [newline_steps(outcome.path(leaf_idx).text) for leaf_idx in range(outcome.tree.num_leaves)]
     order = sorted(range(len(steps)), key=lambda leaf_idx: steps[leaf_idx])
     column = {leaf_idx: place for place, leaf_idx in enumerate(order)}
@@ -65,12 +67,15 @@ def draw() -> str:
                 nodes.setdefault(prefix, (label, [], depth))[1].append(column[leaf_idx])
         spread = (WIDTH - 50) / (len(steps) - 1)
         places = {
-            prefix: (25 + spread * sum(columns) / len(columns), TOP + 24 + ROW * depth) for prefix, (_, columns, depth) in nodes.items()
+            prefix: (25 + spread * sum(columns) / len(columns), TOP + 24 + ROW * depth)
+            for prefix, (_, columns, depth) in nodes.items()
         }
         for prefix, (x, y) in places.items():
             head = "".join(newline_steps(prefix)[:-1])
             start = places.get(head, (WIDTH / 2, TOP - 14))
-            parts.append(f'<line x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{x:.1f}" y2="{y:.1f}" stroke="#bbb"/>')
+            parts.append(
+                f'<line x1="{start[0]:.1f}" y1="{start[1]:.1f}" x2="{x:.1f}" y2="{y:.1f}" stroke="#bbb"/>'
+            )
         for prefix, (x, y) in places.items():
             label = nodes[prefix][0]
             shade = f"rgb({round(255 - 150 * label)} {round(255 - 60 * label)} {round(255 - 130 * label)})"

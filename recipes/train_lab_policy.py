@@ -52,7 +52,9 @@ class Stage:
 
 
 TRAINING_LEVELS = {
-    name: replace(rules, distractions=DISTRACTIONS, num_steps=(3, 4) if name == "default" else rules.num_steps)
+    name: replace(
+        rules, distractions=DISTRACTIONS, num_steps=(3, 4) if name == "default" else rules.num_steps
+    )
     for name, rules in LEVELS.items()
 }
 """All kinds of distractors evenly, whatever a level prefers, and some shorter stories at the default level."""
@@ -66,7 +68,9 @@ STAGES = (
 """What made the shipped policy, found by watching it. The first cosine was too short: the last digit of sums was still
 guessed when its rate had nearly gone; smaller batches at a higher rate learned it. The first pupil fell for distractors so
 often that two in a row were more probable than the right way, so the last stage learns from a more careful one."""
-SHUFFLE_LEVELS_EVENLY = {name: replace(rules, distractions=("idle", "dream")) for name, rules in SHUFFLE_LEVELS.items()}
+SHUFFLE_LEVELS_EVENLY = {
+    name: replace(rules, distractions=("idle", "dream")) for name, rules in SHUFFLE_LEVELS.items()
+}
 SHUFFLE_STAGES = (Stage(until=1200, batch_size=32, learning_rate=2.5e-3, horizon=1200),)
 """Begun with the layers of the diaries' policy (`body_from`), which know days and lines."""
 GROWN_STAGES = (Stage(until=1200, batch_size=32, learning_rate=1.5e-3, horizon=1200),)
@@ -92,7 +96,9 @@ class Family:
 
 FAMILIES = {
     "lab": Family(draw_story, TRAINING_LEVELS, STAGES, r"\p{N}| ?\p{L}+:?|[^\s\p{L}\p{N}]+ ?|\s", 500),
-    "shuffle": Family(draw_shuffle, SHUFFLE_LEVELS_EVENLY, SHUFFLE_STAGES, r"\p{N}| ?\p{L}+:?|[^\s\p{L}\p{N}]+|\s", 300),
+    "shuffle": Family(
+        draw_shuffle, SHUFFLE_LEVELS_EVENLY, SHUFFLE_STAGES, r"\p{N}| ?\p{L}+:?|[^\s\p{L}\p{N}]+|\s", 300
+    ),
 }
 
 
@@ -156,7 +162,8 @@ def build_tokenizer(family: Family, vocab_size: int) -> PreTrainedTokenizerFast:
     tokenizer.add_tokens([AddedToken(STEP_TAG, normalized=False)])
     wrapper: Any = PreTrainedTokenizerFast  # untyped in transformers
     return cast(
-        PreTrainedTokenizerFast, wrapper(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|eos|>", model_max_length=1024)
+        PreTrainedTokenizerFast,
+        wrapper(tokenizer_object=tokenizer, pad_token="<|pad|>", eos_token="<|eos|>", model_max_length=1024),
     )
 
 
@@ -284,8 +291,15 @@ def train(config: TrainLabPolicyConfig) -> None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         done = state["num_batches"]
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, from batch {done}")
-    columns = [TextColumn("loss {task.fields[loss]:.4f}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, from batch {done}"
+    )
+    columns = [
+        TextColumn("loss {task.fields[loss]:.4f}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    ]
     with Progress(*columns) as progress:
         bar = progress.add_task("", total=config.end, completed=done, loss=float("nan"))
         smooth = None
@@ -300,7 +314,11 @@ def train(config: TrainLabPolicyConfig) -> None:
             smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
             progress.update(bar, advance=1, loss=smooth)
             if (batch_idx + 1) % config.checkpoint_every == 0 or batch_idx + 1 == config.end:
-                state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "num_batches": batch_idx + 1}
+                state = {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "num_batches": batch_idx + 1,
+                }
                 torch.save(state, checkpoint.with_suffix(".tmp"))
                 checkpoint.with_suffix(".tmp").replace(checkpoint)
                 progress.console.print(f"batch {batch_idx + 1} loss {smooth:.4f}")
@@ -308,7 +326,9 @@ def train(config: TrainLabPolicyConfig) -> None:
                 tokenizer.save_pretrained(config.out)
 
 
-def main(config: Annotated[TrainLabPolicyConfig, cyclopts.Parameter(name="*")] = TrainLabPolicyConfig()) -> None:
+def main(
+    config: Annotated[TrainLabPolicyConfig, cyclopts.Parameter(name="*")] = TrainLabPolicyConfig(),
+) -> None:
     """Train the lab policy; run the same command again to continue."""
     train(config)
 

@@ -53,9 +53,20 @@ def make_model(architecture: str = "qwen2", seed: int = 0, **changes: Any) -> Pr
         "initializer_range": 0.6,
     }
     if architecture == "gpt2":
-        return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=256, **(shared | changes)))
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "max_position_embeddings": 256}
-    shared |= sizes | {"num_attention_heads": 4, "num_key_value_heads": 2 if architecture == "qwen2" else 4} | changes
+        return GPT2LMHeadModel(
+            GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=256, **(shared | changes))
+        )
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 256,
+    }
+    shared |= (
+        sizes
+        | {"num_attention_heads": 4, "num_key_value_heads": 2 if architecture == "qwen2" else 4}
+        | changes
+    )
     if architecture == "qwen2":
         return Qwen2ForCausalLM(Qwen2Config(**shared))
     if architecture == "llama":
@@ -82,13 +93,28 @@ LLAMA_3 = (
 )
 GPT_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>")
-LLAMA_SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+LLAMA_SPECIAL = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+)
 
 
 def make_sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
     """As Mistral's: spaces are written `▁`, one more stands before every text, other characters fall back to bytes."""
     merges = [("▁", "к"), ("▁к", "и"), ("▁", "+"), ("▁", "-")]
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "к", "и", *CHARACTERS.strip()]
+    pieces = [
+        "<unk>",
+        "<s>",
+        "</s>",
+        *(f"<0x{byte:02X}>" for byte in range(256)),
+        "▁",
+        "к",
+        "и",
+        *CHARACTERS.strip(),
+    ]
     vocab = {piece: idx for idx, piece in enumerate(pieces + ["".join(pair) for pair in merges])}
     tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -100,14 +126,27 @@ def make_sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_byte_tokenizer(special: tuple[str, ...], template: str | None) -> PreTrainedTokenizerFast:
     """As Llama 3's and Qwen's: bytes, with a few merges (` ки`, the same and a Z, ` +`, ` -`, empty lines, a full stop before them)."""
-    merges = [("Ð", "º"), ("Ð", "¸"), ("Ġ", "Ðº"), ("ĠÐº", "Ð¸"), ("Ġ", "+"), ("Ġ", "-"), ("Ċ", "Ċ"), (".", "ĊĊ")]
+    merges = [
+        ("Ð", "º"),
+        ("Ð", "¸"),
+        ("Ġ", "Ðº"),
+        ("ĠÐº", "Ð¸"),
+        ("Ġ", "+"),
+        ("Ġ", "-"),
+        ("Ċ", "Ċ"),
+        (".", "ĊĊ"),
+    ]
     merges.append(("ĠÐºÐ¸", "Z"))
     pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in merges)]
     tokenizer = Tokenizer(models.BPE({piece: idx for idx, piece in enumerate(pieces)}, merges))
     split = pre_tokenizers.Split(Regex(GPT_PATTERN), behavior="isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(special))  # not all of them have a name such as eos_token, as in the originals
+    tokenizer.add_special_tokens(
+        list(special)
+    )  # not all of them have a name such as eos_token, as in the originals
     bos = "<|begin_of_text|>" if "<|begin_of_text|>" in special else None
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token=bos, eos_token=special[1]
@@ -147,7 +186,10 @@ def make_public_prm(path: Path, family: str, seed: int = 0, **changes: Any) -> P
 
 def _replace_head(path: Path, family: str, size: int) -> None:
     """Qwen's and Skywork's head, and what their config.json says beside Qwen2's."""
-    heads = {"qwen": {"score.0": (size, size), "score.2": (2, size)}, "skywork": {"v_head.summary": (1, size)}}
+    heads = {
+        "qwen": {"score.0": (size, size), "score.2": (2, size)},
+        "skywork": {"v_head.summary": (1, size)},
+    }
     weights = load_file(path / "model.safetensors")
     for name, shape in heads[family].items():
         weights |= {f"{name}.weight": torch.randn(shape) / 4, f"{name}.bias": torch.randn(shape[0])}
@@ -155,7 +197,10 @@ def _replace_head(path: Path, family: str, size: int) -> None:
     said = {
         "qwen": {
             "architectures": ["Qwen2ForProcessRewardModel"],
-            "auto_map": {"AutoConfig": "configuration_qwen2_rm.Qwen2RMConfig", "AutoModel": "modeling_qwen2_rm.Qwen2ForProcessRewardModel"},
+            "auto_map": {
+                "AutoConfig": "configuration_qwen2_rm.Qwen2RMConfig",
+                "AutoModel": "modeling_qwen2_rm.Qwen2ForProcessRewardModel",
+            },
         },
         "skywork": {"architectures": ["Qwen2ForPrmModel"]},
     }

@@ -23,5 +23,7 @@ def visible_errors(num_problems: int, seed: int = 0) -> list[LabelledSolution]:
                 is_right = is_right and not is_wrong
                 steps.append("".join(rng.choice("abc") for _ in range(3)) + ("z" if is_wrong else "y") + "\n")
                 labels.append(label(float(is_right)))
-            solutions.append(LabelledSolution(f"p{problem_idx}", f"q{problem_idx}", tuple(steps), tuple(labels), is_right))
+            solutions.append(
+                LabelledSolution(f"p{problem_idx}", f"q{problem_idx}", tuple(steps), tuple(labels), is_right)
+            )
     return solutions

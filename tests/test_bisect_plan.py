@@ -35,7 +35,13 @@ PLAN = BisectPlan(BisectConfig(num_rollouts=8, max_searches=6))
 TREE = TreeConfig(max_tokens=8)
 QUIET = LocalExecutor(chunk_size=4, progress=False)
 SOFT = LabelConfig()
-VALUES = {"one\n": (0.0, 1.0), "one\nhalf\n": (0.0, 1.0), "one\nbad\n": (0.0, 0.0), "one\nhalf\nworse\n": (0.0, 0.0), "two\n": (1.0, 1.0)}
+VALUES = {
+    "one\n": (0.0, 1.0),
+    "one\nhalf\n": (0.0, 1.0),
+    "one\nbad\n": (0.0, 0.0),
+    "one\nhalf\nworse\n": (0.0, 0.0),
+    "two\n": (1.0, 1.0),
+}
 """Where the value of a prefix can be, by the script."""
 
 
@@ -44,21 +50,34 @@ def run_plan(out: Path, policy: ScriptedPolicy | None = None, plan: BisectPlan =
 
 
 def prefixes(solution: LabelledSolution) -> list[tuple[str, float]]:
-    return [("".join(solution.steps[: idx + 1]), label.value) for idx, label in enumerate(solution.labels[:-1])]
+    return [
+        ("".join(solution.steps[: idx + 1]), label.value) for idx, label in enumerate(solution.labels[:-1])
+    ]
 
 
 def rebuilt(problem: Problem, plan: BisectPlan, known: RolloutStore) -> OmegaSearch:
     """A problem's search, fed from the journal."""
     search = OmegaSearch(plan.search)
     while needs := search.needs():
-        search.feed([known.of(Prefix(problem, need.prefix_ids, "".join(need.prefix_texts))) for need in needs])
+        search.feed(
+            [known.of(Prefix(problem, need.prefix_ids, "".join(need.prefix_texts))) for need in needs]
+        )
     return search
 
 
 def test_labels_are_those_of_the_prefixes_that_were_searched(tmp_path: Path) -> None:
     rounds: list[tuple[int, int]] = []
     policy = ScriptedPolicy(SCRIPT)
-    summary = label_problems(PROBLEMS, policy, tmp_path / "run", TREE, SOFT, QUIET, plan=PLAN, on_round=lambda *done: rounds.append(done))
+    summary = label_problems(
+        PROBLEMS,
+        policy,
+        tmp_path / "run",
+        TREE,
+        SOFT,
+        QUIET,
+        plan=PLAN,
+        on_round=lambda *done: rounds.append(done),
+    )
     assert rounds[-1] == (6, 6) and len(rounds) > 2
     assert summary.num_rollouts == len(policy.requests) == summary.cost.requests
     solutions = list(read_labelled(tmp_path / "run"))
@@ -71,11 +90,18 @@ def test_labels_are_those_of_the_prefixes_that_were_searched(tmp_path: Path) -> 
         known = RolloutStore(run)
     drawn: dict[tuple[str, str], tuple[bool, ...]] = {}
     for problem in PROBLEMS:
-        drawn |= {(problem.id, "".join(node.prefix_texts)): node.outcomes for node in rebuilt(problem, PLAN, known).nodes}
+        drawn |= {
+            (problem.id, "".join(node.prefix_texts)): node.outcomes
+            for node in rebuilt(problem, PLAN, known).nodes
+        }
     for solution in solutions:
         for (text, value), its_label in zip(prefixes(solution), solution.labels, strict=False):
             outcomes = drawn[solution.problem_id, text]
-            assert (value, its_label.num_correct, its_label.num_total) == (sum(outcomes) / 8, sum(outcomes), 8)
+            assert (value, its_label.num_correct, its_label.num_total) == (
+                sum(outcomes) / 8,
+                sum(outcomes),
+                8,
+            )
     for solution in solutions:
         assert "".join(solution.steps).endswith(("The answer is 1", "The answer is 2", "The answer is 3"))
         assert solution.labels[-1].value == float(solution.is_correct)
@@ -98,7 +124,9 @@ class FlakyPolicy(ScriptedPolicy):
 
 
 @pytest.mark.parametrize("searches_at_a_time", [2, 512])
-def test_an_interrupted_search_ends_in_the_same_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searches_at_a_time: int) -> None:
+def test_an_interrupted_search_ends_in_the_same_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searches_at_a_time: int
+) -> None:
     monkeypatch.setattr(bisect_plan, "SEARCHES_AT_A_TIME", searches_at_a_time)
     run_plan(tmp_path / "whole")
     num_interruptions = 0
@@ -118,17 +146,32 @@ def test_an_interrupted_search_ends_in_the_same_journal(tmp_path: Path, monkeypa
     assert again.requests == []
 
 
-def test_how_many_searches_are_under_way_changes_neither_labels_nor_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_many_searches_are_under_way_changes_neither_labels_nor_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = run_plan(tmp_path / "whole")
     rounds: list[tuple[int, int]] = []
     monkeypatch.setattr(bisect_plan, "SEARCHES_AT_A_TIME", 2)
     policy = ScriptedPolicy(SCRIPT)
-    parts = label_problems(PROBLEMS, policy, tmp_path / "parts", TREE, SOFT, QUIET, plan=PLAN, on_round=lambda *done: rounds.append(done))
+    parts = label_problems(
+        PROBLEMS,
+        policy,
+        tmp_path / "parts",
+        TREE,
+        SOFT,
+        QUIET,
+        plan=PLAN,
+        on_round=lambda *done: rounds.append(done),
+    )
     assert parts == whole
     assert rounds == sorted(rounds) and rounds[-1] == (6, 6)
     relabel(tmp_path / "parts", [(SOFT, tmp_path / "again.jsonl")])
     labels = (tmp_path / "whole" / "labels.jsonl").read_bytes()
-    assert (tmp_path / "parts" / "labels.jsonl").read_bytes() == (tmp_path / "again.jsonl").read_bytes() == labels
+    assert (
+        (tmp_path / "parts" / "labels.jsonl").read_bytes()
+        == (tmp_path / "again.jsonl").read_bytes()
+        == labels
+    )
 
 
 def test_first_errors_are_those_of_rolling_every_prefix_out(tmp_path: Path) -> None:
@@ -140,19 +183,30 @@ def test_first_errors_are_those_of_rolling_every_prefix_out(tmp_path: Path) -> N
     with Run.read(tmp_path / "run") as run:
         known = RolloutStore(run)
     for problem in problems:
-        searched += [(problem, path) for path in rebuilt(problem, plan, known).paths() if path.first_error_idx is not None]
+        searched += [
+            (problem, path)
+            for path in rebuilt(problem, plan, known).paths()
+            if path.first_error_idx is not None
+        ]
     items = [
-        [Prefix(problem, path.token_ids[:end], "".join(path.token_texts[:end])) for end in path.step_ends[:-1]]
+        [
+            Prefix(problem, path.token_ids[:end], "".join(path.token_texts[:end]))
+            for end in path.step_ends[:-1]
+        ]
         for problem, path in searched
     ]
     with Run.open(tmp_path / "all", "rollouts", {}) as run:
         store = RolloutStore(run)
         distinct = list(dict.fromkeys(prefix for group in items for prefix in group))
         rollouts = replace(plan.rollouts(120, 0), num_samples=8)
-        store.fetch(run, LocalExecutor(progress=False), policy, [(prefix, range(8)) for prefix in distinct], rollouts)
+        store.fetch(
+            run, LocalExecutor(progress=False), policy, [(prefix, range(8)) for prefix in distinct], rollouts
+        )
         num_monotone = 0
         for (_, path), group in zip(searched, items, strict=True):
-            hits = [any(rollout.is_correct for rollout in store.of(prefix)) for prefix in group] + [path.is_correct]
+            hits = [any(rollout.is_correct for rollout in store.of(prefix)) for prefix in group] + [
+                path.is_correct
+            ]
             if hits == sorted(hits, reverse=True):
                 num_monotone += 1
                 assert path.first_error_idx == hits.index(False)

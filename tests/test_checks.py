@@ -33,7 +33,9 @@ def test_a_bound_is_not_above_itself(number: float) -> None:
     ("interval", "inside", "outside"),
     [("[0, 1)", [0, 0.5], [1, -1e-9]), ("(0, 1]", [1e-9, 1], [0, 1.1]), ("[0.5, 2]", [0.5, 2], [0.4, 2.1])],
 )
-def test_an_interval_holds_the_ends_with_square_brackets_only(interval: str, inside: list[float], outside: list[float]) -> None:
+def test_an_interval_holds_the_ends_with_square_brackets_only(
+    interval: str, inside: list[float], outside: list[float]
+) -> None:
     for number in inside:
         check_within(interval, top_p=number)
     for number in [*outside, math.nan]:

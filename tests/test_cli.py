@@ -39,7 +39,9 @@ COMMANDS = [
 
 def forkpoint(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "forkpoint", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=240, env={**os.environ, "COLUMNS": "160"})
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=cwd, timeout=240, env={**os.environ, "COLUMNS": "160"}
+    )
 
 
 def succeeded(*arguments: object) -> str:
@@ -64,10 +66,19 @@ def test_help_is_light() -> None:
 
 def test_importing_the_package_loads_no_heavy_library_and_the_check_can_fail() -> None:
     def heavy_after(statement: str) -> str:
-        code = f"import sys; {statement}; print(sorted({{'torch', 'transformers', 'numpy'}} & set(sys.modules)))"
-        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        code = (
+            f"import sys; {statement}; print(sorted({{'torch', 'transformers', 'numpy'}} & set(sys.modules)))"
+        )
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
-    assert heavy_after("import forkpoint; forkpoint.log_mean_exp(2.0); forkpoint.ScriptedPolicy; forkpoint.grow_trees") == "[]"
+    assert (
+        heavy_after(
+            "import forkpoint; forkpoint.log_mean_exp(2.0); forkpoint.ScriptedPolicy; forkpoint.grow_trees"
+        )
+        == "[]"
+    )
     assert "numpy" in heavy_after("import numpy")
 
 
@@ -84,11 +95,16 @@ def test_importing_the_package_loads_no_heavy_library_and_the_check_can_fail() -
         (["label", "lab:test", "--out", "OUT", "--method", "sheperd"], "choose from edu, er, shepherd-hard"),
         (["relabel", "missing"], "missing"),
         (["train", "missing", "--out", "OUT", "--preset", "er"], "choose from er-prm"),
-        (["convert", "missing.jsonl", "--from", "tlr", "--out", "OUT", "--to", "trl"], "choose from forkpoint, math-shepherd"),
+        (
+            ["convert", "missing.jsonl", "--from", "tlr", "--out", "OUT", "--to", "trl"],
+            "choose from forkpoint, math-shepherd",
+        ),
         (["score", "missing", "file.jsonl", "--out", "OUT"], "missing"),
     ],
 )
-def test_bad_input_is_one_clear_sentence_and_status_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_clear_sentence_and_status_2(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
     done = forkpoint(*(str(tmp_path / "out") if argument == "OUT" else argument for argument in arguments))
     assert done.returncode == 2, done.stdout
     assert message in done.stderr
@@ -98,7 +114,9 @@ def test_bad_input_is_one_clear_sentence_and_status_2(arguments: list[str], mess
 def test_label_runs_on_published_gsm8k_with_any_model_directory(tmp_path: Path) -> None:
     file = DATA / "gsm8k" / "test.jsonl"
     if not file.exists():
-        pytest.skip(f"the GSM8K file is not at {file}; set FORKPOINT_DATA to a directory that holds gsm8k/test.jsonl")
+        pytest.skip(
+            f"the GSM8K file is not at {file}; set FORKPOINT_DATA to a directory that holds gsm8k/test.jsonl"
+        )
     model = make_checkpoint(tmp_path / "model", "llama", max_position_embeddings=1024)
     options = ["--num-leaves", 4, "--max-tokens", 24, "--tau", 1.0, "--batch-size", 4]
     text = succeeded("label", f"gsm8k:{file}?num=6", "--policy", model, "--out", tmp_path / "run", *options)
@@ -106,14 +124,29 @@ def test_label_runs_on_published_gsm8k_with_any_model_directory(tmp_path: Path) 
     rows = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
     assert len(rows) == 6 and rows[0]["problem"]["answer"] == "18"
     assert sum(len(row["branches"]) for row in rows) > 12
-    assert len((tmp_path / "run" / "labels.jsonl").read_text().splitlines()) == sum(len(row["branches"]) for row in rows)
+    assert len((tmp_path / "run" / "labels.jsonl").read_text().splitlines()) == sum(
+        len(row["branches"]) for row in rows
+    )
 
 
 def test_train_and_score_a_file(tmp_path: Path) -> None:
     write_labelled(tmp_path / "labels.jsonl", visible_errors(20))
     base = make_checkpoint(tmp_path / "base", initializer_range=0.1)
-    options = ["--format.tag", "#", "--learning-rate", 0.01, "--num-epochs", 8, "--batch-size", 16, "--micro-batch-size", 16]
-    assert "trained on 80 solutions" in succeeded("train", tmp_path / "labels.jsonl", "--base", base, "--out", tmp_path / "prm", *options)
+    options = [
+        "--format.tag",
+        "#",
+        "--learning-rate",
+        0.01,
+        "--num-epochs",
+        8,
+        "--batch-size",
+        16,
+        "--micro-batch-size",
+        16,
+    ]
+    assert "trained on 80 solutions" in succeeded(
+        "train", tmp_path / "labels.jsonl", "--base", base, "--out", tmp_path / "prm", *options
+    )
     given = [{"question": "q1", "solution": "abcy\nabcz\n", "id": 7}, {"question": "q2", "steps": ["abcy\n"]}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
     succeeded("score", tmp_path / "prm", tmp_path / "in.jsonl", "--out", tmp_path / "out.jsonl")
@@ -121,7 +154,9 @@ def test_train_and_score_a_file(tmp_path: Path) -> None:
     assert first["id"] == 7 and first["steps"] == ["abcy\n", "abcz\n"]
     assert first["step_scores"][0] > first["step_scores"][1] == first["score"]
     assert len(second["step_scores"]) == 1
-    (tmp_path / "in.jsonl").write_text(json.dumps(given[0]) + "\n" + json.dumps({"question": "q", "steps": []}) + "\n")
+    (tmp_path / "in.jsonl").write_text(
+        json.dumps(given[0]) + "\n" + json.dumps({"question": "q", "steps": []}) + "\n"
+    )
     done = forkpoint("score", tmp_path / "prm", tmp_path / "in.jsonl", "--out", tmp_path / "other.jsonl")
     assert done.returncode == 2 and "line 2" in done.stderr
     assert not (tmp_path / "other.jsonl").exists()
@@ -129,9 +164,13 @@ def test_train_and_score_a_file(tmp_path: Path) -> None:
 
 def test_one_run_of_rollouts_gives_every_label_in_every_format(tmp_path: Path) -> None:
     run, plan = tmp_path / "run", ["--num-solutions", 2, "--num-rollouts", 4, "--max-tokens", 120]
-    assert "num_rollouts " in succeeded("label", "lab:train?num=3", "--method", "er", "--eta", 5, *plan, "--out", run)
+    assert "num_rollouts " in succeeded(
+        "label", "lab:train?num=3", "--method", "er", "--eta", 5, *plan, "--out", run
+    )
     er = [json.loads(line) for line in (run / "labels.jsonl").read_text().splitlines()]
-    assert "of value hit" in succeeded("relabel", run, "--value", "shepherd-hard", "--out", tmp_path / "hard.jsonl")
+    assert "of value hit" in succeeded(
+        "relabel", run, "--value", "shepherd-hard", "--out", tmp_path / "hard.jsonl"
+    )
     hard = [json.loads(line) for line in (tmp_path / "hard.jsonl").read_text().splitlines()]
     assert [row["steps"] for row in er] == [row["steps"] for row in hard] and len(er) == 6
     for one, other in zip(er, hard, strict=True):
@@ -144,7 +183,16 @@ def test_one_run_of_rollouts_gives_every_label_in_every_format(tmp_path: Path) -
     done = forkpoint("convert", run, "--from", "forkpoint", "--out", tmp_path / "trl.jsonl", "--to", "trl")
     assert done.returncode == 2 and "threshold" in done.stderr and not (tmp_path / "trl.jsonl").exists()
     again = succeeded(
-        "convert", tmp_path / "trl.parquet", "--from", "trl", "--out", tmp_path / "back.jsonl", "--to", "forkpoint", "--read", "separator="
+        "convert",
+        tmp_path / "trl.parquet",
+        "--from",
+        "trl",
+        "--out",
+        tmp_path / "back.jsonl",
+        "--to",
+        "forkpoint",
+        "--read",
+        "separator=",
     )
     assert "6 solutions written, 0 rows left out" in again
 
@@ -157,9 +205,38 @@ def test_a_sweep_and_a_raft_run_end_with_a_table(tmp_path: Path) -> None:
     text = succeeded("sweep", tmp_path / "run", *values, *problems, "--out", tmp_path / "sweep")
     assert "er-10" in text and "minus majority" in text
     assert (tmp_path / "sweep" / "er-10-seed0" / "prm" / "forkpoint_prm.json").exists()
-    options = ["--num-iterations", 1, "--num-samples", 8, "--max-tokens", 120, "--select", "outcome", "--num-eval-samples", 1]
-    tuning = ["--sft.learning-rate", 1e-4, "--sft.batch-size", 2, "--sft.micro-batch-size", 2, "--sft.num-epochs", 1]
-    text = succeeded("raft", "lab:train?num=8", "--eval-problems", "lab:test?num=2", *options, *tuning, "--out", tmp_path / "raft")
+    options = [
+        "--num-iterations",
+        1,
+        "--num-samples",
+        8,
+        "--max-tokens",
+        120,
+        "--select",
+        "outcome",
+        "--num-eval-samples",
+        1,
+    ]
+    tuning = [
+        "--sft.learning-rate",
+        1e-4,
+        "--sft.batch-size",
+        2,
+        "--sft.micro-batch-size",
+        2,
+        "--sft.num-epochs",
+        1,
+    ]
+    text = succeeded(
+        "raft",
+        "lab:train?num=8",
+        "--eval-problems",
+        "lab:test?num=2",
+        *options,
+        *tuning,
+        "--out",
+        tmp_path / "raft",
+    )
     assert "sampled minus base" in text
     assert len(json.loads((tmp_path / "raft" / "raft.json").read_text())["iterations"]) == 2
 
@@ -167,9 +244,13 @@ def test_a_sweep_and_a_raft_run_end_with_a_table(tmp_path: Path) -> None:
 def test_grade_counts_a_file_and_writes_verdicts(tmp_path: Path) -> None:
     rows = [("0", "0"), ("1234567", "1,234,567"), ("14/3", "\\frac{14}{3}"), ("7", "8"), ("3", "9**9**9**9")]
     file = tmp_path / "answers.jsonl"
-    file.write_text("".join(json.dumps({"reference": left, "prediction": right}) + "\n" for left, right in rows))
+    file.write_text(
+        "".join(json.dumps({"reference": left, "prediction": right}) + "\n" for left, right in rows)
+    )
     succeeded("grade", file, "--out", tmp_path / "verdicts.jsonl")
-    outcomes = [json.loads(line)["outcome"] for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()]
+    outcomes = [
+        json.loads(line)["outcome"] for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()
+    ]
     assert outcomes == ["correct", "correct", "correct", "wrong", "ungradable"]
 
 
@@ -187,11 +268,16 @@ def test_lab_shows_problems_with_their_solutions() -> None:
         (["--engine", "openai", "--server", "http://localhost:1"], "http://localhost:1"),
         (["--engine", "vllm"], "docs/engines.md"),
         (["--gpus-per-worker", "1"], "--ray"),
-        (["--engine", "vllm", "--ray", "auto", "--tensor-parallel", "2", "--gpus-per-worker", "1"], "--gpus-per-worker 2"),
+        (
+            ["--engine", "vllm", "--ray", "auto", "--tensor-parallel", "2", "--gpus-per-worker", "1"],
+            "--gpus-per-worker 2",
+        ),
         (["--ray", "auto", "--gpus-per-worker", "64"], "has room for 0"),
     ],
 )
-def test_engines_and_workers_that_cannot_be_had_are_told_in_one_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_engines_and_workers_that_cannot_be_had_are_told_in_one_sentence(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
     done = forkpoint("label", "lab:test?num=1", "--out", tmp_path / "out", *arguments)
     assert done.returncode == 2
     assert message in done.stderr and "Traceback" not in done.stderr, done.stderr

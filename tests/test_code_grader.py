@@ -64,14 +64,28 @@ def processes_in(directory: Path) -> list[str]:
     ("tests", "text"),
     [
         (TESTS, RIGHT),
-        (TESTS, f"Let me think.\n```python\ndef add(a, b): return a - b\n```\nNo:\n```python\n{RIGHT}```\nThis is right."),
+        (
+            TESTS,
+            f"Let me think.\n```python\ndef add(a, b): return a - b\n```\nNo:\n```python\n{RIGHT}```\nThis is right.",
+        ),
         (MBPP, f"```py\n{RIGHT}```"),
         (HUMANEVAL, "    return prod(numbers)\n"),
-        (HUMANEVAL, "```python\nfrom math import prod\n\ndef product(numbers):\n    return prod(numbers)\n```"),
-        (TESTS, "from __future__ import annotations\nimport dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\n" + RIGHT),
+        (
+            HUMANEVAL,
+            "```python\nfrom math import prod\n\ndef product(numbers):\n    return prod(numbers)\n```",
+        ),
+        (
+            TESTS,
+            "from __future__ import annotations\nimport dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\n"
+            + RIGHT,
+        ),
         (TESTS, RIGHT + "if __name__ == '__main__':\n    print(add(*map(int, input().split())))"),
         (TESTS, RIGHT + "import threading\nthreading.Thread(target=print, args=(add(1, 2),)).start()"),
-        (TESTS, RIGHT + "with open('notes', 'w') as file:\n    file.write('x')\nimport os\nos.rename('notes', 'read')\nos.remove('read')"),
+        (
+            TESTS,
+            RIGHT
+            + "with open('notes', 'w') as file:\n    file.write('x')\nimport os\nos.rename('notes', 'read')\nos.remove('read')",
+        ),
         ("import re, random\nassert sorted(random.sample(range(9), 9)) == list(range(9))\n" + TESTS, RIGHT),
     ],
 )
@@ -91,15 +105,27 @@ def test_a_program_that_passes_its_tests_is_right(tests: str, text: str, traces:
         ("while True: pass", "over the limit of 1 s of CPU time"),
         ("while True: print('PASSED' * 1000)", "over the limit of 1 s of CPU time"),
         ("import time\ntime.sleep(1000)", "over the time limit"),
-        (f"import threading, time\nthreading.Thread(target=time.sleep, args=(1000,)).start()\n{RIGHT}", "over the time limit"),
+        (
+            f"import threading, time\nthreading.Thread(target=time.sleep, args=(1000,)).start()\n{RIGHT}",
+            "over the time limit",
+        ),
         ("import os\nwhile True: os.fork()", "os.fork is refused"),
         ("import subprocess\nsubprocess.run(['sleep', '1000'])", "subprocess.Popen is refused"),
         ("import os\nos._exit(0)", "it ended with status 0 before its tests did"),
-        ("import os\ndef add(a, b):\n    print('all tests passed')\n    os._exit(0)", "it ended with status 0"),
+        (
+            "import os\ndef add(a, b):\n    print('all tests passed')\n    os._exit(0)",
+            "it ended with status 0",
+        ),
         ("import sys\nsys.exit(0)", "it called exit"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
-        ("import os\nos._exit = exit = None\nAssertionError = Exception\n" + RIGHT.replace("+", "-"), "assertion failed"),
-        ("import builtins\nbuiltins.compile = builtins.exec = lambda *args: None", "name 'add' is not defined"),
+        (
+            "import os\nos._exit = exit = None\nAssertionError = Exception\n" + RIGHT.replace("+", "-"),
+            "assertion failed",
+        ),
+        (
+            "import builtins\nbuiltins.compile = builtins.exec = lambda *args: None",
+            "name 'add' is not defined",
+        ),
         ("class E(Exception):\n    def __str__(self): raise self\nraise E", "E"),
         ("x = [0] * 10**11", "over the memory limit"),
         ("def add(a, b): return add(a, b)", "RecursionError"),
@@ -107,17 +133,31 @@ def test_a_program_that_passes_its_tests_is_right(tests: str, text: str, traces:
         ("files = [open(str(idx), 'w') for idx in range(1000)]", "Too many open files"),
         ("import shutil\nshutil.rmtree('PRECIOUS')", "outside the program's own directory"),
         ("import os\nos.remove('PRECIOUS/file')", "outside the program's own directory"),
-        ("import os\nos.symlink('PRECIOUS', 'mine')\nopen('mine/file', 'w')", "outside the program's own directory"),
-        ("import os\nfd = os.open('PRECIOUS', os.O_RDONLY)\nos.remove('file', dir_fd=fd)", "outside the program's own directory"),
+        (
+            "import os\nos.symlink('PRECIOUS', 'mine')\nopen('mine/file', 'w')",
+            "outside the program's own directory",
+        ),
+        (
+            "import os\nfd = os.open('PRECIOUS', os.O_RDONLY)\nos.remove('file', dir_fd=fd)",
+            "outside the program's own directory",
+        ),
         ("import os\nos.kill(os.getppid(), 9)", "os.kill is refused"),
         ("import socket\nsocket.create_connection(('127.0.0.1', 80))", "is refused"),
         ("import ctypes\nctypes.string_at(0)", "is refused"),
-        ("import os\nfor fd in range(3, 60):\n    try: os.write(fd, b'{\"token\": 1}\\n')\n    except OSError: pass", "forged a verdict"),
-        ("import os\nfor fd in range(3, 60):\n    try: os.write(fd, b'ok' * 9000)\n    except OSError: pass", "only the sandbox writes"),
+        (
+            "import os\nfor fd in range(3, 60):\n    try: os.write(fd, b'{\"token\": 1}\\n')\n    except OSError: pass",
+            "forged a verdict",
+        ),
+        (
+            "import os\nfor fd in range(3, 60):\n    try: os.write(fd, b'ok' * 9000)\n    except OSError: pass",
+            "only the sandbox writes",
+        ),
         ("import os\nos.closerange(3, 60)", "it ended with status 1"),
     ],
 )
-def test_every_other_program_is_wrong_and_leaves_nothing(program: str, reason: str, traces: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_other_program_is_wrong_and_leaves_nothing(
+    program: str, reason: str, traces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (traces / "precious").mkdir()
     (traces / "precious" / "file").write_text("precious")
     if "sleep" in program:
@@ -130,11 +170,15 @@ def test_every_other_program_is_wrong_and_leaves_nothing(program: str, reason: s
 
 def has_namespaces() -> bool:
     code = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x70000000) and ctypes.CDLL(None).unshare(0x60000000))"
-    return sys.platform == "linux" and subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    return (
+        sys.platform == "linux" and subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    )
 
 
 @pytest.mark.skipif(not has_namespaces(), reason="this system allows no namespaces of one's own")
-def test_where_there_are_namespaces_a_process_that_slips_away_does_not_outlive_its_program(traces: Path) -> None:
+def test_where_there_are_namespaces_a_process_that_slips_away_does_not_outlive_its_program(
+    traces: Path,
+) -> None:
     away = (
         "import _posixsubprocess, os\n"  # what no audit event tells of, into a session of its own
         "args = [b'/bin/sh', b'-c', b'while :; do sleep 0.1; done']\n"
@@ -145,15 +189,26 @@ def test_where_there_are_namespaces_a_process_that_slips_away_does_not_outlive_i
 
 
 def test_a_batch_has_the_verdicts_of_its_programs_alone_whatever_runs_beside_them(traces: Path) -> None:
-    programs = [RIGHT, "while True: pass", RIGHT.replace("+", "*"), "import os\nos._exit(0)", RIGHT + "# again"]
+    programs = [
+        RIGHT,
+        "while True: pass",
+        RIGHT.replace("+", "*"),
+        "import os\nos._exit(0)",
+        RIGHT + "# again",
+    ]
     pairs = [(TESTS, programs[idx % 5]) for idx in range(20)]
-    assert [ruling.outcome == "correct" for ruling in run_all(pairs, 1)] == [idx % 5 in (0, 4) for idx in range(20)]
+    assert [ruling.outcome == "correct" for ruling in run_all(pairs, 1)] == [
+        idx % 5 in (0, 4) for idx in range(20)
+    ]
 
 
 def test_the_order_of_a_set_does_not_depend_on_the_run(traces: Path) -> None:
     first = "def first(): return next(iter({'a', 'b', 'c', 'd', 'e', 'f'}))"
     orders = [f"assert first() == {name!r}" for name in "abcdef"]
-    once, again = ([verdict.outcome for verdict in grade_all([(test, first) for test in orders], "code", 10)] for _ in range(2))
+    once, again = (
+        [verdict.outcome for verdict in grade_all([(test, first) for test in orders], "code", 10)]
+        for _ in range(2)
+    )
     assert once == again and once.count("correct") == 1
 
 
@@ -200,20 +255,26 @@ def test_the_program_is_the_last_block_of_python_or_the_whole_text(text: str, co
         ('{"tests": "assert True", "entry_point": "f"}', r"must define check\(candidate\)"),
     ],
 )
-def test_tests_that_cannot_be_read_are_refused_and_make_programs_ungradable(reference: str, message: str) -> None:
+def test_tests_that_cannot_be_read_are_refused_and_make_programs_ungradable(
+    reference: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         check_reference(reference, "code")
     assert grade(reference, RIGHT, "code").outcome == "ungradable"
 
 
-def test_a_program_that_cannot_be_run_is_ungradable_not_wrong(monkeypatch: pytest.MonkeyPatch, traces: Path) -> None:
+def test_a_program_that_cannot_be_run_is_ungradable_not_wrong(
+    monkeypatch: pytest.MonkeyPatch, traces: Path
+) -> None:
     monkeypatch.setattr(sys, "executable", str(traces / "no-python"))
     verdict = grade(TESTS, RIGHT, "code")
     assert verdict.outcome == "ungradable" and "could not be run" in verdict.reason
 
 
 def test_problem_sets_and_files_of_answers_know_the_grader(tmp_path: Path) -> None:
-    (tmp_path / "tasks.jsonl").write_text(json.dumps({"question": "Write add(a, b).", "answer": MBPP, "grader": "code"}) + "\n")
+    (tmp_path / "tasks.jsonl").write_text(
+        json.dumps({"question": "Write add(a, b).", "answer": MBPP, "grader": "code"}) + "\n"
+    )
     problems = load_problems(f"{tmp_path / 'tasks.jsonl'}?grader=code")
     assert problems == [Problem("tasks/0", "Write add(a, b).", MBPP, "code")]
     ((right, wrong),) = graded(problems, [[RIGHT, RIGHT.replace("+", "-")]])
@@ -234,7 +295,12 @@ def test_the_conversions_of_the_document_make_tests_of_the_public_sets_rows() ->
     names: dict[str, Any] = {}
     exec("\n".join(line[4:] for line in code.splitlines()), names)
     humaneval = json.loads(HUMANEVAL)
-    row = {"task_id": "HumanEval/0", "prompt": humaneval["prompt"], "test": humaneval["tests"], "entry_point": "product"}
+    row = {
+        "task_id": "HumanEval/0",
+        "prompt": humaneval["prompt"],
+        "test": humaneval["tests"],
+        "entry_point": "product",
+    }
     assert grade(names["humaneval"](row)["answer"], "    return prod(numbers)", "code", 10).is_correct
     asserts = ["assert add(1, 2) == three", "assert add(0, 0) == 0"]
     for row in (

@@ -92,7 +92,10 @@ def unequal_solutions() -> list[LabelledSolution]:
 
 def sft_rows() -> list[SFTRow]:
     encode = make_tokenizer().encode
-    return [SFTRow(tuple(encode(f"{idx}?")), (*encode("so" * (1 if idx % 2 else 12) + str(idx)), 1)) for idx in range(9)]
+    return [
+        SFTRow(tuple(encode(f"{idx}?")), (*encode("so" * (1 if idx % 2 else 12) + str(idx)), 1))
+        for idx in range(9)
+    ]
 
 
 # What the processes do.
@@ -121,7 +124,9 @@ def train_all(base: Path, out: Path, names: Sequence[str]) -> None:
 
 def train_uneven(base: Path, out: Path) -> None:
     """A batch that cannot be dealt out."""
-    with pytest.raises(ValueError, match="batch_size 6 is not a multiple of micro_batch_size 2 times 2 processes"):
+    with pytest.raises(
+        ValueError, match="batch_size 6 is not a multiple of micro_batch_size 2 times 2 processes"
+    ):
         train("uneven", base, out, replace(FLAT, batch_size=6))
 
 
@@ -139,7 +144,9 @@ def train_and_stop(base: Path, out: Path, stop: int) -> None:
 
     def save_late(self: Any, output_dir: str) -> None:
         time.sleep(0.3)
-        assert not (Path(output_dir) / "trainer_state.json").exists(), "the checkpoint counts as whole and is not"
+        assert not (Path(output_dir) / "trainer_state.json").exists(), (
+            "the checkpoint counts as whole and is not"
+        )
         save(self, output_dir)
 
     if os.environ["RANK"] != "0":
@@ -176,7 +183,10 @@ def start(job: Job, *args: Any, sharded: bool = False) -> Started:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     processes: list[BaseProcess] = [
-        context.Process(target=as_one_of_several, args=(rank, store.port, fsdp_environment() if sharded else {}, job, *args))
+        context.Process(
+            target=as_one_of_several,
+            args=(rank, store.port, fsdp_environment() if sharded else {}, job, *args),
+        )
         for rank in range(NUM_PROCESSES)
     ]
     for process in processes:
@@ -214,8 +224,21 @@ def fsdp_environment() -> dict[str, str]:
 
 
 def torchrun(*args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={NUM_PROCESSES}", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"})
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={NUM_PROCESSES}",
+        *args,
+    ]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        env={**os.environ, "GLOO_SOCKET_IFNAME": "lo"},
+    )
 
 
 def flags(config: TrainConfig) -> list[str]:
@@ -232,7 +255,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     It has no dropout, which would differ, and no biases: that of a key has no gradient, and Adam makes steps of rounding errors.
     """
     path = make_checkpoint(
-        tmp_path_factory.mktemp("distributed") / "base", "llama", initializer_range=0.1, classifier_dropout=0.0, tie_word_embeddings=True
+        tmp_path_factory.mktemp("distributed") / "base",
+        "llama",
+        initializer_range=0.1,
+        classifier_dropout=0.0,
+        tie_word_embeddings=True,
     )
     write_labelled(path / "labels.jsonl", unequal_solutions())
     return path
@@ -260,14 +287,22 @@ def assert_close(one: Path, other: Path, moved_from: Path) -> None:
     before, ours, theirs = weights(moved_from), weights(one), weights(other)
     assert ours.keys() == theirs.keys()
     for name, weight in ours.items():
-        assert torch.allclose(weight, theirs[name], rtol=1e-4, atol=1e-4), (name, (weight - theirs[name]).abs().max())
+        assert torch.allclose(weight, theirs[name], rtol=1e-4, atol=1e-4), (
+            name,
+            (weight - theirs[name]).abs().max(),
+        )
     moved = [float((weight - before[name]).abs().max()) for name, weight in ours.items() if name in before]
     assert max(moved) > 5e-3
 
 
-@pytest.mark.parametrize(("how", "name"), [*(("together", name) for name in (*CONFIGS, "sft")), ("sharded", "tree"), ("sharded", "lora")])
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [*(("together", name) for name in (*CONFIGS, "sft")), ("sharded", "tree"), ("sharded", "lora")],
+)
 def test_two_processes_learn_what_one_learns(how: str, name: str, base: Path, trained: Path) -> None:
-    losses, expected = (json.loads((trained / which / f"{name}.json").read_text()) for which in (how, "alone"))
+    losses, expected = (
+        json.loads((trained / which / f"{name}.json").read_text()) for which in (how, "alone")
+    )
     assert len(losses) == len(expected) > 5
     assert losses == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert_close(trained / how / name, trained / "alone" / name, base)
@@ -277,7 +312,9 @@ def test_the_loss_is_the_mean_over_all_steps_of_the_whole_batch(base: Path, trai
     layout = Layout(make_tokenizer(), FLAT.format)
     solutions, encoded, _ = layout_rows(list(read_labelled(base / "labels.jsonl")), layout)
     rows = pack_rows(solutions, encoded, max_nodes=0)
-    first = [rows[idx] for idx in list(LengthSampler([len(row["input_ids"]) for row in rows], 8, FLAT.seed))[:8]]
+    first = [
+        rows[idx] for idx in list(LengthSampler([len(row["input_ids"]) for row in rows], 8, FLAT.seed))[:8]
+    ]
     model: Any = AutoModelForCausalLM.from_pretrained(base)
     model.eval()
     totals, counts = [], []
@@ -302,7 +339,12 @@ def test_every_row_is_learned_once_per_epoch_in_the_batch_of_one_process() -> No
     dealt = [[padded[start : start + 2] for start in range(2 * rank, len(padded), 4)] for rank in range(2)]
     assert len(dealt[0]) == len(dealt[1])
     for batch in range(5):  # of two micro-batches per process
-        rows = [idx for micro_batches in dealt for rows in micro_batches[2 * batch : 2 * batch + 2] for idx in rows]
+        rows = [
+            idx
+            for micro_batches in dealt
+            for rows in micro_batches[2 * batch : 2 * batch + 2]
+            for idx in rows
+        ]
         assert sorted(set(rows) - {37}) == sorted(alone[8 * batch : 8 * batch + 8])
 
 
@@ -319,10 +361,14 @@ def test_all_processes_report_the_same_and_one_whole_prm_comes_out(how: str, tra
 
 
 @pytest.mark.parametrize("how", ["together", "sharded"])
-def test_killed_together_two_processes_continue_to_the_same_weights(how: str, base: Path, trained: Path, tmp_path: Path) -> None:
+def test_killed_together_two_processes_continue_to_the_same_weights(
+    how: str, base: Path, trained: Path, tmp_path: Path
+) -> None:
     sharded = how == "sharded"
     stop = len(json.loads((trained / how / "tree.json").read_text())) - 1
-    assert stop == 5  # the checkpoint before it is in the middle of the second epoch, whose order is another one
+    assert (
+        stop == 5
+    )  # the checkpoint before it is in the middle of the second epoch, whose order is another one
     first = start(train_and_stop, base, tmp_path, stop, sharded=sharded)
     deadline = time.monotonic() + PATIENCE_S
     while not (tmp_path / "stopped").exists():
@@ -338,14 +384,30 @@ def test_killed_together_two_processes_continue_to_the_same_weights(how: str, ba
         assert torch.equal(weight, weights(tmp_path / "prm")[name]), name
     if not sharded:
         seen: list[int] = []
-        train_prm(base / "labels.jsonl", str(base), tmp_path / "by one", CONFIGS["tree"], lambda num_done, *_: seen.append(num_done))
+        train_prm(
+            base / "labels.jsonl",
+            str(base),
+            tmp_path / "by one",
+            CONFIGS["tree"],
+            lambda num_done, *_: seen.append(num_done),
+        )
         assert seen[0] == stop
         assert_close(tmp_path / "by one", trained / "alone" / "tree", base)
 
 
 def test_torchrun_trains_what_one_process_trains(base: Path, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "prm"
-    found = torchrun("-m", "forkpoint", "train", str(base / "labels.jsonl"), "--base", str(base), "--out", str(out), *flags(FLAT))
+    found = torchrun(
+        "-m",
+        "forkpoint",
+        "train",
+        str(base / "labels.jsonl"),
+        "--base",
+        str(base),
+        "--out",
+        str(out),
+        *flags(FLAT),
+    )
     assert found.returncode == 0, found.stderr
     assert_close(out, trained / "alone" / "flat", base)
 

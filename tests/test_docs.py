@@ -19,7 +19,9 @@ def section(title: str) -> str:
 
 
 def test_the_python_example_runs_and_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    code = "\n".join(line[4:] for line in section("Twelve lines of Python").splitlines() if line.startswith("    "))
+    code = "\n".join(
+        line[4:] for line in section("Twelve lines of Python").splitlines() if line.startswith("    ")
+    )
     exec(compile(code, "README.md", "exec"), {})
     answers, uniform, entropic = capsys.readouterr().out.splitlines()
     assert answers.startswith("['add 5', 'times 6', 'times 5']")
@@ -46,7 +48,9 @@ def test_the_picture_of_labels_is_what_the_package_labels() -> None:
     assert spec is not None and spec.loader is not None
     recipe = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(recipe)
-    assert (ROOT / "docs" / "labels.svg").read_text() == recipe.draw(), "draw it again: python recipes/labels_picture.py docs/labels.svg"
+    assert (ROOT / "docs" / "labels.svg").read_text() == recipe.draw(), (
+        "draw it again: python recipes/labels_picture.py docs/labels.svg"
+    )
 
 
 def test_the_example_of_the_page_on_labels_runs_and_its_names_are_the_package_s() -> None:

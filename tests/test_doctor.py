@@ -27,7 +27,14 @@ from forkpoint.doctor.finding import Finding
 from forkpoint.doctor.kind import kind_of
 from forkpoint.doctor.overlap import TestSet as Questions
 from forkpoint.doctor.overlap import find_overlaps, words
-from forkpoint.doctor.policy import check_anchors, check_completions, check_entropies, check_length, check_round_trip, examine_policy
+from forkpoint.doctor.policy import (
+    check_anchors,
+    check_completions,
+    check_entropies,
+    check_length,
+    check_round_trip,
+    examine_policy,
+)
 from forkpoint.doctor.prm import check_layout, check_scores, examine_prm
 from forkpoint.doctor.reader import Encoder, reader_of
 from forkpoint.doctor.samples import ORDINARY, PAIRS, QUESTIONS, Sample
@@ -53,7 +60,11 @@ def assert_only(findings: dict[str, Finding], check: str, verdict: str, text: st
     """That `check` has this verdict for this reason, and no other check but the one that `follows` found a problem."""
     assert findings[check].verdict == verdict, findings[check]
     assert re.search(text, findings[check].text), findings[check].text
-    assert [finding for finding in findings.values() if finding.verdict == "problem" and finding.check not in (check, follows)] == []
+    assert [
+        finding
+        for finding in findings.values()
+        if finding.verdict == "problem" and finding.check not in (check, follows)
+    ] == []
 
 
 def our_prm(path: Path, seed: int = 0, **changes: Any) -> Path:
@@ -79,9 +90,15 @@ def test_a_healthy_prm_has_no_problem(healthy: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_random_checkpoint_of_a_public_family_has_no_problem_and_is_not_the_published_one(family: str, tmp_path: Path) -> None:
+def test_a_random_checkpoint_of_a_public_family_has_no_problem_and_is_not_the_published_one(
+    family: str, tmp_path: Path
+) -> None:
     path = make_public_prm(tmp_path / NAMES.get(family, family), family)
-    options = {"reference": make_public_prm(tmp_path / "reference", "implicit", seed=1)} if family == "implicit" else {}
+    options = (
+        {"reference": make_public_prm(tmp_path / "reference", "implicit", seed=1)}
+        if family == "implicit"
+        else {}
+    )
     findings = by_check(examine_prm(path, "cpu", options=options))
     assert [finding for finding in findings.values() if finding.verdict == "problem"] == []
     is_known = family in ("math-shepherd", "er-prm", "rlhflow", "qwen")
@@ -94,12 +111,19 @@ def test_a_random_checkpoint_of_a_public_family_has_no_problem_and_is_not_the_pu
     ("changes", "check", "verdict", "text"),
     [
         ({"tag": "##"}, "tag", "problem", "the step tag '##' is 2 tokens"),
-        ({"max_length": 513}, "max_length", "problem", "up to 513 tokens are read by a model of 512 positions"),
+        (
+            {"max_length": 513},
+            "max_length",
+            "problem",
+            "up to 513 tokens are read by a model of 512 positions",
+        ),
         ({"max_length": 200}, "max_length", "warning", "200 tokens at most"),
         ({"max_length": 60}, "places", "problem", r"\d of 6 ordinary solutions are refused"),
     ],
 )
-def test_a_format_that_does_not_fit_is_found(changes: dict[str, Any], check: str, verdict: str, text: str, tmp_path: Path) -> None:
+def test_a_format_that_does_not_fit_is_found(
+    changes: dict[str, Any], check: str, verdict: str, text: str, tmp_path: Path
+) -> None:
     assert_only(by_check(examine_prm(our_prm(tmp_path / "prm", **changes), "cpu")), check, verdict, text)
 
 
@@ -122,8 +146,14 @@ class Changed:
     ("change", "fault"),
     [
         (lambda row: replace(row, tag_positions=row.tag_positions[1:]), r"\d places for \d steps"),
-        (lambda row: replace(row, tag_positions=[position + 1 for position in row.tag_positions]), "not one after another within"),
-        (lambda row: replace(row, input_ids=[len(row.input_ids), *row.input_ids[1:]]), "change with what follows"),
+        (
+            lambda row: replace(row, tag_positions=[position + 1 for position in row.tag_positions]),
+            "not one after another within",
+        ),
+        (
+            lambda row: replace(row, input_ids=[len(row.input_ids), *row.input_ids[1:]]),
+            "change with what follows",
+        ),
     ],
 )
 def test_places_that_are_not_those_of_the_steps_are_found(
@@ -177,10 +207,14 @@ def test_missing_and_torn_weights_are_findings_not_tracebacks(tmp_path: Path) ->
     assert_only(by_check(examine_prm(torn, "cpu")), "weights", "problem", "cannot be loaded")
 
 
-@pytest.mark.parametrize(("names", "verdict"), [({0: "bad", 1: "good"}, "ok"), ({0: "good", 1: "bad"}, "problem")])
+@pytest.mark.parametrize(
+    ("names", "verdict"), [({0: "bad", 1: "good"}, "ok"), ({0: "good", 1: "bad"}, "problem")]
+)
 def test_classes_in_the_wrong_order_are_found(names: dict[int, str], verdict: str, tmp_path: Path) -> None:
     path = our_prm(tmp_path / "prm", head="classifier")
-    model = AutoModelForTokenClassification.from_pretrained(path, id2label=names, label2id={name: idx for idx, name in names.items()})
+    model = AutoModelForTokenClassification.from_pretrained(
+        path, id2label=names, label2id={name: idx for idx, name in names.items()}
+    )
     model.save_pretrained(path)
     assert_only(by_check(examine_prm(path, "cpu")), "classes", verdict, "is read as good")
 
@@ -189,8 +223,15 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_found(tmp_path: Path) ->
     path, tokenizer = our_prm(tmp_path / "prm"), make_tokenizer()
     tokenizer.add_tokens(["<step>"])
     tokenizer.save_pretrained(path)
-    assert_only(by_check(examine_prm(path, "cpu")), "vocabulary", "problem", "knows 102 tokens and the model 101")
-    assert_only(by_check(examine_policy(path, "cpu", max_tokens=4)), "vocabulary", "problem", "knows 102 tokens and the model 101")
+    assert_only(
+        by_check(examine_prm(path, "cpu")), "vocabulary", "problem", "knows 102 tokens and the model 101"
+    )
+    assert_only(
+        by_check(examine_policy(path, "cpu", max_tokens=4)),
+        "vocabulary",
+        "problem",
+        "knows 102 tokens and the model 101",
+    )
 
 
 def test_weights_that_are_not_numbers_are_found(tmp_path: Path) -> None:
@@ -199,7 +240,9 @@ def test_weights_that_are_not_numbers_are_found(tmp_path: Path) -> None:
     weights["model.norm.weight"][:] = math.nan
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     assert_only(by_check(examine_prm(path, "cpu")), "finite", "problem", "not numbers from 0 to 1")
-    assert_only(by_check(examine_policy(path, "cpu", max_tokens=4)), "entropies", "problem", "no numbers that can be")
+    assert_only(
+        by_check(examine_policy(path, "cpu", max_tokens=4)), "entropies", "problem", "no numbers that can be"
+    )
 
 
 class ScriptedScorer:
@@ -220,9 +263,24 @@ WRONG_STEPS = {step for pair in PAIRS for step in pair.wrong if step not in pair
 @pytest.mark.parametrize(
     ("function", "check", "verdict", "text"),
     [
-        (lambda step, _: 0.1 if step in WRONG_STEPS else 0.9, "separation", "ok", "3 of 3 built-in right solutions score above"),
-        (lambda step, _: 0.9 if step in WRONG_STEPS else 0.1, "separation", "warning", "0 of 3 built-in right solutions"),
-        (lambda step, _: math.nan if step in WRONG_STEPS else 0.9, "finite", "problem", "3 of 6 solutions have scores that are not"),
+        (
+            lambda step, _: 0.1 if step in WRONG_STEPS else 0.9,
+            "separation",
+            "ok",
+            "3 of 3 built-in right solutions score above",
+        ),
+        (
+            lambda step, _: 0.9 if step in WRONG_STEPS else 0.1,
+            "separation",
+            "warning",
+            "0 of 3 built-in right solutions",
+        ),
+        (
+            lambda step, _: math.nan if step in WRONG_STEPS else 0.9,
+            "finite",
+            "problem",
+            "3 of 6 solutions have scores that are not",
+        ),
         (lambda step, _: 1.5 if step in WRONG_STEPS else 0.9, "finite", "problem", "not numbers from 0 to 1"),
         (lambda step, _: 0.5, "constant", "problem", "every step scores 0.5"),
         (
@@ -233,14 +291,18 @@ WRONG_STEPS = {step for pair in PAIRS for step in pair.wrong if step not in pair
         ),
     ],
 )
-def test_unsound_scores_are_found(function: Callable[[str, int], float], check: str, verdict: str, text: str) -> None:
+def test_unsound_scores_are_found(
+    function: Callable[[str, int], float], check: str, verdict: str, text: str
+) -> None:
     assert_only(by_check(check_scores(ScriptedScorer(function), "min", 1e-4, ORDINARY)), check, verdict, text)
 
 
 def test_what_the_doctor_reads_is_what_load_prm_reads(healthy: Path) -> None:
     prm, reader = load_prm(healthy, "cpu"), reader_of(healthy)
     for sample in ORDINARY:
-        assert reader.encoder.encode(sample.question, sample.steps) == prm.encode(sample.question, sample.steps)
+        assert reader.encoder.encode(sample.question, sample.steps) == prm.encode(
+            sample.question, sample.steps
+        )
 
 
 # policies
@@ -253,55 +315,105 @@ def chat_policy(path: Path, eos: str = "<|im_end|>", template: str = CHATML) -> 
     tokenizer = reader_of(path, "implicit").tokenizer
     for name in ("config.json", "generation_config.json"):
         said = json.loads((path / name).read_text())
-        (path / name).write_text(json.dumps(said | {"eos_token_id": tokenizer.convert_tokens_to_ids(eos) if eos else 4000}))
+        (path / name).write_text(
+            json.dumps(said | {"eos_token_id": tokenizer.convert_tokens_to_ids(eos) if eos else 4000})
+        )
     return path
 
 
 def test_a_healthy_policy_has_no_problem(tmp_path: Path) -> None:
-    findings = by_check(examine_policy(chat_policy(tmp_path / "chat"), "cpu", max_tokens=8, questions=["1 + 1?"]))
+    findings = by_check(
+        examine_policy(chat_policy(tmp_path / "chat"), "cpu", max_tokens=8, questions=["1 + 1?"])
+    )
     assert list(findings) == [
         "weights", "vocabulary", "template", "end tokens", "prompt", "round trip", "max_length", "greedy", "entropies", "anchors"
     ]  # fmt: skip
-    assert {finding.verdict for check, finding in findings.items() if check not in ("greedy", "anchors")} == {"ok"}
+    assert {finding.verdict for check, finding in findings.items() if check not in ("greedy", "anchors")} == {
+        "ok"
+    }
     assert "chat template" in findings["template"].text
 
 
 def test_a_template_that_leaves_the_question_out_or_is_missing_is_found(tmp_path: Path) -> None:
     deaf = chat_policy(tmp_path / "deaf", template=CHATML.replace("{{ message.content }}", ""))
-    assert_only(by_check(examine_policy(deaf, "cpu", max_tokens=4)), "template", "problem", "the question is not in the prompt")
-    assert_only(by_check(examine_policy(deaf, "cpu", "Q: {question}\n", 4)), "template", "ok", "the template that was given")
+    assert_only(
+        by_check(examine_policy(deaf, "cpu", max_tokens=4)),
+        "template",
+        "problem",
+        "the question is not in the prompt",
+    )
+    assert_only(
+        by_check(examine_policy(deaf, "cpu", "Q: {question}\n", 4)),
+        "template",
+        "ok",
+        "the template that was given",
+    )
     assert_only(by_check(examine_policy(deaf, "cpu", "Q:", 4)), "template", "problem", "no {question} in it")
     plain = make_checkpoint(tmp_path / "plain")
     findings = by_check(examine_policy(plain, "cpu", max_tokens=4))
     assert_only(findings, "template", "warning", "there is no chat template")
-    assert_only(findings, "round trip", "warning", r"\d of \d+ texts do not come back")  # its tokenizer knows ASCII only
+    assert_only(
+        findings, "round trip", "warning", r"\d of \d+ texts do not come back"
+    )  # its tokenizer knows ASCII only
 
 
 def test_end_tokens_that_are_missing_unknown_or_not_the_template_s_are_found(tmp_path: Path) -> None:
     other = chat_policy(tmp_path / "other", eos="<|endoftext|>")
-    assert_only(by_check(examine_policy(other, "cpu", max_tokens=4)), "end tokens", "problem", r"ends an answer with '<\|im_end\|>'")
+    assert_only(
+        by_check(examine_policy(other, "cpu", max_tokens=4)),
+        "end tokens",
+        "problem",
+        r"ends an answer with '<\|im_end\|>'",
+    )
     assert by_check(examine_policy(other, "cpu", "{question}", 4))["end tokens"].verdict == "ok"
     unknown = chat_policy(tmp_path / "unknown", eos="")
-    assert_only(by_check(examine_policy(unknown, "cpu", max_tokens=4)), "end tokens", "problem", r"\[4000\] are no tokens of this model")
+    assert_only(
+        by_check(examine_policy(unknown, "cpu", max_tokens=4)),
+        "end tokens",
+        "problem",
+        r"\[4000\] are no tokens of this model",
+    )
     endless = make_checkpoint(tmp_path / "endless", eos_token_id=None)
     tokenizer = make_tokenizer()
     tokenizer.eos_token = None
     tokenizer.save_pretrained(endless)
-    assert_only(by_check(examine_policy(endless, "cpu", max_tokens=4)), "end tokens", "problem", "no end token is named")
+    assert_only(
+        by_check(examine_policy(endless, "cpu", max_tokens=4)),
+        "end tokens",
+        "problem",
+        "no end token is named",
+    )
 
 
 def test_a_prompt_that_ends_or_begins_twice_is_found(tmp_path: Path) -> None:
     chat = chat_policy(tmp_path / "chat")
-    assert_only(by_check(examine_policy(chat, "cpu", "{question}<|im_end|>", 4)), "prompt", "warning", "end a prompt with the end token")
+    assert_only(
+        by_check(examine_policy(chat, "cpu", "{question}<|im_end|>", 4)),
+        "prompt",
+        "warning",
+        "end a prompt with the end token",
+    )
     llama = make_public_prm(tmp_path / "llama", "rlhflow")
-    assert_only(by_check(examine_policy(llama, "cpu", "{question}\n", 4)), "prompt", "ok", "2 tokens beside the question")
+    assert_only(
+        by_check(examine_policy(llama, "cpu", "{question}\n", 4)),
+        "prompt",
+        "ok",
+        "2 tokens beside the question",
+    )
     twice = "<|begin_of_text|><|begin_of_text|>{question}\n"
-    assert_only(by_check(examine_policy(llama, "cpu", twice, 4)), "prompt", "problem", r"begins with '<\|begin_of_text\|>' twice")
+    assert_only(
+        by_check(examine_policy(llama, "cpu", twice, 4)),
+        "prompt",
+        "problem",
+        r"begins with '<\|begin_of_text\|>' twice",
+    )
 
 
 def test_missing_weights_of_a_policy_are_found(tmp_path: Path) -> None:
     path = without(make_checkpoint(tmp_path / "policy"), "lm_head.weight")
-    assert_only(by_check(examine_policy(path, "cpu")), "weights", "problem", "1 weights are not in the checkpoint")
+    assert_only(
+        by_check(examine_policy(path, "cpu")), "weights", "problem", "1 weights are not in the checkpoint"
+    )
 
 
 class Characters:
@@ -351,7 +463,9 @@ def test_completions_that_do_not_end_or_never_fork_or_are_no_numbers_are_found()
 # data
 
 
-def solution(number: int, *values: float, is_correct: bool = True, steps: tuple[str, ...] = ("one\n", "two")) -> LabelledSolution:
+def solution(
+    number: int, *values: float, is_correct: bool = True, steps: tuple[str, ...] = ("one\n", "two")
+) -> LabelledSolution:
     labels = tuple(Label(value, 0, 0, 0.0, 0.0, 1.0) for value in values)
     return LabelledSolution(f"p{number}", f"What is {number}?", steps, labels, is_correct)
 
@@ -382,26 +496,61 @@ def test_rows_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> N
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     finding = by_check(examine_data(str(tmp_path / "data.jsonl")))["rows"]
     assert finding.verdict == "problem" and "3 of 4 rows are no rows of trl" in finding.text
-    assert [re.search(r"line \d: .*", detail)[0][:40] for detail in finding.details if re.search(r"line \d: .*", detail)] == [  # type: ignore[index]
+    matches = (re.search(r"line \d: .*", detail) for detail in finding.details)
+    assert [match[0][:40] for match in matches if match] == [
         "line 2: a solution needs steps and one l",
         "line 3: a label must be a number from 0 ",
         "line 4: column 'prompt' must hold a stri",
     ]
     (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n{torn\n" + json.dumps(row) + "\n")
     torn = by_check(examine_data(str(tmp_path / "data.jsonl")))["rows"]
-    assert torn.verdict == "problem" and "reading stops" in torn.text and "line 2 is not JSON" in torn.details[-1]
+    assert (
+        torn.verdict == "problem"
+        and "reading stops" in torn.text
+        and "line 2 is not JSON" in torn.details[-1]
+    )
 
 
 @pytest.mark.parametrize(
     ("solutions", "check", "verdict", "text"),
     [
-        ([*HEALTHY, solution(99, 1.0, 1.0, steps=("one\n", " \n"))], "steps", "warning", "1 steps hold no text"),
-        ([*HEALTHY, replace(solution(99, 1.0, 1.0), question=" ")], "steps", "warning", "1 solutions have no question"),
+        (
+            [*HEALTHY, solution(99, 1.0, 1.0, steps=("one\n", " \n"))],
+            "steps",
+            "warning",
+            "1 steps hold no text",
+        ),
+        (
+            [*HEALTHY, replace(solution(99, 1.0, 1.0), question=" ")],
+            "steps",
+            "warning",
+            "1 solutions have no question",
+        ),
         ([solution(number, 1.0, 1.0) for number in range(24)], "labels", "problem", "all 48 labels are 1"),
-        ([replace(each, is_correct=not each.is_correct) for each in HEALTHY], "order", "problem", "in each other's place"),
-        ([solution(number, float(number < 5), 1.0) for number in range(24)], "order", "warning", "21% of first steps .* 100% of last ones"),
-        ([*HEALTHY, HEALTHY[0]], "duplicates", "warning", "1 of 25 solutions stand there again, 0 of 1 with other labels"),
-        ([*HEALTHY, solution(0, 0.0, 0.0, is_correct=False)], "duplicates", "warning", "1 of 1 with other labels"),
+        (
+            [replace(each, is_correct=not each.is_correct) for each in HEALTHY],
+            "order",
+            "problem",
+            "in each other's place",
+        ),
+        (
+            [solution(number, float(number < 5), 1.0) for number in range(24)],
+            "order",
+            "warning",
+            "21% of first steps .* 100% of last ones",
+        ),
+        (
+            [*HEALTHY, HEALTHY[0]],
+            "duplicates",
+            "warning",
+            "1 of 25 solutions stand there again, 0 of 1 with other labels",
+        ),
+        (
+            [*HEALTHY, solution(0, 0.0, 0.0, is_correct=False)],
+            "duplicates",
+            "warning",
+            "1 of 1 with other labels",
+        ),
         ([*HEALTHY, solution(99, 0.5, 1.0)], "soft labels", "ok", "only with a threshold"),
     ],
 )
@@ -414,7 +563,9 @@ def test_data_that_is_off_in_one_way_is_found(
 def test_soft_labels_in_trl_s_format_are_a_problem(tmp_path: Path) -> None:
     row = {"prompt": "1 + 1?", "completions": ["a", "b"], "labels": [0.9, 0.0]}
     (tmp_path / "data.jsonl").write_text(json.dumps(row) + "\n")
-    assert_only(by_check(examine_data(str(tmp_path / "data.jsonl"))), "soft labels", "problem", r"int\(0.9\) = 0")
+    assert_only(
+        by_check(examine_data(str(tmp_path / "data.jsonl"))), "soft labels", "problem", r"int\(0.9\) = 0"
+    )
 
 
 def test_the_formats_that_hold_hard_labels_only_are_those_that_refuse_soft_ones(tmp_path: Path) -> None:
@@ -432,8 +583,13 @@ def test_the_formats_that_hold_hard_labels_only_are_those_that_refuse_soft_ones(
 def test_solutions_that_the_prm_cannot_read_are_counted(healthy: Path, tmp_path: Path) -> None:
     file = data_file(tmp_path / "labels.jsonl", [*HEALTHY, solution(99, 1.0, 1.0, steps=("x" * 600, "y"))])
     findings = by_check(examine_data(file, prm=str(healthy)))
-    assert_only(findings, "length", "warning", r"1 of 25 solutions \(4.0%\) do not fit the PRM, 1 for their length")
-    assert by_check(examine_data(data_file(tmp_path / "labels.jsonl"), prm=str(healthy)))["length"].verdict == "ok"
+    assert_only(
+        findings, "length", "warning", r"1 of 25 solutions \(4.0%\) do not fit the PRM, 1 for their length"
+    )
+    assert (
+        by_check(examine_data(data_file(tmp_path / "labels.jsonl"), prm=str(healthy)))["length"].verdict
+        == "ok"
+    )
     misfit = our_prm(tmp_path / "misfit", tag="##")
     assert_only(by_check(examine_data(file, prm=str(misfit))), "length", "problem", "reads no solution")
 
@@ -453,17 +609,27 @@ LONG = "A farmer has 17 cows and buys 5 more each week for 4 weeks; how many cow
         ("What is 1 + 1?", None),
     ],
 )
-def test_a_question_is_found_by_its_words_or_most_of_its_8_word_sequences(question: str, expected: tuple[str, float] | None) -> None:
-    found = find_overlaps([("row 0", "Something else"), ("row 1", question)], [Questions("test", {"line 1": LONG})])
-    assert [(item.match, item.share, item.row) for item in found] == ([(*expected, "row 1")] if expected else [])
+def test_a_question_is_found_by_its_words_or_most_of_its_8_word_sequences(
+    question: str, expected: tuple[str, float] | None
+) -> None:
+    found = find_overlaps(
+        [("row 0", "Something else"), ("row 1", question)], [Questions("test", {"line 1": LONG})]
+    )
+    assert [(item.match, item.share, item.row) for item in found] == (
+        [(*expected, "row 1")] if expected else []
+    )
 
 
 def test_overlaps_agree_with_brute_force_on_real_questions() -> None:
     file = DATA / "gsm8k" / "test.jsonl"
     if not file.exists():
-        pytest.skip(f"the GSM8K file is not at {file}; set FORKPOINT_DATA to a directory that holds gsm8k/test.jsonl")
+        pytest.skip(
+            f"the GSM8K file is not at {file}; set FORKPOINT_DATA to a directory that holds gsm8k/test.jsonl"
+        )
     questions = [json.loads(line)["question"] for line in file.read_text().splitlines()[:60]]
-    training = [(str(idx), " ".join(question.split()[idx % 7 :])) for idx, question in enumerate(questions[:40])]
+    training = [
+        (str(idx), " ".join(question.split()[idx % 7 :])) for idx, question in enumerate(questions[:40])
+    ]
 
     def sequences(text: str) -> set[str]:
         its_words = words(text)
@@ -475,7 +641,9 @@ def test_overlaps_agree_with_brute_force_on_real_questions() -> None:
             shared = sequences(question) & sequences(other)
             if words(question) == words(other) or (shared and len(shared) >= 0.7 * len(sequences(question))):
                 expected.add(str(idx))
-    found = find_overlaps(training, [Questions("gsm8k", {str(idx): question for idx, question in enumerate(questions)})])
+    found = find_overlaps(
+        training, [Questions("gsm8k", {str(idx): question for idx, question in enumerate(questions)})]
+    )
     assert {item.where for item in found} == expected and 0 < len(expected) < len(questions)
     assert sum(item.match == "exactly" for item in found) == sum(idx % 7 == 0 for idx in range(40))
 
@@ -488,9 +656,16 @@ def test_test_questions_in_the_data_are_a_problem_that_names_them(tmp_path: Path
         {"question": "Else?", "answer": "#### 1"},
     ]
     (tmp_path / "gsm8k" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in test))
-    file = data_file(tmp_path / "labels.jsonl", [*HEALTHY, replace(solution(99, 1.0, 1.0), question="Now. " + LONG)])
+    file = data_file(
+        tmp_path / "labels.jsonl", [*HEALTHY, replace(solution(99, 1.0, 1.0), question="Now. " + LONG)]
+    )
     findings = by_check(examine_data(file, known_data=tmp_path))
-    assert_only(findings, "overlap", "problem", r"1 test questions stand in the data exactly, 1 nearly \(2 of 3 of GSM8K")
+    assert_only(
+        findings,
+        "overlap",
+        "problem",
+        r"1 test questions stand in the data exactly, 1 nearly \(2 of 3 of GSM8K",
+    )
     assert [re.sub(r"\S*/", "", detail)[:51] for detail in findings["overlap"].details] == [
         "test.jsonl, line 1 stands nearly in labels.jsonl, l",
         "test.jsonl, line 2 stands exactly in labels.jsonl, ",
@@ -500,9 +675,14 @@ def test_test_questions_in_the_data_are_a_problem_that_names_them(tmp_path: Path
 
 def test_processbench_is_found_to_be_made_of_test_questions_of_gsm8k() -> None:
     if not (DATA / "processbench" / "gsm8k.json").exists():
-        pytest.skip(f"ProcessBench is not at {DATA}; set FORKPOINT_DATA to a directory that holds processbench/gsm8k.json")
+        pytest.skip(
+            f"ProcessBench is not at {DATA}; set FORKPOINT_DATA to a directory that holds processbench/gsm8k.json"
+        )
     finding = by_check(examine_data(str(DATA / "processbench" / "gsm8k.json"), known_data=DATA))["overlap"]
-    assert "375 of 1319 of GSM8K" in finding.text and "of ProcessBench (processbench/gsm8k.json)" not in finding.text
+    assert (
+        "375 of 1319 of GSM8K" in finding.text
+        and "of ProcessBench (processbench/gsm8k.json)" not in finding.text
+    )
 
 
 def test_columns_that_tell_no_format_are_refused(tmp_path: Path) -> None:
@@ -535,7 +715,9 @@ def status_of(*arguments: object) -> object:
     return ended.value.code
 
 
-def test_the_exit_status_tells_problems_from_bad_input(healthy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exit_status_tells_problems_from_bad_input(
+    healthy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert status_of("doctor", healthy, "--device", "cpu") == 0
     assert "0 problem" in capsys.readouterr().out
     assert status_of("doctor", our_prm(tmp_path / "broken", tag="##"), "--json") == 1
@@ -549,7 +731,9 @@ def test_the_exit_status_tells_problems_from_bad_input(healthy: Path, tmp_path: 
     assert status_of("doctor", tmp_path / "data.jsonl") == 2
 
 
-def test_the_terminal_shows_the_first_cases_and_says_how_many_there_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_shows_the_first_cases_and_says_how_many_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     empty = [solution(90 + number, 1.0, 1.0, steps=("one\n", " \n")) for number in range(SHOWN_DETAILS + 2)]
     assert status_of("doctor", data_file(tmp_path / "labels.jsonl", [*HEALTHY, *empty])) == 0
     shown = capsys.readouterr().out
@@ -558,7 +742,12 @@ def test_the_terminal_shows_the_first_cases_and_says_how_many_there_are(tmp_path
 
 def test_the_command_is_light() -> None:
     code = "import sys, forkpoint.cli.doctor; print([name for name in ('torch', 'transformers', 'pyarrow') if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 PAGE = ROOT / "docs" / "doctor.md"

@@ -58,7 +58,11 @@ def test_a_policy_weighted_vote_counts_a_leaf_by_its_path_and_the_cube_of_its_sc
     def branch(parent_idx: int | None, fork: int, taken: float = 0.9, other: float = 0.1) -> Branch:
         sure = (math.log(0.9),) * 3
         return Branch(
-            parent_idx, fork, Completion((1,) * 4, (math.log(taken), *sure), (0.0,) * 4, (2,) * 4, (math.log(other), *sure), "stop")
+            parent_idx,
+            fork,
+            Completion(
+                (1,) * 4, (math.log(taken), *sure), (0.0,) * 4, (2,) * 4, (math.log(other), *sure), "stop"
+            ),
         )
 
     # half as likely as what they leave: the policy gives leaf 0 2/3 * 2/3, leaf 1 1/3, leaf 2 2/3 * 1/3
@@ -69,7 +73,10 @@ def test_a_policy_weighted_vote_counts_a_leaf_by_its_path_and_the_cube_of_its_sc
     assert accuracy(points, "policy-weighted", 3, "min") == 1.0
     assert [accuracy(points, select, 3, "min") for select in ("best", "weighted")] == [0.0, 0.0]
     even = curve([Attempts("p", solutions, ((0.9,), (0.9,), (0.9,)), tree)], [2, 3], is_exchangeable=False)
-    assert [accuracy(even, "policy-weighted", n, "min") for n in (2, 3)] == [1.0, 0.0]  # 2/3 to 1/3; 4/9 to 5/9
+    assert [accuracy(even, "policy-weighted", n, "min") for n in (2, 3)] == [
+        1.0,
+        0.0,
+    ]  # 2/3 to 1/3; 4/9 to 5/9
     no_tree = curve([Attempts("p", solutions, ((0.9,), (0.91,), (0.45,)))], [3], is_exchangeable=False)
     assert "policy-weighted" not in {point.select for point in no_tree}
     with pytest.raises(ValueError, match="not exchangeable"):

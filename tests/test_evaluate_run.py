@@ -43,15 +43,24 @@ class KnowingScorer:
 
 def test_a_scorer_that_knows_beats_the_majority(tmp_path: Path) -> None:
     scorer = KnowingScorer()
-    evaluation = evaluate_policy(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", CONFIG, TREE, QUIET, scorer, PRMFormat())
-    rows = {(row["sampler"], row["temperature"], row["select"], row["aggregate"], row["n"]): row for row in evaluation.rows}
+    evaluation = evaluate_policy(
+        PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", CONFIG, TREE, QUIET, scorer, PRMFormat()
+    )
+    rows = {
+        (row["sampler"], row["temperature"], row["select"], row["aggregate"], row["n"]): row
+        for row in evaluation.rows
+    }
     assert rows["ht", 0.0, "greedy", None, 1]["accuracy"] == 0.0
     assert rows["edu", 0.0, "oracle", None, 4]["accuracy"] == 1.0
     assert rows["edu", 0.0, "best", "min", 4]["accuracy"] == 1.0
     assert rows["edu", 0.0, "majority", None, 4]["accuracy"] == 0.0
     for temperature in (0.7, 1.0):
         oracle = rows["ht", temperature, "oracle", None, 4]["accuracy"]
-        assert rows["ht", temperature, "best", "prod", 4]["accuracy"] == oracle > rows["ht", temperature, "majority", None, 4]["accuracy"]
+        assert (
+            rows["ht", temperature, "best", "prod", 4]["accuracy"]
+            == oracle
+            > rows["ht", temperature, "majority", None, 4]["accuracy"]
+        )
     assert {row["n"] for row in evaluation.rows} == {1, 2, 4}
     assert rows["edu", 0.0, "best", "min", 4]["sampled_tokens_per_problem"] == 3 + 2 + 1
     names = {item["name"]: item for item in evaluation.comparisons}
@@ -59,14 +68,21 @@ def test_a_scorer_that_knows_beats_the_majority(tmp_path: Path) -> None:
     # one leaf in three: .4 * .9^3 against .33 and .27 times .1^3; a vote without its scores would lose
     assert rows["edu", 0.0, "policy-weighted", "min", 4]["accuracy"] == 1.0
     assert names["EDU policy-weighted vote of 4 (min) minus EDU best-of-4 (min)"]["difference"] == 0.0
-    better = rows["edu", 0.0, "policy-weighted", "min", 4]["accuracy"] - rows["ht", 1.0, "weighted", "min", 4]["accuracy"]
-    assert names["EDU policy-weighted vote of 4 (min) minus HT T=1 weighted vote of 4 (min)"]["difference"] == pytest.approx(better)
+    better = (
+        rows["edu", 0.0, "policy-weighted", "min", 4]["accuracy"]
+        - rows["ht", 1.0, "weighted", "min", 4]["accuracy"]
+    )
+    assert names["EDU policy-weighted vote of 4 (min) minus HT T=1 weighted vote of 4 (min)"][
+        "difference"
+    ] == pytest.approx(better)
     assert not any(sampler == "ht" and select == "policy-weighted" for sampler, _, select, _, _ in rows)
     assert len(evaluation.trees) == 6 and evaluation.trees[0]["fragments"]
 
 
 def test_an_evaluation_is_continued_not_redone_and_gives_the_same_numbers(tmp_path: Path) -> None:
-    first = evaluate_policy(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", CONFIG, TREE, QUIET, KnowingScorer(), PRMFormat())
+    first = evaluate_policy(
+        PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", CONFIG, TREE, QUIET, KnowingScorer(), PRMFormat()
+    )
     policy, scorer = ScriptedPolicy(SCRIPT), KnowingScorer()
     second = evaluate_policy(PROBLEMS, policy, tmp_path / "run", CONFIG, TREE, QUIET, scorer, PRMFormat())
     assert second == first
@@ -75,14 +91,26 @@ def test_an_evaluation_is_continued_not_redone_and_gives_the_same_numbers(tmp_pa
 
 def test_results_have_the_promised_shape_and_a_report(tmp_path: Path) -> None:
     policy = ScriptedPolicy(SCRIPT)
-    evaluation = evaluate_policy(PROBLEMS, policy, tmp_path / "run", CONFIG, TREE, QUIET, KnowingScorer(), PRMFormat())
+    evaluation = evaluate_policy(
+        PROBLEMS, policy, tmp_path / "run", CONFIG, TREE, QUIET, KnowingScorer(), PRMFormat()
+    )
     write_results(tmp_path, evaluation, {"a": 1}, policy, {"evaluate": 1.0})
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) >= {"version", "config", "policy", "rows", "first_error", "cost", "seconds"}
     assert set(results["policy"]) >= {"greedy_accuracy", "num_parameters"}
     assert set(results["cost"]) == {"requests", "prompt_tokens", "reused_tokens", "sampled_tokens"}
     for row in results["rows"]:
-        assert set(row) >= {"sampler", "temperature", "select", "aggregate", "n", "accuracy", "ci_low", "ci_high", "num_problems"}
+        assert set(row) >= {
+            "sampler",
+            "temperature",
+            "select",
+            "aggregate",
+            "n",
+            "accuracy",
+            "ci_low",
+            "ci_high",
+            "num_problems",
+        }
         assert row["ci_low"] <= row["accuracy"] <= row["ci_high"]
         assert row["sampled_tokens_per_problem"] > 0
     assert "best-of-4" in write_report(tmp_path).read_text()
@@ -109,7 +137,9 @@ def test_without_a_scorer_nothing_is_picked_by_score(tmp_path: Path) -> None:
     assert {row["select"] for row in evaluation.rows} == {"greedy", "majority", "oracle"}
 
 
-@pytest.mark.parametrize(("arguments", "message"), [({"num_samples": 0}, "num_samples"), ({"temperatures": (0.0,)}, "above 0")])
+@pytest.mark.parametrize(
+    ("arguments", "message"), [({"num_samples": 0}, "num_samples"), ({"temperatures": (0.0,)}, "above 0")]
+)
 def test_impossible_configurations_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EvaluateConfig(**arguments)  # type: ignore[arg-type]

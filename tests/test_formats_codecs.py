@@ -68,9 +68,16 @@ def values(given: LabelledSolution) -> list[float]:
         ("trl", TRL_ROW, {}),
     ],
 )
-def test_a_published_row_is_read_as_its_steps_and_written_as_it_was(name: str, row: Mapping[str, Any], options: dict[str, Any]) -> None:
+def test_a_published_row_is_read_as_its_steps_and_written_as_it_was(
+    name: str, row: Mapping[str, Any], options: dict[str, Any]
+) -> None:
     found = read(name, row)
-    assert (found.question, found.steps, values(found), found.is_correct) == ("What is 2 + 2?", STEPS, [1.0, 0.0], False)
+    assert (found.question, found.steps, values(found), found.is_correct) == (
+        "What is 2 + 2?",
+        STEPS,
+        [1.0, 0.0],
+        False,
+    )
     assert write(name, found, **options) == row
 
 
@@ -89,16 +96,31 @@ def test_the_space_before_a_tag_belongs_to_the_tag() -> None:
 def test_a_question_of_its_own_need_not_be_in_the_text() -> None:
     row = {"process": "Step: 1: a ки\nStep: 2: b ки", "labels": [1, 0], "question": "Why?"}
     found = read("openrlhf", row, input_key="process", label_key="labels")
-    assert (found.question, found.steps, values(found)) == ("Why?", ("Step: 1: a\n", "Step: 2: b"), [1.0, 0.0])
-    with pytest.raises(ValueError, match="has the question of column 'question' in it, but does not begin with it"):
-        read("openrlhf", {**row, "process": "Why?\nStep 1: a ки b ки"}, input_key="process", label_key="labels")
+    assert (found.question, found.steps, values(found)) == (
+        "Why?",
+        ("Step: 1: a\n", "Step: 2: b"),
+        [1.0, 0.0],
+    )
+    with pytest.raises(
+        ValueError, match="has the question of column 'question' in it, but does not begin with it"
+    ):
+        read(
+            "openrlhf", {**row, "process": "Why?\nStep 1: a ки b ки"}, input_key="process", label_key="labels"
+        )
 
 
 @pytest.mark.parametrize("name", ["math-shepherd", "openrlhf", "er-prm"])
 @pytest.mark.parametrize("part", ["question", "step"])
 def test_a_text_that_holds_the_tag_is_refused(name: str, part: str) -> None:
-    tagged = solution(["a", "по ки рке" if part == "step" else "b"], [1, 0], question="руки?" if part == "question" else "q")
-    with pytest.raises(ValueError, match=f"the {part} holds the step tag 'ки'" if part == "question" else "step 2 holds the step tag 'ки'"):
+    tagged = solution(
+        ["a", "по ки рке" if part == "step" else "b"], [1, 0], question="руки?" if part == "question" else "q"
+    )
+    with pytest.raises(
+        ValueError,
+        match=f"the {part} holds the step tag 'ки'"
+        if part == "question"
+        else "step 2 holds the step tag 'ки'",
+    ):
         write(name, tagged)
     assert read(name, write(name, tagged, tag="<step>", extras=True), tag="<step>").steps == tagged.steps
 
@@ -106,7 +128,10 @@ def test_a_text_that_holds_the_tag_is_refused(name: str, part: str) -> None:
 @pytest.mark.parametrize("name", ["math-shepherd", "rlhflow", "trl", "processbench"])
 def test_soft_labels_are_not_hardened_without_a_threshold(name: str) -> None:
     soft = solution(["a\n\n", "b"], [1.0, 0.9])
-    with pytest.raises(ValueError, match=r"step 2 has the label 0\.9, and this format holds right or wrong only; .*threshold=T"):
+    with pytest.raises(
+        ValueError,
+        match=r"step 2 has the label 0\.9, and this format holds right or wrong only; .*threshold=T",
+    ):
         write(name, soft)
     for threshold, is_right in [(0.9, True), (math.nextafter(0.9, 1), False)]:
         options = {} if name == "math-shepherd" else {"separator": "\n\n"}
@@ -130,7 +155,10 @@ def test_trl_labels_are_booleans_and_numbers_are_read() -> None:
 @pytest.mark.parametrize("name", ["rlhflow", "trl", "processbench"])
 def test_a_step_that_does_not_end_in_the_separator_is_written_only_as_it_is(name: str) -> None:
     inside_a_line = solution(["Step 1: a", " b;", "c"], [1, 1, 1])
-    with pytest.raises(ValueError, match=r"step 1 does not end in the separator '.*', which a reader puts between steps.*separator=''"):
+    with pytest.raises(
+        ValueError,
+        match=r"step 1 does not end in the separator '.*', which a reader puts between steps.*separator=''",
+    ):
         write(name, inside_a_line)
     assert read(name, write(name, inside_a_line, separator=""), separator="").steps == inside_a_line.steps
 
@@ -147,7 +175,10 @@ def test_processbench_counts_the_first_error_from_zero() -> None:
 
 def test_processbench_takes_the_first_step_below_the_threshold() -> None:
     soft = solution(["a", "b", "c"], [0.6, 0.4, 0.9])
-    labels = [write("processbench", soft, separator="", threshold=threshold)["label"] for threshold in (0.3, 0.4, 0.5, 0.7)]
+    labels = [
+        write("processbench", soft, separator="", threshold=threshold)["label"]
+        for threshold in (0.3, 0.4, 0.5, 0.7)
+    ]
     assert labels == [-1, -1, 1, 0]
 
 
@@ -156,13 +187,17 @@ def prm800k(steps: list[dict[str, Any]], finish_reason: str = "solution") -> dic
 
 
 def rated(*ratings: int | None, chosen: int | None = None, human: str | None = None) -> dict[str, Any]:
-    completions = [{"text": f"c{idx}", "rating": rating, "flagged": None} for idx, rating in enumerate(ratings)]
+    completions = [
+        {"text": f"c{idx}", "rating": rating, "flagged": None} for idx, rating in enumerate(ratings)
+    ]
     written = {"text": human, "rating": None, "source": "human"} if human else None
     return {"completions": completions or None, "human_completion": written, "chosen_completion": chosen}
 
 
 def test_prm800k_follows_the_chosen_and_the_human_steps_and_ends_with_the_solution_s_own() -> None:
-    row = prm800k([rated(-1, 1, chosen=1), rated(-1, -1, human="mine"), rated(0, chosen=0), rated(-1, 1)], "found_error")
+    row = prm800k(
+        [rated(-1, 1, chosen=1), rated(-1, -1, human="mine"), rated(0, chosen=0), rated(-1, 1)], "found_error"
+    )
     found = read("prm800k", row, neutral="positive")
     assert found.steps == ("c1\n", "mine\n", "c0\n", "c0")
     assert values(found) == [1.0, 1.0, 1.0, 0.0]
@@ -172,12 +207,19 @@ def test_prm800k_follows_the_chosen_and_the_human_steps_and_ends_with_the_soluti
 
 
 def test_prm800k_drops_the_empty_step_where_labelling_was_given_up() -> None:
-    assert read("prm800k", prm800k([rated(1, chosen=0), rated()], "give_up"), neutral="negative").steps == ("c0",)
+    assert read("prm800k", prm800k([rated(1, chosen=0), rated()], "give_up"), neutral="negative").steps == (
+        "c0",
+    )
 
 
 def test_our_rows_keep_the_evidence() -> None:
     given = solution(["a"], [0.25])
-    counted = replace(given, labels=(replace(given.labels[0], num_correct=1, num_total=4, effective_size=4.0, low=0.05, high=0.7),))
+    counted = replace(
+        given,
+        labels=(
+            replace(given.labels[0], num_correct=1, num_total=4, effective_size=4.0, low=0.05, high=0.7),
+        ),
+    )
     assert read("forkpoint", write("forkpoint", counted)) == counted
 
 
@@ -189,42 +231,144 @@ OURS = write("forkpoint", solution(["a"], [1]))
     [
         ("math-shepherd", {"text": "x"}, {}, "there is no column 'input'; there are text"),
         ("math-shepherd", {**SHEPHERD, "input": 3}, {}, "column 'input' must hold a string; it holds 3"),
-        ("math-shepherd", {**SHEPHERD, "label": SHEPHERD["label"].replace(" -", " ?")}, {}, "they part at tag 2"),
-        ("math-shepherd", {**SHEPHERD, "label": SHEPHERD["label"].replace("What", "Why")}, {}, "they part at tag 1"),
-        ("math-shepherd", {**SHEPHERD, "label": SHEPHERD["label"].replace("What", "That")}, {}, "they part at tag 1"),
+        (
+            "math-shepherd",
+            {**SHEPHERD, "label": SHEPHERD["label"].replace(" -", " ?")},
+            {},
+            "they part at tag 2",
+        ),
+        (
+            "math-shepherd",
+            {**SHEPHERD, "label": SHEPHERD["label"].replace("What", "Why")},
+            {},
+            "they part at tag 1",
+        ),
+        (
+            "math-shepherd",
+            {**SHEPHERD, "label": SHEPHERD["label"].replace("What", "That")},
+            {},
+            "they part at tag 1",
+        ),
         ("math-shepherd", {**SHEPHERD, "label": SHEPHERD["label"] + " more"}, {}, "it goes on with ' more'"),
-        ("math-shepherd", {**SHEPHERD, "input": "What is 2 + 2?"}, {}, "there is no step tag 'ки' in 'What is 2"),
-        ("math-shepherd", {**SHEPHERD, "input": SHEPHERD["input"] + " more"}, {}, "there is text after the last step tag: ' more'"),
-        ("math-shepherd", {**SHEPHERD, "input": "Q? Step 1: or Step 1: ки", "label": "Q? Step 1: or Step 1: +"}, {}, "stands 2 times"),
+        (
+            "math-shepherd",
+            {**SHEPHERD, "input": "What is 2 + 2?"},
+            {},
+            "there is no step tag 'ки' in 'What is 2",
+        ),
+        (
+            "math-shepherd",
+            {**SHEPHERD, "input": SHEPHERD["input"] + " more"},
+            {},
+            "there is text after the last step tag: ' more'",
+        ),
+        (
+            "math-shepherd",
+            {**SHEPHERD, "input": "Q? Step 1: or Step 1: ки", "label": "Q? Step 1: or Step 1: +"},
+            {},
+            "stands 2 times",
+        ),
         ("er-prm", {"text": SHEPHERD["input"], "value": [0.5]}, {}, "there are 2 steps and 1 labels"),
-        ("er-prm", {"text": SHEPHERD["input"], "value": [0.5, 1.5]}, {}, r"must be a number from 0 to 1; 1\.5 was given"),
-        ("er-prm", {"text": SHEPHERD["input"], "value": [0.5, math.nan]}, {}, "must be a number from 0 to 1; nan was given"),
-        ("er-prm", {"text": SHEPHERD["input"], "value": [0.5, None]}, {}, "must be a number from 0 to 1; None was given"),
-        ("er-prm", {"text": SHEPHERD["input"], "value": ["+", "="]}, {}, "a label must be \\+ or -; '=' was given"),
+        (
+            "er-prm",
+            {"text": SHEPHERD["input"], "value": [0.5, 1.5]},
+            {},
+            r"must be a number from 0 to 1; 1\.5 was given",
+        ),
+        (
+            "er-prm",
+            {"text": SHEPHERD["input"], "value": [0.5, math.nan]},
+            {},
+            "must be a number from 0 to 1; nan was given",
+        ),
+        (
+            "er-prm",
+            {"text": SHEPHERD["input"], "value": [0.5, None]},
+            {},
+            "must be a number from 0 to 1; None was given",
+        ),
+        (
+            "er-prm",
+            {"text": SHEPHERD["input"], "value": ["+", "="]},
+            {},
+            "a label must be \\+ or -; '=' was given",
+        ),
         ("er-prm", {"text": SHEPHERD["input"], "value": 0.5}, {}, "column 'value' must hold a list"),
-        ("openrlhf", {"text": SHEPHERD["input"], "value": [1, 0]}, {}, "there is no column 'input'; there are text, value"),
-        ("rlhflow", {"conversations": TURNS[:3]}, {}, "must be pairs of a step and its label; it has 3 turns"),
+        (
+            "openrlhf",
+            {"text": SHEPHERD["input"], "value": [1, 0]},
+            {},
+            "there is no column 'input'; there are text, value",
+        ),
+        (
+            "rlhflow",
+            {"conversations": TURNS[:3]},
+            {},
+            "must be pairs of a step and its label; it has 3 turns",
+        ),
         ("rlhflow", {"conversations": []}, {}, "it has 0 turns"),
         ("rlhflow", {"conversations": TURNS[1:]}, {}, "turn 1 must be the user's"),
         ("rlhflow", {"conversations": ["+"]}, {}, "must hold a list of records"),
-        ("rlhflow", {"conversations": [*TURNS[:3], {"role": "assistant", "content": "yes"}]}, {}, "must be \\+ or -; 'yes' was given"),
+        (
+            "rlhflow",
+            {"conversations": [*TURNS[:3], {"role": "assistant", "content": "yes"}]},
+            {},
+            "must be \\+ or -; 'yes' was given",
+        ),
         ("trl", {**TRL_ROW, "labels": [True]}, {}, "there are 2 steps and 1 labels"),
         ("trl", {**TRL_ROW, "completions": [], "labels": []}, {}, "there are 0 steps and 0 labels"),
         ("trl", {**TRL_ROW, "completions": ["a", None]}, {}, "must hold strings; entry 2 is None"),
         ("trl", {**TRL_ROW, "labels": ["+", "-"]}, {}, "must be a number from 0 to 1; '\\+' was given"),
-        ("trl", {**TRL_ROW, "is_correct": "yes"}, {}, "column 'is_correct' must hold true or false; it holds 'yes'"),
+        (
+            "trl",
+            {**TRL_ROW, "is_correct": "yes"},
+            {},
+            "column 'is_correct' must hold true or false; it holds 'yes'",
+        ),
         ("processbench", {**BENCH, "label": 3}, {}, "must be -1 or the index of one of 3 steps; it is 3"),
-        ("processbench", {**BENCH, "label": True}, {}, "column 'label' must hold a whole number; it holds True"),
-        ("prm800k", prm800k([rated(1), rated(1, chosen=0)]), {"neutral": "positive"}, "step 1 has neither a chosen nor a human completion"),
-        ("prm800k", prm800k([rated(1, chosen=1)]), {"neutral": "positive"}, "step 1 chooses completion 1 of 1"),
-        ("prm800k", prm800k([rated(None, chosen=0)]), {"neutral": "positive"}, "step 1 must be rated -1, 0 or 1; its rating is None"),
+        (
+            "processbench",
+            {**BENCH, "label": True},
+            {},
+            "column 'label' must hold a whole number; it holds True",
+        ),
+        (
+            "prm800k",
+            prm800k([rated(1), rated(1, chosen=0)]),
+            {"neutral": "positive"},
+            "step 1 has neither a chosen nor a human completion",
+        ),
+        (
+            "prm800k",
+            prm800k([rated(1, chosen=1)]),
+            {"neutral": "positive"},
+            "step 1 chooses completion 1 of 1",
+        ),
+        (
+            "prm800k",
+            prm800k([rated(None, chosen=0)]),
+            {"neutral": "positive"},
+            "step 1 must be rated -1, 0 or 1; its rating is None",
+        ),
         ("prm800k", prm800k([]), {"neutral": "positive"}, "there are 0 steps"),
         ("prm800k", {"question": "q", "label": {}}, {"neutral": "positive"}, "there is no column 'steps'"),
         ("forkpoint", {**OURS, "labels": []}, {}, "there are 1 steps and 0 labels"),
-        ("forkpoint", {**OURS, "is_correct": 1}, {}, "column 'is_correct' must hold true or false; it holds 1"),
-        ("forkpoint", {**OURS, "labels": [{**OURS["labels"][0], "value": 2}]}, {}, "'value' must hold a number from 0 to 1"),
+        (
+            "forkpoint",
+            {**OURS, "is_correct": 1},
+            {},
+            "column 'is_correct' must hold true or false; it holds 1",
+        ),
+        (
+            "forkpoint",
+            {**OURS, "labels": [{**OURS["labels"][0], "value": 2}]},
+            {},
+            "'value' must hold a number from 0 to 1",
+        ),
     ],
 )
-def test_a_row_that_does_not_fit_says_why(name: str, row: Mapping[str, Any], options: dict[str, Any], message: str) -> None:
+def test_a_row_that_does_not_fit_says_why(
+    name: str, row: Mapping[str, Any], options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         read(name, row, **options)

@@ -17,13 +17,16 @@ DOCUMENT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encodin
 def rows_of(title: str) -> dict[str, list[str]]:
     """The rows of the first table under a title, by each name in the first cell."""
     lines = DOCUMENT.split(title)[1].split("\n## ")[0].splitlines()
-    tables = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    tables = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")
+    ]
     return {name.strip("` "): cells for cells in tables for name in cells[0].split(",")}
 
 
 def test_the_example_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     code, printed = (
-        "\n".join(line[4:] for line in part.splitlines() if line.startswith("    ")) for part in DOCUMENT.split("\nprints\n")[:2]
+        "\n".join(line[4:] for line in part.splitlines() if line.startswith("    "))
+        for part in DOCUMENT.split("\nprints\n")[:2]
     )
     found: dict[str, Path] = {}
     exec(compile(code, "formats.md", "exec"), found)

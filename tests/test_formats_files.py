@@ -22,7 +22,12 @@ SOLUTIONS = [solution([f"a{idx}\n", "b"], [1.0, 0.0], f"q{idx}", is_correct=Fals
 
 def test_importing_formats_loads_no_heavy_package() -> None:
     code = "import sys, forkpoint.formats; print([name for name in ('torch', 'datasets', 'pyarrow') if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_our_format_is_the_file_that_labelling_writes(tmp_path: Path) -> None:
@@ -33,7 +38,16 @@ def test_our_format_is_the_file_that_labelling_writes(tmp_path: Path) -> None:
 
 
 def test_names_lists_what_can_be_read_and_what_can_be_written() -> None:
-    everything = ["forkpoint", "math-shepherd", "openrlhf", "er-prm", "rlhflow", "trl", "prm800k", "processbench"]
+    everything = [
+        "forkpoint",
+        "math-shepherd",
+        "openrlhf",
+        "er-prm",
+        "rlhflow",
+        "trl",
+        "prm800k",
+        "processbench",
+    ]
     assert formats.names() == everything
     assert formats.names("write") == [name for name in everything if name != "prm800k"]
 
@@ -42,17 +56,42 @@ def test_names_lists_what_can_be_read_and_what_can_be_written() -> None:
     ("direction", "name", "options", "message"),
     [
         ("read", "shepherd", {}, "format 'shepherd' is unknown; choose from forkpoint, math-shepherd"),
-        ("write", "prm800k", {}, "format 'prm800k' can be read, not written; choose from forkpoint, math-shepherd, .*processbench$"),
-        ("read", "trl", {"seperator": ""}, "option 'seperator' is unknown for reading trl; choose from separator$"),
+        (
+            "write",
+            "prm800k",
+            {},
+            "format 'prm800k' can be read, not written; choose from forkpoint, math-shepherd, .*processbench$",
+        ),
+        (
+            "read",
+            "trl",
+            {"seperator": ""},
+            "option 'seperator' is unknown for reading trl; choose from separator$",
+        ),
         ("read", "trl", {"threshold": 0.5}, "option 'threshold' is unknown for reading trl"),
-        ("read", "forkpoint", {"tag": "ки"}, "option 'tag' is unknown for reading forkpoint; choose from none"),
+        (
+            "read",
+            "forkpoint",
+            {"tag": "ки"},
+            "option 'tag' is unknown for reading forkpoint; choose from none",
+        ),
         ("read", "prm800k", {}, "prm800k needs the option 'neutral': 'positive' or 'negative'"),
-        ("read", "prm800k", {"neutral": "zero"}, "option 'neutral' of prm800k must be 'positive' or 'negative'; 'zero' was given"),
+        (
+            "read",
+            "prm800k",
+            {"neutral": "zero"},
+            "option 'neutral' of prm800k must be 'positive' or 'negative'; 'zero' was given",
+        ),
         ("write", "trl", {"threshold": "0.5"}, "option 'threshold' of trl must be a number; '0.5' was given"),
         ("write", "trl", {"extras": 1}, "option 'extras' of trl must be True or False; 1 was given"),
         ("write", "trl", {"separator": None}, "option 'separator' of trl must be a string; None was given"),
         ("write", "trl", {"threshold": 0}, "threshold must be above 0 and at most 1; 0 was given"),
-        ("write", "openrlhf", {"tag": " ки"}, "tag must be at least one character without white space; ' ки' was given"),
+        (
+            "write",
+            "openrlhf",
+            {"tag": " ки"},
+            "tag must be at least one character without white space; ' ки' was given",
+        ),
         ("write", "openrlhf", {"label_key": "input"}, "input_key and label_key must name two columns"),
     ],
 )
@@ -72,7 +111,9 @@ def test_missing_files_and_unknown_suffixes_are_refused_at_once(tmp_path: Path) 
         formats.read(tmp_path / "none.jsonl", "trl")
     with pytest.raises(FileNotFoundError, match=r"there is no directory .*nowhere"):
         formats.write(tmp_path / "nowhere" / "a.jsonl", "trl", SOLUTIONS)
-    with pytest.raises(ValueError, match=r"\.jsonl, \.json, \.parquet or hub:OWNER/NAME.*; '.*a\.csv' was given"):
+    with pytest.raises(
+        ValueError, match=r"\.jsonl, \.json, \.parquet or hub:OWNER/NAME.*; '.*a\.csv' was given"
+    ):
         formats.read(tmp_path / "a.csv", "trl")
     with pytest.raises(ValueError, match=r"\.jsonl, \.json, \.parquet; 'hub:a/b' was given"):
         formats.write("hub:a/b", "trl", SOLUTIONS)
@@ -84,13 +125,22 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text("\n".join([lines[0], "", '{"prompt": "q"}', lines[1]]))
     found = formats.read(tmp_path / "bad.jsonl", "trl")
     assert next(found).question == "q0"
-    with pytest.raises(ValueError, match=r"bad\.jsonl, line 3 is not a row of trl: there is no column 'completions'; there are prompt"):
+    with pytest.raises(
+        ValueError,
+        match=r"bad\.jsonl, line 3 is not a row of trl: there is no column 'completions'; there are prompt",
+    ):
         next(found)
-    for text, message in [("{torn", r"line 1 is not JSON"), ("[1]", r"line 1 holds a list; a row is a JSON object")]:
+    for text, message in [
+        ("{torn", r"line 1 is not JSON"),
+        ("[1]", r"line 1 holds a list; a row is a JSON object"),
+    ]:
         (tmp_path / "torn.jsonl").write_text(text)
         with pytest.raises(ValueError, match=message):
             list(formats.read(tmp_path / "torn.jsonl", "trl", on_bad_row=pytest.fail))
-    for text, message in [("{}\n{}", "one object per line is .jsonl"), ("{}", "holds a dict; a .json file of rows is one array")]:
+    for text, message in [
+        ("{}\n{}", "one object per line is .jsonl"),
+        ("{}", "holds a dict; a .json file of rows is one array"),
+    ]:
         (tmp_path / "torn.json").write_text(text)
         with pytest.raises(ValueError, match=message):
             list(formats.read(tmp_path / "torn.json", "trl"))
@@ -101,7 +151,9 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path) -> None:
 
 def test_bad_rows_are_left_out_only_for_a_caller_that_hears_of_each(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
-    rows: list[object] = [{"prompt": "q", "completions": ["a"], "labels": [label]} for label in (True, 7, False)]
+    rows: list[object] = [
+        {"prompt": "q", "completions": ["a"], "labels": [label]} for label in (True, 7, False)
+    ]
     path.write_text(json.dumps(rows))
     told: list[str] = []
     assert [found.is_correct for found in formats.read(path, "trl", on_bad_row=told.append)] == [True, False]
@@ -113,7 +165,9 @@ def test_a_file_is_replaced_when_all_is_written_or_stays(suffix: str, tmp_path: 
     path = tmp_path / f"out.{suffix}"
     formats.write(path, "trl", SOLUTIONS)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"solution 1 \(problem p1\) cannot be written as trl: step 1 has the label 0\.5"):
+    with pytest.raises(
+        ValueError, match=r"solution 1 \(problem p1\) cannot be written as trl: step 1 has the label 0\.5"
+    ):
         formats.write(path, "trl", [SOLUTIONS[0], solution(["a"], [0.5])])
 
     def broken() -> Iterator[LabelledSolution]:
@@ -129,7 +183,9 @@ def test_a_file_is_replaced_when_all_is_written_or_stays(suffix: str, tmp_path: 
     assert [found.question for found in formats.read(path, "trl")] == [given.question for given in SOLUTIONS]
 
 
-@pytest.mark.parametrize(("labels", "message"), [([], "2 steps and 0 labels"), ([1.0, 2.0], "the label of step 2 is 2.0")])
+@pytest.mark.parametrize(
+    ("labels", "message"), [([], "2 steps and 0 labels"), ([1.0, 2.0], "the label of step 2 is 2.0")]
+)
 def test_a_solution_that_is_none_is_not_written(labels: list[float], message: str, tmp_path: Path) -> None:
     for name in formats.names("write"):
         with pytest.raises(ValueError, match=message):
@@ -159,7 +215,13 @@ def test_parquet_keeps_every_digit_under_the_column_names_of_the_format(tmp_path
 
     thirds = [solution(["Step 1: a\n", "b"], [1 / 3, 0.7], is_correct=True)]
     formats.write(tmp_path / "out.parquet", "er-prm", thirds, extras=True)
-    assert pyarrow.parquet.read_schema(tmp_path / "out.parquet").names == ["text", "value", "problem_id", "question", "is_correct"]
+    assert pyarrow.parquet.read_schema(tmp_path / "out.parquet").names == [
+        "text",
+        "value",
+        "problem_id",
+        "question",
+        "is_correct",
+    ]
     assert list(formats.read(tmp_path / "out.parquet", "er-prm")) == thirds
 
 
@@ -178,7 +240,9 @@ def test_parquet_columns_do_not_depend_on_the_rows(tmp_path: Path) -> None:
     }
 
 
-def test_datasets_reads_our_parquet_and_we_read_its_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_datasets_reads_our_parquet_and_we_read_its_data_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     datasets = pytest.importorskip("datasets", reason="needs datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     plain, saved, splits = tmp_path / "plain", tmp_path / "saved", tmp_path / "splits"
@@ -217,7 +281,10 @@ def test_options_are_parsed_by_their_types() -> None:
         (["threshold=1", "threshold=1"], "each key once"),
         (["threshold=half"], "option 'threshold' must be a number; 'half' was given"),
         (["extras=maybe"], "option 'extras' of trl must be True or False; 'maybe' was given"),
-        (["treshold=0.5"], "option 'treshold' is unknown for writing trl; choose from separator, threshold, extras"),
+        (
+            ["treshold=0.5"],
+            "option 'treshold' is unknown for writing trl; choose from separator, threshold, extras",
+        ),
     ],
 )
 def test_options_that_cannot_be_parsed_say_so(assignments: list[str], message: str) -> None:

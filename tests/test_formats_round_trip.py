@@ -17,18 +17,28 @@ from forkpoint.records import Label, LabelledSolution
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(lambda text: "ки" not in text)
 STEPS = st.lists(TEXT, min_size=1, max_size=5)
 HARD, SOFT = st.sampled_from([0.0, 1.0]), st.floats(0, 1)
-WITH_EXTRAS = {"math-shepherd": {}, "openrlhf": {}, "er-prm": {}, "rlhflow": {"separator": ""}, "trl": {"separator": ""}}
+WITH_EXTRAS = {
+    "math-shepherd": {},
+    "openrlhf": {},
+    "er-prm": {},
+    "rlhflow": {"separator": ""},
+    "trl": {"separator": ""},
+}
 HOLDS_SOFT = ("forkpoint", "openrlhf", "er-prm")
 TAGGED = ("math-shepherd", "openrlhf", "er-prm")
 
 
-def solution(steps: list[str], values: list[float], question: str = "What is 2 + 2?", is_correct: bool = True) -> LabelledSolution:
+def solution(
+    steps: list[str], values: list[float], question: str = "What is 2 + 2?", is_correct: bool = True
+) -> LabelledSolution:
     """A solution whose labels come without evidence, as imported ones do."""
     labels = tuple(Label(value, 0, 0, 0.0, 0.0, 1.0) for value in values)
     return LabelledSolution("p1", question, tuple(steps), labels, is_correct)
 
 
-def through(name: str, given_solution: LabelledSolution, write_options: dict[str, Any], read_options: dict[str, Any]) -> LabelledSolution:
+def through(
+    name: str, given_solution: LabelledSolution, write_options: dict[str, Any], read_options: dict[str, Any]
+) -> LabelledSolution:
     """One solution as a row and back, without a file."""
     known = FORMATS[name]
     writer: Any = known.codec(**{**known.preset, **write_options})
@@ -63,7 +73,9 @@ def test_with_extras_any_text_and_label_comes_back(name: str, data: st.DataObjec
 @settings(max_examples=60, deadline=None)
 @given(before=solutions(SOFT))
 def test_our_own_format_keeps_everything(before: LabelledSolution) -> None:
-    counted = replace(before, labels=tuple(Label(label.value, 3, 7, 6.5, 0.0, 1.0) for label in before.labels))
+    counted = replace(
+        before, labels=tuple(Label(label.value, 3, 7, 6.5, 0.0, 1.0) for label in before.labels)
+    )
     assert through("forkpoint", counted, {}, {}) == counted
 
 
@@ -78,7 +90,9 @@ def test_processbench_keeps_text_outcome_and_first_error(before: LabelledSolutio
         before.is_correct,
     )
     is_wrong = [label.value < threshold for label in before.labels]
-    assert [label.value for label in after.labels] == [float(not any(is_wrong[: idx + 1])) for idx in range(len(is_wrong))]
+    assert [label.value for label in after.labels] == [
+        float(not any(is_wrong[: idx + 1])) for idx in range(len(is_wrong))
+    ]
 
 
 @pytest.mark.parametrize("name", TAGGED)
@@ -91,13 +105,17 @@ def test_a_tag_moves_a_step_s_leading_line_end_to_the_step_before(name: str) -> 
 
 @pytest.mark.parametrize("name", [*TAGGED, "rlhflow"])
 def test_without_extras_question_and_steps_come_back_if_the_solution_begins_as_expected(name: str) -> None:
-    before = solution(["Step 1: 2 + 2\n", "Step 2: is 4. "], [1, 0], question="What is 2 + 2?\n ", is_correct=False)
+    before = solution(
+        ["Step 1: 2 + 2\n", "Step 2: is 4. "], [1, 0], question="What is 2 + 2?\n ", is_correct=False
+    )
     after = through(name, before, {}, {})
     assert (after.question, after.steps, after.labels) == (before.question, before.steps, before.labels)
     lower = replace(before, steps=("step 1: 2 + 2\n", before.steps[1]))
     assert through(name, lower, {}, {}).steps == lower.steps
     unmarked = replace(before, steps=("2 + 2\n", "is 4"))
-    with pytest.raises(ValueError, match=r"the question cannot be told from the first step: 'Step 1:' stands 0 times"):
+    with pytest.raises(
+        ValueError, match=r"the question cannot be told from the first step: 'Step 1:' stands 0 times"
+    ):
         through(name, unmarked, {}, {})
     after = through(name, unmarked, {}, {"first_step": ""})
     assert (after.question, after.steps) == ("", ("What is 2 + 2?\n  2 + 2\n", "is 4"))
@@ -113,7 +131,8 @@ def test_a_question_that_looks_like_a_solution_is_not_written_without_extras(nam
 
 def test_problem_ids_of_imported_solutions_are_those_of_their_questions() -> None:
     ids = [
-        through("trl", replace(solution(["a"], [1], question), problem_id="lost"), {}, {}).problem_id for question in ("q", "q", "other")
+        through("trl", replace(solution(["a"], [1], question), problem_id="lost"), {}, {}).problem_id
+        for question in ("q", "q", "other")
     ]
     assert ids[0] == ids[1] != ids[2]
     assert ids[0].startswith("question:")
@@ -130,7 +149,9 @@ def test_without_an_outcome_the_last_label_is_taken_for_it(value: float) -> None
 def test_every_format_can_be_kept_in_every_file(name: str, suffix: str, tmp_path: Path) -> None:
     before = [
         solution(["Step 1: 2 + 2\n\n", "is 4"], [1.0, 1.0]),
-        solution(["Step 1: “ünïcode” 数\u2028\n\n", "\n\n", ""], [1.0, 0.0, 0.0], question="Ω?", is_correct=False),
+        solution(
+            ["Step 1: “ünïcode” 数\u2028\n\n", "\n\n", ""], [1.0, 0.0, 0.0], question="Ω?", is_correct=False
+        ),
     ]
     path = tmp_path / f"file.{suffix}"
     separator: dict[str, Any] = {"separator": "\n\n"} if name in ("rlhflow", "trl", "processbench") else {}

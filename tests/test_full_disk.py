@@ -17,7 +17,11 @@ from forkpoint.records import Problem
 from forkpoint.runs import LocalExecutor
 from forkpoint.trees.grow import TreeConfig
 
-SCRIPT = {"": {"one\n": 0.6, "two\n": 0.4}, "one\n": {"The answer is 1": 0.7, "The answer is 2": 0.3}, "two\n": {"The answer is 2": 1.0}}
+SCRIPT = {
+    "": {"one\n": 0.6, "two\n": 0.4},
+    "one\n": {"The answer is 1": 0.7, "The answer is 2": 0.3},
+    "two\n": {"The answer is 2": 1.0},
+}
 PROBLEMS = [Problem(f"p{idx}", f"question {idx}", "1") for idx in range(60)]
 SIZES_KIB = (16, 32, 64, 96, 128, 192, 8192)
 
@@ -46,7 +50,9 @@ def mount(*arguments: str) -> bool:
 def label(out: Path) -> None:
     plan = RolloutPlan(num_solutions=4, solution_temperature=1.0, num_rollouts=8)
     executor = LocalExecutor(chunk_size=8, progress=False)
-    label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), out, TreeConfig(max_tokens=8), LabelConfig(), executor, plan=plan)
+    label_problems(
+        PROBLEMS, ScriptedPolicy(SCRIPT), out, TreeConfig(max_tokens=8), LabelConfig(), executor, plan=plan
+    )
 
 
 def test_labelling_goes_on_whenever_there_is_room_again(disk: Path, tmp_path: Path) -> None:

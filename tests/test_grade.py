@@ -34,7 +34,9 @@ from forkpoint.grading.pool import GradingPool, Worker, close_shared_pools, shar
 from forkpoint.select import majority
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the real data sets at {DATA} (set FORKPOINT_DATA)")
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason=f"needs the real data sets at {DATA} (set FORKPOINT_DATA)"
+)
 
 USER_GRADERS = """
 import os, time
@@ -149,7 +151,9 @@ def test_what_is_no_single_number_is_ungradable(text: str) -> None:
         assert grade("5", prediction, "numeric").outcome == "ungradable"
 
 
-@pytest.mark.parametrize("text", ["", "no idea", "#### ", "A:", "16 - 3 = 13\nThe answer is", r"\boxed{}", "5+13=18\nbuys: 18*"])
+@pytest.mark.parametrize(
+    "text", ["", "no idea", "#### ", "A:", "16 - 3 = 13\nThe answer is", r"\boxed{}", "5+13=18\nbuys: 18*"]
+)
 def test_a_text_without_an_answer_is_wrong_and_says_so(text: str) -> None:
     verdict = grade("18", text, "numeric")
     assert (verdict.outcome, verdict.answer, verdict.reason) == ("wrong", None, "no answer")
@@ -204,7 +208,17 @@ def test_exact_ignores_blanks_case_and_a_full_stop() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["B", "(B)", "b", "The answer is B", "answer: (b)", "**Answer: B) 12**", r"\boxed{\text{(B)}}", "Option A fails.\nB.\n"]
+    "text",
+    [
+        "B",
+        "(B)",
+        "b",
+        "The answer is B",
+        "answer: (b)",
+        "**Answer: B) 12**",
+        r"\boxed{\text{(B)}}",
+        "Option A fails.\nB.\n",
+    ],
 )
 def test_choices_are_read_as_they_are_written(text: str) -> None:
     assert is_correct("B", text, "choice")
@@ -248,7 +262,10 @@ def test_a_word_is_no_choice() -> None:
     ],
 )
 def test_equal_mathematics_is_correct(reference: str, prediction: str) -> None:
-    verdicts = grade_all([(reference, prediction), (reference, f"So $\\boxed{{{prediction}}}$."), (reference, reference)], "math")
+    verdicts = grade_all(
+        [(reference, prediction), (reference, f"So $\\boxed{{{prediction}}}$."), (reference, reference)],
+        "math",
+    )
     assert [verdict.outcome for verdict in verdicts] == ["correct"] * 3
 
 
@@ -278,13 +295,19 @@ def test_equal_mathematics_is_correct(reference: str, prediction: str) -> None:
     ],
 )
 def test_different_mathematics_is_wrong(reference: str, prediction: str) -> None:
-    assert [verdict.outcome for verdict in grade_all([(reference, prediction), (reference, f"\\boxed{{{prediction}}}")], "math")] == [
-        "wrong"
-    ] * 2
+    assert [
+        verdict.outcome
+        for verdict in grade_all([(reference, prediction), (reference, f"\\boxed{{{prediction}}}")], "math")
+    ] == ["wrong"] * 2
 
 
 def test_equal_answers_have_one_key() -> None:
-    assert answer_key(r"so \boxed{\frac12}", "math") == answer_key("0.5", "math") == answer_key("A: 1/2", "numeric") == "1/2"
+    assert (
+        answer_key(r"so \boxed{\frac12}", "math")
+        == answer_key("0.5", "math")
+        == answer_key("A: 1/2", "numeric")
+        == "1/2"
+    )
     assert answer_key(r"\boxed{\text{(C)}}", "math") == answer_key("C", "choice") == "C"
     assert answer_key("The answer is New York.", "exact") == "new york"
     assert answer_key("no number", "numeric") is None
@@ -314,7 +337,9 @@ HOSTILE = [
 def test_hostile_answers_are_ungradable_at_once(prediction: str, grader: str) -> None:
     start = time.monotonic()
     verdict = grade("5", prediction, grader)
-    if not (grader == "numeric" and not any(map(str.isdigit, prediction))):  # what has no digits has no answer to judge
+    if not (
+        grader == "numeric" and not any(map(str.isdigit, prediction))
+    ):  # what has no digits has no answer to judge
         assert verdict.outcome == "ungradable"
         assert verdict.reason
     assert not verdict.is_correct
@@ -325,7 +350,9 @@ def test_a_hang_is_killed_and_the_answers_around_it_are_not_harmed() -> None:
     is_correct("x+y", "y+x", "math")  # the process is there
     hangs = [r"\boxed{9^{9^9}}"] * 5  # asked once
     start = time.monotonic()
-    verdicts = grade_all([("5", hang) for hang in hangs] + [("x+y", "y+x"), ("x+y", "y-x")], "math", timeout_s=1.0)
+    verdicts = grade_all(
+        [("5", hang) for hang in hangs] + [("x+y", "y+x"), ("x+y", "y-x")], "math", timeout_s=1.0
+    )
     assert [verdict.outcome for verdict in verdicts] == ["ungradable"] * 5 + ["correct", "wrong"]
     assert verdicts[0].reason == "over the time limit of 1 s"
     assert grade("x+y", "y+x", "math").is_correct
@@ -334,7 +361,10 @@ def test_a_hang_is_killed_and_the_answers_around_it_are_not_harmed() -> None:
 
 def test_grading_works_in_any_thread() -> None:
     outcomes: list[str] = []
-    threads = [threading.Thread(target=lambda: outcomes.append(grade("a+b", "b+a", "math").outcome)) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: outcomes.append(grade("a+b", "b+a", "math").outcome))
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -344,7 +374,9 @@ def test_grading_works_in_any_thread() -> None:
 
 
 def test_the_same_pair_is_asked_once(user_graders: str) -> None:
-    assert [verdict.outcome for verdict in grade_all([("a", "a"), ("a", "b"), ("a", "a")], f"{user_graders}:same")] == [
+    assert [
+        verdict.outcome for verdict in grade_all([("a", "a"), ("a", "b"), ("a", "a")], f"{user_graders}:same")
+    ] == [
         "correct",
         "wrong",
         "correct",
@@ -359,7 +391,11 @@ def test_your_own_grader_gets_both_texts_and_may_print(user_graders: str) -> Non
 
 
 def test_whatever_your_own_grader_does_is_one_answer_s_failure(user_graders: str) -> None:
-    verdicts = grade_all([("a", text) for text in ("a", "hang", "die", "raise", "half", "b", "a")], f"{user_graders}:slow", timeout_s=0.3)
+    verdicts = grade_all(
+        [("a", text) for text in ("a", "hang", "die", "raise", "half", "b", "a")],
+        f"{user_graders}:slow",
+        timeout_s=0.3,
+    )
     assert [verdict.outcome for verdict in verdicts] == ["correct", *["ungradable"] * 4, "wrong", "correct"]
     assert [verdict.reason for verdict in verdicts[1:5]] == [
         "over the time limit of 0.3 s",
@@ -404,13 +440,17 @@ def test_a_script_without_a_main_guard_grades_and_leaves_no_process(tmp_path: Pa
     assert not is_running(int(pid))
 
 
-@pytest.mark.skipif(not (hasattr(signal, "setitimer") and Path("/proc").is_dir()), reason="needs POSIX timers and /proc")
+@pytest.mark.skipif(
+    not (hasattr(signal, "setitimer") and Path("/proc").is_dir()), reason="needs POSIX timers and /proc"
+)
 def test_a_hanging_process_ends_even_where_its_parent_was_killed(user_graders: str) -> None:
     script = (
         "import threading, time\nfrom forkpoint.grading.pool import Worker\n"
         f"worker = Worker('{user_graders}:slow')\nprint(worker._process.pid, flush=True)\nworker.ask('a', 'hang', 0.3)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment(), text=True)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment(), text=True
+    )
     assert parent.stdout
     pid = int(parent.stdout.readline())
     time.sleep(0.1)
@@ -427,7 +467,9 @@ def test_a_hanging_process_ends_even_where_its_parent_was_killed(user_graders: s
 
 def test_importing_the_grader_is_light() -> None:
     heavy = {"torch", "math_verify", "sympy", "datasets", "pyarrow", "transformers"}
-    done = run_python("-c", f"import sys, forkpoint.grade, forkpoint.problems; print({heavy} & set(sys.modules))")
+    done = run_python(
+        "-c", f"import sys, forkpoint.grade, forkpoint.problems; print({heavy} & set(sys.modules))"
+    )
     assert done.stdout.strip() == "set()"
 
 
@@ -474,7 +516,14 @@ def test_a_file_is_graded_line_by_line_and_nothing_is_dropped(tmp_path: Path) ->
     rows = rows_of(out)
     assert [row["line"] for row in rows] == [1, 2, 4, 5, 6, 7, 8, 9, 10, 11]
     assert rows[0] == {"line": 1, "outcome": "correct", "answer": "18", "reason": ""}
-    assert [row["outcome"] for row in rows] == ["correct", "wrong", "correct", "ungradable", *["unreadable"] * 5, "correct"]
+    assert [row["outcome"] for row in rows] == [
+        "correct",
+        "wrong",
+        "correct",
+        "ungradable",
+        *["unreadable"] * 5,
+        "correct",
+    ]
 
 
 def test_a_file_needs_a_grader_and_another_place_for_its_verdicts(tmp_path: Path) -> None:
@@ -482,7 +531,10 @@ def test_a_file_needs_a_grader_and_another_place_for_its_verdicts(tmp_path: Path
     with pytest.raises(FileNotFoundError, match=r"answers\.jsonl is not a file"):
         grade_file(answers, "math")
     answers.write_text('{"reference": "18", "prediction": "18"}\n')
-    assert grade_file(answers).unreadable[0].reason == "there is no grader, neither in the line nor for the whole file"
+    assert (
+        grade_file(answers).unreadable[0].reason
+        == "there is no grader, neither in the line nor for the whole file"
+    )
     with pytest.raises(ValueError, match="choose from"):
         grade_file(answers, "mtah")
     with pytest.raises(ValueError, match="is the file to be graded"):
@@ -493,9 +545,17 @@ def test_a_file_needs_a_grader_and_another_place_for_its_verdicts(tmp_path: Path
 @needs_data
 def test_numeric_agrees_with_the_published_verdicts_on_gsm8k() -> None:
     rows = rows_of(DATA / "gsm8k" / "example_model_solutions.jsonl")
-    solutions = [(row["ground_truth"], row[model]) for row in rows for model in row if model.endswith(("finetuning", "verification"))]
+    solutions = [
+        (row["ground_truth"], row[model])
+        for row in rows
+        for model in row
+        if model.endswith(("finetuning", "verification"))
+    ]
     verdicts = grade_all([(truth, solution["solution"]) for truth, solution in solutions], "numeric")
-    agreements = [verdict.is_correct == solution["is_correct"] for verdict, (_, solution) in zip(verdicts, solutions, strict=True)]
+    agreements = [
+        verdict.is_correct == solution["is_correct"]
+        for verdict, (_, solution) in zip(verdicts, solutions, strict=True)
+    ]
     assert len(agreements) == 4 * 1319
     assert sum(agreements) == len(agreements)
     assert sum(verdict.outcome == "ungradable" for verdict in verdicts) == 1  # "A: 10+John's age"
@@ -518,17 +578,35 @@ def test_math_agrees_with_the_published_verdicts_where_those_are_right() -> None
     assert sum(any(row["score"]) for row in rows) == 96
     assert published_majority == 93
     assert majority_here == 94  # problem 3
-    assert sum(any(verdict.is_correct for verdict in verdicts[start : start + 8]) for start in range(0, 800, 8)) == 98  # 3 and 72
+    assert (
+        sum(any(verdict.is_correct for verdict in verdicts[start : start + 8]) for start in range(0, 800, 8))
+        == 98
+    )  # 3 and 72
 
 
 @needs_data
 def test_math_finds_the_real_pairs_consistent_that_are_not_garbled() -> None:
     pairs = json.loads((DATA / "grader_pairs" / "math500_gpt_answers.json").read_text(encoding="utf-8"))
     verdicts = grade_all([(pair["answer"], pair["prediction"]) for pair in pairs], "math")
-    garbled = [pair["prediction"] for pair, verdict in zip(pairs, verdicts, strict=True) if not verdict.is_correct]
+    garbled = [
+        pair["prediction"] for pair, verdict in zip(pairs, verdicts, strict=True) if not verdict.is_correct
+    ]
     assert len(garbled) == 20
-    assert sum(verdict.outcome == "ungradable" for verdict in verdicts) == 15  # the rest parse, as something else
-    marks = ("pmatrix", "mbox", r"\frac*", r"\frac3*", r"\pm*", r"\frac2707", r"\frac919", "11+9a/20", "{14/5}", "1371/2")
+    assert (
+        sum(verdict.outcome == "ungradable" for verdict in verdicts) == 15
+    )  # the rest parse, as something else
+    marks = (
+        "pmatrix",
+        "mbox",
+        r"\frac*",
+        r"\frac3*",
+        r"\pm*",
+        r"\frac2707",
+        r"\frac919",
+        "11+9a/20",
+        "{14/5}",
+        "1371/2",
+    )
     assert all(any(mark in prediction for mark in marks) for prediction in garbled)
 
 
@@ -537,7 +615,14 @@ def environment() -> dict[str, str]:
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *arguments], env=environment(), capture_output=True, text=True, timeout=60, check=True)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
 
 
 def is_running(pid: int) -> bool:

@@ -109,8 +109,12 @@ def test_of_two_lines_with_one_key_the_first_counts(path: Path) -> None:
     assert list(Journal(path, is_writable=False).items()) == ROWS
 
 
-@pytest.mark.parametrize("row", [{"value": float("nan")}, {"value": float("inf")}, {"value": {1, 2}}, {"key": 1}, {"sum": 1}])
-def test_a_row_that_cannot_be_kept_is_refused_and_nothing_of_its_group_is_written(path: Path, row: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "row", [{"value": float("nan")}, {"value": float("inf")}, {"value": {1, 2}}, {"key": 1}, {"sum": 1}]
+)
+def test_a_row_that_cannot_be_kept_is_refused_and_nothing_of_its_group_is_written(
+    path: Path, row: dict[str, Any]
+) -> None:
     with opened(path) as journal:
         with pytest.raises((ValueError, TypeError)):
             journal.append([("a", {"n": 1}), ("b", row)])
@@ -149,7 +153,9 @@ def test_a_torn_line_longer_than_a_block_is_cut_off_whole(path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*damaged lines")
-def test_a_byte_flipped_anywhere_is_noticed_and_only_its_row_is_owed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_byte_flipped_anywhere_is_noticed_and_only_its_row_is_owed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "fsync", lambda fd: None)
     data = written(path)
     bad_path = path.with_suffix(".bad")
@@ -195,7 +201,9 @@ def test_a_row_that_changes_under_a_reader_is_not_served(path: Path) -> None:
         list(journal.items())
 
 
-def test_a_full_disk_leaves_the_journal_as_it_was_and_later_rows_fit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_journal_as_it_was_and_later_rows_fit(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real_write = os.write
     room = 30
 

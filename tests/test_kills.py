@@ -40,7 +40,12 @@ SCRIPT = {
 }
 PROBLEMS = [Problem(f"p{idx}", f"question {idx}", "1") for idx in range(40)]
 TRAIN = TrainConfig(
-    learning_rate=1e-2, num_epochs=6, batch_size=4, micro_batch_size=4, save_every=2, format=PRMFormat(tag="#", max_length=128)
+    learning_rate=1e-2,
+    num_epochs=6,
+    batch_size=4,
+    micro_batch_size=4,
+    save_every=2,
+    format=PRMFormat(tag="#", max_length=128),
 )
 PRELOADED = [
     "torch",
@@ -68,7 +73,15 @@ class SlowPolicy(ScriptedPolicy):
 def label(base: Path, out: Path) -> None:
     plan = RolloutPlan(num_solutions=4, solution_temperature=1.0, num_rollouts=8, stop_early=True)
     executor = LocalExecutor(chunk_size=3, progress=False)
-    label_problems(PROBLEMS, SlowPolicy(SCRIPT, name="slow"), out, TreeConfig(max_tokens=8), LabelConfig(), executor, plan=plan)
+    label_problems(
+        PROBLEMS,
+        SlowPolicy(SCRIPT, name="slow"),
+        out,
+        TreeConfig(max_tokens=8),
+        LabelConfig(),
+        executor,
+        plan=plan,
+    )
 
 
 def train(base: Path, out: Path) -> None:
@@ -87,7 +100,9 @@ def files_of(job: str, out: Path) -> dict[str, bytes]:
     if job == "raft":
         return files_of_raft(out)
     if job == "label":
-        return {name: (out / name).read_bytes() for name in ("journal.jsonl", "labels.jsonl", "label_config.json")}
+        return {
+            name: (out / name).read_bytes() for name in ("journal.jsonl", "labels.jsonl", "label_config.json")
+        }
     report = json.loads((out / "training" / "manifest.json").read_text())["summary"]
     names = ("model.safetensors", "forkpoint_prm.json", "config.json", "tokenizer.json")
     return {"report": json.dumps(report).encode(), **{name: (out / name).read_bytes() for name in names}}
@@ -110,7 +125,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_killed_at_random_moments_the_data_is_that_of_a_run_that_never_was(job: str, base: Path, tmp_path: Path) -> None:
+def test_killed_at_random_moments_the_data_is_that_of_a_run_that_never_was(
+    job: str, base: Path, tmp_path: Path
+) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
 

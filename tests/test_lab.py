@@ -50,7 +50,12 @@ def test_a_story_reads_as_plain_english_and_has_one_solution() -> None:
         (RIGHT.replace("loses", "sells"), 1, "sells", "operand"),
         (RIGHT.replace("Monday: finds 24+13=37", "Tuesday: buys 24+40=64"), 0, "Tuesday", "distractor"),
         (RIGHT.replace("Wednesday: loses 37-7=30\n", ""), 1, "Thursday", "skipped"),
-        (RIGHT.replace("Wednesday: loses 37-7=30\n", "Monday: finds 37+13=50\n"), 1, "Monday: finds 37", "repeated"),
+        (
+            RIGHT.replace("Wednesday: loses 37-7=30\n", "Monday: finds 37+13=50\n"),
+            1,
+            "Monday: finds 37",
+            "repeated",
+        ),
         (RIGHT.replace("is 60", "is 61"), 3, "1", "answer"),
         (RIGHT.replace("\nThe answer is 60", ""), 3, "", "missing"),
         (RIGHT.replace("Thursday: doubles 30*2=60\n", ""), 2, "The answer", "skipped"),
@@ -68,7 +73,9 @@ def test_the_oracle_names_the_first_wrong_step(text: str, line_idx: int, offset_
 
 
 def test_the_oracle_does_not_mind_spacing() -> None:
-    assert first_error(MIA, RIGHT.replace("+", " + ").replace("=", " = ").replace("\n", "\n\n") + ".\n") is None
+    assert (
+        first_error(MIA, RIGHT.replace("+", " + ").replace("=", " = ").replace("\n", "\n\n") + ".\n") is None
+    )
 
 
 def test_a_wrong_step_may_still_reach_the_right_answer_and_the_oracle_sees_it() -> None:
@@ -100,7 +107,14 @@ def test_the_error_is_where_the_text_leaves_the_right_solution(level: str) -> No
         error = first_error(story, text)
         if error is None:
             continue
-        differs = next((idx for idx, (ours, right) in enumerate(zip(text, story.solution, strict=False)) if ours != right), len(text))
+        differs = next(
+            (
+                idx
+                for idx, (ours, right) in enumerate(zip(text, story.solution, strict=False))
+                if ours != right
+            ),
+            len(text),
+        )
         assert text[:differs].rfind("\n") == text[: error.offset].rfind("\n"), (text, story.solution)
         assert error.offset <= differs
 
@@ -110,7 +124,9 @@ def test_first_wrong_step_follows_the_segmentation() -> None:
     assert first_wrong_step(MIA, newline_steps(wrong)) == 1
     assert first_wrong_step(MIA, newline_steps(RIGHT)) == -1
     assert first_wrong_step(MIA, [wrong[:50], wrong[50:]]) == (0 if wrong.index("31") < 49 else 1)
-    assert first_wrong_step(MIA, list(RIGHT[:-9])) == len(RIGHT[:-9]) - 1  # ends too early: the last step is charged
+    assert (
+        first_wrong_step(MIA, list(RIGHT[:-9])) == len(RIGHT[:-9]) - 1
+    )  # ends too early: the last step is charged
 
 
 def test_streams_are_seeded_distinct_and_prefix_stable() -> None:

@@ -53,13 +53,18 @@ def test_it_is_useful_on_held_out_problems(policy: LocalPolicy) -> None:
 def test_levels_are_ordered_by_difficulty(policy: LocalPolicy) -> None:
     accuracy = []
     for level in ("easy", "test", "hard"):
-        outcomes = solve_by_sampling(policy, load_problems(f"lab:{level}?num=100&seed=3"), RolloutConfig(1, 0.0, max_tokens=160))
+        outcomes = solve_by_sampling(
+            policy, load_problems(f"lab:{level}?num=100&seed=3"), RolloutConfig(1, 0.0, max_tokens=160)
+        )
         accuracy.append(bootstrap([float(outcome.ends[0].is_correct) for outcome in outcomes]).mean)
     assert accuracy == sorted(accuracy, reverse=True)
 
 
 def test_the_policy_of_the_shuffles_is_useful_on_held_out_shuffles() -> None:
-    found = check_policy(load_policy("lab-shuffle"), CheckConfig(problems="lab-shuffle:test?num=60&seed=7", num_samples=16, max_tokens=240))
+    found = check_policy(
+        load_policy("lab-shuffle"),
+        CheckConfig(problems="lab-shuffle:test?num=60&seed=7", num_samples=16, max_tokens=240),
+    )
     assert found.greedy.high > 0.4  # guessing among four people is .25
     assert found.greedy.mean > 0.3
     assert found.oracle.mean >= 0.75
@@ -67,7 +72,10 @@ def test_the_policy_of_the_shuffles_is_useful_on_held_out_shuffles() -> None:
 
 
 def structure(tree: Tree) -> list[tuple[int | None, int, tuple[int, ...], str]]:
-    return [(branch.parent_idx, branch.fork, branch.completion.token_ids, branch.completion.finish) for branch in tree.branches]
+    return [
+        (branch.parent_idx, branch.fork, branch.completion.token_ids, branch.completion.finish)
+        for branch in tree.branches
+    ]
 
 
 def numbers(tree: Tree) -> Iterator[float]:

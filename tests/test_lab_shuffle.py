@@ -65,8 +65,13 @@ def test_solutions_are_what_moving_the_balls_gives(level: str) -> None:
         states = moved(shuffle.question)
         assert shuffle.answer == f"{shuffle.asked}: {states[-1][shuffle.asked]}"
         lines = shuffle.solution.splitlines()
-        assert [dict(re.findall(r"([A-Z]\w+): ([a-z]+)", line.split(" so ")[1])) for line in lines[:-1]] == states[1:]
-        given = [dict(re.findall(r"([A-Z]\w+): ([a-z]+)", line.split(" so ")[0].partition(": ")[2])) for line in lines[:-1]]
+        assert [
+            dict(re.findall(r"([A-Z]\w+): ([a-z]+)", line.split(" so ")[1])) for line in lines[:-1]
+        ] == states[1:]
+        given = [
+            dict(re.findall(r"([A-Z]\w+): ([a-z]+)", line.split(" so ")[0].partition(": ")[2]))
+            for line in lines[:-1]
+        ]
         assert all(taken.items() <= before.items() for taken, before in zip(given, states, strict=False))
         num_hard_to_see += moved(shuffle.question, with_dreams=True)[-1] != states[-1]
     assert num_hard_to_see > 20  # believing dreams does harm
@@ -77,8 +82,18 @@ def test_solutions_are_what_moving_the_balls_gives(level: str) -> None:
     [
         (RIGHT.replace("so Ada: blue", "so Ada: red", 1), 0, "red, Leo: red", "value"),
         (RIGHT.replace("Leo: red, Mia: green\n", "Leo: green, Mia: red\n"), 0, "green, Mia: red", "value"),
-        (RIGHT.replace("Ada: red, Leo: blue, so", "Ada: red, Mia: green, so"), 0, "Mia: green, so", "operand"),
-        (RIGHT.replace("Leo: red, Mia: green, so", "Leo: blue, Mia: green, so"), 1, "blue, Mia: green, so", "operand"),
+        (
+            RIGHT.replace("Ada: red, Leo: blue, so", "Ada: red, Mia: green, so"),
+            0,
+            "Mia: green, so",
+            "operand",
+        ),
+        (
+            RIGHT.replace("Leo: red, Mia: green, so", "Leo: blue, Mia: green, so"),
+            1,
+            "blue, Mia: green, so",
+            "operand",
+        ),
         (RIGHT.replace("\nWednesday", f"\n{DREAMT}\nWednesday"), 1, "Tuesday", "distractor"),
         (RIGHT.split("\n")[1] + "\nThe answer is Mia: red", 0, "Wednesday", "skipped"),
         (RIGHT.split("\n")[0] + "\nThe answer is Mia: green", 1, "The", "skipped"),

@@ -48,7 +48,9 @@ def test_labels_are_the_leaves_below_each_line(tmp_path: Path) -> None:
     summary = label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", TREE, LabelConfig(), QUIET)
     assert (summary.num_solutions, summary.num_failed, summary.num_skipped) == (30, 0, 0)
     labelled = list(read_labelled(tmp_path / "run"))
-    first = {item.steps: [label.value for label in item.labels] for item in labelled if item.problem_id == "p0"}
+    first = {
+        item.steps: [label.value for label in item.labels] for item in labelled if item.problem_id == "p0"
+    }
     assert first == {
         ("one\n", "The answer is 1"): [0.5, 1.0],
         ("two\n", "The answer is 1"): [1.0, 1.0],
@@ -77,7 +79,11 @@ def test_trees_come_back_from_the_journal_as_they_were(tmp_path: Path) -> None:
     assert [json.loads(json.dumps(outcome.to_row())) for outcome in outcomes] == rows
     assert [TreeOutcome.from_row(outcome.to_row()) for outcome in outcomes] == outcomes
     solutions = outcomes[0].solutions()
-    assert [solution.text for solution in solutions] == ["one\nThe answer is 1", "two\nThe answer is 1", "one\nThe answer is 2"]
+    assert [solution.text for solution in solutions] == [
+        "one\nThe answer is 1",
+        "two\nThe answer is 1",
+        "one\nThe answer is 2",
+    ]
     assert sum(solution.num_sampled_tokens for solution in solutions) == outcomes[0].cost.sampled_tokens
 
 
@@ -104,7 +110,9 @@ class FailingPolicy(ScriptedPolicy):
     is_failing = True
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        if self.is_failing and any(self.decode(request.prefix_ids).startswith("question 5") for request in requests):
+        if self.is_failing and any(
+            self.decode(request.prefix_ids).startswith("question 5") for request in requests
+        ):
             raise ConnectionError("the engine went away")
         return super().generate(requests)
 
@@ -152,7 +160,9 @@ def test_killed_at_20_random_moments_the_journal_is_the_uninterrupted_one(tmp_pa
     program.write_text(LABEL.format(tests=str(Path(__file__).parent)))
 
     def start(run: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, str(program), str(tmp_path / run)], env={**os.environ, "PYTHONWARNINGS": "error"})
+        return subprocess.Popen(
+            [sys.executable, str(program), str(tmp_path / run)], env={**os.environ, "PYTHONWARNINGS": "error"}
+        )
 
     assert start("once").wait() == 0
     rng = random.Random(0)
@@ -175,8 +185,12 @@ def test_killed_at_20_random_moments_the_journal_is_the_uninterrupted_one(tmp_pa
     assert num_kills >= 15, "the work was over too soon for the test to mean anything"
     assert sizes == sorted(sizes), "rows were lost"
     assert start("often").wait() == 0
-    assert (tmp_path / "often" / "journal.jsonl").read_bytes() == (tmp_path / "once" / "journal.jsonl").read_bytes()
-    assert (tmp_path / "often" / "labels.jsonl").read_bytes() == (tmp_path / "once" / "labels.jsonl").read_bytes()
+    assert (tmp_path / "often" / "journal.jsonl").read_bytes() == (
+        tmp_path / "once" / "journal.jsonl"
+    ).read_bytes()
+    assert (tmp_path / "often" / "labels.jsonl").read_bytes() == (
+        tmp_path / "once" / "labels.jsonl"
+    ).read_bytes()
 
 
 def size(run: Path) -> int:

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 import forkpoint
 from forkpoint.labels.leaves import Leaves, final_label, label_of, leaf_shares, wilson_interval
-from forkpoint.labels.values import PRODUCTS, canonical_value, hit, log_mean_exp, mean, product_named, value_named
+from forkpoint.labels.values import (
+    PRODUCTS,
+    canonical_value,
+    hit,
+    log_mean_exp,
+    mean,
+    product_named,
+    value_named,
+)
 from forkpoint.records import Branch, Completion, Tree
 
 PUBLISHED = {
@@ -41,9 +49,16 @@ etas = st.floats(-50, 50, allow_nan=False)
 
 @example([0.0, 1.0], 1.0, 5e-324)  # 1 / 5e-324 is infinite
 @given(outcomes, etas, etas)
-def test_values_lie_between_minimum_and_hit_and_grow_with_eta(results: list[float], eta: float, other: float) -> None:
+def test_values_lie_between_minimum_and_hit_and_grow_with_eta(
+    results: list[float], eta: float, other: float
+) -> None:
     low, high = sorted((eta, other))
-    values = [log_mean_exp(-math.inf)(results), log_mean_exp(low)(results), log_mean_exp(high)(results), hit(results)]
+    values = [
+        log_mean_exp(-math.inf)(results),
+        log_mean_exp(low)(results),
+        log_mean_exp(high)(results),
+        hit(results),
+    ]
     assert all(left <= right + 1e-9 for left, right in pairwise(values))
 
 
@@ -92,7 +107,9 @@ def test_published_labels_have_names() -> None:
         product_named("sheperd")
 
 
-@pytest.mark.parametrize(("results", "weights"), [([], None), ([1.0], [1.0, 2.0]), ([1.0], [0.0]), ([1.0, 0.0], [-1.0, 2.0])])
+@pytest.mark.parametrize(
+    ("results", "weights"), [([], None), ([1.0], [1.0, 2.0]), ([1.0], [0.0]), ([1.0, 0.0], [-1.0, 2.0])]
+)
 def test_impossible_weights_are_refused(results: list[float], weights: list[float] | None) -> None:
     with pytest.raises(ValueError, match="weights"):
         mean(results, weights)
@@ -122,7 +139,14 @@ def test_intervals_contain_their_value(results: list[bool], name: str) -> None:
 def path(text: str, logprob: float = -0.1, runner_up_logprob: float = -3.0) -> Completion:
     """A completion whose tokens are the characters of `text`."""
     size = len(text)
-    return Completion(tuple(map(ord, text)), (logprob,) * size, (0.5,) * size, (ord("?"),) * size, (runner_up_logprob,) * size, "stop")
+    return Completion(
+        tuple(map(ord, text)),
+        (logprob,) * size,
+        (0.5,) * size,
+        (ord("?"),) * size,
+        (runner_up_logprob,) * size,
+        "stop",
+    )
 
 
 def hand_drawn_tree() -> Tree:
@@ -133,12 +157,23 @@ def hand_drawn_tree() -> Tree:
           \ Y g      leaf 2 forks from leaf 1 at position 3
     a b c Z          leaf 3 forks from leaf 0 at position 3
     """
-    return Tree((7,), (Branch(None, 0, path("abcd")), Branch(0, 1, path("Xef")), Branch(1, 3, path("Yg")), Branch(0, 3, path("Z"))))
+    return Tree(
+        (7,),
+        (
+            Branch(None, 0, path("abcd")),
+            Branch(0, 1, path("Xef")),
+            Branch(1, 3, path("Yg")),
+            Branch(0, 3, path("Z")),
+        ),
+    )
 
 
 def test_a_prefix_is_worth_the_leaves_that_share_it() -> None:
     leaves = Leaves(hand_drawn_tree(), [True, False, True, False])
-    below = {(leaf, size): leaves.below(leaf, size) for leaf, size in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3), (2, 4), (3, 3)]}
+    below = {
+        (leaf, size): leaves.below(leaf, size)
+        for leaf, size in [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3), (2, 4), (3, 3)]
+    }
     assert below == {
         (0, 1): [0, 1, 2, 3], (0, 2): [0, 3], (0, 3): [0, 3], (1, 2): [1, 2],
         (1, 3): [1, 2], (2, 3): [1, 2], (2, 4): [2], (3, 3): [0, 3],
@@ -168,7 +203,14 @@ def test_policy_weights_are_products_of_renormalised_branch_probabilities() -> N
         )  # fmt: skip
 
     # at position 1 the root takes b with .5 against X with .25; at position 3 c.. takes d with .6 against Z with .3
-    tree = Tree((7,), (Branch(None, 0, path("abcd")), Branch(0, 1, branch("Xef", 0.25, 0.5)), Branch(0, 3, branch("Z", 0.3, 0.6))))
+    tree = Tree(
+        (7,),
+        (
+            Branch(None, 0, path("abcd")),
+            Branch(0, 1, branch("Xef", 0.25, 0.5)),
+            Branch(0, 3, branch("Z", 0.3, 0.6)),
+        ),
+    )
     leaves = Leaves(tree, [True, False, False], "policy")
     label = leaves.label(0, 1, mean)
     assert label.value == pytest.approx((2 / 3) * (2 / 3))  # right is only leaf 0: b over X, then d over Z
@@ -182,7 +224,9 @@ def test_policy_weights_are_products_of_renormalised_branch_probabilities() -> N
 def test_uniform_and_policy_weights_agree_where_all_leaves_agree() -> None:
     for outcome in (True, False):
         for weighting in ("uniform", "policy"):
-            assert Leaves(hand_drawn_tree(), [outcome] * 4, weighting).label(0, 1, mean).value == pytest.approx(float(outcome))
+            assert Leaves(hand_drawn_tree(), [outcome] * 4, weighting).label(
+                0, 1, mean
+            ).value == pytest.approx(float(outcome))
 
 
 def test_outcomes_must_match_the_leaves() -> None:

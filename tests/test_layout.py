@@ -10,7 +10,18 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "forkpoint"
 FLOORS = (
-    ("version", "errors", "checks", "records", "content_key", "select", "estimates", "checkpoint", "row_files", "report"),
+    (
+        "version",
+        "errors",
+        "checks",
+        "records",
+        "content_key",
+        "select",
+        "estimates",
+        "checkpoint",
+        "row_files",
+        "report",
+    ),
     ("steps", "grading", "runs", "formats", "http_client"),
     ("lab", "policies", "prms"),
     ("problems", "trees", "training", "rewards", "serve", "doctor"),
@@ -34,7 +45,10 @@ Modules = dict[str, set[str]]
 
 def imports_of(source: Path) -> Modules:
     """Read the imports of every file below `source`, those inside functions and those for type checkers included."""
-    files = {".".join(path.relative_to(source).with_suffix("").parts): path for path in sorted(source.rglob("*.py"))}
+    files = {
+        ".".join(path.relative_to(source).with_suffix("").parts): path
+        for path in sorted(source.rglob("*.py"))
+    }
     modules = {name.removesuffix(".__init__"): path for name, path in files.items()}
     return {name: set(_imported(path, modules)) - {name} for name, path in modules.items()}
 

@@ -37,7 +37,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
-def make_policy(architecture: str = "qwen2", *, batch_size: int = 64, cache_bytes: int = 1 << 24, **changes: Any) -> LocalPolicy:
+def make_policy(
+    architecture: str = "qwen2", *, batch_size: int = 64, cache_bytes: int = 1 << 24, **changes: Any
+) -> LocalPolicy:
     model = make_model(architecture, **changes)
     return LocalPolicy(model, make_tokenizer(), architecture, batch_size=batch_size, cache_bytes=cache_bytes)
 
@@ -45,14 +47,18 @@ def make_policy(architecture: str = "qwen2", *, batch_size: int = 64, cache_byte
 def random_prefixes(num_prefixes: int, seed: int = 0, longest: int = 90) -> list[tuple[int, ...]]:
     rng = random.Random(seed)
     first, last = len(SPECIAL_TOKENS), len(SPECIAL_TOKENS) + len(CHARACTERS) - 1
-    return [tuple(rng.randint(first, last) for _ in range(rng.randint(1, longest))) for _ in range(num_prefixes)]
+    return [
+        tuple(rng.randint(first, last) for _ in range(rng.randint(1, longest))) for _ in range(num_prefixes)
+    ]
 
 
 def greedy_reference(policy: LocalPolicy, prefix: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
     """What transformers' own `generate` adds to a prefix."""
     model: Any = policy.model
     ids = torch.tensor([prefix])
-    output = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False)
+    output = model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_tokens, do_sample=False
+    )
     return tuple(output[0, len(prefix) :].tolist())
 
 
@@ -61,7 +67,13 @@ def mixed_requests(num_requests: int = 40) -> list[Request]:
     rng = random.Random(1)
     prefixes = random_prefixes(num_requests // 2) * 2
     return [
-        Request(prefix, rng.choice((1, 5, 40, 100)), rng.choice((0.0, 0.7, 1.0, 1.5)), rng.choice((1.0, 1.0, 0.8)), seed=idx)
+        Request(
+            prefix,
+            rng.choice((1, 5, 40, 100)),
+            rng.choice((0.0, 0.7, 1.0, 1.5)),
+            rng.choice((1.0, 1.0, 0.8)),
+            seed=idx,
+        )
         for idx, prefix in enumerate(prefixes)
     ]
 
@@ -124,9 +136,18 @@ def test_order_of_requests_changes_no_completion() -> None:
 
 
 def test_rows_of_very_unequal_lengths_join_a_running_batch() -> None:
-    short, long = random_prefixes(6, longest=3), [prefix * 10 for prefix in random_prefixes(6, seed=1, longest=15)]
-    requests = [Request(prefix, max_tokens) for prefix, max_tokens in zip(short + long, [100, 2, 50, 3, 1, 9] * 2, strict=True)]
-    assert_same(make_policy(batch_size=2).generate(requests), make_policy(batch_size=1, cache_bytes=0).generate(requests))
+    short, long = (
+        random_prefixes(6, longest=3),
+        [prefix * 10 for prefix in random_prefixes(6, seed=1, longest=15)],
+    )
+    requests = [
+        Request(prefix, max_tokens)
+        for prefix, max_tokens in zip(short + long, [100, 2, 50, 3, 1, 9] * 2, strict=True)
+    ]
+    assert_same(
+        make_policy(batch_size=2).generate(requests),
+        make_policy(batch_size=1, cache_bytes=0).generate(requests),
+    )
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -145,7 +166,9 @@ def test_forks_reuse_their_parents_and_change_nothing(architecture: str) -> None
     assert_same(completions, fresh.generate(forks))
     known = {prefix: len(prefix) + len(parent) - 1 for prefix, parent in zip(prefixes, parents, strict=True)}
     for fork, completion in zip(forks, completions, strict=True):
-        parent_length = next(length for prefix, length in known.items() if fork.prefix_ids[: len(prefix)] == prefix)
+        parent_length = next(
+            length for prefix, length in known.items() if fork.prefix_ids[: len(prefix)] == prefix
+        )
         assert completion.num_reused_tokens >= min(len(fork.prefix_ids) - 1, parent_length // BLOCK * BLOCK)
 
 
@@ -154,18 +177,30 @@ def test_completions_are_continued_wherever_they_end() -> None:
     policy, fresh = make_policy(), make_policy(cache_bytes=0)
     prefixes = [(7, *range(10, 10 + length)) for length in range(2, 2 + 2 * BLOCK)]
     parents = policy.generate([Request(prefix, 40) for prefix in prefixes])
-    assert {(len(prefix) + len(parent)) % BLOCK for prefix, parent in zip(prefixes, parents, strict=True)} >= {0, 1, 2}
-    rest = [Request(prefix + parent.token_ids + (8, 9), 10) for prefix, parent in zip(prefixes, parents, strict=True)]
+    assert {
+        (len(prefix) + len(parent)) % BLOCK for prefix, parent in zip(prefixes, parents, strict=True)
+    } >= {0, 1, 2}
+    rest = [
+        Request(prefix + parent.token_ids + (8, 9), 10)
+        for prefix, parent in zip(prefixes, parents, strict=True)
+    ]
     completions = policy.generate(rest)
     assert_same(completions, fresh.generate(rest))
-    assert all(c.num_reused_tokens <= len(request.prefix_ids) - 3 for c, request in zip(completions, rest, strict=True))
+    assert all(
+        c.num_reused_tokens <= len(request.prefix_ids) - 3
+        for c, request in zip(completions, rest, strict=True)
+    )
 
 
 def test_reuse_of_different_lengths_shares_a_batch_with_no_reuse() -> None:
     policy = make_policy()
     stem = (random_prefixes(1, longest=1)[0] * 80)[:80]
     policy.generate([Request(stem, 1)])
-    requests = [Request(stem[:length] + tail, 30) for length in (0, 5, 16, 37, 80) for tail in random_prefixes(3, seed=length)]
+    requests = [
+        Request(stem[:length] + tail, 30)
+        for length in (0, 5, 16, 37, 80)
+        for tail in random_prefixes(3, seed=length)
+    ]
     completions = policy.generate(requests)
     assert {min(completion.num_reused_tokens, 80) for completion in completions} >= {0, 5, 16, 37, 80}
     assert_same(completions, make_policy(cache_bytes=0).generate(requests))
@@ -183,7 +218,10 @@ def test_torchs_own_attention_and_loose_buffers_give_the_same_completions() -> N
         rows, prefixes = KVRows(policy.model, *probed), PrefixCache(1 << 24, *probed)
         rows._is_tight = False
         for _ in range(2):
-            assert_same(BatchDecoder(rows, prefixes, policy.eos_ids, 8, policy.model.device).decode(requests), expected)
+            assert_same(
+                BatchDecoder(rows, prefixes, policy.eos_ids, 8, policy.model.device).decode(requests),
+                expected,
+            )
 
 
 def test_models_without_a_key_value_cache_are_refused() -> None:
@@ -197,7 +235,9 @@ def test_equal_prefixes_of_one_call_are_computed_once() -> None:
     prefix = random_prefixes(1)[0]
     completions = policy.generate([Request(prefix, 20, temperature=1.0, seed=seed) for seed in range(10)])
     assert sorted(completion.num_reused_tokens for completion in completions) == [0] + [len(prefix)] * 9
-    assert_same(completions[3:4], make_policy(cache_bytes=0).generate([Request(prefix, 20, temperature=1.0, seed=3)]))
+    assert_same(
+        completions[3:4], make_policy(cache_bytes=0).generate([Request(prefix, 20, temperature=1.0, seed=3)])
+    )
 
 
 def test_without_a_byte_budget_nothing_is_reused_between_calls() -> None:
@@ -218,7 +258,9 @@ def test_reset_cache_forgets_everything() -> None:
 
 def test_a_budget_of_a_few_blocks_changes_no_completion() -> None:
     bytes_per_block = 2 * 2 * 2 * 8 * BLOCK * 4
-    requests = mixed_requests(20) + [Request(prefix * 3, 20) for prefix in random_prefixes(10, seed=2, longest=30)]
+    requests = mixed_requests(20) + [
+        Request(prefix * 3, 20) for prefix in random_prefixes(10, seed=2, longest=30)
+    ]
     expected = make_policy(cache_bytes=0).generate(requests)
     for num_blocks in (1, 7):
         policy = make_policy(batch_size=4, cache_bytes=num_blocks * bytes_per_block)
@@ -247,7 +289,9 @@ def test_prefix_cache_finds_what_a_list_of_all_prefixes_would_find() -> None:
             assert rows.keys[1][1, 0, : match.num_tokens, 3].tolist() == expected
             for buffer in (*rows.keys, *rows.values):
                 buffer[0] = 0.0
-                buffer[0, :, : len(ids)] = torch.tensor([float(hash(ids[: idx + 1]) % 1000) for idx in range(len(ids))])[:, None]
+                buffer[0, :, : len(ids)] = torch.tensor(
+                    [float(hash(ids[: idx + 1]) % 1000) for idx in range(len(ids))]
+                )[:, None]
             cache.insert(rows, {0: ids})
             stored.append(ids[: len(ids) // BLOCK * BLOCK])
 
@@ -283,8 +327,12 @@ def test_sampling_frequencies_match_the_distribution() -> None:
     completions = policy.generate([Request(prefix, 1, temperature, seed=seed) for seed in range(num_samples)])
     counts = Counter(completion.token_ids[0] for completion in completions)
     with torch.inference_mode():
-        probs_V = (policy.model(input_ids=torch.tensor([prefix])).logits[0, -1].double() / temperature).softmax(-1)
-    expected = {token_id: num_samples * p for token_id, p in enumerate(probs_V.tolist()) if num_samples * p >= 5}
+        probs_V = (
+            policy.model(input_ids=torch.tensor([prefix])).logits[0, -1].double() / temperature
+        ).softmax(-1)
+    expected = {
+        token_id: num_samples * p for token_id, p in enumerate(probs_V.tolist()) if num_samples * p >= 5
+    }
     statistic = sum((counts[token_id] - mean) ** 2 / mean for token_id, mean in expected.items())
     freedom = len(expected)
     assert freedom >= 10
@@ -294,8 +342,16 @@ def test_sampling_frequencies_match_the_distribution() -> None:
 def test_top_p_keeps_the_smallest_set_that_holds_it() -> None:
     logits_B_V = torch.tensor([[0.15, 0.4, 0.05, 0.3, 0.1]]).log().expand(2000, -1)
     uniforms_B = (torch.arange(2000, dtype=torch.double) + 0.5) / 2000
-    for top_p, kept in ((0.3, {1}), (0.41, {1, 3}), (0.69, {1, 3}), (0.71, {0, 1, 3}), (1.0, {0, 1, 2, 3, 4})):
-        ids_B = sample(logits_B_V, torch.ones(2000), torch.full((2000,), top_p, dtype=torch.double), uniforms_B)
+    for top_p, kept in (
+        (0.3, {1}),
+        (0.41, {1, 3}),
+        (0.69, {1, 3}),
+        (0.71, {0, 1, 3}),
+        (1.0, {0, 1, 2, 3, 4}),
+    ):
+        ids_B = sample(
+            logits_B_V, torch.ones(2000), torch.full((2000,), top_p, dtype=torch.double), uniforms_B
+        )
         assert set(ids_B.tolist()) == kept
         total = sum(logits_B_V[0, token_id].exp().item() for token_id in kept)
         for token_id in kept:
@@ -319,7 +375,13 @@ def test_evidence_is_finite_where_the_model_forbids_tokens() -> None:
 
 def test_uniforms_are_splitmix64() -> None:
     """The first numbers of the generator with state 1234567, as published on Rosetta Code; the top 52 bits are used."""
-    published = (6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821)
+    published = (
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    )
     values_B = uniforms(torch.full((5,), 1234567), torch.arange(5))
     assert values_B.tolist() == [(value >> 12) * 2.0**-52 for value in published]
 
@@ -332,7 +394,9 @@ def test_uniforms_are_uniform_and_keys_unrelated() -> None:
     assert ((counts - 4500) ** 2 / 4500).sum() < 43.8  # 99.9 % point, 19 degrees of freedom
     correlations = torch.corrcoef(values_S_B.T[:50]) - torch.eye(50)
     assert correlations.abs().max() < 5 / math.sqrt(300)
-    assert torch.corrcoef(torch.stack((values_S_B[:-1].flatten(), values_S_B[1:].flatten())))[0, 1].abs() < 0.015
+    assert (
+        torch.corrcoef(torch.stack((values_S_B[:-1].flatten(), values_S_B[1:].flatten())))[0, 1].abs() < 0.015
+    )
 
 
 def test_equal_seeds_repeat_and_different_seeds_do_not() -> None:
@@ -346,7 +410,9 @@ def test_equal_seeds_repeat_and_different_seeds_do_not() -> None:
 
 def test_finish_says_why_a_completion_ended() -> None:
     policy = make_policy("llama")
-    completions = policy.generate([Request(prefix, 60, 1.0, seed=idx) for idx, prefix in enumerate(random_prefixes(40))])
+    completions = policy.generate(
+        [Request(prefix, 60, 1.0, seed=idx) for idx, prefix in enumerate(random_prefixes(40))]
+    )
     assert {completion.finish for completion in completions} == {"stop", "length"}
     for completion in completions:
         is_ended = completion.token_ids[-1] in policy.eos_ids
@@ -372,7 +438,9 @@ def test_all_end_tokens_of_the_generation_configuration_end_a_completion() -> No
     model.generation_config.eos_token_id = [1, *range(5, 30)]
     policy = LocalPolicy(model, make_tokenizer(), "many ends")
     assert policy.eos_ids == {1, *range(5, 30)}
-    completions = policy.generate([Request(prefix, 200, 1.0, seed=3) for prefix in random_prefixes(10, longest=20)])
+    completions = policy.generate(
+        [Request(prefix, 200, 1.0, seed=3) for prefix in random_prefixes(10, longest=20)]
+    )
     assert all(completion.finish == "stop" for completion in completions)
 
 
@@ -387,7 +455,9 @@ def test_more_tokens_than_positions_is_an_error_with_both_numbers() -> None:
     ("architecture", "changes"),
     [("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1})],
 )
-def test_models_with_other_caches_are_served_without_row_surgery(architecture: str, changes: dict[str, Any]) -> None:
+def test_models_with_other_caches_are_served_without_row_surgery(
+    architecture: str, changes: dict[str, Any]
+) -> None:
     policy = make_policy(architecture, batch_size=4, **changes)
     with torch.inference_mode():
         assert probe(policy.model) is None
@@ -405,7 +475,10 @@ def test_prompts_follow_template_then_chat_template_then_plain_text() -> None:
     templated = LocalPolicy(model, tokenizer, "templated", template="Q: {question}\nA:")
     tokenizer.chat_template = "{% for m in messages %}<user>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     chat = LocalPolicy(model, tokenizer, "chat")
-    assert tokenizer.convert_ids_to_tokens(list(chat.encode_question("1{}?")[::5])) == ["<user>", "<assistant>"]
+    assert tokenizer.convert_ids_to_tokens(list(chat.encode_question("1{}?")[::5])) == [
+        "<user>",
+        "<assistant>",
+    ]
     assert chat.token_texts(chat.encode_question("1{}?")) == ["", "1", "{", "}", "?", ""]
     assert templated.decode(templated.encode_question("1{}?")) == "Q: 1{}?\nA:"
     with pytest.raises(ValueError, match=r"no \{question\} in it"):
@@ -421,7 +494,10 @@ def test_special_tokens_have_no_text() -> None:
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level: every character outside of ASCII is several tokens."""
-    vocab = {token: idx for idx, token in enumerate(["<pad>", "<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    vocab = {
+        token: idx
+        for idx, token in enumerate(["<pad>", "<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())])
+    }
     tokenizer = Tokenizer(models.BPE(vocab, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -478,7 +554,11 @@ def test_bfloat16_is_served_with_finite_evidence(tmp_path: Path) -> None:
     policy = LocalPolicy.load(make_checkpoint(tmp_path), dtype="bfloat16")
     assert policy.model.dtype == torch.bfloat16
     completions = policy.generate(mixed_requests(10))
-    assert all(math.isfinite(value) for completion in completions for value in (*completion.logprobs, *completion.entropies))
+    assert all(
+        math.isfinite(value)
+        for completion in completions
+        for value in (*completion.logprobs, *completion.entropies)
+    )
 
 
 def test_a_place_without_a_model_is_an_error_that_names_it(tmp_path: Path) -> None:

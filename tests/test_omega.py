@@ -71,7 +71,9 @@ class World:
             ids += rng.choice([[NEWLINE], [NEWLINE], [NEWLINE, NEWLINE], [STRADDLER], []])
         ids += [END] * rng.randrange(2)
         is_right = all(token_id % 2 == 0 for token_id in (*prefix_ids, *ids) if token_id < NEWLINE)
-        return Rollout(tuple(ids), tuple(map(self._text, ids)), rng.random() < 0.5 if self.chaotic else is_right)
+        return Rollout(
+            tuple(ids), tuple(map(self._text, ids)), rng.random() < 0.5 if self.chaotic else is_right
+        )
 
     def _text(self, token_id: int) -> str:
         return {NEWLINE: "\n", STRADDLER: "x\n\ny\nz", END: ""}.get(token_id, f" w{token_id}")
@@ -122,24 +124,32 @@ def test_figure_2b_of_the_paper_locates_step_7_of_8_in_three_evaluations() -> No
 
 
 @given(monotone_worlds, configs)
-def test_where_values_are_monotone_the_found_error_is_that_of_exhaustive_evaluation(world: World, config: BisectConfig) -> None:
+def test_where_values_are_monotone_the_found_error_is_that_of_exhaustive_evaluation(
+    world: World, config: BisectConfig
+) -> None:
     search, _ = explored(world, config)
     for path in searched(search):
-        solvable = [world.is_solvable(path.token_ids[:end], config.num_rollouts) for end in path.step_ends[:-1]] + [path.is_correct]
+        solvable = [
+            world.is_solvable(path.token_ids[:end], config.num_rollouts) for end in path.step_ends[:-1]
+        ] + [path.is_correct]
         assert path.first_error_idx == solvable.index(False)
         assert path.first_error_labels() == tuple(solvable)
         assert path.is_monotone
 
 
 @given(worlds, configs)
-def test_the_found_error_always_lies_between_a_prefix_with_a_right_rollout_and_one_without(world: World, config: BisectConfig) -> None:
+def test_the_found_error_always_lies_between_a_prefix_with_a_right_rollout_and_one_without(
+    world: World, config: BisectConfig
+) -> None:
     search, _ = explored(world, config)
     for path in searched(search):
         assert path.first_error_idx is not None
         before = search.outcomes(path.token_ids[: ([0, *path.step_ends])[path.first_error_idx]])
         assert before is not None
         assert any(before)
-        is_twin = path.outcomes[-1] == (True,)  # a chaotic world may judge equal rollouts differently; the wrong one was searched
+        is_twin = path.outcomes[-1] == (
+            True,
+        )  # a chaotic world may judge equal rollouts differently; the wrong one was searched
         assert is_twin or not any(path.outcomes[path.first_error_idx] or [True])
 
 
@@ -148,7 +158,9 @@ def test_a_search_of_n_steps_evaluates_at_most_log2_n_prefixes(world: World, con
     search, fed = explored(world, config)
     path_of = {(path.node_idx, path.rollout_idx): path for path in search.paths()}
     for found in search.searches:
-        num_steps = len(path_of[found.node_idx, found.rollout_idx].step_ends) - len(search.nodes[found.node_idx].step_ends)
+        num_steps = len(path_of[found.node_idx, found.rollout_idx].step_ends) - len(
+            search.nodes[found.node_idx].step_ends
+        )
         assert found.num_evaluated <= len(found.midpoint_idxs) <= math.ceil(math.log2(num_steps))
     assert 1 + sum(found.num_evaluated for found in search.searches) == len(search.nodes) == len(fed)
 
@@ -161,7 +173,9 @@ def test_no_prefix_is_wanted_twice(world: World, config: BisectConfig) -> None:
 
 
 @given(worlds, configs)
-def test_feeding_the_recorded_rollouts_again_rebuilds_the_search_at_every_point(world: World, config: BisectConfig) -> None:
+def test_feeding_the_recorded_rollouts_again_rebuilds_the_search_at_every_point(
+    world: World, config: BisectConfig
+) -> None:
     search, fed = explored(world, config)
     again = OmegaSearch(config)
     for needs, answers in fed:
@@ -172,7 +186,9 @@ def test_feeding_the_recorded_rollouts_again_rebuilds_the_search_at_every_point(
 
 
 @given(worlds, configs)
-def test_the_tree_is_a_tree_of_prefixes_whose_inner_nodes_have_right_rollouts(world: World, config: BisectConfig) -> None:
+def test_the_tree_is_a_tree_of_prefixes_whose_inner_nodes_have_right_rollouts(
+    world: World, config: BisectConfig
+) -> None:
     search, _ = explored(world, config)
     for node_idx, node in enumerate(search.nodes):
         assert search.outcomes(node.prefix_ids) == node.outcomes
@@ -188,20 +204,34 @@ def test_the_tree_is_a_tree_of_prefixes_whose_inner_nodes_have_right_rollouts(wo
 
 
 @given(worlds, configs)
-def test_visits_count_selections_and_each_wrong_rollout_is_selected_once(world: World, config: BisectConfig) -> None:
+def test_visits_count_selections_and_each_wrong_rollout_is_selected_once(
+    world: World, config: BisectConfig
+) -> None:
     search, _ = explored(world, config)
     assert sum(node.num_visits for node in search.nodes) == len(search.searches) <= config.max_searches
-    chosen = [(found.node_idx, search.nodes[found.node_idx].rollouts[found.rollout_idx]) for found in search.searches]
+    chosen = [
+        (found.node_idx, search.nodes[found.node_idx].rollouts[found.rollout_idx])
+        for found in search.searches
+    ]
     assert len(set(chosen)) == len(chosen)
     assert not any(rollout.is_correct for _, rollout in chosen)
     assert all(0 < search.nodes[node_idx].value < 1 for node_idx, _ in chosen)
     if len(chosen) < config.max_searches:
-        left = {(idx, rollout) for idx, node in enumerate(search.nodes) if 0 < node.value < 1 for rollout in node.rollouts}
-        assert {(idx, rollout) for idx, rollout in left if not rollout.is_correct and any(rollout.token_texts)} == set(chosen)
+        left = {
+            (idx, rollout)
+            for idx, node in enumerate(search.nodes)
+            if 0 < node.value < 1
+            for rollout in node.rollouts
+        }
+        assert {
+            (idx, rollout) for idx, rollout in left if not rollout.is_correct and any(rollout.token_texts)
+        } == set(chosen)
 
 
 @given(worlds, configs)
-def test_the_steps_of_a_path_joined_are_its_text_and_its_end_is_graded_by_its_answer(world: World, config: BisectConfig) -> None:
+def test_the_steps_of_a_path_joined_are_its_text_and_its_end_is_graded_by_its_answer(
+    world: World, config: BisectConfig
+) -> None:
     search, fed = explored(world, config)
     paths = search.paths()
     assert len(paths) == sum(len(answer) for _, answers in fed for answer in answers)
@@ -212,7 +242,9 @@ def test_the_steps_of_a_path_joined_are_its_text_and_its_end_is_graded_by_its_an
         assert all(path.steps) or path.steps == ("",)
         assert path.step_ends[-1] == len(path.token_ids)
         assert path.outcomes[-1] == (rollout.is_correct,)
-        assert path.outcomes[:-1] == tuple(search.outcomes(path.token_ids[:end]) for end in path.step_ends[:-1])
+        assert path.outcomes[:-1] == tuple(
+            search.outcomes(path.token_ids[:end]) for end in path.step_ends[:-1]
+        )
         if any(rollout.token_texts) and node.step_ends:
             assert path.outcomes[len(node.step_ends) - 1] == node.outcomes
 
@@ -257,7 +289,9 @@ def test_selection_weighs_value_and_visits_as_computed_by_hand(c_puct: float, no
     assert search.searches[0].rollout_idx == 0  # of the root's two, the shorter one: .6364 against .5728
     assert search.searches[0].first_error_idx == 5
     assert [node.num_visits for node in search.nodes] == ([2, 0, 0, 0] if node_idx == 0 else [1, 1, 0, 0])
-    assert [prefix_of(need) for need in search.needs()] == [LONG[:10] if node_idx == 0 else "abcde" + LONG[:10]]
+    assert [prefix_of(need) for need in search.needs()] == [
+        LONG[:10] if node_idx == 0 else "abcde" + LONG[:10]
+    ]
 
 
 def test_equal_priorities_go_to_the_rollout_that_joined_first() -> None:
@@ -268,7 +302,12 @@ def test_equal_priorities_go_to_the_rollout_that_joined_first() -> None:
         "c": [lines("h", False)] * 3,
     }
     search = scripted(config, script)
-    assert [(found.node_idx, found.rollout_idx) for found in search.searches] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [(found.node_idx, found.rollout_idx) for found in search.searches] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
 
 
 def test_a_known_prefix_is_consulted_and_not_rolled_out_again() -> None:
@@ -280,7 +319,9 @@ def test_a_known_prefix_is_consulted_and_not_rolled_out_again() -> None:
     }
     search = scripted(BisectConfig(num_rollouts=3), script)
     assert search.needs() == []
-    assert [(found.midpoint_idxs, found.num_evaluated, found.first_error_idx) for found in search.searches] == [
+    assert [
+        (found.midpoint_idxs, found.num_evaluated, found.first_error_idx) for found in search.searches
+    ] == [
         ((1, 2), 2, 2),
         ((1, 3), 1, 3),
     ]
@@ -309,7 +350,11 @@ def test_a_root_that_is_always_right_or_always_wrong_ends_the_search(is_correct:
 
 
 def test_no_search_is_made_beyond_the_limit() -> None:
-    script = {"": [lines("ab", False), lines("cd", False), lines("x", True)], "a": [lines("e", True)] * 3, "c": [lines("f", True)] * 3}
+    script = {
+        "": [lines("ab", False), lines("cd", False), lines("x", True)],
+        "a": [lines("e", True)] * 3,
+        "c": [lines("f", True)] * 3,
+    }
     for max_searches, prefixes in [(0, [""]), (1, ["", "a"]), (2, ["", "a", "c"])]:
         search = scripted(BisectConfig(num_rollouts=3, max_searches=max_searches), script)
         assert search.needs() == []
@@ -326,7 +371,9 @@ def test_the_error_of_a_one_step_rollout_is_that_step_and_costs_no_rollouts() ->
 
 
 def test_a_rollout_sampled_twice_is_searched_once_and_both_know_the_error() -> None:
-    search = scripted(BisectConfig(num_rollouts=3), {"": [lines("b", True), lines("a", False), lines("a", False)]})
+    search = scripted(
+        BisectConfig(num_rollouts=3), {"": [lines("b", True), lines("a", False), lines("a", False)]}
+    )
     assert [found.rollout_idx for found in search.searches] == [1]
     assert [path.first_error_idx for path in search.paths()] == [None, 0, 0]
 
@@ -353,7 +400,10 @@ def test_a_rollout_without_text_counts_but_is_never_searched() -> None:
 
 
 def test_a_blank_line_at_the_start_of_a_rollout_is_no_step() -> None:
-    script = {"": [lines("ab", False), lines("x", True)], "a": [Rollout((1, 2, 3), ("\n", "c", "\n"), False), lines("y", True)]}
+    script = {
+        "": [lines("ab", False), lines("x", True)],
+        "a": [Rollout((1, 2, 3), ("\n", "c", "\n"), False), lines("y", True)],
+    }
     search = scripted(BisectConfig(num_rollouts=2), script)
     assert search.needs() == []
     assert search.paths()[2].steps == ("a\n", "\nc\n")
@@ -362,15 +412,23 @@ def test_a_blank_line_at_the_start_of_a_rollout_is_no_step() -> None:
 
 def test_even_cuts_divide_an_average_solution_into_the_pieces_asked_for() -> None:
     letters = "abcdefghijkl"
-    flat = [dataclasses.replace(lines(word, word == "ab"), token_texts=tuple(word)) for word in (letters, letters[:10], "ab")]
+    flat = [
+        dataclasses.replace(lines(word, word == "ab"), token_texts=tuple(word))
+        for word in (letters, letters[:10], "ab")
+    ]
     search = OmegaSearch(BisectConfig(num_rollouts=3, segmentation="even", num_pieces=4))
     search.feed([flat])  # 8 tokens on average, so pieces of 2
     assert [path.step_ends for path in search.paths()] == [(2, 4, 6, 8, 10, 12), (2, 4, 6, 8, 10), (2,)]
-    assert [prefix_of(need) for need in search.needs()] == ["abcd"]  # the shorter one first; 5 pieces, cut after 2
+    assert [prefix_of(need) for need in search.needs()] == [
+        "abcd"
+    ]  # the shorter one first; 5 pieces, cut after 2
 
 
 def test_only_evaluated_prefixes_have_outcomes() -> None:
-    script = {"": [lines("abc", False), *[lines("x", True)] * 3], "a": [lines("y", True), *[lines("z", False)] * 3]}
+    script = {
+        "": [lines("abc", False), *[lines("x", True)] * 3],
+        "a": [lines("y", True), *[lines("z", False)] * 3],
+    }
     search = scripted(BisectConfig(num_rollouts=4), script)
     assert search.paths()[0].outcomes == ((True, False, False, False), None, (False,))
     assert search.outcomes(lines("a", False).token_ids) == (True, False, False, False)
@@ -404,7 +462,9 @@ def test_evidence_against_monotone_values_is_told() -> None:
         ([[lines("a", True)] * 3], "2 rollouts of a prefix are wanted; 3 were given"),
     ],
 )
-def test_a_feed_that_does_not_fit_is_refused_and_changes_nothing(rollouts: Sequence[Sequence[Rollout]], message: str) -> None:
+def test_a_feed_that_does_not_fit_is_refused_and_changes_nothing(
+    rollouts: Sequence[Sequence[Rollout]], message: str
+) -> None:
     search = OmegaSearch(BisectConfig(num_rollouts=2))
     with pytest.raises(ValueError, match=message):
         search.feed(rollouts)

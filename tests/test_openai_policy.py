@@ -53,7 +53,9 @@ def story(question: str, text: str) -> dict[str, float]:
 
 def completion_answer(policy: ScriptedPolicy, body: Answer) -> Answer:
     """What vLLM would answer if its model followed the script of `policy`."""
-    request = Request(tuple(body["prompt"]), body["max_tokens"], body["temperature"], body["top_p"], body["seed"])
+    request = Request(
+        tuple(body["prompt"]), body["max_tokens"], body["temperature"], body["top_p"], body["seed"]
+    )
     (completion,) = policy.generate([request])
     rows = []
     for position, token_id in enumerate(completion.token_ids):
@@ -173,7 +175,9 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(status, {"error": {"message": message + self.headers.get("Authorization", "")}})
         return self.scripted.refusal is not None
 
-    def reply(self, status: int, answer: Any, headers: dict[str, str] | None = None, num_cut: int = 0) -> None:
+    def reply(
+        self, status: int, answer: Any, headers: dict[str, str] | None = None, num_cut: int = 0
+    ) -> None:
         content = json.dumps(answer).encode()
         self.send_response(status)
         for name, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
@@ -263,8 +267,12 @@ def shared() -> Iterator[tuple[ScriptedServer, OpenAIPolicy]]:
 
 def policy_of(server: ScriptedServer, **options: Any) -> OpenAIPolicy:
     """A policy over the server, with the script's own characters as the text side."""
-    checkpoint = Checkpoint(Path("story"), Path("story"), cast(PolicyText, server.policy), VOCAB_SIZE, None, None)
-    client = HTTPClient(server.url + "/v1", **{"max_in_flight": 4, "timeout_s": 20.0, "retry_s": 20.0, **options})
+    checkpoint = Checkpoint(
+        Path("story"), Path("story"), cast(PolicyText, server.policy), VOCAB_SIZE, None, None
+    )
+    client = HTTPClient(
+        server.url + "/v1", **{"max_in_flight": 4, "timeout_s": 20.0, "retry_s": 20.0, **options}
+    )
     return OpenAIPolicy(checkpoint, client, ServedModel("story", 64), "story", top_logprobs=NUM_TOP)
 
 
@@ -274,21 +282,29 @@ def mixed_requests(policy: ScriptedPolicy, num: int) -> list[Request]:
     for idx in range(num):
         ids = policy.encode_question(f"q{idx}") + policy.encode(["a"] * (idx % 3))
         ids += tuple(policy.eos_ids) if idx % 7 == 6 else ()
-        requests.append(Request(ids, 3 + idx % 9, (0.0, 1.0, 0.7)[idx % 3], (1.0, 0.8)[idx % 2], seed=idx - 2))
+        requests.append(
+            Request(ids, 3 + idx % 9, (0.0, 1.0, 0.7)[idx % 3], (1.0, 0.8)[idx % 2], seed=idx - 2)
+        )
     return requests
 
 
 def assert_same(completions: list[Completion], expected: list[Completion]) -> None:
     """All fields equal; entropies to rounding, since they are sums in another order."""
     for got, want in zip(completions, expected, strict=True):
-        assert (got.token_ids, got.logprobs, got.runner_up_ids) == (want.token_ids, want.logprobs, want.runner_up_ids)
+        assert (got.token_ids, got.logprobs, got.runner_up_ids) == (
+            want.token_ids,
+            want.logprobs,
+            want.runner_up_ids,
+        )
         assert (got.runner_up_logprobs, got.finish) == (want.runner_up_logprobs, want.finish)
         assert got.entropies == pytest.approx(want.entropies, abs=1e-12)
 
 
 def reference(policy: ScriptedPolicy, requests: list[Request]) -> list[Completion]:
     """What the script itself says; a negative seed stands for the one that is sent for it."""
-    return policy.generate([Request(r.prefix_ids, r.max_tokens, r.temperature, r.top_p, r.seed % 2**63) for r in requests])
+    return policy.generate(
+        [Request(r.prefix_ids, r.max_tokens, r.temperature, r.top_p, r.seed % 2**63) for r in requests]
+    )
 
 
 def test_completions_are_those_of_the_model_behind_the_server(server: ScriptedServer) -> None:
@@ -296,17 +312,24 @@ def test_completions_are_those_of_the_model_behind_the_server(server: ScriptedSe
     completions = policy_of(server).generate(requests)
     assert_same(completions, reference(server.policy, requests))
     assert completions[6] == Completion((), (), (), (), (), "stop")
-    assert len(server.bodies) == sum(request.prefix_ids[-1] not in server.policy.eos_ids for request in requests)
+    assert len(server.bodies) == sum(
+        request.prefix_ids[-1] not in server.policy.eos_ids for request in requests
+    )
 
 
 def test_trees_are_those_of_the_model_behind_the_server(server: ScriptedServer) -> None:
     config = TreeConfig(num_leaves=6, tau=1.0, max_tokens=12)
     prompts = [server.policy.encode_question(f"q{idx}") for idx in range(3)]
     for (tree, cost), (expected, expected_cost) in zip(
-        grow_trees(policy_of(server), prompts, config), grow_trees(server.policy, prompts, config), strict=True
+        grow_trees(policy_of(server), prompts, config),
+        grow_trees(server.policy, prompts, config),
+        strict=True,
     ):
         assert [branch.fork for branch in tree.branches] == [branch.fork for branch in expected.branches]
-        assert_same([branch.completion for branch in tree.branches], [branch.completion for branch in expected.branches])
+        assert_same(
+            [branch.completion for branch in tree.branches],
+            [branch.completion for branch in expected.branches],
+        )
         assert cost == expected_cost
 
 
@@ -322,7 +345,9 @@ def test_no_failure_of_the_world_changes_loses_or_doubles_a_completion(
     assert_same(completions, reference(server.policy, requests))
     num_taken = len(faults) - len(server.faults)
     num_failed = sum(fault != "" for fault in faults[:num_taken])
-    assert len(server.bodies) == 8 + num_failed, "every attempt was needed: one per open request and one per failure"
+    assert len(server.bodies) == 8 + num_failed, (
+        "every attempt was needed: one per open request and one per failure"
+    )
 
 
 def test_answers_that_come_after_the_time_out_are_not_taken_for_others(server: ScriptedServer) -> None:
@@ -337,7 +362,9 @@ def test_answers_that_come_after_the_time_out_are_not_taken_for_others(server: S
 
 
 @pytest.mark.parametrize("bound", [1, 4])
-def test_as_many_requests_are_open_as_allowed_and_no_more_whoever_asks(server: ScriptedServer, bound: int) -> None:
+def test_as_many_requests_are_open_as_allowed_and_no_more_whoever_asks(
+    server: ScriptedServer, bound: int
+) -> None:
     together = threading.Barrier(bound)  # holds every request until `bound` are open
     server.before_answer = lambda: together.wait(timeout=20)
     policy = policy_of(server, max_in_flight=bound)
@@ -401,7 +428,9 @@ def test_a_server_that_is_killed_and_started_again_is_waited_for(server: Scripte
     assert_same(completions, reference(server.policy, requests))
 
 
-def test_a_server_that_stays_away_is_given_up_after_the_time_allowed_and_said_so(server: ScriptedServer) -> None:
+def test_a_server_that_stays_away_is_given_up_after_the_time_allowed_and_said_so(
+    server: ScriptedServer,
+) -> None:
     policy = policy_of(server, retry_s=0.2)
     server.kill()
     with pytest.raises(ServerError, match=r"no answer in \d+ attempts.*0\.2 s are allowed.*ConnectError"):
@@ -422,7 +451,9 @@ def test_a_wait_that_the_server_asks_for_is_not_cut_short(server: ScriptedServer
 
 
 @pytest.mark.parametrize("status", [301, 400, 404, 422])
-def test_what_the_server_refuses_is_not_sent_again_and_stops_the_others(server: ScriptedServer, status: int) -> None:
+def test_what_the_server_refuses_is_not_sent_again_and_stops_the_others(
+    server: ScriptedServer, status: int
+) -> None:
     server.refusal = (status, "max_tokens is too large")
     with pytest.raises(ServerError, match=f"status {status}: max_tokens is too large"):
         policy_of(server, max_in_flight=1).generate(mixed_requests(server.policy, 20))
@@ -430,15 +461,25 @@ def test_what_the_server_refuses_is_not_sent_again_and_stops_the_others(server: 
     assert len(prompts) == len(set(prompts)) <= 2, "at most one more was under way"
 
 
-def test_a_key_is_sent_and_shown_nowhere(server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_sent_and_shown_nowhere(
+    server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = make_checkpoint(tmp_path / "model")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     policy = OpenAIPolicy.load(path, server=server.url)
     server.refusal = (401, "wrong: ")  # the server quotes the header
     with pytest.raises(ServerError, match=r"status 401: wrong: Bearer \*\*\*") as caught:
         policy.generate([Request((5,), 3)])
-    pickled = pickle.dumps(OpenAIPolicy.load(path, server=server.url, api_key=KEY, model=ServedModel("story", 64)))
-    for text in (str(caught.value), repr(caught.value), repr(policy), policy.name, pickled.decode(errors="replace")):
+    pickled = pickle.dumps(
+        OpenAIPolicy.load(path, server=server.url, api_key=KEY, model=ServedModel("story", 64))
+    )
+    for text in (
+        str(caught.value),
+        repr(caught.value),
+        repr(policy),
+        policy.name,
+        pickled.decode(errors="replace"),
+    ):
         assert KEY not in text
     with pytest.raises(ServerError, match="401"):
         pickle.loads(pickled).generate([Request((5,), 3)])
@@ -468,8 +509,13 @@ def test_the_model_is_the_only_one_or_the_one_named(server: ScriptedServer, tmp_
         OpenAIPolicy.load(path, server="localhost:8000")
 
 
-def test_a_name_tells_models_templates_and_entropies_apart_but_not_addresses(server: ScriptedServer, tmp_path: Path) -> None:
-    path, other_path = make_checkpoint(tmp_path / "model"), make_checkpoint(tmp_path / "other" / "model", seed=1)
+def test_a_name_tells_models_templates_and_entropies_apart_but_not_addresses(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    path, other_path = (
+        make_checkpoint(tmp_path / "model"),
+        make_checkpoint(tmp_path / "other" / "model", seed=1),
+    )
     changes: list[dict[str, Any]] = [
         {},
         {"path_or_id": other_path},
@@ -483,13 +529,19 @@ def test_a_name_tells_models_templates_and_entropies_apart_but_not_addresses(ser
     assert len(set(names)) == len(names)
     assert names[0].startswith("model-")
     assert names[0].endswith("-openai-top20-lower")
-    same = OpenAIPolicy.load(path, server="http://elsewhere:1", model=ServedModel("story", None), max_in_flight=2, api_key=KEY)
+    same = OpenAIPolicy.load(
+        path, server="http://elsewhere:1", model=ServedModel("story", None), max_in_flight=2, api_key=KEY
+    )
     assert same.name == names[0]
 
 
-def test_a_policy_travels_as_how_it_was_loaded_even_while_the_server_is_down(server: ScriptedServer, tmp_path: Path) -> None:
+def test_a_policy_travels_as_how_it_was_loaded_even_while_the_server_is_down(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
     path = make_checkpoint(tmp_path / "model")
-    policy = OpenAIPolicy.load(path, server=server.url, entropy_bound="upper", top_logprobs=7, template="{question}?")
+    policy = OpenAIPolicy.load(
+        path, server=server.url, entropy_bound="upper", top_logprobs=7, template="{question}?"
+    )
     server.kill()
     twin = pickle.loads(pickle.dumps(policy))
     assert (twin.name, twin.max_length, twin.entropy_bound) == (policy.name, 64, "upper")
@@ -505,10 +557,15 @@ def test_a_policy_travels_as_how_it_was_loaded_even_while_the_server_is_down(ser
         pickle.dumps(policy_of(server))
 
 
-def test_requests_that_do_not_fit_are_refused_as_by_a_local_policy(server: ScriptedServer, tmp_path: Path) -> None:
+def test_requests_that_do_not_fit_are_refused_as_by_a_local_policy(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
     path = make_checkpoint(tmp_path / "model")
     server.models = [{"id": "story", "max_model_len": 1000}]
-    policies: list[Policy] = [OpenAIPolicy.load(path, server=server.url), LocalPolicy.load(path, device="cpu")]
+    policies: list[Policy] = [
+        OpenAIPolicy.load(path, server=server.url),
+        LocalPolicy.load(path, device="cpu"),
+    ]
     messages = []
     for policy in policies:
         with pytest.raises(ValueError) as caught:
@@ -523,16 +580,22 @@ def _with(**changes: Any) -> Callable[[Answer], Answer]:
 
 
 def _rows(change: Callable[[dict[str, float]], object]) -> Callable[[Answer], Answer]:
-    return lambda answer: _with(logprobs={"top_logprobs": [change(row) for row in answer["choices"][0]["logprobs"]["top_logprobs"]]})(
-        answer
-    )
+    return lambda answer: _with(
+        logprobs={"top_logprobs": [change(row) for row in answer["choices"][0]["logprobs"]["top_logprobs"]]}
+    )(answer)
 
 
 @pytest.mark.parametrize(
     ("distort", "message"),
     [
-        (_rows(lambda row: {chr(97 + idx): logprob for idx, logprob in enumerate(row.values())}), "token 'a' is no id"),
-        (_rows(lambda row: {key.removeprefix("token_id:"): logprob for key, logprob in row.items()}), "is no id"),
+        (
+            _rows(lambda row: {chr(97 + idx): logprob for idx, logprob in enumerate(row.values())}),
+            "token 'a' is no id",
+        ),
+        (
+            _rows(lambda row: {key.removeprefix("token_id:"): logprob for key, logprob in row.items()}),
+            "is no id",
+        ),
         (_rows(lambda row: dict(list(row.items())[: NUM_TOP - 1])), f"the top {NUM_TOP} of"),
         (_rows(lambda row: None), "return_tokens_as_token_ids"),
         (_with(logprobs=None), "log-probabilities of 6 tokens by id"),
@@ -544,7 +607,9 @@ def _rows(change: Callable[[dict[str, float]], object]) -> Callable[[Answer], An
         (lambda answer: ["no completion"], "lacks"),
     ],
 )
-def test_answers_without_what_is_needed_are_refused(server: ScriptedServer, distort: Callable[[Answer], Answer], message: str) -> None:
+def test_answers_without_what_is_needed_are_refused(
+    server: ScriptedServer, distort: Callable[[Answer], Answer], message: str
+) -> None:
     server.distort = distort
     with pytest.raises(ServerError, match=message):
         policy_of(server).generate([Request(server.policy.encode_question("q"), 4)])
@@ -552,7 +617,9 @@ def test_answers_without_what_is_needed_are_refused(server: ScriptedServer, dist
 
 
 @pytest.mark.parametrize("change", ["limit", "end"])
-def test_a_completion_that_ends_at_another_limit_or_token_is_refused(server: ScriptedServer, change: str) -> None:
+def test_a_completion_that_ends_at_another_limit_or_token_is_refused(
+    server: ScriptedServer, change: str
+) -> None:
     prompt = server.policy.encode_question("q")
     body = {"prompt": prompt, "temperature": 0, "top_p": 1, "seed": 0, "logprobs": NUM_TOP}
     if change == "limit":  # the server's own limit is lower than the one asked for
@@ -582,7 +649,9 @@ def test_entropies_are_the_end_of_the_interval_that_is_asked_for(server: Scripte
     client = HTTPClient(server.url + "/v1")
     ends = []
     for bound in ("lower", "upper"):
-        policy = OpenAIPolicy(checkpoint, client, ServedModel("story", None), "story", top_logprobs=2, entropy_bound=bound)
+        policy = OpenAIPolicy(
+            checkpoint, client, ServedModel("story", None), "story", top_logprobs=2, entropy_bound=bound
+        )
         server.distort = _rows(lambda row: dict(sorted(row.items(), key=lambda item: -item[1])[:2]))
         ends.append(policy.generate([request])[0].entropies[0])
     two = -sum(p * math.log(p) for p in (0.4, 0.3))
@@ -594,7 +663,9 @@ def test_tokens_that_the_server_did_not_compute_are_counted_where_it_says_so(ser
     policy = policy_of(server)
     assert policy.generate([request])[0].num_reused_tokens == 0
     for details, num in [({"cached_tokens": 5}, 5), ({"cached_tokens": None}, 0), (None, 0)]:
-        server.distort = lambda answer, details=details: answer | {"usage": {"prompt_tokens_details": details}}  # type: ignore[misc]
+        server.distort = lambda answer, details=details: (
+            answer | {"usage": {"prompt_tokens_details": details}}
+        )  # type: ignore[misc]
         assert policy.generate([request])[0].num_reused_tokens == num
 
 
@@ -602,11 +673,21 @@ def test_a_chunk_that_the_server_refuses_is_owed_again_and_the_labels_are_those_
     server: ScriptedServer, tmp_path: Path
 ) -> None:
     problems = [Problem(str(idx), f"q{idx}", "1") for idx in range(4)]
-    tree_config, executor = TreeConfig(num_leaves=4, tau=1.0, max_tokens=12), LocalExecutor(chunk_size=2, progress=False)
+    tree_config, executor = (
+        TreeConfig(num_leaves=4, tau=1.0, max_tokens=12),
+        LocalExecutor(chunk_size=2, progress=False),
+    )
 
     def labels(name: str) -> tuple[int, str]:
         out = tmp_path / name
-        summary = label_problems(problems, policy_of(server, retry_s=0.0), out, tree_config, LabelConfig(segmentation="entropy"), executor)
+        summary = label_problems(
+            problems,
+            policy_of(server, retry_s=0.0),
+            out,
+            tree_config,
+            LabelConfig(segmentation="entropy"),
+            executor,
+        )
         return summary.num_failed, (out / "labels.jsonl").read_text()
 
     num_failed, expected = labels("undisturbed")
@@ -618,7 +699,11 @@ def test_a_chunk_that_the_server_refuses_is_owed_again_and_the_labels_are_those_
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"max_in_flight": 0}, "max_in_flight"), ({"timeout_s": 0.0}, "timeout_s"), ({"retry_s": -1.0}, "retry_s")],
+    [
+        ({"max_in_flight": 0}, "max_in_flight"),
+        ({"timeout_s": 0.0}, "timeout_s"),
+        ({"retry_s": -1.0}, "retry_s"),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -626,8 +711,13 @@ def test_settings_that_cannot_be_are_refused(options: dict[str, Any], message: s
 
 
 def test_evidence_that_cannot_be_is_refused(server: ScriptedServer) -> None:
-    checkpoint, client = Checkpoint(Path("story"), Path("story"), cast(PolicyText, server.policy), 4, None, None), HTTPClient(server.url)
+    checkpoint, client = (
+        Checkpoint(Path("story"), Path("story"), cast(PolicyText, server.policy), 4, None, None),
+        HTTPClient(server.url),
+    )
     with pytest.raises(ValueError, match="at least 2"):
         OpenAIPolicy(checkpoint, client, ServedModel("story", None), "story", top_logprobs=1)
     with pytest.raises(ValueError, match="choose from lower, upper"):
-        OpenAIPolicy(checkpoint, client, ServedModel("story", None), "story", entropy_bound=cast(Any, "middle"))
+        OpenAIPolicy(
+            checkpoint, client, ServedModel("story", None), "story", entropy_bound=cast(Any, "middle")
+        )

@@ -22,7 +22,9 @@ def random_rows(seed: int, num: int = 8, num_tokens: int = 3) -> list[EncodedSol
     rows = []
     for _ in range(num):
         ids = [1, 2, *(rng.randrange(num_tokens) for _ in range(rng.randint(1, 6)))]
-        rows.append(EncodedSolution(ids, sorted(rng.sample(range(2, len(ids)), rng.randint(1, len(ids) - 2)))))
+        rows.append(
+            EncodedSolution(ids, sorted(rng.sample(range(2, len(ids)), rng.randint(1, len(ids) - 2))))
+        )
     return rows
 
 
@@ -100,11 +102,19 @@ def test_scores_of_a_tree_equal_scores_one_by_one(tmp_path: Path, architecture: 
     handle = model.register_forward_pre_hook(count, with_kwargs=True)
     assert prm.score(questions, steps) == together
     handle.remove()
-    rows = [prm.layout.encode(question, its_steps).input_ids for question, its_steps in zip(questions, steps, strict=True)]
-    groups = [[row for row, question in zip(rows, questions, strict=True) if question == f"question {idx}?"] for idx in range(3)]
+    rows = [
+        prm.layout.encode(question, its_steps).input_ids
+        for question, its_steps in zip(questions, steps, strict=True)
+    ]
+    groups = [
+        [row for row, question in zip(rows, questions, strict=True) if question == f"question {idx}?"]
+        for idx in range(3)
+    ]
     sizes = [len({tuple(row[:end]) for row in group for end in range(1, len(row) + 1)}) for group in groups]
     assert num_tokens == sum(sizes) < 0.65 * sum(map(len, rows))
-    alone = [prm.score([question], [its_steps])[0] for question, its_steps in zip(questions, steps, strict=True)]
+    alone = [
+        prm.score([question], [its_steps])[0] for question, its_steps in zip(questions, steps, strict=True)
+    ]
     assert len({round(score, 6) for scores in alone for score in scores}) > 20
     for one, other in zip(together, alone, strict=True):
         assert one == pytest.approx(other, abs=1e-5)
@@ -113,7 +123,9 @@ def test_scores_of_a_tree_equal_scores_one_by_one(tmp_path: Path, architecture: 
 def test_a_model_without_attention_is_scored_row_by_row() -> None:
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
-    config = MambaConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, state_size=4, initializer_range=0.5)
+    config = MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, state_size=4, initializer_range=0.5
+    )
     model = MambaForCausalLM(config)
     assert not takes_trees(model, 10)
     prm = TaggedPRM(model, tokenizer, PRMFormat(tag="#"), "mamba")
@@ -134,7 +146,9 @@ def test_a_short_sliding_window_takes_no_trees(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["qwen2", "llama", "gpt2"])
-def test_a_model_that_was_not_asked_fails_at_a_tree_instead_of_computing_something_else(architecture: str) -> None:
+def test_a_model_that_was_not_asked_fails_at_a_tree_instead_of_computing_something_else(
+    architecture: str,
+) -> None:
     tree = pack([EncodedSolution([5, 6, 7], [2]), EncodedSolution([5, 8], [1])])
     with pytest.raises(RuntimeError):
         make_model(architecture)(**model_inputs([tree], pad_id=0, dtype=torch.float32))
@@ -142,7 +156,12 @@ def test_a_model_that_was_not_asked_fails_at_a_tree_instead_of_computing_somethi
 
 def test_trees_are_computed_under_autocast(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, initializer_range=0.2)
-    prm = TaggedPRM(AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32), make_tokenizer(), PRMFormat(tag="#"), "autocast")
+    prm = TaggedPRM(
+        AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32),
+        make_tokenizer(),
+        PRMFormat(tag="#"),
+        "autocast",
+    )
     steps = [["a", "b"], ["a", "c"], ["a", "b", "d"]]
     exact = prm.score(["q?"] * 3, steps)
     with torch.autocast("cpu", torch.bfloat16):

@@ -20,14 +20,22 @@ def test_it_says_what_the_loaded_model_says(tmp_path: Path, architecture: str) -
         checkpoint = Checkpoint.load(checkpoint_path, template=template)
         policy = LocalPolicy.load(checkpoint_path, template=template)
         assert checkpoint.name(str(policy.model.dtype)) == policy.name
-        assert (checkpoint.max_length, checkpoint.num_parameters) == (policy.max_length, policy.num_parameters)
-        assert (checkpoint.vocab_size, checkpoint.text.eos_ids) == (policy.model.config.vocab_size, policy.eos_ids)
+        assert (checkpoint.max_length, checkpoint.num_parameters) == (
+            policy.max_length,
+            policy.num_parameters,
+        )
+        assert (checkpoint.vocab_size, checkpoint.text.eos_ids) == (
+            policy.model.config.vocab_size,
+            policy.eos_ids,
+        )
         ids = checkpoint.text.encode_question("5 × 4?")
         assert ids == policy.encode_question("5 × 4?")
         assert checkpoint.text.token_texts(ids) == policy.token_texts(ids)
 
 
-def test_end_tokens_come_from_the_generation_configuration_else_the_model_s_else_the_tokenizer_s(tmp_path: Path) -> None:
+def test_end_tokens_come_from_the_generation_configuration_else_the_model_s_else_the_tokenizer_s(
+    tmp_path: Path,
+) -> None:
     path = make_checkpoint(tmp_path)
     assert ends_after(path / "generation_config.json", [1, 7, 8]) == {1, 7, 8}
     (path / "generation_config.json").unlink()

@@ -48,7 +48,9 @@ class Where(Sums):
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
         time.sleep(self.sleep_s if idxs[0] < self.num_quick else 60)
         threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else None
-        return [{"pid": os.getpid(), "omp": os.environ.get("OMP_NUM_THREADS"), "threads": threads} for _ in idxs]
+        return [
+            {"pid": os.getpid(), "omp": os.environ.get("OMP_NUM_THREADS"), "threads": threads} for _ in idxs
+        ]
 
 
 @dataclass
@@ -141,7 +143,9 @@ def journal(tmp_path: Path) -> Journal:
     def done(executor: Executor, work: Work) -> bytes:
         directory = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         with opened(directory) as run:
-            assert executor.execute(run, work) == Tally(rows_added=len(work.keys), rows_reused=0, rows_failed=0)
+            assert executor.execute(run, work) == Tally(
+                rows_added=len(work.keys), rows_reused=0, rows_failed=0
+            )
             assert list(run.failures()) == []
         return (directory / "journal.jsonl").read_bytes()
 
@@ -200,7 +204,9 @@ def test_a_model_gives_the_rows_that_it_gives_in_one_process(journal: Journal, d
             assert {(row["omp"], row["threads"]) for row in run.rows()} == {("1", 1)}
 
 
-def test_rows_wait_for_slower_chunks_before_them_and_chunks_do_not_run_far_ahead(directory: Path, marks: Path) -> None:
+def test_rows_wait_for_slower_chunks_before_them_and_chunks_do_not_run_far_ahead(
+    directory: Path, marks: Path
+) -> None:
     with opened(directory) as run, pool(chunk_size=1) as executor:
         executor.execute(run, Slow(20, marks=marks))
         assert [row["idx"] for row in run.rows()] == list(range(20))
@@ -235,7 +241,9 @@ def test_a_run_goes_on_with_any_executor(kept: PoolExecutor, directory: Path, jo
 # --- processes
 
 
-def test_workers_are_kept_until_the_end_and_nothing_is_started_for_nothing(directory: Path, tmp_path: Path) -> None:
+def test_workers_are_kept_until_the_end_and_nothing_is_started_for_nothing(
+    directory: Path, tmp_path: Path
+) -> None:
     before = set(multiprocessing.active_children())
 
     def num_children() -> int:
@@ -275,7 +283,9 @@ def test_an_executor_that_is_dropped_ends_its_workers(directory: Path) -> None:
     assert comes_true(lambda: not any(map(is_running, workers)))
 
 
-def test_workers_get_their_number_of_threads_and_this_process_keeps_its_own(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_get_their_number_of_threads_and_this_process_keeps_its_own(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for here in ("7", None):
         monkeypatch.setenv("OMP_NUM_THREADS", here) if here else monkeypatch.delenv("OMP_NUM_THREADS")
         with opened(directory / str(here)) as run, pool(num_workers=1, threads_per_worker=3) as executor:
@@ -293,7 +303,9 @@ def test_a_killed_worker_costs_nothing_but_time(journal: Journal, marks: Path) -
     assert len(list(marks.iterdir())) == 1
 
 
-def test_a_chunk_that_kills_every_worker_is_recorded_and_owed_again_while_others_go_on(directory: Path, marks: Path) -> None:
+def test_a_chunk_that_kills_every_worker_is_recorded_and_owed_again_while_others_go_on(
+    directory: Path, marks: Path
+) -> None:
     with pool() as executor:
         with opened(directory) as run:
             work = Deadly(24, victims=frozenset([5, 20]), marks=marks, num_kills=9)
@@ -301,7 +313,9 @@ def test_a_chunk_that_kills_every_worker_is_recorded_and_owed_again_while_others
             assert [row["idx"] for row in run.rows()] == [*range(4), *range(8, 20)]
             failures = list(run.failures())
         assert len(list(marks.iterdir())) == 4
-        assert [failure["key"] for failure in failures] == [work.keys[idx] for idx in (*range(4, 8), *range(20, 24))]
+        assert [failure["key"] for failure in failures] == [
+            work.keys[idx] for idx in (*range(4, 8), *range(20, 24))
+        ]
         assert {failure["error"] for failure in failures} == {"ChildProcessError"}
         assert {failure["message"] for failure in failures} == {
             "the worker process was ended by SIGKILL (which is what happens where memory runs out), 2 times at this chunk"
@@ -324,9 +338,13 @@ def test_exceptions_and_bad_rows_are_recorded_as_in_one_process(kept: PoolExecut
 def test_three_failed_chunks_in_a_row_stop_the_pass_with_the_last_error(directory: Path) -> None:
     poison: dict[int, BaseException] = {idx: ValueError(f"item {idx}") for idx in (0, 4, 12, 16, 20)}
     with opened(directory) as run, pool() as executor:
-        with pytest.raises(RunError, match=r"3 chunks in a row failed, the last with ValueError: item 20; 4 rows are kept") as caught:
+        with pytest.raises(
+            RunError, match=r"3 chunks in a row failed, the last with ValueError: item 20; 4 rows are kept"
+        ) as caught:
             executor.execute(run, Sums(60, poison=poison))
-        assert "perform" in "".join(getattr(caught.value.__cause__, "__notes__", [])), "the worker's traceback comes along"
+        assert "perform" in "".join(getattr(caught.value.__cause__, "__notes__", [])), (
+            "the worker's traceback comes along"
+        )
         assert [row["idx"] for row in run.rows()] == [8, 9, 10, 11]
         assert len(list(run.failures())) == 20
 
@@ -340,7 +358,9 @@ def test_a_full_disk_in_a_worker_stops_the_pass_as_it_does_here(directory: Path)
 
 def test_a_work_that_workers_cannot_load_stops_the_pass(directory: Path) -> None:
     with opened(directory) as run, pool(num_workers=1) as executor:
-        with pytest.raises(RunError, match=r"could not be loaded by a worker process \(FileNotFoundError: no weights here\)"):
+        with pytest.raises(
+            RunError, match=r"could not be loaded by a worker process \(FileNotFoundError: no weights here\)"
+        ):
             executor.execute(run, Unloadable(8))
         assert list(run.failures()) == []
 
@@ -355,7 +375,9 @@ def test_a_program_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
         "    pool(num_workers=1).execute(run, Sums(8))\n"
     )
     env = os.environ | {"PYTHONPATH": SOURCE}
-    done = subprocess.run([sys.executable, program, tmp_path / "run"], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, program, tmp_path / "run"], env=env, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 1
     assert "RunError: the worker process ended with exit code 1 while it started" in done.stderr
     assert 'has to stand under `if __name__ == "__main__":`' in done.stderr
@@ -365,7 +387,10 @@ def test_a_work_that_cannot_be_pickled_is_done_here_and_says_so(directory: Path,
     work = Where(8)
     work.lock = open(os.devnull)  # type: ignore[attr-defined]  # noqa: SIM115, PTH123
     with opened(directory) as run:
-        with pytest.warns(UserWarning, match=r"Where cannot be sent to worker processes \(cannot pickle .*\); it is done in this one"):
+        with pytest.warns(
+            UserWarning,
+            match=r"Where cannot be sent to worker processes \(cannot pickle .*\); it is done in this one",
+        ):
             kept.execute(run, work)
         assert pids(run) == {os.getpid()}
         with pytest.warns(UserWarning, match="an open run stays in its process"):
@@ -387,7 +412,11 @@ def test_a_model_in_memory_is_not_sent_to_workers(directory: Path, kept: PoolExe
 
 
 def test_copies_of_a_model_on_a_gpu_are_told_of(directory: Path) -> None:
-    with opened(directory) as run, pool(num_workers=1) as executor, pytest.warns(UserWarning, match="its own copy of the model on the GPU"):
+    with (
+        opened(directory) as run,
+        pool(num_workers=1) as executor,
+        pytest.warns(UserWarning, match="its own copy of the model on the GPU"),
+    ):
         executor.execute(run, OnGPU(8))
 
 
@@ -417,7 +446,12 @@ def started(directory: Path) -> subprocess.Popen[str]:
     env = os.environ | {"PYTHONPATH": os.pathsep.join([SOURCE, TESTS])}
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(directory)], env=env, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        [sys.executable, "-c", code, str(directory)],
+        env=env,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -474,7 +508,9 @@ def test_an_interrupt_ends_all_at_once_without_a_word_from_the_workers(directory
 # --- policies travel as their path
 
 
-def test_a_loaded_policy_is_loaded_again_where_it_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loaded_policy_is_loaded_again_where_it_is_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import pickle
 
     from checkpoints import make_checkpoint
@@ -488,10 +524,14 @@ def test_a_loaded_policy_is_loaded_again_where_it_is_unpickled(tmp_path: Path, m
     monkeypatch.chdir("/")
     twin = pickle.loads(data)
     assert twin.name == policy.name
-    requests = [Request(policy.encode_question("1+1"), max_tokens=8, temperature=1.0, seed=seed) for seed in range(4)]
+    requests = [
+        Request(policy.encode_question("1+1"), max_tokens=8, temperature=1.0, seed=seed) for seed in range(4)
+    ]
     assert twin.generate(requests) == policy.generate(requests)
     make_checkpoint(tmp_path / "model", seed=1)
-    with pytest.raises(ValueError, match=r"held model-\w+ when it was loaded and holds model-\w+ now; load the policy again"):
+    with pytest.raises(
+        ValueError, match=r"held model-\w+ when it was loaded and holds model-\w+ now; load the policy again"
+    ):
         pickle.loads(data)
 
 
@@ -501,5 +541,7 @@ def test_a_policy_of_a_model_in_memory_cannot_be_pickled() -> None:
     from checkpoints import make_model, make_tokenizer
     from forkpoint.policies.local import LocalPolicy
 
-    with pytest.raises(TypeError, match="policy mine was made of a model in memory and cannot be pickled; save the model"):
+    with pytest.raises(
+        TypeError, match="policy mine was made of a model in memory and cannot be pickled; save the model"
+    ):
         pickle.dumps(LocalPolicy(make_model(), make_tokenizer(), "mine"))

@@ -22,10 +22,15 @@ def test_rollouts_find_the_scripts_probabilities_once(tmp_path: Path) -> None:
     found = measure_labels(tmp_path / "labels", policy, tmp_path / "truth", config, QUIET, max_tokens=20)
     with Run.read(tmp_path / "truth") as run:
         shares = sorted(sum(row["correct"]) / len(row["correct"]) for row in run.rows())
-    assert shares == [pytest.approx(0.55, abs=0.08), 1.0]  # after "one" the script is right in .55, after "two" always
+    assert shares == [
+        pytest.approx(0.55, abs=0.08),
+        1.0,
+    ]  # after "one" the script is right in .55, after "two" always
     assert found.quality["uniform"].num_labels == 2
     assert found.quality["uniform"].mae == pytest.approx(abs(shares[0] - 0.5) / 2)
     assert found.quality["policy"].mae == pytest.approx(abs(shares[0] - 0.55) / 2, abs=1e-6)
     again = ScriptedPolicy(SCRIPT)
-    assert measure_labels(tmp_path / "labels", again, tmp_path / "truth", config, QUIET, max_tokens=20) == found
+    assert (
+        measure_labels(tmp_path / "labels", again, tmp_path / "truth", config, QUIET, max_tokens=20) == found
+    )
     assert again.requests == []

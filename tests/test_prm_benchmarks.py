@@ -50,7 +50,9 @@ QUIET = LocalExecutor(chunk_size=4, progress=False)
 
 
 def needs(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(not (DATA / name).is_file(), reason=f"needs {name} in the directory FORKPOINT_DATA")
+    return pytest.mark.skipif(
+        not (DATA / name).is_file(), reason=f"needs {name} in the directory FORKPOINT_DATA"
+    )
 
 
 class FunctionScorer:
@@ -97,15 +99,23 @@ def test_processbench_figures_agree_with_predicting_solution_by_solution(thresho
     scores, truths = random_solutions(0)
     sums = spans_of(scores, truths).sums(["p"] * len(scores), threshold)[0]
     by_hand = first_error(scores, truths, threshold)
-    assert [float(figure(sums)) for figure in (f1, acc_error, acc_correct)] == [by_hand.f1, by_hand.acc_error, by_hand.acc_correct]
+    assert [float(figure(sums)) for figure in (f1, acc_error, acc_correct)] == [
+        by_hand.f1,
+        by_hand.acc_error,
+        by_hand.acc_correct,
+    ]
 
 
 def test_the_best_threshold_is_the_best_of_all() -> None:
     for seed in range(20):
         scores, truths = random_solutions(seed)
         found = first_error(scores, truths, spans_of(scores, truths).best_threshold())
-        tried = [first_error(scores, truths, (2 * idx + 1) / 12) for idx in range(-1, 8)]  # one between all that scores can be
-        assert (found.f1, found.acc_error + found.acc_correct) == max((other.f1, other.acc_error + other.acc_correct) for other in tried)
+        tried = [
+            first_error(scores, truths, (2 * idx + 1) / 12) for idx in range(-1, 8)
+        ]  # one between all that scores can be
+        assert (found.f1, found.acc_error + found.acc_correct) == max(
+            (other.f1, other.acc_error + other.acc_correct) for other in tried
+        )
         assert found.f1 == first_error(scores, truths, choose_threshold(scores, truths)).f1
 
 
@@ -124,17 +134,29 @@ def subsets(tmp_path: Path) -> dict[str, list[LabelledSolution]]:
     return read_subsets([str(tmp_path / "gsm8k.json"), str(tmp_path / "math.json")])
 
 
-def test_a_threshold_of_one_subset_is_used_on_the_others_and_their_own_best_is_an_upper_bound(tmp_path: Path) -> None:
+def test_a_threshold_of_one_subset_is_used_on_the_others_and_their_own_best_is_an_upper_bound(
+    tmp_path: Path,
+) -> None:
     data = subsets(tmp_path)
     results = processbench(FunctionScorer(any_score), data, tmp_path / "out", executor=QUIET)
     gsm8k, math = results["subsets"]
-    assert (results["threshold_from"], gsm8k["chose_threshold"], math["chose_threshold"]) == ("gsm8k", True, False)
-    assert results["threshold"] == gsm8k["upper_bound"]["threshold"] and gsm8k["f1"]["value"] == gsm8k["upper_bound"]["f1"]
+    assert (results["threshold_from"], gsm8k["chose_threshold"], math["chose_threshold"]) == (
+        "gsm8k",
+        True,
+        False,
+    )
+    assert (
+        results["threshold"] == gsm8k["upper_bound"]["threshold"]
+        and gsm8k["f1"]["value"] == gsm8k["upper_bound"]["f1"]
+    )
     assert results["held_out_mean_f1"]["value"] == math["f1"]["value"] <= math["upper_bound"]["f1"]
     assert results["mean_f1"]["value"] == pytest.approx((gsm8k["f1"]["value"] + math["f1"]["value"]) / 2)
     assert math["f1"]["num_problems"] == 6 and math["num_solutions"] == 24
     for row, solutions in zip(results["subsets"], data.values(), strict=True):
-        scores = [[any_score(item.question, item.steps, idx) for idx in range(len(item.steps))] for item in solutions]
+        scores = [
+            [any_score(item.question, item.steps, idx) for idx in range(len(item.steps))]
+            for item in solutions
+        ]
         by_hand = first_error(scores, [first_wrong_step(item) for item in solutions], results["threshold"])
         assert row["f1"]["value"] == by_hand.f1 and row["f1"]["low"] <= by_hand.f1 <= row["f1"]["high"]
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == results
@@ -143,7 +165,9 @@ def test_a_threshold_of_one_subset_is_used_on_the_others_and_their_own_best_is_a
 
 def test_a_fixed_threshold_needs_no_subset_and_a_missing_one_is_named(tmp_path: Path) -> None:
     math = {"math": subsets(tmp_path)["math"]}
-    results = processbench(FunctionScorer(any_score), math, tmp_path / "out", ProcessBenchConfig(threshold=0.5), QUIET)
+    results = processbench(
+        FunctionScorer(any_score), math, tmp_path / "out", ProcessBenchConfig(threshold=0.5), QUIET
+    )
     assert (results["threshold"], results["threshold_from"]) == (0.5, None)
     with pytest.raises(ValueError, match="'gsm8k' is to choose the threshold and is not among math"):
         processbench(FunctionScorer(any_score), math, tmp_path / "out", executor=QUIET)
@@ -161,7 +185,9 @@ def test_a_refused_solution_is_never_right_and_costs_no_other(tmp_path: Path) ->
     assert results["refused"] == {"num": 3, "reasons": ["the question says so"]}
     assert scorer.num_scored == len(solutions)
     (row,) = results["subsets"]
-    num_right = row["acc_error"]["value"] * row["num_with_error"] + row["acc_correct"]["value"] * (19 - row["num_with_error"])
+    num_right = row["acc_error"]["value"] * row["num_with_error"] + row["acc_correct"]["value"] * (
+        19 - row["num_with_error"]
+    )
     assert num_right == pytest.approx(len(solutions))
     processbench(scorer, {"gsm8k": solutions + refused}, tmp_path, executor=QUIET)
     assert scorer.num_scored == len(solutions)
@@ -172,9 +198,14 @@ def test_an_oracle_is_perfect_on_the_real_processbench(tmp_path: Path) -> None:
     data = read_subsets([str(DATA / "processbench" / f"{name}.json") for name in ("gsm8k", "math")])
     scorer = oracle([solution for solutions in data.values() for solution in solutions])
     results = processbench(scorer, data, tmp_path, executor=LocalExecutor(progress=False))
-    assert [(row["num_solutions"], row["num_with_error"]) for row in results["subsets"]] == [(400, 207), (1000, 594)]
+    assert [(row["num_solutions"], row["num_with_error"]) for row in results["subsets"]] == [
+        (400, 207),
+        (1000, 594),
+    ]
     assert all(
-        row[figure]["value"] == row[figure]["low"] == 1 for row in results["subsets"] for figure in ("f1", "acc_error", "acc_correct")
+        row[figure]["value"] == row[figure]["low"] == 1
+        for row in results["subsets"]
+        for figure in ("f1", "acc_error", "acc_correct")
     )
     assert results["mean_f1"]["value"] == results["upper_bound_mean_f1"] == 1
     assert results["subsets"][0]["f1"]["num_problems"] == 375  # several generators solved the same question
@@ -204,9 +235,18 @@ def test_prmscore_has_its_closed_form_by_class_category_and_overall(tmp_path: Pa
         process("b", "multi_solutions", 3, []),
         process("b", "deception", 2, [2]),
     ]
-    accepted = {"circular a 1", "circular a 2", "redundency a 1", "multi_solutions b 1", "deception b 1", "right"}
+    accepted = {
+        "circular a 1",
+        "circular a 2",
+        "redundency a 1",
+        "multi_solutions b 1",
+        "deception b 1",
+        "right",
+    }
     scorer = FunctionScorer(lambda _, steps, idx: 0.9 if steps[idx].strip() in accepted else 0.5)
-    results = prmbench(scorer, read_processes([write_jsonl(tmp_path / "rows.jsonl", rows)]), tmp_path / "out", executor=QUIET)
+    results = prmbench(
+        scorer, read_processes([write_jsonl(tmp_path / "rows.jsonl", rows)]), tmp_path / "out", executor=QUIET
+    )
     classes = {row["name"]: row for row in results["classes"]}
     # circular: TP 1, FP 1, TN 1, FN 1; redundency: FP 1, FN 1; multi_solutions: TP 1, FN 2; deception: TP 1, TN 1
     scores = {"circular": 0.5, "redundency": 0.0, "multi_solutions": 0.5, "deception": 1.0, "correct": 2 / 3}
@@ -216,7 +256,10 @@ def test_prmscore_has_its_closed_form_by_class_category_and_overall(tmp_path: Pa
     # overall without `correct`: TP 3, FP 2, TN 2, FN 4
     assert results["overall"]["prm_score"]["value"] == pytest.approx((6 / 12 + 4 / 10) / 2)
     assert (classes["circular"]["num_errors_beyond"], classes["circular"]["num_wrong_steps"]) == (1, 2)
-    assert classes["multi_solutions"]["accuracy_on_wrong"] is None and classes["correct"]["accuracy_on_right"] == 0.5
+    assert (
+        classes["multi_solutions"]["accuracy_on_wrong"] is None
+        and classes["correct"]["accuracy_on_right"] == 0.5
+    )
 
 
 def test_only_redundency_gives_correct_processes_and_numbers_of_steps_are_removed(tmp_path: Path) -> None:
@@ -230,13 +273,18 @@ def test_only_redundency_gives_correct_processes_and_numbers_of_steps_are_remove
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"classification": "redundancy"}, "line 1 is not a row of PRMBench: classification 'redundancy' is unknown; there are redundency"),
+        (
+            {"classification": "redundancy"},
+            "line 1 is not a row of PRMBench: classification 'redundancy' is unknown; there are redundency",
+        ),
         ({"error_steps": [0]}, r"error_steps must be numbers of steps, from 1; they are \[0\]"),
         ({"modified_process": []}, "holds no steps"),
         ({"idx": 3}, "column 'idx' must hold a string"),
     ],
 )
-def test_a_row_that_is_not_prmbench_is_refused_with_its_line(change: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_row_that_is_not_prmbench_is_refused_with_its_line(
+    change: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match=message):
         read_processes([write_jsonl(tmp_path / "rows.jsonl", [process("a", "circular", 2, [1]) | change])])
 
@@ -245,7 +293,9 @@ def test_a_row_that_is_not_prmbench_is_refused_with_its_line(change: dict[str, A
 def test_the_real_prmbench_agrees_with_counting_step_by_step(tmp_path: Path) -> None:
     path = DATA / "prmbench" / "subset400.jsonl"
     processes = read_processes([str(path)])
-    results = prmbench(FunctionScorer(any_score), processes, tmp_path, PRMBenchConfig(0.5), LocalExecutor(progress=False))
+    results = prmbench(
+        FunctionScorer(any_score), processes, tmp_path, PRMBenchConfig(0.5), LocalExecutor(progress=False)
+    )
     assert [row["num_processes"] for row in results["classes"]] == [48] * 8 + [10, 48]
     assert sum(row["num_errors_beyond"] for row in results["classes"]) == 12
     assert results["overall"]["prm_score"]["num_problems"] == 150
@@ -263,7 +313,9 @@ def test_the_real_prmbench_agrees_with_counting_step_by_step(tmp_path: Path) -> 
     wrong = {(item.question, item.steps): item.wrong_idxs for item in processes}
     oracle = FunctionScorer(lambda question, steps, idx: float(idx not in wrong[question, tuple(steps)]))
     perfect = prmbench(oracle, processes, tmp_path / "oracle", executor=LocalExecutor(progress=False))
-    assert {row["prm_score"]["low"] for row in (perfect["overall"], *perfect["classes"], *perfect["categories"])} == {1.0}
+    assert {
+        row["prm_score"]["low"] for row in (perfect["overall"], *perfect["classes"], *perfect["categories"])
+    } == {1.0}
 
 
 # Best of N
@@ -271,8 +323,18 @@ def test_the_real_prmbench_agrees_with_counting_step_by_step(tmp_path: Path) -> 
 
 def candidate_rows() -> list[dict[str, Any]]:
     return [
-        {"question": "2 + 2?", "answer": "4", "candidates": ["It is 4", "It is 5", "It is $5.0$", "No idea"], "said": [1, 0, 0, 0]},
-        {"question": "1 / 2?", "answer": 0.5, "candidates": ["So\n\nThe answer is 1/2", "0.5", "0.50", "2"], "said": [0, 1, 1, 0]},
+        {
+            "question": "2 + 2?",
+            "answer": "4",
+            "candidates": ["It is 4", "It is 5", "It is $5.0$", "No idea"],
+            "said": [1, 0, 0, 0],
+        },
+        {
+            "question": "1 / 2?",
+            "answer": 0.5,
+            "candidates": ["So\n\nThe answer is 1/2", "0.5", "0.50", "2"],
+            "said": [0, 1, 1, 0],
+        },
     ]
 
 
@@ -288,29 +350,47 @@ def test_verdicts_answers_and_scores_are_ours_or_those_of_the_columns_named(tmp_
         ("oracle", None, 1): 0.5, ("oracle", None, 2): 0.75, ("oracle", None, 4): 1.0,
     }  # fmt: skip
     assert ours["gains"] == [] and ours["scores"] is None
-    said = best_of_n(read_candidates(path, CandidateColumns(verdicts="said", answers="candidates")), tmp_path / "said")
+    said = best_of_n(
+        read_candidates(path, CandidateColumns(verdicts="said", answers="candidates")), tmp_path / "said"
+    )
     assert accuracies(said)["majority", None, 4] == 0.5  # no two texts are equal, so the first candidate wins
     assert accuracies(said)["oracle", None, 1] == (1 / 4 + 2 / 4) / 2
 
 
 def test_a_prm_picks_by_every_aggregate_and_gains_are_paired(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "candidates.jsonl", candidate_rows())
-    scorer = FunctionScorer(lambda _, steps, idx: 0.9 if any(right in steps[-1] for right in ("4", "1/2")) else 0.2)
-    results = best_of_n(read_candidates(path, CandidateColumns(grader="numeric")), tmp_path / "out", scorer, BestOfNConfig("lines"), QUIET)
+    scorer = FunctionScorer(
+        lambda _, steps, idx: 0.9 if any(right in steps[-1] for right in ("4", "1/2")) else 0.2
+    )
+    results = best_of_n(
+        read_candidates(path, CandidateColumns(grader="numeric")),
+        tmp_path / "out",
+        scorer,
+        BestOfNConfig("lines"),
+        QUIET,
+    )
     found = accuracies(results)
     assert {found["best", how, 4] for how in ("last", "min", "prod", "mean")} == {1.0}
     assert found["weighted", "min", 4] == 1.0  # 0.9 for 4 against 0.2 + 0.2 for 5
     gains = {(row["select"], row["aggregate"], row["n"]): row["gain"] for row in results["gains"]}
     assert gains["best", "min", 4]["value"] == 0.5 and gains["best", "min", 4]["low"] >= 0
     assert {name: gain["value"] for name, gain in gains.items()} == {
-        (select, how, n): found[select, how, n] - found["majority", None, n] for select, how, n in found if how is not None
+        (select, how, n): found[select, how, n] - found["majority", None, n]
+        for select, how, n in found
+        if how is not None
     }
     with pytest.raises(ValueError, match="say lines, paragraphs or whole"):
         best_of_n(read_candidates(path), tmp_path / "out", scorer, executor=QUIET)
 
 
 def test_scores_outside_zero_and_one_rank_and_do_not_vote(tmp_path: Path) -> None:
-    rows = [{"question": "q", "answer": "1", "candidates": [{"text": "1", "its": [-3.0, 2.0]}, {"steps": ["so", "2"], "its": [1.5, 1.0]}]}]
+    rows = [
+        {
+            "question": "q",
+            "answer": "1",
+            "candidates": [{"text": "1", "its": [-3.0, 2.0]}, {"steps": ["so", "2"], "its": [1.5, 1.0]}],
+        }
+    ]
     file = read_candidates(write_jsonl(tmp_path / "rows.jsonl", rows), CandidateColumns(scores="its"))
     found = accuracies(best_of_n(file, tmp_path / "out"))
     assert {(select, how) for select, how, _ in found} == {
@@ -345,7 +425,9 @@ def test_a_row_without_candidates_is_refused_with_its_line(
     change: dict[str, Any], columns: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        read_candidates(write_jsonl(tmp_path / "rows.jsonl", [candidate_rows()[0] | change]), CandidateColumns(**columns))
+        read_candidates(
+            write_jsonl(tmp_path / "rows.jsonl", [candidate_rows()[0] | change]), CandidateColumns(**columns)
+        )
 
 
 @needs("samples_same_model/math_cot_100.jsonl")
@@ -353,17 +435,27 @@ def test_the_commands_of_the_page_give_its_published_numbers_and_ours(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "math_cot_100.jsonl").symlink_to((DATA / "samples_same_model" / "math_cot_100.jsonl").resolve())
+    (tmp_path / "math_cot_100.jsonl").symlink_to(
+        (DATA / "samples_same_model" / "math_cot_100.jsonl").resolve()
+    )
     page = (PAGES / "best_of_n.md").read_text()
     for where, expected in (("published", (0.93, 0.94, 0.96)), ("ours", (0.94, 0.96, 0.98))):
-        (command,) = (command for command in commands_in(PAGES / "best_of_n.md") if command[-1] == f"runs/{where}")
+        (command,) = (
+            command for command in commands_in(PAGES / "best_of_n.md") if command[-1] == f"runs/{where}"
+        )
         run_command(command, capsys)
         results = json.loads((tmp_path / "runs" / where / "results.json").read_text())
         found = accuracies(results)
         assert (found["majority", None, 8], found["best", "last", 8], found["oracle", None, 8]) == expected
-        row = next(line for line in page.splitlines() if line.startswith({"published": "| the file's", "ours": "| ours"}[where]))
+        row = next(
+            line
+            for line in page.splitlines()
+            if line.startswith({"published": "| the file's", "ours": "| ours"}[where])
+        )
         for select in ("majority", "best", "oracle"):
-            its = next(item["accuracy"] for item in results["rows"] if (item["select"], item["n"]) == (select, 8))
+            its = next(
+                item["accuracy"] for item in results["rows"] if (item["select"], item["n"]) == (select, 8)
+            )
             assert f"{its['value']:.3f} ({its['low']:.3f} .. {its['high']:.3f})" in row
         (gain,) = (item["gain"] for item in results["gains"] if item["n"] == 8)
         assert f"{gain['value']:+.3f} ({gain['low']:+.3f} .. {gain['high']:+.3f})" in row
@@ -384,23 +476,46 @@ def test_calibration_error_and_brier_have_their_closed_form() -> None:
 
 def test_scores_that_are_the_labels_are_calibrated_in_every_bin(tmp_path: Path) -> None:
     rng = random.Random(0)
-    solutions = [replace(item, labels=tuple(label(rng.randint(0, 16) / 16) for _ in item.labels)) for item in visible_errors(6)]
+    solutions = [
+        replace(item, labels=tuple(label(rng.randint(0, 16) / 16) for _ in item.labels))
+        for item in visible_errors(6)
+    ]
     results = calibration(oracle(solutions), solutions, tmp_path, executor=QUIET)
     assert (results["ece"]["value"], results["ece"]["high"], results["brier"]["value"]) == (0, 0, 0)
-    assert all(row["mean_score"] == pytest.approx(row["mean_label"]["value"]) for row in results["reliability"])
-    assert sum(row["num_steps"] for row in results["reliability"]) == results["num_steps"] == sum(len(item.steps) for item in solutions)
+    assert all(
+        row["mean_score"] == pytest.approx(row["mean_label"]["value"]) for row in results["reliability"]
+    )
+    assert (
+        sum(row["num_steps"] for row in results["reliability"])
+        == results["num_steps"]
+        == sum(len(item.steps) for item in solutions)
+    )
 
 
 def test_steps_past_the_first_error_are_left_out_where_asked(tmp_path: Path) -> None:
     solutions = visible_errors(6)
-    results = calibration(FunctionScorer(any_score), solutions, tmp_path, CalibrationConfig(5, past_first_error=False), QUIET)
-    kept = [item.labels[: first_wrong_step(item) + 1] if not item.is_correct else item.labels for item in solutions]
+    results = calibration(
+        FunctionScorer(any_score), solutions, tmp_path, CalibrationConfig(5, past_first_error=False), QUIET
+    )
+    kept = [
+        item.labels[: first_wrong_step(item) + 1] if not item.is_correct else item.labels
+        for item in solutions
+    ]
     assert results["num_steps"] == sum(map(len, kept)) < sum(len(item.labels) for item in solutions)
     assert results["mean_label"]["value"] == pytest.approx(
-        sum(item.is_correct * len(item.labels) + (not item.is_correct) * (first_wrong_step(item)) for item in solutions)
+        sum(
+            item.is_correct * len(item.labels) + (not item.is_correct) * (first_wrong_step(item))
+            for item in solutions
+        )
         / results["num_steps"]
     )
-    assert [(row["from"], row["to"]) for row in results["reliability"]] == [(0.0, 0.2), (0.2, 0.4), (0.4, 0.6), (0.6, 0.8), (0.8, 1.0)]
+    assert [(row["from"], row["to"]) for row in results["reliability"]] == [
+        (0.0, 0.2),
+        (0.2, 0.4),
+        (0.4, 0.6),
+        (0.6, 0.8),
+        (0.8, 1.0),
+    ]
 
 
 # What all share
@@ -470,14 +585,24 @@ def run_command(command: Sequence[str], capsys: pytest.CaptureFixture[str]) -> s
     return shown.out
 
 
-def test_the_commands_of_the_pages_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_of_the_pages_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)  # where a directory has the name of the checkpoint on the hub
     make_public_prm(tmp_path / "Qwen" / "Qwen2.5-Math-PRM-7B", "qwen")
     subsets(tmp_path)
-    write_jsonl(tmp_path / "prmbench.jsonl", [process("a", "redundency", 2, [1]), process("b", "circular", 3, [2])])
+    write_jsonl(
+        tmp_path / "prmbench.jsonl", [process("a", "redundency", 2, [1]), process("b", "circular", 3, [2])]
+    )
     write_jsonl(tmp_path / "candidates.jsonl", candidate_rows())
     published = [
-        {**row, "response": row["candidates"], "pred": ["4"] * 4, "score": [True] * 4, "pred_score": [[3.5]] * 4}
+        {
+            **row,
+            "response": row["candidates"],
+            "pred": ["4"] * 4,
+            "score": [True] * 4,
+            "pred_score": [[3.5]] * 4,
+        }
         for row in candidate_rows()
     ]
     write_jsonl(tmp_path / "math_cot_100.jsonl", published)
@@ -495,13 +620,19 @@ def test_the_commands_of_the_pages_run(tmp_path: Path, monkeypatch: pytest.Monke
 def test_links_and_figures_of_the_pages_exist(tmp_path: Path) -> None:
     solutions = visible_errors(3)
     results = {
-        "processbench": processbench(FunctionScorer(any_score), {"gsm8k": solutions}, tmp_path, executor=QUIET),
+        "processbench": processbench(
+            FunctionScorer(any_score), {"gsm8k": solutions}, tmp_path, executor=QUIET
+        ),
         "calibration": calibration(FunctionScorer(any_score), solutions, tmp_path, executor=QUIET),
     }
     for page in PAGES.glob("*.md"):
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} -> {target}"
     for name, found in results.items():
-        first_cells = [line.split("|")[1] for line in (PAGES / f"{name}.md").read_text().splitlines() if line.startswith("| `")]
+        first_cells = [
+            line.split("|")[1]
+            for line in (PAGES / f"{name}.md").read_text().splitlines()
+            if line.startswith("| `")
+        ]
         keys = found.keys() | (found["subsets"][0].keys() if name == "processbench" else set())
         assert {figure for cell in first_cells for figure in re.findall(r"`(\w+)`", cell)} <= keys

@@ -15,7 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedTokenizerFast, Qwen2Model
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    PreTrainedTokenizerFast,
+    Qwen2Model,
+)
 
 from checkpoints import make_checkpoint, make_public_prm, make_tokenizer
 from forkpoint.cli import main
@@ -48,7 +53,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def load(checkpoints: dict[str, Path], family: str) -> FamilyPRM:
-    options: dict[str, Any] = {"reference": checkpoints["reference"], "beta": 0.05} if family == "implicit" else {}
+    options: dict[str, Any] = (
+        {"reference": checkpoints["reference"], "beta": 0.05} if family == "implicit" else {}
+    )
     prm = load_prm(checkpoints[family], "cpu", **options)
     assert isinstance(prm, FamilyPRM)
     assert prm.family.name == family
@@ -90,7 +97,9 @@ def er_prm_rule(path: Path, question: str, steps: list[str]) -> float:
     text = f"{question} " + "".join(f"{step} ки\n" for step in steps)
     ids = tokenizer.encode(text.replace(" ки\n", " ки"))
     assert ids[-1] == tokenizer.encode(" ки")[-1]
-    return float(logits_of(path, ids)[-1, [tokenizer.encode(" +")[-1], tokenizer.encode(" -")[-1]]].softmax(-1)[0])
+    return float(
+        logits_of(path, ids)[-1, [tokenizer.encode(" +")[-1], tokenizer.encode(" -")[-1]]].softmax(-1)[0]
+    )
 
 
 def rlhflow_rule(path: Path, question: str, steps: list[str]) -> float:
@@ -100,17 +109,24 @@ def rlhflow_rule(path: Path, question: str, steps: list[str]) -> float:
         conversation.append({"role": "user", "content": step if idx else f"{question} {step}"})
         conversation.append({"role": "assistant", "content": "+"})
     ids = tokenizer.apply_chat_template(conversation, return_dict=False)
-    return float(logits_of(path, ids)[-3, [tokenizer.encode("+")[-1], tokenizer.encode("-")[-1]]].softmax(-1)[0])
+    return float(
+        logits_of(path, ids)[-3, [tokenizer.encode("+")[-1], tokenizer.encode("-")[-1]]].softmax(-1)[0]
+    )
 
 
 def qwen_rule(path: Path, question: str, steps: list[str]) -> float:
     tokenizer, weights = tokenizer_of(path), load_file(path / "model.safetensors")
     messages = [
-        {"role": "system", "content": "Please reason step by step, and put your final answer within \\boxed{}."},
+        {
+            "role": "system",
+            "content": "Please reason step by step, and put your final answer within \\boxed{}.",
+        },
         {"role": "user", "content": question},
         {"role": "assistant", "content": "<extra_0>".join(steps) + "<extra_0>"},
     ]
-    ids = tokenizer.encode(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
+    ids = tokenizer.encode(
+        tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False)
+    )
     hidden = hidden_of(path, ids)
     inner = nn.functional.relu(hidden @ weights["score.0.weight"].T + weights["score.0.bias"])
     probabilities = (inner @ weights["score.2.weight"].T + weights["score.2.bias"]).softmax(-1)
@@ -125,14 +141,20 @@ def skywork_rule(path: Path, question: str, steps: list[str]) -> float:
     for line in "\n".join(steps).split("\n"):
         ids += [*tokenizer.encode(line), newline]
     hidden = hidden_of(path, ids)
-    return float((hidden @ weights["v_head.summary.weight"].T + weights["v_head.summary.bias"]).sigmoid()[-1, 0])
+    return float(
+        (hidden @ weights["v_head.summary.weight"].T + weights["v_head.summary.bias"]).sigmoid()[-1, 0]
+    )
 
 
 def trl_rule(path: Path, question: str, steps: list[str], separator: str = "\n") -> float:
     tokenizer = tokenizer_of(path)
     ids = tokenizer(question, add_special_tokens=False)["input_ids"]
     for step in steps:
-        ids = ids + tokenizer(step, add_special_tokens=False)["input_ids"] + tokenizer.encode(separator, add_special_tokens=False)
+        ids = (
+            ids
+            + tokenizer(step, add_special_tokens=False)["input_ids"]
+            + tokenizer.encode(separator, add_special_tokens=False)
+        )
     if tokenizer.bos_token_id is not None:
         ids = [tokenizer.bos_token_id, *ids]
     return float(logits_of(path, ids, AutoModelForTokenClassification)[-1].softmax(-1)[1])
@@ -154,11 +176,16 @@ RULES: dict[str, Callable[[Path, str, list[str]], float]] = {
 
 
 @pytest.mark.parametrize("family", RULES)
-def test_scores_equal_the_published_rule_with_one_forward_pass_per_step(checkpoints: dict[str, Path], family: str) -> None:
+def test_scores_equal_the_published_rule_with_one_forward_pass_per_step(
+    checkpoints: dict[str, Path], family: str
+) -> None:
     questions, steps = solutions(4)
     scores = load(checkpoints, family).score(questions, steps)
     for question, its_steps, its_scores in zip(questions, steps, scores, strict=True):
-        expected = [RULES[family](checkpoints[family], question, its_steps[:num]) for num in range(1, len(its_steps) + 1)]
+        expected = [
+            RULES[family](checkpoints[family], question, its_steps[:num])
+            for num in range(1, len(its_steps) + 1)
+        ]
         assert its_scores == pytest.approx(expected, abs=1e-5)
     assert len({round(score, 3) for its_scores in scores for score in its_scores}) > 5
 
@@ -166,9 +193,13 @@ def test_scores_equal_the_published_rule_with_one_forward_pass_per_step(checkpoi
 @torch.no_grad()
 def test_implicit_scores_equal_the_card_s_cumulative_log_ratios(checkpoints: dict[str, Path]) -> None:
     tokenizer = tokenizer_of(checkpoints["implicit"])
-    policy, reference = (AutoModelForCausalLM.from_pretrained(checkpoints[name]) for name in ("implicit", "reference"))
+    policy, reference = (
+        AutoModelForCausalLM.from_pretrained(checkpoints[name]) for name in ("implicit", "reference")
+    )
     questions, steps = solutions(4)
-    for question, its_steps, scores in zip(questions, steps, load(checkpoints, "implicit").score(questions, steps), strict=True):
+    for question, its_steps, scores in zip(
+        questions, steps, load(checkpoints, "implicit").score(questions, steps), strict=True
+    ):
 
         def conversation(num_steps: int, question: str = question, its_steps: list[str] = its_steps) -> str:
             answer = "\n\n".join(its_steps[:num_steps])
@@ -182,7 +213,10 @@ def test_implicit_scores_equal_the_card_s_cumulative_log_ratios(checkpoints: dic
                 text += "\n\n"
             lasts.append(len(tokenizer.encode(text)) - 2)
         ids_1_T = torch.tensor([tokenizer.encode(conversation(len(its_steps)))])
-        logps = [model(ids_1_T).logits[:, :-1].log_softmax(-1).gather(2, ids_1_T[:, 1:, None]).squeeze(2) for model in (policy, reference)]
+        logps = [
+            model(ids_1_T).logits[:, :-1].log_softmax(-1).gather(2, ids_1_T[:, 1:, None]).squeeze(2)
+            for model in (policy, reference)
+        ]
         mask = torch.tensor([[0] * lasts[0] + [1] * (ids_1_T.shape[1] - lasts[0])])[:, 1:]
         rewards = (0.05 * (logps[0] - logps[1]) * mask).cumsum(-1).gather(-1, torch.tensor([lasts[1:]]))
         assert scores == pytest.approx(rewards.sigmoid()[0].tolist(), abs=1e-5)
@@ -194,7 +228,10 @@ def test_scores_do_not_depend_on_batching_or_order(checkpoints: dict[str, Path],
     questions, steps = solutions(12)
     prm = load(checkpoints, family)
     together = prm.score(questions, steps)
-    alone = [FamilyPRM(prm.model, prm.family, "alone", 1).score([q], [s])[0] for q, s in zip(questions, steps, strict=True)]
+    alone = [
+        FamilyPRM(prm.model, prm.family, "alone", 1).score([q], [s])[0]
+        for q, s in zip(questions, steps, strict=True)
+    ]
     backwards = prm.score(questions[::-1], steps[::-1])[::-1]
     for left, middle, right in zip(together, alone, backwards, strict=True):
         assert left == pytest.approx(middle, abs=1e-5)
@@ -204,7 +241,9 @@ def test_scores_do_not_depend_on_batching_or_order(checkpoints: dict[str, Path],
 @pytest.mark.parametrize("family", FAMILIES)
 def test_white_space_around_steps_makes_no_difference(checkpoints: dict[str, Path], family: str) -> None:
     family_of = load(checkpoints, family).family
-    assert family_of.encode("1 + 1?", ["Step 1: 2\n", " Step 2: 3\n\n"]) == family_of.encode("1 + 1?", ["Step 1: 2", "Step 2: 3"])
+    assert family_of.encode("1 + 1?", ["Step 1: 2\n", " Step 2: 3\n\n"]) == family_of.encode(
+        "1 + 1?", ["Step 1: 2", "Step 2: 3"]
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -231,7 +270,9 @@ def test_what_does_not_fit_the_model_is_refused_never_cut(checkpoints: dict[str,
         ("pure", "<|endoftext|>"),
     ],
 )
-def test_a_tag_or_special_token_inside_a_text_is_refused(checkpoints: dict[str, Path], family: str, token: str) -> None:
+def test_a_tag_or_special_token_inside_a_text_is_refused(
+    checkpoints: dict[str, Path], family: str, token: str
+) -> None:
     prm = load(checkpoints, family)
     with pytest.raises(LayoutError, match=rf"step 2 contains ' ?{token}'".replace("|", r"\|")):
         prm.score(["1 + 1?"], [["Step 1: 2", f"Step 2: {token} 3"]])
@@ -275,9 +316,14 @@ def test_a_skywork_checkpoint_is_recognised_by_its_head(checkpoints: dict[str, P
 
 def test_a_language_model_is_not_taken_for_a_prm_unless_it_is_named(tmp_path: Path) -> None:
     path = make_public_prm(tmp_path / "mine", "er-prm")
-    with pytest.raises(LayoutError, match=r"does not tell .*a LlamaForCausalLM, whose tokens would do for er-prm, rlhflow, implicit"):
+    with pytest.raises(
+        LayoutError,
+        match=r"does not tell .*a LlamaForCausalLM, whose tokens would do for er-prm, rlhflow, implicit",
+    ):
         load_prm(path, "cpu")
-    assert load_prm(path, "cpu", "er-prm").score(["1 + 1?"], [["2"]]) != load_prm(path, "cpu", "rlhflow").score(["1 + 1?"], [["2"]])
+    assert load_prm(path, "cpu", "er-prm").score(["1 + 1?"], [["2"]]) != load_prm(
+        path, "cpu", "rlhflow"
+    ).score(["1 + 1?"], [["2"]])
     with pytest.raises(ValueError, match=r"family 'erprm' is unknown; choose from forkpoint, math-shepherd"):
         load_prm(path, "cpu", "erprm")
 
@@ -292,7 +338,9 @@ def test_a_language_model_is_not_taken_for_a_prm_unless_it_is_named(tmp_path: Pa
         ("trl", "math-shepherd", "lacks lm_head.weight and also holds score"),
     ],
 )
-def test_the_wrong_family_is_refused(checkpoints: dict[str, Path], checkpoint: str, family: str, message: str) -> None:
+def test_the_wrong_family_is_refused(
+    checkpoints: dict[str, Path], checkpoint: str, family: str, message: str
+) -> None:
     with pytest.raises(LayoutError, match=message):
         load_prm(checkpoints[checkpoint], "cpu", family)
 
@@ -302,16 +350,23 @@ def test_classes_in_another_order_are_refused(checkpoints: dict[str, Path], tmp_
     config = json.loads((tmp_path / "config.json").read_text())
     for labels in ({"0": "correct", "1": "incorrect"}, {"0": "bad", "1": "neutral", "2": "good"}):
         weights = load_file(tmp_path / "model.safetensors")
-        weights["score.weight"], weights["score.bias"] = torch.zeros(len(labels), 32), torch.zeros(len(labels))
+        weights["score.weight"], weights["score.bias"] = (
+            torch.zeros(len(labels), 32),
+            torch.zeros(len(labels)),
+        )
         save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-        (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": labels, "label2id": {v: int(k) for k, v in labels.items()}}))
+        (tmp_path / "config.json").write_text(
+            json.dumps(config | {"id2label": labels, "label2id": {v: int(k) for k, v in labels.items()}})
+        )
         with pytest.raises(LayoutError, match="has two, of which 1 is good"):
             load_prm(tmp_path, "cpu")
 
 
 def test_the_separator_of_a_trl_model_can_be_named(checkpoints: dict[str, Path]) -> None:
     prm = load_prm(checkpoints["trl"], "cpu", separator="\n\n")
-    assert prm.score(["1 + 1?"], [["2"]])[0] == pytest.approx([pure_rule(checkpoints["trl"], "1 + 1?", ["2"])], abs=1e-5)
+    assert prm.score(["1 + 1?"], [["2"]])[0] == pytest.approx(
+        [pure_rule(checkpoints["trl"], "1 + 1?", ["2"])], abs=1e-5
+    )
     assert prm.name != load(checkpoints, "trl").name
 
 
@@ -336,7 +391,9 @@ def test_a_prm_of_ours_saved_as_qwen_gives_the_same_scores(tmp_path: Path, head:
     ours = load_prm(tmp_path / "ours", "cpu")
     assert isinstance(ours, TaggedPRM)
     save_as_qwen(ours, tmp_path / "qwen")
-    assert json.loads((tmp_path / "qwen" / "config.json").read_text())["architectures"] == ["Qwen2ForProcessRewardModel"]
+    assert json.loads((tmp_path / "qwen" / "config.json").read_text())["architectures"] == [
+        "Qwen2ForProcessRewardModel"
+    ]
     again = load_prm(tmp_path / "qwen", "cpu")
     assert again.format == replace(ours.format, head="classifier")
     questions, steps = solutions(4)
@@ -373,12 +430,21 @@ def commands_in(page: Path) -> list[list[str]]:
 
 
 def test_every_family_has_a_page_with_a_command_and_its_numbers() -> None:
-    assert sorted(command[1] for page in PAGES.glob("*.md") for command in commands_in(page)) == sorted(COMMANDS)
+    assert sorted(command[1] for page in PAGES.glob("*.md") for command in commands_in(page)) == sorted(
+        COMMANDS
+    )
     for model, name in COMMANDS.items():
-        (page,) = (page.read_text() for page in PAGES.glob("*.md") if any(model in command for command in commands_in(page)))
+        (page,) = (
+            page.read_text()
+            for page in PAGES.glob("*.md")
+            if any(model in command for command in commands_in(page))
+        )
         assert f"| default aggregate | `{family_class(name).aggregate}` |" in page
         assert f"| threshold | {family_class(name).threshold} |" in page
-        assert re.search(rf"\[`{name}`\]\([\w.#-]+\).*`{family_class(name).aggregate}` \|", (PAGES / "README.md").read_text())
+        assert re.search(
+            rf"\[`{name}`\]\([\w.#-]+\).*`{family_class(name).aggregate}` \|",
+            (PAGES / "README.md").read_text(),
+        )
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:
@@ -388,7 +454,10 @@ def test_links_between_the_pages_lead_somewhere() -> None:
 
 
 def test_the_commands_of_the_pages_run(
-    checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkpoints: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where a directory has the name of the checkpoint on the hub
     for model, family in [*COMMANDS.items(), ("Qwen/Qwen2.5-Math-7B-Instruct", "reference")]:

@@ -31,7 +31,9 @@ def make_prm(path: Path, prm_format: PRMFormat = TAG, architecture: str = "qwen2
 def solutions(num: int) -> tuple[list[str], list[list[str]]]:
     rng = random.Random(0)
     words = ["12+7=19\n", "so ", "then x\n", "y", "The answer is 3"]
-    return [f"question {idx}?" for idx in range(num)], [[rng.choice(words) for _ in range(rng.randint(1, 6))] for _ in range(num)]
+    return [f"question {idx}?" for idx in range(num)], [
+        [rng.choice(words) for _ in range(rng.randint(1, 6))] for _ in range(num)
+    ]
 
 
 def test_there_is_one_tag_per_step_at_its_end() -> None:
@@ -73,21 +75,31 @@ def test_scores_equal_one_forward_pass_per_step(tmp_path: Path, architecture: st
     tokenizer = make_tokenizer()
     model_class = AutoModelForCausalLM if head == "tokens" else AutoModelForTokenClassification
     model = model_class.from_pretrained(path, dtype=torch.float32).eval()
-    good, bad = (tokenizer.convert_tokens_to_ids("+"), tokenizer.convert_tokens_to_ids("-")) if head == "tokens" else (1, 0)
+    good, bad = (
+        (tokenizer.convert_tokens_to_ids("+"), tokenizer.convert_tokens_to_ids("-"))
+        if head == "tokens"
+        else (1, 0)
+    )
     for question, its_steps, scores in zip(questions, steps, prm.score(questions, steps), strict=True):
         assert len(scores) == len(its_steps)
         for num_steps, score in enumerate(scores, start=1):
             ids = tokenizer.encode(f"{question}\n" + "".join(f"{step}#" for step in its_steps[:num_steps]))
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([ids])).logits[0, -1]
-            assert score == pytest.approx(torch.stack([logits[good], logits[bad]]).softmax(0)[0].item(), abs=1e-5)
+            assert score == pytest.approx(
+                torch.stack([logits[good], logits[bad]]).softmax(0)[0].item(), abs=1e-5
+            )
 
 
 def test_scores_do_not_depend_on_batching_or_order(tmp_path: Path) -> None:
     path = make_prm(tmp_path)
     questions, steps = solutions(20)
     together = load_prm(path).score(questions, steps)
-    alone = [score for q, s in zip(questions, steps, strict=True) for score in TaggedPRM.load(path, batch_tokens=1).score([q], [s])]
+    alone = [
+        score
+        for q, s in zip(questions, steps, strict=True)
+        for score in TaggedPRM.load(path, batch_tokens=1).score([q], [s])
+    ]
     backwards = load_prm(path).score(questions[::-1], steps[::-1])[::-1]
     for left, middle, right in zip(together, alone, backwards, strict=True):
         assert left == pytest.approx(middle, abs=1e-5)
@@ -96,7 +108,13 @@ def test_scores_do_not_depend_on_batching_or_order(tmp_path: Path) -> None:
 
 
 def test_the_format_survives_saving(tmp_path: Path) -> None:
-    saved = PRMFormat(tag="#", segmentation="entropy", rule=AnchorRule(tau=0.7, min_gap=2), aggregate="prod", template="Q: {question} A: ")
+    saved = PRMFormat(
+        tag="#",
+        segmentation="entropy",
+        rule=AnchorRule(tau=0.7, min_gap=2),
+        aggregate="prod",
+        template="Q: {question} A: ",
+    )
     saved.save(tmp_path)
     assert PRMFormat.load(tmp_path) == saved
 

@@ -17,13 +17,17 @@ from forkpoint.lab.story import LEVELS, SPLITS, Story, split_of
 from forkpoint.problems import load_problems
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the real data sets at {DATA} (set FORKPOINT_DATA)")
+needs_data = pytest.mark.skipif(
+    not DATA.is_dir(), reason=f"needs the real data sets at {DATA} (set FORKPOINT_DATA)"
+)
 
 ROWS = [{"question": f"What is {n} + {n}?", "answer": 2 * n} for n in range(5)]
 
 
 def written(path: Path, rows: Sequence[Mapping[str, object] | str]) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -53,8 +57,15 @@ def test_lab_defaults_are_500_problems_of_the_default_level() -> None:
 
 
 @settings(max_examples=20)
-@given(split=st.sampled_from(sorted(SPLITS)), level=st.sampled_from(sorted(LEVELS)), seed=st.integers(0, 5), num=st.integers(1, 30))
-def test_with_more_lab_problems_asked_for_the_first_ones_stay(split: str, level: str, seed: int, num: int) -> None:
+@given(
+    split=st.sampled_from(sorted(SPLITS)),
+    level=st.sampled_from(sorted(LEVELS)),
+    seed=st.integers(0, 5),
+    num=st.integers(1, 30),
+)
+def test_with_more_lab_problems_asked_for_the_first_ones_stay(
+    split: str, level: str, seed: int, num: int
+) -> None:
     spec = f"lab:{split}?level={level}&seed={seed}"
     assert load_problems(f"{spec}&num={num + 5}")[:num] == load_problems(f"{spec}&num={num}")
 
@@ -71,7 +82,9 @@ def test_num_takes_the_first_rows_and_seed_shuffles_before(five: Path) -> None:
     assert [problem.id for problem in shuffled] != [f"five/{idx}" for idx in range(5)]
     assert sorted(problem.id for problem in shuffled) == [f"five/{idx}" for idx in range(5)]
     assert load_problems(f"jsonl:{five}?seed=1&num=2") == shuffled[:2]
-    assert {problem.id: problem.answer for problem in shuffled} == {f"five/{idx}": str(2 * idx) for idx in range(5)}
+    assert {problem.id: problem.answer for problem in shuffled} == {
+        f"five/{idx}": str(2 * idx) for idx in range(5)
+    }
 
 
 def test_columns_and_grader_are_yours_to_name(tmp_path: Path) -> None:
@@ -82,14 +95,23 @@ def test_columns_and_grader_are_yours_to_name(tmp_path: Path) -> None:
         ("k7", "Which?", "(B)", "choice"),
         ("k8", "Which?", "c", "choice"),
     ]
-    assert load_problems(f"{path}?question=my%20q&answer=gold&grader=my_module:judge")[0].grader == "my_module:judge"
+    assert (
+        load_problems(f"{path}?question=my%20q&answer=gold&grader=my_module:judge")[0].grader
+        == "my_module:judge"
+    )
 
 
 def test_an_answer_inside_a_solution_is_taken_out(tmp_path: Path) -> None:
     rows = [{"question": "6 * 12?", "answer": "It is 6 * 12 = <<6*12=72>>72.\n#### 72"}]
     assert load_problems(str(written(tmp_path / "a.jsonl", rows)))[0].answer == "72"
-    boxed = [{"problem": "1/2 + 1/2?", "solution": "It is $\\boxed{1}$."}, {"problem": "0?", "solution": "\\boxed{0}", "answer": "0"}]
-    assert [problem.answer for problem in load_problems(f"math:{written(tmp_path / 'b.jsonl', boxed)}")] == ["1", "0"]
+    boxed = [
+        {"problem": "1/2 + 1/2?", "solution": "It is $\\boxed{1}$."},
+        {"problem": "0?", "solution": "\\boxed{0}", "answer": "0"},
+    ]
+    assert [problem.answer for problem in load_problems(f"math:{written(tmp_path / 'b.jsonl', boxed)}")] == [
+        "1",
+        "0",
+    ]
 
 
 def test_parquet_reads_like_jsonl(five: Path, tmp_path: Path) -> None:
@@ -98,8 +120,15 @@ def test_parquet_reads_like_jsonl(five: Path, tmp_path: Path) -> None:
 
     table = tmp_path / "five.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), table)
-    assert load_problems(f"parquet:{table}") == load_problems(str(table)) == load_problems(f"jsonl:{five}") == load_problems(str(five))
-    with pytest.raises(ValueError, match=r"five\.parquet, row 0 has no column 'gold'; it has question, answer"):
+    assert (
+        load_problems(f"parquet:{table}")
+        == load_problems(str(table))
+        == load_problems(f"jsonl:{five}")
+        == load_problems(str(five))
+    )
+    with pytest.raises(
+        ValueError, match=r"five\.parquet, row 0 has no column 'gold'; it has question, answer"
+    ):
         load_problems(f"{table}?answer=gold")
 
 
@@ -115,7 +144,10 @@ def test_hub_reads_local_directories(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for place in (saved, split_saved):
         assert [problem.answer for problem in load_problems(f"hub:{place}")] == answers
     problems = load_problems(f"hub:{plain}?num=2")
-    assert [(problem.id, problem.answer) for problem in problems] == [(f"hub:{plain}/test/0", "0"), (f"hub:{plain}/test/1", "2")]
+    assert [(problem.id, problem.answer) for problem in problems] == [
+        (f"hub:{plain}/test/0", "0"),
+        (f"hub:{plain}/test/1", "2"),
+    ]
     with pytest.raises(ValueError, match="has no split 'dev'; choose from test"):
         load_problems(f"hub:{split_saved}?split=dev")
 
@@ -123,7 +155,10 @@ def test_hub_reads_local_directories(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("gsm9k:x.json", "'gsm9k:x.json' is unknown; choose from lab:, gsm8k:, math:, jsonl:, parquet:, hub:"),
+        (
+            "gsm9k:x.json",
+            "'gsm9k:x.json' is unknown; choose from lab:, gsm8k:, math:, jsonl:, parquet:, hub:",
+        ),
         ("lab", "lab: is unknown; choose from lab:train"),
         ("lab:dev", "lab:dev is unknown; choose from lab:train, lab:valid, lab:test, lab:easy, lab:hard"),
         ("lab:test?level=mid", "lab level 'mid' is unknown; choose from easy, default, hard"),
@@ -143,7 +178,13 @@ def test_a_wrong_spec_says_what_is_accepted(spec: str, message: str) -> None:
 
 
 def test_a_missing_file_is_named() -> None:
-    for spec in ("gsm8k:no/such.jsonl", "math:no/such.jsonl", "jsonl:no/such.jsonl", "no/such.jsonl", "parquet:no/such.jsonl"):
+    for spec in (
+        "gsm8k:no/such.jsonl",
+        "math:no/such.jsonl",
+        "jsonl:no/such.jsonl",
+        "no/such.jsonl",
+        "parquet:no/such.jsonl",
+    ):
         with pytest.raises(FileNotFoundError, match=r"no/such\.jsonl"):
             load_problems(spec)
 
@@ -156,13 +197,21 @@ def test_a_missing_file_is_named() -> None:
         ({"question": "1?"}, "line 6 has no column 'answer'; it has question"),
         ({"question": "1?", "answer": ""}, "line 6: column 'answer' is empty"),
         ({"question": "  ", "answer": 1}, "line 6: column 'question' is empty"),
-        ({"question": "1?", "answer": None}, "line 6: column 'answer' must hold a string or a number; it holds None"),
-        ({"question": "1?", "answer": True}, "line 6: column 'answer' must hold a string or a number; it holds True"),
+        (
+            {"question": "1?", "answer": None},
+            "line 6: column 'answer' must hold a string or a number; it holds None",
+        ),
+        (
+            {"question": "1?", "answer": True},
+            "line 6: column 'answer' must hold a string or a number; it holds True",
+        ),
         ({"question": "1?", "answer": "x+1"}, r"line 6: 'x\+1' cannot be read by grader 'numeric'"),
         ({"question": "1?", "answer": 1, "id": "five/0"}, "line 6 has the id 'five/0' of an earlier row"),
     ],
 )
-def test_a_row_that_cannot_be_used_is_an_error_that_names_it(tmp_path: Path, row: Mapping[str, object] | str, message: str) -> None:
+def test_a_row_that_cannot_be_used_is_an_error_that_names_it(
+    tmp_path: Path, row: Mapping[str, object] | str, message: str
+) -> None:
     path = written(tmp_path / "five.jsonl", [*ROWS, row])
     with pytest.raises(ValueError, match=rf"five\.jsonl, {message}"):
         load_problems(str(path))
@@ -188,7 +237,9 @@ def test_gsm8k_loads_as_published() -> None:
     problems = load_problems(f"gsm8k:{DATA / 'gsm8k' / 'test.jsonl'}")
     assert len(problems) == 1319
     assert (problems[0].id, problems[0].answer, problems[0].grader) == ("gsm8k:test/0", "18", "numeric")
-    assert all(is_correct(problem.answer, f"A: {problem.answer.replace(',', '')}", "numeric") for problem in problems)
+    assert all(
+        is_correct(problem.answer, f"A: {problem.answer.replace(',', '')}", "numeric") for problem in problems
+    )
     assert len(load_problems(f"gsm8k:{DATA / 'gsm8k' / 'train.jsonl'}?num=100&seed=0")) == 100
 
 

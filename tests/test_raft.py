@@ -83,7 +83,9 @@ def stop_at(wanted: str) -> Callable[[str], None]:
     return on_stage
 
 
-def picked(out: Path, config: RaftConfig = PICKING, prm: Any = None) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def picked(
+    out: Path, config: RaftConfig = PICKING, prm: Any = None
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """What the first iteration keeps from the script, and its counts; nothing is trained."""
     load = lambda name: ScriptedPolicy(SCRIPT)  # noqa: E731
     with pytest.raises(Stopped):
@@ -114,11 +116,17 @@ def test_the_prm_keeps_the_first_of_its_best_completions_right_or_wrong(tmp_path
         assert row["is_correct"] == row["text"].endswith("3")
     assert len(kept) == counts["num_kept"] == 12
     assert counts["kept_accuracy"] == sum(row["is_correct"] for row in kept) / 12 < 0.5
-    assert counts["num_unfinished"] == sum(path.text.startswith("long") for item in outcomes.values() for path in item.paths) > 5
+    assert (
+        counts["num_unfinished"]
+        == sum(path.text.startswith("long") for item in outcomes.values() for path in item.paths)
+        > 5
+    )
 
 
 def test_another_aggregate_can_keep_another_completion(tmp_path: Path) -> None:
-    scorer = LikingScorer(["one", "answer is 2", "answer is 3"])  # least: two + 2 is .1, one + 3 is .7; last: two + 2 is .8
+    scorer = LikingScorer(
+        ["one", "answer is 2", "answer is 3"]
+    )  # least: two + 2 is .1, one + 3 is .7; last: two + 2 is .8
     for how, answer in [("last", "2"), ("min", "3")]:
         kept, _ = picked(tmp_path / how, replace(PICKING, num_samples=32, aggregate=how), scorer)  # type: ignore[arg-type]
         assert {row["text"][-1] for row in kept} == {answer}
@@ -129,7 +137,11 @@ def test_outcome_selection_keeps_any_right_completion_and_drops_prompts_without_
     kept, counts = picked(tmp_path / "a", config)
     outcomes = sampled(tmp_path / "a")
     right = {
-        name: [idx for idx, (end, path) in enumerate(zip(outcome.ends, outcome.paths, strict=True)) if end.is_correct]
+        name: [
+            idx
+            for idx, (end, path) in enumerate(zip(outcome.ends, outcome.paths, strict=True))
+            if end.is_correct
+        ]
         for name, outcome in outcomes.items()
     }
     assert all(row["sample_idx"] in right[row["problem_id"]] for row in kept)
@@ -151,7 +163,9 @@ def test_what_the_prm_cannot_read_is_refused_and_counted(tmp_path: Path) -> None
 
 
 def test_one_refusal_costs_no_other_solution_its_scores() -> None:
-    solutions = [(f"q{idx}", ("two\n" if idx % 2 else "one\n", "bad" if idx in (3, 4) else "good")) for idx in range(7)]
+    solutions = [
+        (f"q{idx}", ("two\n" if idx % 2 else "one\n", "bad" if idx in (3, 4) else "good")) for idx in range(7)
+    ]
     scores = scores_or_refusals(LikingScorer(["two"], hates="bad"), solutions)
     assert [None if item is None else item[0] for item in scores] == [0.1, 0.9, 0.1, None, None, 0.9, 0.1]
     assert scores_or_refusals(LikingScorer([]), []) == []
@@ -160,11 +174,21 @@ def test_one_refusal_costs_no_other_solution_its_scores() -> None:
 def test_an_iteration_that_keeps_nothing_says_so(tmp_path: Path) -> None:
     load = lambda name: ScriptedPolicy(SCRIPT)  # noqa: E731
     with pytest.raises(ValueError, match=r"iteration 1 has nothing to learn from.*num_unfinished=96"):
-        raft(PROBLEMS, EVAL_PROBLEMS, "script", tmp_path, replace(PICKING, max_tokens=1, select="outcome"), QUIET, load=load)
+        raft(
+            PROBLEMS,
+            EVAL_PROBLEMS,
+            "script",
+            tmp_path,
+            replace(PICKING, max_tokens=1, select="outcome"),
+            QUIET,
+            load=load,
+        )
 
 
 def test_the_learning_rate_falls_by_a_share_of_itself_per_iteration() -> None:
-    assert [RaftConfig(num_iterations=4).learning_rate(t) for t in (1, 2, 3, 4)] == pytest.approx([5e-7, 3.75e-7, 2.5e-7, 1.25e-7])
+    assert [RaftConfig(num_iterations=4).learning_rate(t) for t in (1, 2, 3, 4)] == pytest.approx(
+        [5e-7, 3.75e-7, 2.5e-7, 1.25e-7]
+    )
     assert RaftConfig(num_iterations=1).learning_rate(1) == 5e-7
 
 
@@ -179,7 +203,9 @@ def learned(out: Path, base: Path, config: RaftConfig = LEARNING, **hooks: Any) 
     return raft(PROBLEMS[:8], EVAL_PROBLEMS, str(base), out, config, QUIET, LengthScorer(), **hooks)
 
 
-STAGES = ["iteration 0: evaluate"] + [f"iteration {t}: {stage}" for t in (1, 2) for stage in ("sample", "score", "fine-tune", "evaluate")]
+STAGES = ["iteration 0: evaluate"] + [
+    f"iteration {t}: {stage}" for t in (1, 2) for stage in ("sample", "score", "fine-tune", "evaluate")
+]
 
 
 def files_of(out: Path) -> dict[str, bytes]:
@@ -187,7 +213,13 @@ def files_of(out: Path) -> dict[str, bytes]:
     names = ["raft.json", "journal.jsonl", "iter-0/evaluate/journal.jsonl"]
     for t in (1, 2):
         names += [
-            f"iter-{t}/{name}" for name in ("kept.jsonl", "policy/model.safetensors", "samples/journal.jsonl", "evaluate/journal.jsonl")
+            f"iter-{t}/{name}"
+            for name in (
+                "kept.jsonl",
+                "policy/model.safetensors",
+                "samples/journal.jsonl",
+                "evaluate/journal.jsonl",
+            )
         ]
     return {name: (out / name).read_bytes() for name in names}
 
@@ -213,7 +245,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Raft
 Finished = tuple[Path, Path, RaftReport, list[str]]
 
 
-def test_a_run_that_is_stopped_at_every_stage_and_killed_once_comes_to_the_same_bytes(tmp_path: Path, finished: Finished) -> None:
+def test_a_run_that_is_stopped_at_every_stage_and_killed_once_comes_to_the_same_bytes(
+    tmp_path: Path, finished: Finished
+) -> None:
     base, once, expected, stages = finished
     assert stages == STAGES
     out = tmp_path / "often"
@@ -237,22 +271,33 @@ def test_a_finished_run_is_not_done_again_and_another_configuration_is_refused(f
     assert learned(once, base, on_stage=stages.append) == expected
     assert stages == []
     other = replace(LEARNING, num_samples=7, sft=replace(LEARNING.sft, num_epochs=1.0))
-    with pytest.raises(ConfigDiffers, match=r"raft.num_samples: 12 there, 7 here\n  raft.sft.num_epochs: 3 there, 1.0 here"):
+    with pytest.raises(
+        ConfigDiffers, match=r"raft.num_samples: 12 there, 7 here\n  raft.sft.num_epochs: 3 there, 1.0 here"
+    ):
         learned(once, base, other)
-    with Run.open(once, "raft", json.loads((once / "config.json").read_text())["config"]), pytest.raises(RunLocked):
+    with (
+        Run.open(once, "raft", json.loads((once / "config.json").read_text())["config"]),
+        pytest.raises(RunLocked),
+    ):
         learned(once, base)
     assert files_of(once) == before
 
 
 def test_every_iteration_continues_the_policy_before_at_its_own_rate(finished: Finished) -> None:
     base, once, _, _ = finished
-    settings = [json.loads((once / f"iter-{t}" / "policy" / "training" / "config.json").read_text())["config"] for t in (1, 2)]
+    settings = [
+        json.loads((once / f"iter-{t}" / "policy" / "training" / "config.json").read_text())["config"]
+        for t in (1, 2)
+    ]
     assert [item["sft"]["learning_rate"] for item in settings] == [4e-3, 2e-3]
     assert settings[0]["seed"] != settings[1]["seed"]
     assert [item["base"] for item in settings] == [fingerprint(base), fingerprint(once / "iter-1" / "policy")]
     with Run.read(once / "iter-2" / "samples") as run:
         assert run.config["policy"] == load_policy(str(once / "iter-1" / "policy")).name
-    kept = [[json.loads(line) for line in (once / f"iter-{t}" / "kept.jsonl").read_text().splitlines()] for t in (1, 2)]
+    kept = [
+        [json.loads(line) for line in (once / f"iter-{t}" / "kept.jsonl").read_text().splitlines()]
+        for t in (1, 2)
+    ]
     assert {row["problem_id"] for row in kept[0]} <= {"p0", "p1", "p2", "p3"}
     assert {row["problem_id"] for row in kept[1]} <= {"p4", "p5", "p6", "p7"}
     policy = load_policy(str(base))
@@ -290,7 +335,10 @@ def test_the_lab_policy_learns_from_its_own_right_solutions(tmp_path: Path) -> N
     base, after = report.iterations
     assert base.policy == "lab"
     assert after.training is not None and after.training.loss < 0.7 * after.training.first_loss
-    for gain, new, old in [(after.greedy_gain, after.greedy, base.greedy), (after.sampled_gain, after.sampled, base.sampled)]:
+    for gain, new, old in [
+        (after.greedy_gain, after.greedy, base.greedy),
+        (after.sampled_gain, after.sampled, base.sampled),
+    ]:
         assert gain is not None
         assert gain.mean == pytest.approx(new.mean - old.mean)
         assert gain.low <= gain.mean <= gain.high
@@ -323,7 +371,15 @@ def test_a_prm_that_cannot_read_the_policy_is_refused_before_sampling(
     prm = tagged(tmp_path / "prm", prm_format)
     with pytest.raises(LayoutError, match=message) as refusal:
         raft(
-            [Problem("first", question, "3")], EVAL_PROBLEMS, "s", tmp_path / "out", PICKING, QUIET, prm, prm.format, load=lambda _: policy
+            [Problem("first", question, "3")],
+            EVAL_PROBLEMS,
+            "s",
+            tmp_path / "out",
+            PICKING,
+            QUIET,
+            prm,
+            prm.format,
+            load=lambda _: policy,
         )
     assert "problem first" in str(refusal.value)
     assert len(policy.requests) == 1 and not (tmp_path / "out").exists()
@@ -344,19 +400,42 @@ def test_a_prm_that_can_read_the_policy_passes_and_a_bare_scorer_is_not_asked(tm
         ({"config": RaftConfig(select="outcome"), "prm": LengthScorer()}, "asks no PRM"),
         ({"config": RaftConfig(select="outcome", num_prompts=13)}, "more than the 12 problems"),
         ({"eval_problems": []}, "12 and 0 were given"),
-        ({"eval_problems": [*EVAL_PROBLEMS, replace(PROBLEMS[5], id="again")]}, r"1 evaluation problems .* first is again"),
+        (
+            {"eval_problems": [*EVAL_PROBLEMS, replace(PROBLEMS[5], id="again")]},
+            r"1 evaluation problems .* first is again",
+        ),
     ],
 )
-def test_arguments_that_do_not_fit_together_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    arguments = {"problems": PROBLEMS, "eval_problems": EVAL_PROBLEMS, "config": replace(PICKING, select="outcome"), **changes}
+def test_arguments_that_do_not_fit_together_are_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    arguments = {
+        "problems": PROBLEMS,
+        "eval_problems": EVAL_PROBLEMS,
+        "config": replace(PICKING, select="outcome"),
+        **changes,
+    }
     with pytest.raises(ValueError, match=message):
-        raft(base="script", out=tmp_path / "out", executor=QUIET, load=lambda name: ScriptedPolicy(SCRIPT), **arguments)
+        raft(
+            base="script",
+            out=tmp_path / "out",
+            executor=QUIET,
+            load=lambda name: ScriptedPolicy(SCRIPT),
+            **arguments,
+        )
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"num_iterations": 0}, {"num_prompts": -1}, {"temperature": 0.0}, {"top_p": 0.0}, {"select": "luck"}, {"aggregate": "max"}],
+    [
+        {"num_iterations": 0},
+        {"num_prompts": -1},
+        {"temperature": 0.0},
+        {"top_p": 0.0},
+        {"select": "luck"},
+        {"aggregate": "max"},
+    ],
 )
 def test_impossible_configurations_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"at least 1|or above|must be in|unknown|equal"):

@@ -31,7 +31,20 @@ from forkpoint.runs.pool import CHUNKS_AHEAD
 from forkpoint.runs.work import Executor, Tally, Work
 from forkpoint.solutions.work import TreeWork
 from forkpoint.trees.grow import TreeConfig
-from test_pool import SCRIPT, Deadly, Failing, Holding, Slow, Unloadable, Where, comes_true, is_running, local, num_rows, pids
+from test_pool import (
+    SCRIPT,
+    Deadly,
+    Failing,
+    Holding,
+    Slow,
+    Unloadable,
+    Where,
+    comes_true,
+    is_running,
+    local,
+    num_rows,
+    pids,
+)
 from test_runs import SOURCE, TESTS, Sums, opened
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'forkpoint[ray]'")
@@ -42,7 +55,11 @@ PATIENCE_S = 180.0
 """With a busy machine."""
 NUM_CPUS = 4
 """That the cluster thinks it has: two workers are kept, and tests have two more of their own at most."""
-ENVIRONMENT = {"PYTHONPATH": os.pathsep.join([SOURCE, TESTS]), "RAY_USAGE_STATS_ENABLED": "0", "RAY_memory_monitor_refresh_ms": "0"}
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join([SOURCE, TESTS]),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_memory_monitor_refresh_ms": "0",
+}
 
 
 def descendants(pid: int) -> set[int]:
@@ -66,11 +83,20 @@ def cluster() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
-        ray.init("local", num_cpus=NUM_CPUS, num_gpus=1, object_store_memory=100_000_000, include_dashboard=False, log_to_driver=False)
+        ray.init(
+            "local",
+            num_cpus=NUM_CPUS,
+            num_gpus=1,
+            object_store_memory=100_000_000,
+            include_dashboard=False,
+            log_to_driver=False,
+        )
         yield ray.get_runtime_context().gcs_address
         started = descendants(os.getpid()) - before
         ray.shutdown()
-    assert comes_true(lambda: not any(map(is_running, started)), PATIENCE_S), "processes of Ray are left behind"
+    assert comes_true(lambda: not any(map(is_running, started)), PATIENCE_S), (
+        "processes of Ray are left behind"
+    )
 
 
 def many(num_workers: int = 2, chunk_size: int = 4, **settings: Any) -> RayExecutor:
@@ -105,7 +131,9 @@ def journal(tmp_path: Path) -> Journal:
     def done(executor: Executor, work: Work) -> bytes:
         directory = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         with opened(directory) as run:
-            assert executor.execute(run, work) == Tally(rows_added=len(work.keys), rows_reused=0, rows_failed=0)
+            assert executor.execute(run, work) == Tally(
+                rows_added=len(work.keys), rows_reused=0, rows_failed=0
+            )
             assert list(run.failures()) == []
         return (directory / "journal.jsonl").read_bytes()
 
@@ -128,7 +156,9 @@ def test_labels_by_a_model_are_those_of_one_process(kept: RayExecutor, tmp_path:
         """Sampled in one pass and rolled out in another."""
         tree, plan = TreeConfig(tau=0.3, max_tokens=40), RolloutPlan(num_solutions=2, num_rollouts=2)
         problems = lab_problems("test", num=4)
-        summary = label_problems(problems, load_policy("lab"), tmp_path / name, tree, LabelConfig(), executor, plan=plan)
+        summary = label_problems(
+            problems, load_policy("lab"), tmp_path / name, tree, LabelConfig(), executor, plan=plan
+        )
         assert (summary.num_problems, summary.num_failed) == (4, 0)
         assert summary.num_labels > 4
         return (tmp_path / name / "journal.jsonl").read_bytes(), (tmp_path / name / LABELS).read_bytes()
@@ -141,14 +171,18 @@ def test_labels_by_a_model_are_those_of_one_process(kept: RayExecutor, tmp_path:
         torch.set_num_threads(num_threads)
 
 
-def test_rows_wait_for_slower_chunks_before_them_and_chunks_do_not_run_far_ahead(kept: RayExecutor, directory: Path, marks: Path) -> None:
+def test_rows_wait_for_slower_chunks_before_them_and_chunks_do_not_run_far_ahead(
+    kept: RayExecutor, directory: Path, marks: Path
+) -> None:
     with opened(directory) as run:
         kept.execute(run, Slow(80, marks=marks))
         assert [row["idx"] for row in run.rows()] == list(range(80))
         assert next(run.rows())["num_begun"] == 2 * CHUNKS_AHEAD
 
 
-def test_workers_are_other_processes_with_threads_and_gpus_of_their_own_and_stay_until_the_end(cluster: str, tmp_path: Path) -> None:
+def test_workers_are_other_processes_with_threads_and_gpus_of_their_own_and_stay_until_the_end(
+    cluster: str, tmp_path: Path
+) -> None:
     with many(num_workers=1, cpus_per_worker=2, gpus_per_worker=1) as executor:
         seen = []
         for name in ("first", "second"):
@@ -199,7 +233,9 @@ def test_a_policy_is_loaded_once_for_all_works_that_hold_it(directory: Path) -> 
 # --- what fails
 
 
-def test_a_worker_killed_in_the_middle_of_a_chunk_costs_nothing_but_time(kept: RayExecutor, journal: Journal, marks: Path) -> None:
+def test_a_worker_killed_in_the_middle_of_a_chunk_costs_nothing_but_time(
+    kept: RayExecutor, journal: Journal, marks: Path
+) -> None:
     def kill() -> None:
         comes_true(lambda: any(marks.iterdir()), PATIENCE_S)
         os.kill(int(next(marks.iterdir()).name), signal.SIGKILL)
@@ -235,7 +271,10 @@ def test_a_chunk_that_kills_every_worker_is_recorded_and_owed_again_while_others
     assert len(list(marks.iterdir())) == NUM_ATTEMPTS == 3
     assert [failure["key"] for failure in failures] == work.keys[4:8]
     assert {failure["error"] for failure in failures} == {"ChildProcessError"}
-    assert all(failure["message"].startswith("3 workers died at this chunk: The actor died unexpectedly") for failure in failures)
+    assert all(
+        failure["message"].startswith("3 workers died at this chunk: The actor died unexpectedly")
+        for failure in failures
+    )
     with opened(directory) as run:
         assert kept.execute(run, Sums(24)) == Tally(rows_added=4, rows_reused=20, rows_failed=0)
 
@@ -254,18 +293,25 @@ def test_exceptions_and_bad_rows_are_recorded_as_in_one_process(kept: RayExecuto
 def test_failed_chunks_in_a_row_stop_the_pass_with_the_last_error(cluster: str, directory: Path) -> None:
     poison: dict[int, BaseException] = {idx: ValueError(f"item {idx}") for idx in (0, 8, 12)}
     with opened(directory) as run, many(num_workers=1, max_failed_chunks=2) as executor:
-        with pytest.raises(RunError, match=r"2 chunks in a row failed, the last with ValueError: item 12; 4 rows are kept") as caught:
+        with pytest.raises(
+            RunError, match=r"2 chunks in a row failed, the last with ValueError: item 12; 4 rows are kept"
+        ) as caught:
             executor.execute(run, Sums(60, poison=poison))
-        assert "perform" in "".join(getattr(caught.value.__cause__, "__notes__", [])), "the worker's traceback comes along"
+        assert "perform" in "".join(getattr(caught.value.__cause__, "__notes__", [])), (
+            "the worker's traceback comes along"
+        )
 
 
 def test_a_work_that_workers_cannot_load_stops_the_pass(cluster: str, directory: Path) -> None:
     with opened(directory) as run, many(num_workers=1) as executor:
         with pytest.raises(
-            RunError, match=r"on .* the work could not be loaded by a worker process \(FileNotFoundError: no weights here\)"
+            RunError,
+            match=r"on .* the work could not be loaded by a worker process \(FileNotFoundError: no weights here\)",
         ):
             executor.execute(run, Unloadable(8))
-        with pytest.raises(RunError, match=r"do not start: The actor died unexpectedly.*a worker needs room for the model"):
+        with pytest.raises(
+            RunError, match=r"do not start: The actor died unexpectedly.*a worker needs room for the model"
+        ):
             executor.execute(run, TooLarge(8, marks=directory))
         assert list(run.failures()) == []
         assert len(list(directory.glob("killed-*"))) == NUM_ATTEMPTS
@@ -286,7 +332,10 @@ def test_a_work_that_cannot_be_pickled_is_done_here_and_says_so(kept: RayExecuto
     work = Where(8)
     with opened(directory) as run, open(os.devnull) as file:  # noqa: PTH123
         work.file = file  # type: ignore[attr-defined]
-        with pytest.warns(UserWarning, match=r"Where cannot be sent to worker processes \(cannot pickle .*\); it is done in this one"):
+        with pytest.warns(
+            UserWarning,
+            match=r"Where cannot be sent to worker processes \(cannot pickle .*\); it is done in this one",
+        ):
             kept.execute(run, work)
         assert pids(run) == {os.getpid()}
 
@@ -297,9 +346,18 @@ def test_a_work_that_cannot_be_pickled_is_done_here_and_says_so(kept: RayExecuto
 def test_workers_for_which_the_cluster_has_no_room_are_refused_at_once(cluster: str, directory: Path) -> None:
     with opened(directory) as run:
         for settings, message in (
-            ({"num_workers": 5}, "5 workers with 1 CPUs and 0 GPUs each were asked for; the Ray cluster has room for 4"),
-            ({"cpus_per_worker": 3}, "2 workers with 3 CPUs and 0 GPUs each were asked for; the Ray cluster has room for 1"),
-            ({"gpus_per_worker": 1}, "2 workers with 1 CPUs and 1 GPUs each were asked for; the Ray cluster has room for 1"),
+            (
+                {"num_workers": 5},
+                "5 workers with 1 CPUs and 0 GPUs each were asked for; the Ray cluster has room for 4",
+            ),
+            (
+                {"cpus_per_worker": 3},
+                "2 workers with 3 CPUs and 0 GPUs each were asked for; the Ray cluster has room for 1",
+            ),
+            (
+                {"gpus_per_worker": 1},
+                "2 workers with 1 CPUs and 1 GPUs each were asked for; the Ray cluster has room for 1",
+            ),
         ):
             with pytest.raises(ValueError, match=message), many(**settings) as executor:
                 executor.execute(run, Sums(8))
@@ -308,8 +366,21 @@ def test_workers_for_which_the_cluster_has_no_room_are_refused_at_once(cluster: 
 
 def test_a_worker_has_its_room_on_one_machine_and_its_share_on_one_gpu() -> None:
     machine = {"CPU": 32.0, "GPU": 4.0, "memory": 1e9}
-    rooms = [(1, 0, 32), (5, 0, 6), (1, 1, 4), (16, 1, 2), (1, 2, 2), (1, 3, 1), (1, 8, 0), (1, 0.5, 8), (1, 0.3, 12), (1, 0.1, 32)]
-    assert [_room(machine, num_cpus, num_gpus) for num_cpus, num_gpus, _ in rooms] == [room for *_, room in rooms]
+    rooms = [
+        (1, 0, 32),
+        (5, 0, 6),
+        (1, 1, 4),
+        (16, 1, 2),
+        (1, 2, 2),
+        (1, 3, 1),
+        (1, 8, 0),
+        (1, 0.5, 8),
+        (1, 0.3, 12),
+        (1, 0.1, 32),
+    ]
+    assert [_room(machine, num_cpus, num_gpus) for num_cpus, num_gpus, _ in rooms] == [
+        room for *_, room in rooms
+    ]
     assert _room({"CPU": 8.0}, 1, 1) == 0
 
 
@@ -318,7 +389,9 @@ def test_an_executor_with_impossible_settings_is_refused() -> None:
         with pytest.raises(ValueError, match=f"{name} must be at least 1; 0 was given"):
             many(**{name: 0})
     for num_gpus in (-1, 1.5):
-        with pytest.raises(ValueError, match=f"a whole number, or a fraction of one GPU; {num_gpus} was given"):
+        with pytest.raises(
+            ValueError, match=f"a whole number, or a fraction of one GPU; {num_gpus} was given"
+        ):
             RayExecutor(gpus_per_worker=num_gpus)
 
 
@@ -356,9 +429,15 @@ def test_workers_do_not_outlive_a_killed_program_and_its_run_goes_on(
     for num_bars, address in enumerate(("local", cluster), 1):
         (marks / address).touch()
         child = program(JOB, directory, address, marks)
-        assert comes_true(lambda: num_rows(directory) == 12 * num_bars or child.poll() is not None, PATIENCE_S)  # noqa: B023
+
+        def is_done(num_wanted: int = 12 * num_bars, child: subprocess.Popen[str] = child) -> bool:
+            return num_rows(directory) == num_wanted or child.poll() is not None
+
+        assert comes_true(is_done, PATIENCE_S)
         processes = descendants(child.pid)
-        workers = {pid for pid in processes if Path(f"/proc/{pid}/cmdline").read_text().startswith("ray::Performer")}
+        workers = {
+            pid for pid in processes if Path(f"/proc/{pid}/cmdline").read_text().startswith("ray::Performer")
+        }
         assert len(workers) == (2 if address == "local" else 0), "a Ray of its own, or none"
         child.kill()
         assert child.communicate() == ("", "")
@@ -366,7 +445,9 @@ def test_workers_do_not_outlive_a_killed_program_and_its_run_goes_on(
         assert comes_true(lambda: not any(map(is_running, workers)), PATIENCE_S)  # noqa: B023
         for pid in filter(is_running, processes):  # helpers that Ray ends a minute later
             os.kill(pid, signal.SIGKILL)
-    assert comes_true(lambda: ray.available_resources().get("CPU", 0) == NUM_CPUS - 2, PATIENCE_S), "only those kept here are left"
+    assert comes_true(lambda: ray.available_resources().get("CPU", 0) == NUM_CPUS - 2, PATIENCE_S), (
+        "only those kept here are left"
+    )
     with opened(directory) as run:
         assert kept.execute(run, Sums(40)) == Tally(rows_added=16, rows_reused=24, rows_failed=0)
     assert (directory / "journal.jsonl").read_bytes() == journal(local(), Sums(40))
@@ -374,14 +455,17 @@ def test_workers_do_not_outlive_a_killed_program_and_its_run_goes_on(
 
 def test_an_address_where_no_cluster_is_ends_at_once(directory: Path) -> None:
     done = program(
-        "from test_ray import *\nwith opened(Path(sys.argv[1])) as run: many(address='127.0.0.1:1').execute(run, Sums(4))", directory
+        "from test_ray import *\nwith opened(Path(sys.argv[1])) as run: many(address='127.0.0.1:1').execute(run, Sums(4))",
+        directory,
     )
     errors = done.communicate(timeout=PATIENCE_S)[1]
     assert "ConnectionError: there is no Ray cluster at 127.0.0.1:1" in errors
 
 
 def test_without_ray_the_package_works_and_the_executor_says_what_to_install() -> None:
-    done = program("import sys\nsys.modules['ray'] = None\nimport forkpoint.runs, forkpoint.cli\nimport forkpoint.runs.ray")
+    done = program(
+        "import sys\nsys.modules['ray'] = None\nimport forkpoint.runs, forkpoint.cli\nimport forkpoint.runs.ray"
+    )
     errors = done.communicate(timeout=PATIENCE_S)[1]
     assert "pip install 'forkpoint[ray]'" in errors.splitlines()[-1]
     assert errors.splitlines()[-1].startswith("ModuleNotFoundError: work on several machines needs Ray")

@@ -31,12 +31,22 @@ AGGREGATES = ("min", "prod", "mean", "last")
 def wilson(accuracy: float, num_problems: int) -> tuple[float, float]:
     z2 = 1.96**2
     centre = (accuracy + z2 / (2 * num_problems)) / (1 + z2 / num_problems)
-    half = 1.96 / (1 + z2 / num_problems) * math.sqrt(accuracy * (1 - accuracy) / num_problems + z2 / (4 * num_problems**2))
+    half = (
+        1.96
+        / (1 + z2 / num_problems)
+        * math.sqrt(accuracy * (1 - accuracy) / num_problems + z2 / (4 * num_problems**2))
+    )
     return centre - half, centre + half
 
 
 def row(
-    sampler: str, temperature: float | None, select: str, aggregate: str | None, n: int, accuracy: float, tokens: float
+    sampler: str,
+    temperature: float | None,
+    select: str,
+    aggregate: str | None,
+    n: int,
+    accuracy: float,
+    tokens: float,
 ) -> dict[str, Any]:
     low, high = wilson(accuracy, 200)
     return {
@@ -55,15 +65,43 @@ def row(
 
 def drawn_rows() -> list[dict[str, Any]]:
     rows = [row("ht", 0.0, "greedy", None, 1, 0.435, 61.2)]
-    for sampler, temperature, start, gain in (("ht", 0.7, 0.41, 1.0), ("ht", 1.0, 0.355, 1.06), ("edu", 0.0, 0.435, 0.92)):
+    for sampler, temperature, start, gain in (
+        ("ht", 0.7, 0.41, 1.0),
+        ("ht", 1.0, 0.355, 1.06),
+        ("edu", 0.0, 0.435, 0.92),
+    ):
         for n in (1, 2, 4, 8, 16):
             doublings = math.log2(n)
             tokens = 63.0 * n if sampler == "ht" else 61.2 + 24.0 * (n - 1)
-            rows.append(row(sampler, temperature, "majority", None, n, start + 0.035 * doublings * gain, tokens))
-            rows.append(row(sampler, temperature, "oracle", None, n, start + (0.12 - 0.006 * doublings) * doublings * gain, tokens))
+            rows.append(
+                row(sampler, temperature, "majority", None, n, start + 0.035 * doublings * gain, tokens)
+            )
+            rows.append(
+                row(
+                    sampler,
+                    temperature,
+                    "oracle",
+                    None,
+                    n,
+                    start + (0.12 - 0.006 * doublings) * doublings * gain,
+                    tokens,
+                )
+            )
             for worth, aggregate in zip((0.0775, 0.0745, 0.066, 0.058), AGGREGATES, strict=True):
-                rows.append(row(sampler, temperature, "best", aggregate, n, start + worth * doublings * gain, tokens))
-                rows.append(row(sampler, temperature, "weighted", aggregate, n, start + (worth - 0.01) * doublings * gain, tokens))
+                rows.append(
+                    row(sampler, temperature, "best", aggregate, n, start + worth * doublings * gain, tokens)
+                )
+                rows.append(
+                    row(
+                        sampler,
+                        temperature,
+                        "weighted",
+                        aggregate,
+                        n,
+                        start + (worth - 0.01) * doublings * gain,
+                        tokens,
+                    )
+                )
     return rows
 
 
@@ -71,7 +109,13 @@ def drawn_results() -> dict[str, Any]:
     rows = drawn_rows()
     return {
         "version": "0.1.0",
-        "config": {"policy": "lab", "tau": 1.0, "train": {"learning_rate": 1e-3, "epochs": 5}, "ns": [1, 2, 4, 8, 16], "note": "x > y"},
+        "config": {
+            "policy": "lab",
+            "tau": 1.0,
+            "train": {"learning_rate": 1e-3, "epochs": 5},
+            "ns": [1, 2, 4, 8, 16],
+            "note": "x > y",
+        },
         "policy": {
             "name": "lab policy",
             "greedy_accuracy": 0.435,
@@ -81,7 +125,13 @@ def drawn_results() -> dict[str, Any]:
         },
         "rows": rows,
         "comparisons": [
-            compared(rows, "HT best-of-16 (min) minus HT majority-of-16", ("ht", 0.7, "best", "min"), ("ht", 0.7, "majority", None), 0.051),
+            compared(
+                rows,
+                "HT best-of-16 (min) minus HT majority-of-16",
+                ("ht", 0.7, "best", "min"),
+                ("ht", 0.7, "majority", None),
+                0.051,
+            ),
             compared(
                 rows,
                 "HT weighted-of-16 (min) minus HT majority-of-16",
@@ -89,14 +139,35 @@ def drawn_results() -> dict[str, Any]:
                 ("ht", 0.7, "majority", None),
                 0.049,
             ),
-            compared(rows, "EDU best-of-16 (min) minus HT best-of-16 (min)", ("edu", 0.0, "best", "min"), ("ht", 0.7, "best", "min"), 0.06),
             compared(
-                rows, "HT best-of-16 (last) minus HT best-of-16 (min)", ("ht", 0.7, "best", "last"), ("ht", 0.7, "best", "min"), 0.044
+                rows,
+                "EDU best-of-16 (min) minus HT best-of-16 (min)",
+                ("edu", 0.0, "best", "min"),
+                ("ht", 0.7, "best", "min"),
+                0.06,
+            ),
+            compared(
+                rows,
+                "HT best-of-16 (last) minus HT best-of-16 (min)",
+                ("ht", 0.7, "best", "last"),
+                ("ht", 0.7, "best", "min"),
+                0.044,
             ),
         ],
-        "first_error": {"f1": 0.613, "acc_error": 0.548, "acc_correct": 0.695, "threshold": 0.42, "num_problems": 400},
+        "first_error": {
+            "f1": 0.613,
+            "acc_error": 0.548,
+            "acc_correct": 0.695,
+            "threshold": 0.42,
+            "num_problems": 400,
+        },
         "label_quality": {"mae": 0.117, "correlation": 0.842, "num_labels": 1200, "rollouts": 64},
-        "cost": {"requests": 18230, "prompt_tokens": 1203400, "reused_tokens": 874120, "sampled_tokens": 741337},
+        "cost": {
+            "requests": 18230,
+            "prompt_tokens": 1203400,
+            "reused_tokens": 874120,
+            "sampled_tokens": 741337,
+        },
         "seconds": {"label": 402.3, "train": 233.9, "evaluate": 187.0},
         "something_new": {"that": ["this page", "does not know"]},
     }
@@ -106,9 +177,19 @@ Way = tuple[str, float | None, str, str | None]
 
 
 def compared(rows: list[dict[str, Any]], name: str, left: Way, right: Way, half: float) -> dict[str, Any]:
-    accuracies = {(r["sampler"], r["temperature"], r["select"], r["aggregate"]): r["accuracy"] for r in rows if r["n"] == 16}
+    accuracies = {
+        (r["sampler"], r["temperature"], r["select"], r["aggregate"]): r["accuracy"]
+        for r in rows
+        if r["n"] == 16
+    }
     difference = accuracies[left] - accuracies[right]
-    return {"name": name, "difference": difference, "ci_low": difference - half, "ci_high": difference + half, "num_problems": 200}
+    return {
+        "name": name,
+        "difference": difference,
+        "ci_low": difference - half,
+        "ci_high": difference + half,
+        "num_problems": 200,
+    }
 
 
 Drawn = tuple[int | None, int, str, dict[int, float], str | None, bool]
@@ -154,7 +235,9 @@ def path_of(branches: list[dict[str, Any]], leaf: int) -> list[tuple[int, int]]:
 def fragments(branches: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One fragment per run of tokens that the same leaves lie below, by brute force over paths."""
     paths = [path_of(branches, leaf) for leaf in range(len(branches))]
-    below = {token: [leaf for leaf, path in enumerate(paths) if token in path] for path in paths for token in path}
+    below = {
+        token: [leaf for leaf, path in enumerate(paths) if token in path] for path in paths for token in path
+    }
     found, seen = [], set()
     for leaf, path in enumerate(paths):
         start = 0
@@ -174,7 +257,15 @@ def fragments(branches: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "high": min(1, high),
                 }
                 score = round(0.15 + 0.7 * label["value"] + 0.03 * (end % 5) - 0.05, 3)
-                found.append({"branch_idx": leaf, "start": start, "end": end, "label": label, "score": score if end % 7 else None})
+                found.append(
+                    {
+                        "branch_idx": leaf,
+                        "start": start,
+                        "end": end,
+                        "label": label,
+                        "score": score if end % 7 else None,
+                    }
+                )
             start = end
     return found
 
@@ -230,13 +321,20 @@ def drawn_trees() -> list[dict[str, Any]]:
 def drawn_chain(num_branches: int = 16) -> dict[str, Any]:
     """Character tokens and a deep tree: most branches leave the path of the one before."""
     root = "|".join("77+76=153\n153-62=91\n91-35=56\n56*6=336\n336+189=525\n#525") + "|<eos>"
-    drawn: list[Drawn] = [(None, 0, root, {idx: 1.05 + 0.1 * (idx % 7) for idx in (6, 8, 17, 18, 26, 34, 35)}, "525", True)]
+    drawn: list[Drawn] = [
+        (None, 0, root, {idx: 1.05 + 0.1 * (idx % 7) for idx in (6, 8, 17, 18, 26, 34, 35)}, "525", True)
+    ]
     places = (6, 8, 17, 18, 26, 34, 35)
     for idx in range(1, num_branches):
         parent = (idx - 1) // 2 if idx % 3 else idx - 1
-        fork = min(max(places[idx % 7] + idx // 2, drawn[parent][1] + 2), drawn[parent][1] + drawn[parent][2].count("|") - 1)
+        fork = min(
+            max(places[idx % 7] + idx // 2, drawn[parent][1] + 2),
+            drawn[parent][1] + drawn[parent][2].count("|") - 1,
+        )
         tail = "|".join(f"{idx}{(idx * 13) % 10}\n{idx * 31}-35={idx * 31 - 35}\n#{idx * 31 - 35}") + "|<eos>"
-        drawn.append((parent, fork, tail, {0: 1.2 + 0.05 * (idx % 9), 2: 1.6}, str(idx * 31 - 35), idx % 5 == 2))
+        drawn.append(
+            (parent, fork, tail, {0: 1.2 + 0.05 * (idx % 9), 2: 1.6}, str(idx * 31 - 35), idx % 5 == 2)
+        )
     return tree("lab-4/00231", "77;+76;-62;-35;*6;+189?", "525", drawn)
 
 
@@ -301,7 +399,9 @@ def test_page_is_written_beside_the_results_and_loads_nothing(tmp_path: Path) ->
 
 def test_policy_forbids_every_load_and_every_script_but_the_pages_own(tmp_path: Path) -> None:
     page = Page(written(tmp_path, drawn_results(), drawn_trees()))
-    policy = next(meta["content"] for meta in page.named("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        meta["content"] for meta in page.named("meta") if meta.get("http-equiv") == "Content-Security-Policy"
+    )
     own = base64.b64encode(hashlib.sha256(page.scripts[1].encode()).digest()).decode()
     assert policy is not None
     assert "default-src 'none'" in policy
@@ -309,7 +409,9 @@ def test_policy_forbids_every_load_and_every_script_but_the_pages_own(tmp_path: 
 
 
 def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
-    assert written(tmp_path, drawn_results(), drawn_trees()) == written(tmp_path, drawn_results(), drawn_trees())
+    assert written(tmp_path, drawn_results(), drawn_trees()) == written(
+        tmp_path, drawn_results(), drawn_trees()
+    )
 
 
 def test_hostile_text_stays_text_everywhere(tmp_path: Path) -> None:
@@ -320,8 +422,16 @@ def test_hostile_text_stays_text_everywhere(tmp_path: Path) -> None:
     results["rows"][1] |= {"sampler": HOSTILE, "select": HOSTILE, "aggregate": HOSTILE}
     results["seconds"] = {HOSTILE: 1.0}
     results["version"] = HOSTILE
-    hostile = tree(HOSTILE, HOSTILE, HOSTILE, [(None, 0, f"a|{HOSTILE}|b", {1: 1.5}, HOSTILE, True), (0, 1, HOSTILE, {}, HOSTILE, False)])
-    plain, page = Page(written(tmp_path, drawn_results(), drawn_trees())), Page(written(tmp_path, results, [hostile]))
+    hostile = tree(
+        HOSTILE,
+        HOSTILE,
+        HOSTILE,
+        [(None, 0, f"a|{HOSTILE}|b", {1: 1.5}, HOSTILE, True), (0, 1, HOSTILE, {}, HOSTILE, False)],
+    )
+    plain, page = (
+        Page(written(tmp_path, drawn_results(), drawn_trees())),
+        Page(written(tmp_path, results, [hostile])),
+    )
     assert len(page.scripts) == len(plain.scripts) == 2
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in plain.tags}
     assert not [attrs for _, attrs in page.tags if any(name.startswith("on") for name in attrs)]
@@ -377,7 +487,11 @@ def test_a_missing_part_is_named_in_its_section(tmp_path: Path, key: str, says: 
 
 
 def test_nothing_missing_says_nothing_is_missing(tmp_path: Path) -> None:
-    missing = [attrs for attrs in Page(written(tmp_path, drawn_results(), drawn_trees())).named("p") if attrs.get("class") == "missing"]
+    missing = [
+        attrs
+        for attrs in Page(written(tmp_path, drawn_results(), drawn_trees())).named("p")
+        if attrs.get("class") == "missing"
+    ]
     assert len(missing) == 1, "only the hint for readers without scripts"
 
 
@@ -457,7 +571,11 @@ def told(tmp_path: Path, change: dict[str, float]) -> tuple[str, str, str]:
     """The headline after the first comparison, and the accuracy it comes from, were changed."""
     results = drawn_results()
     comparison = results["comparisons"][0]
-    majority = next(r["accuracy"] for r in results["rows"] if r["select"] == "majority" and r["n"] == 16 and r["temperature"] == 0.7)
+    majority = next(
+        r["accuracy"]
+        for r in results["rows"]
+        if r["select"] == "majority" and r["n"] == 16 and r["temperature"] == 0.7
+    )
     for best in results["rows"]:
         if (best["temperature"], best["select"], best["aggregate"], best["n"]) == (0.7, "best", "min", 16):
             best["accuracy"] = majority + change["difference"]
@@ -502,7 +620,12 @@ def test_an_interval_that_touches_zero_is_not_a_gain(tmp_path: Path, low: float,
 def test_headline_tells_the_first_comparison_not_the_most_favourable(tmp_path: Path) -> None:
     results = drawn_results()
     results["comparisons"][0] |= {"difference": 0.001, "ci_low": -0.05, "ci_high": 0.05}
-    results["comparisons"][1] |= {"name": "HT best-of-16 (prod) minus HT majority-of-16", "difference": 0.3, "ci_low": 0.2, "ci_high": 0.4}
+    results["comparisons"][1] |= {
+        "name": "HT best-of-16 (prod) minus HT majority-of-16",
+        "difference": 0.3,
+        "ci_low": 0.2,
+        "ci_high": 0.4,
+    }
     written(tmp_path, results)
     assert headline(read_results(tmp_path / "results.json")).verdict == "open"
 
@@ -537,7 +660,9 @@ def test_headline_names_the_samplers_where_they_differ(tmp_path: Path) -> None:
     said = headline(read_results(tmp_path / "results.json"))
     assert without_spaces(said.sentence).startswith("EDU best-of-16 with the trained PRM: 72.0 %")
     assert "for HT T = 0.7 best-of-16 with the trained PRM" in without_spaces(said.sentence)
-    assert "EDU best-of-16 (min) is better or worse than HT T = 0.7 best-of-16 (min)" in without_spaces(said.conclusion)
+    assert "EDU best-of-16 (min) is better or worse than HT T = 0.7 best-of-16 (min)" in without_spaces(
+        said.conclusion
+    )
 
 
 def test_greedy_accuracy_comes_from_its_row_where_the_policy_does_not_say_it(tmp_path: Path) -> None:
@@ -556,13 +681,29 @@ def test_every_row_is_in_the_table_once(tmp_path: Path) -> None:
     results["rows"].append(dict(results["rows"][5]))
     page = Page(written(tmp_path, results))
     arranged = table(read_results(tmp_path / "results.json").rows)
-    assert [group.title for group in arranged.groups] == ["Greedy decoding", "HT T\u00a0=\u00a00.7", "HT T\u00a0=\u00a01", "EDU"]
-    cells = [measured.row for group in arranged.groups for line in group.lines for cell in line.cells for measured in cell]
+    assert [group.title for group in arranged.groups] == [
+        "Greedy decoding",
+        "HT T\u00a0=\u00a00.7",
+        "HT T\u00a0=\u00a01",
+        "EDU",
+    ]
+    cells = [
+        measured.row
+        for group in arranged.groups
+        for line in group.lines
+        for cell in line.cells
+        for measured in cell
+    ]
     assert sorted(map(repr, cells)) == sorted(map(repr, read_results(tmp_path / "results.json").rows))
-    assert len([attrs for attrs in page.named("span") if (attrs.get("class") or "").split()[:1] == ["cell"]]) == len(results["rows"])
+    assert len(
+        [attrs for attrs in page.named("span") if (attrs.get("class") or "").split()[:1] == ["cell"]]
+    ) == len(results["rows"])
     text = without_spaces(page.text)
     for wanted in results["rows"]:
-        assert f"{100 * wanted['accuracy']:.1f} [{100 * wanted['ci_low']:.1f}, {100 * wanted['ci_high']:.1f}]" in text
+        assert (
+            f"{100 * wanted['accuracy']:.1f} [{100 * wanted['ci_low']:.1f}, {100 * wanted['ci_high']:.1f}]"
+            in text
+        )
 
 
 def test_oracle_is_never_the_highest_and_intervals_that_reach_it_are_not_lower(tmp_path: Path) -> None:
@@ -575,7 +716,12 @@ def test_oracle_is_never_the_highest_and_intervals_that_reach_it_are_not_lower(t
     written(tmp_path, drawn_results() | {"rows": rows})
     lines = table(read_results(tmp_path / "results.json").rows).groups[0].lines
     marks = {line.title: (line.cells[0][0].is_highest, line.cells[0][0].is_lower) for line in lines}
-    assert marks == {"majority": (False, True), "best (min)": (True, False), "best (mean)": (False, False), "oracle": (False, False)}
+    assert marks == {
+        "majority": (False, True),
+        "best (min)": (True, False),
+        "best (mean)": (False, False),
+        "oracle": (False, False),
+    }
 
 
 def test_zero_is_on_the_axis_of_differences(tmp_path: Path) -> None:
@@ -600,7 +746,9 @@ def test_every_row_but_greedy_is_a_point_of_both_charts_in_both_widths(tmp_path:
 def test_rows_without_tokens_are_counted_not_dropped_silently(tmp_path: Path) -> None:
     results = drawn_results()
     results["rows"][4]["sampled_tokens_per_problem"] = None
-    assert "Rows without sampled_tokens_per_problem, not drawn here: 1." in without_spaces(Page(written(tmp_path, results)).text)
+    assert "Rows without sampled_tokens_per_problem, not drawn here: 1." in without_spaces(
+        Page(written(tmp_path, results)).text
+    )
 
 
 def test_marks_stand_higher_the_more_is_right(tmp_path: Path) -> None:
@@ -619,7 +767,10 @@ def test_lines_that_differ_in_the_aggregate_alone_look_alike(tmp_path: Path) -> 
     written(tmp_path, drawn_results())
     lines = series_of(read_results(tmp_path / "results.json").rows)
     assert len(lines) == 3 * (2 + 2 * len(AGGREGATES))
-    looks = {line.key: {(other.colour, other.dash, other.shape) for other in lines if other.key == line.key} for line in lines}
+    looks = {
+        line.key: {(other.colour, other.dash, other.shape) for other in lines if other.key == line.key}
+        for line in lines
+    }
     assert all(len(look) == 1 for look in looks.values())
     assert len({next(iter(look)) for look in looks.values()}) == len(looks)
 
@@ -655,7 +806,9 @@ def test_every_sampled_token_is_in_one_node(tmp_path: Path) -> None:
         texts = [token[0] for node in shown["nodes"] for token in node["tokens"]]
         assert sorted(texts) == sorted(token for branch in wanted["branches"] for token in branch["tokens"])
         assert shown["num_tokens"] == len(texts)
-        assert shown["num_path_tokens"] == sum(len(path_of(wanted["branches"], leaf)) for leaf in range(len(wanted["branches"])))
+        assert shown["num_path_tokens"] == sum(
+            len(path_of(wanted["branches"], leaf)) for leaf in range(len(wanted["branches"]))
+        )
 
 
 def test_walking_down_the_nodes_spells_every_path(tmp_path: Path) -> None:
@@ -672,16 +825,29 @@ def test_walking_down_the_nodes_spells_every_path(tmp_path: Path) -> None:
                     here = None if here["parent"] is None else shown["nodes"][here["parent"]]
                 spelled[node["branch_idx"]] = walk
         branches = wanted["branches"]
-        assert spelled == {leaf: [branches[b]["tokens"][i] for b, i in path_of(branches, leaf)] for leaf in range(len(branches))}
+        assert spelled == {
+            leaf: [branches[b]["tokens"][i] for b, i in path_of(branches, leaf)]
+            for leaf in range(len(branches))
+        }
 
 
 def test_a_fork_has_the_going_branch_first_and_the_forced_one_after(tmp_path: Path) -> None:
     drawn = tree(
-        "p", "q", "1", [(None, 0, "a|b|c|d", {1: 1.5}, "1", True), (0, 1, "B|x", {0: 1.5}, "2", False), (0, 3, "D", {}, "3", False)]
+        "p",
+        "q",
+        "1",
+        [
+            (None, 0, "a|b|c|d", {1: 1.5}, "1", True),
+            (0, 1, "B|x", {0: 1.5}, "2", False),
+            (0, 3, "D", {}, "3", False),
+        ],
     )
     written(tmp_path, drawn_results(), [drawn])
     nodes = (read_trees(tmp_path / "trees.json") or [])[0]["nodes"]
-    assert [("".join(t[0] for t in n["tokens"]), n["parent"], n["is_forced"], n["num_correct"], n["num_leaves"]) for n in nodes] == [
+    assert [
+        ("".join(t[0] for t in n["tokens"]), n["parent"], n["is_forced"], n["num_correct"], n["num_leaves"])
+        for n in nodes
+    ] == [
         ("a", None, False, 1, 3),
         ("bc", 0, False, 1, 2),
         ("d", 1, False, 1, 1),
@@ -692,10 +858,20 @@ def test_a_fork_has_the_going_branch_first_and_the_forced_one_after(tmp_path: Pa
 
 @pytest.mark.parametrize("parent", [0, 1])
 def test_two_branches_that_leave_at_one_place_are_siblings(tmp_path: Path, parent: int) -> None:
-    drawn = tree("p", "q", "1", [(None, 0, "a|b", {}, "1", True), (0, 1, "B", {}, "2", False), (parent, 1, "C", {}, "3", False)])
+    drawn = tree(
+        "p",
+        "q",
+        "1",
+        [(None, 0, "a|b", {}, "1", True), (0, 1, "B", {}, "2", False), (parent, 1, "C", {}, "3", False)],
+    )
     written(tmp_path, drawn_results(), [drawn])
     nodes = (read_trees(tmp_path / "trees.json") or [])[0]["nodes"]
-    assert [(node["parent"], node["tokens"][0][0]) for node in nodes] == [(None, "a"), (0, "b"), (0, "B"), (0, "C")]
+    assert [(node["parent"], node["tokens"][0][0]) for node in nodes] == [
+        (None, "a"),
+        (0, "b"),
+        (0, "B"),
+        (0, "C"),
+    ]
 
 
 def test_a_fork_before_the_first_token_keeps_an_empty_root(tmp_path: Path) -> None:
@@ -713,7 +889,10 @@ def test_a_label_stands_where_its_last_token_is_and_agrees_with_the_leaves_below
         assert len(steps) == len(wanted["fragments"])
         for node, step in steps:
             assert step["after"] == len(node["tokens"])
-            assert (step["label"]["num_correct"], step["label"]["num_total"]) == (node["num_correct"], node["num_leaves"])
+            assert (step["label"]["num_correct"], step["label"]["num_total"]) == (
+                node["num_correct"],
+                node["num_leaves"],
+            )
 
 
 def test_a_fragment_listed_for_several_branches_is_shown_once_and_may_span_a_fork(tmp_path: Path) -> None:
@@ -726,7 +905,9 @@ def test_a_fragment_listed_for_several_branches_is_shown_once_and_may_span_a_for
     ]
     written(tmp_path, drawn_results(), [drawn])
     nodes = (read_trees(tmp_path / "trees.json") or [])[0]["nodes"]
-    assert [[(step["after"], step["num_tokens"], step["score"]) for step in node["steps"]] for node in nodes] == [
+    assert [
+        [(step["after"], step["num_tokens"], step["score"]) for step in node["steps"]] for node in nodes
+    ] == [
         [(1, 1, 0.4)],
         [],
         [(1, 2, None)],
@@ -739,7 +920,11 @@ def test_a_fragment_listed_for_several_branches_is_shown_once_and_may_span_a_for
         ("branch", {"tokens": None}, r"trees\.json\[0\]\.branches\[1\]\.tokens must be a list"),
         ("branch", {"entropies": [0.1]}, r"branches\[1\]\.entropies must have one entry for each"),
         ("branch", {"parent_idx": 7}, r"branches\[1\]\.parent_idx must be the index of an earlier branch; 7"),
-        ("branch", {"parent_idx": None}, r"branches\[1\]\.parent_idx must be null for the first branch and for no other"),
+        (
+            "branch",
+            {"parent_idx": None},
+            r"branches\[1\]\.parent_idx must be null for the first branch and for no other",
+        ),
         ("branch", {"fork": 999}, r"branches\[1\]\.fork must be a position in the parent's path"),
         ("fragment", {"end": 999}, r"fragments\[1\] must cover tokens of a path"),
         ("fragment", {"label": {"value": 0.5}}, r"fragments\[1\]\.label lacks the key 'num_correct'"),
@@ -747,9 +932,13 @@ def test_a_fragment_listed_for_several_branches_is_shown_once_and_may_span_a_for
         ("tree", {"tau": "one"}, r"trees\.json\[0\]\.tau must be a number"),
     ],
 )
-def test_a_tree_that_does_not_hold_together_is_named(tmp_path: Path, where: str, change: dict[str, Any], says: str) -> None:
+def test_a_tree_that_does_not_hold_together_is_named(
+    tmp_path: Path, where: str, change: dict[str, Any], says: str
+) -> None:
     drawn = drawn_trees()
-    changed = {"tree": drawn[0], "branch": drawn[0]["branches"][1], "fragment": drawn[0]["fragments"][1]}[where]
+    changed = {"tree": drawn[0], "branch": drawn[0]["branches"][1], "fragment": drawn[0]["fragments"][1]}[
+        where
+    ]
     changed |= change
     with pytest.raises(ValueError, match=says):
         written(tmp_path, drawn_results(), drawn)
@@ -760,7 +949,9 @@ def test_a_tree_that_does_not_hold_together_is_named(tmp_path: Path, where: str,
 
 def test_numbers_are_written_as_people_read_them() -> None:
     assert [points(value) for value in (0.17, -0.005, 0.0, -0.0001)] == ["+17.0", "\u22120.5", "0.0", "0.0"]
-    assert [parameters(number).replace("\u00a0", " ") for number in (950, 861312, 7_620_000_000, 72_700_000_000)] == [
+    assert [
+        parameters(number).replace("\u00a0", " ") for number in (950, 861312, 7_620_000_000, 72_700_000_000)
+    ] == [
         "950",
         "861 k",
         "7.62 B",

@@ -24,7 +24,9 @@ from forkpoint.rewards.guards import repeated_share
 from forkpoint.rewards.trl import question_of, text_of
 from forkpoint.rewards.verl import compute_score
 
-needs_lab = pytest.mark.skipif(not (LAB_POLICY / "config.json").exists(), reason="the lab policy is not part of this installation")
+needs_lab = pytest.mark.skipif(
+    not (LAB_POLICY / "config.json").exists(), reason="the lab policy is not part of this installation"
+)
 
 
 class TablePRM:
@@ -41,7 +43,9 @@ class TablePRM:
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
         self.is_asked.set()
         assert self.may_score.wait(30)
-        self.batches.append([(question, tuple(its_steps)) for question, its_steps in zip(questions, steps, strict=True)])
+        self.batches.append(
+            [(question, tuple(its_steps)) for question, its_steps in zip(questions, steps, strict=True)]
+        )
         if any("unreadable" in step for its_steps in steps for step in its_steps):
             raise LayoutError("more than max_length")
         return [[self.table.get(step, 0.5) for step in its_steps] for its_steps in steps]
@@ -63,7 +67,9 @@ def test_the_minimum_does_not_pay_for_more_steps() -> None:
     assert [item.value for item in reward(["?"] * 3, texts)] == [0.6] * 3
 
 
-@pytest.mark.parametrize(("weight", "right", "wrong"), [(0.0, 0.5, 0.5), (0.25, 0.625, 0.375), (1.0, 1.0, 0.0)])
+@pytest.mark.parametrize(
+    ("weight", "right", "wrong"), [(0.0, 0.5, 0.5), (0.25, 0.625, 0.375), (1.0, 1.0, 0.0)]
+)
 def test_outcomes_are_mixed_in_by_weight(weight: float, right: float, wrong: float) -> None:
     rewards = PRMReward(TablePRM(TABLE), outcome_weight=weight)(["?", "?"], [TEXT, TEXT], ["7", "8"])
     assert [item.value for item in rewards] == pytest.approx([right, wrong])
@@ -94,7 +100,9 @@ def test_a_prm_of_solutions_reads_the_whole_text_and_one_of_anchors_is_refused()
     ],
 )
 def test_every_guard_strikes_and_gives_the_penalty(text: str, caught: Any) -> None:
-    guards = RewardGuards(min_steps=2, max_steps=10, max_repeated_steps=0.5, max_repeated_words=0.5, num_words=2, penalty=-1.0)
+    guards = RewardGuards(
+        min_steps=2, max_steps=10, max_repeated_steps=0.5, max_repeated_words=0.5, num_words=2, penalty=-1.0
+    )
     (reward,) = PRMReward(TablePRM(TABLE), guards=guards, outcome_weight=0.5)(["?"], [text], ["7"])
     assert reward.caught == caught
     if caught:
@@ -189,16 +197,29 @@ def test_the_example_of_the_page_prints_what_it_says(capsys: pytest.CaptureFixtu
 
 
 def test_trl_prompts_and_completions_are_plain_or_conversational() -> None:
-    chat = [{"role": "system", "content": "be brief"}, {"role": "user", "content": [{"type": "text", "text": "2 and 3?"}]}]
+    chat = [
+        {"role": "system", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "2 and 3?"}]},
+    ]
     assert question_of("2 and 3?\n") == "2 and 3?\n" and question_of(chat) == "2 and 3?"
-    said = [{"role": "assistant", "content": "a\n"}, {"role": "tool", "content": "x"}, {"role": "assistant", "content": "b\n"}]
+    said = [
+        {"role": "assistant", "content": "a\n"},
+        {"role": "tool", "content": "x"},
+        {"role": "assistant", "content": "b\n"},
+    ]
     assert text_of("a\nb\n") == text_of(said) == "a\nb\n"
     assert text_of([{"role": "assistant", "content": None, "tool_calls": []}]) == ""
     with pytest.raises(ValueError, match="name a question_column"):
         question_of(chat[:1])
     prm = TablePRM(TABLE)
     plain = prm_reward(prm)(prompts=["?"], completions=[TEXT], completion_ids=[[1]])
-    assert plain == prm_reward(prm)(prompts=[chat], completions=[[{"role": "assistant", "content": TEXT}]], completion_ids=[[1]]) == [0.5]
+    assert (
+        plain
+        == prm_reward(prm)(
+            prompts=[chat], completions=[[{"role": "assistant", "content": TEXT}]], completion_ids=[[1]]
+        )
+        == [0.5]
+    )
     assert prm.batches[0][0][0] == "?" and prm.batches[1][0][0] == "2 and 3?"
 
 
@@ -206,8 +227,15 @@ def test_trl_columns_give_question_and_answer_and_a_missing_one_is_named() -> No
     prm = TablePRM(TABLE)
     function = prm_reward(prm, outcome_weight=0.5, answer_column="gold", question_column="problem")
     caught: list[tuple[str, float]] = []
-    columns: dict[str, Any] = {"problem": ["one", "two"], "gold": [7, 8], "log_metric": lambda *item: caught.append(item)}
-    assert function(prompts=["p", "p"], completions=[TEXT, ""], completion_ids=[[1], [2]], **columns) == [0.75, 0.0]
+    columns: dict[str, Any] = {
+        "problem": ["one", "two"],
+        "gold": [7, 8],
+        "log_metric": lambda *item: caught.append(item),
+    }
+    assert function(prompts=["p", "p"], completions=[TEXT, ""], completion_ids=[[1], [2]], **columns) == [
+        0.75,
+        0.0,
+    ]
     assert prm.batches == [[("one", ("a\n", "b\n", "7\n"))]] and caught == [("prm_reward/caught", 0.5)]
     with pytest.raises(ValueError, match="no column 'gold'; its columns here are answer, problem"):
         function(prompts=["p"], completions=[TEXT], problem=["?"], answer=["7"])
@@ -233,7 +261,10 @@ def test_grpo_of_trl_trains_on_the_reward(prm_directory: Path, tmp_path: Path) -
     from forkpoint.prms import load_prm
 
     problems = load_problems("lab:train?num=4")
-    rows = [{"prompt": f"{problem.question}\n", "question": problem.question, "answer": problem.answer} for problem in problems]
+    rows = [
+        {"prompt": f"{problem.question}\n", "question": problem.question, "answer": problem.answer}
+        for problem in problems
+    ]
     tokenizer = load_tokenizer(LAB_POLICY)
     model = AutoModelForCausalLM.from_pretrained(LAB_POLICY)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -260,17 +291,29 @@ def test_grpo_of_trl_trains_on_the_reward(prm_directory: Path, tmp_path: Path) -
 def test_verl_s_function_is_the_same_reward_and_names_what_is_missing(prm_directory: Path) -> None:
     from forkpoint.prms import load_prm
 
-    settings: dict[str, Any] = {"prm": str(prm_directory), "outcome_weight": 0.25, "device": "cpu", "guards": {"penalty": -1.0}}
+    settings: dict[str, Any] = {
+        "prm": str(prm_directory),
+        "outcome_weight": 0.25,
+        "device": "cpu",
+        "guards": {"penalty": -1.0},
+    }
     scores = compute_score("lab", TEXT, "7", {"question": "?"}, **settings)
     (reward,) = PRMReward(load_prm(prm_directory, "cpu"), outcome_weight=0.25)(["?"], [TEXT], ["7"])
     assert scores == {"score": reward.value, "prm": reward.score, "acc": 1.0, "caught": 0.0}
-    assert compute_score("lab", "", "7", {"question": "?"}, **settings) == {"score": -1.0, "prm": 0.0, "acc": 0.0, "caught": 1.0}
+    assert compute_score("lab", "", "7", {"question": "?"}, **settings) == {
+        "score": -1.0,
+        "prm": 0.0,
+        "acc": 0.0,
+        "caught": 1.0,
+    }
     with pytest.raises(ValueError, match="extra_info of data source 'lab' has no 'question'"):
         compute_score("lab", TEXT, "7", {}, **settings)
 
 
 def test_the_reward_manager_of_verl_calls_it(prm_directory: Path) -> None:
-    verl = pytest.importorskip("verl", reason="needs verl 0.9, which pins transformers below 5.11: an environment of its own")
+    verl = pytest.importorskip(
+        "verl", reason="needs verl 0.9, which pins transformers below 5.11: an environment of its own"
+    )
     import numpy as np
     import torch
 
@@ -285,7 +328,9 @@ def test_the_reward_manager_of_verl_calls_it(prm_directory: Path) -> None:
         tensors={
             "prompts": torch.full((3, 2), 5),
             "responses": responses,
-            "attention_mask": torch.tensor([[1, 1] + [1] * len(row) + [0] * (longest - len(row)) for row in ids]),
+            "attention_mask": torch.tensor(
+                [[1, 1] + [1] * len(row) + [0] * (longest - len(row)) for row in ids]
+            ),
         },
         non_tensors={
             "data_source": np.array(["lab"] * 3, dtype=object),
@@ -296,7 +341,12 @@ def test_the_reward_manager_of_verl_calls_it(prm_directory: Path) -> None:
     kwargs = {"prm": str(prm_directory), "outcome_weight": 0.5, "device": "cpu", "guards": {"penalty": -1.0}}
     function = {"path": "pkg://forkpoint.rewards.verl", "name": "compute_score", "reward_kwargs": kwargs}
     config = omegaconf.OmegaConf.create(
-        {"reward": {"custom_reward_function": function, "reward_manager": {"source": "register", "name": "naive"}}}
+        {
+            "reward": {
+                "custom_reward_function": function,
+                "reward_manager": {"source": "register", "name": "naive"},
+            }
+        }
     )
     manager = verl_reward.load_reward_manager(config, tokenizer)
 

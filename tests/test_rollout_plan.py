@@ -38,9 +38,15 @@ TRUE_VALUES = {"one\n": 0.125, "one\nhalf\n": 0.25, "two\n": 1.0}
 
 
 def run_plan(
-    out: Path, plan: RolloutPlan = PLAN, config: LabelConfig = SOFT, policy: ScriptedPolicy | None = None, seed: int = 0
+    out: Path,
+    plan: RolloutPlan = PLAN,
+    config: LabelConfig = SOFT,
+    policy: ScriptedPolicy | None = None,
+    seed: int = 0,
 ) -> LabelSummary:
-    return label_problems(PROBLEMS, policy or ScriptedPolicy(SCRIPT), out, TREE, config, QUIET, plan=plan, seed=seed)
+    return label_problems(
+        PROBLEMS, policy or ScriptedPolicy(SCRIPT), out, TREE, config, QUIET, plan=plan, seed=seed
+    )
 
 
 def steps_of(solutions: Sequence[LabelledSolution]) -> dict[tuple[str, str], tuple[float, int, int]]:
@@ -115,9 +121,13 @@ def test_every_value_of_the_same_completions(tmp_path: Path) -> None:
 
 def test_one_rollout_makes_soft_and_hard_the_same(tmp_path: Path) -> None:
     run_plan(tmp_path / "run", replace(PLAN, num_rollouts=1))
-    relabel(tmp_path / "run", [(LabelConfig(value=name), tmp_path / f"{name}.jsonl") for name in ("hit", "mean")])
+    relabel(
+        tmp_path / "run", [(LabelConfig(value=name), tmp_path / f"{name}.jsonl") for name in ("hit", "mean")]
+    )
     assert list(read_labelled(tmp_path / "hit.jsonl")) != []
-    for hard, soft in zip(read_labelled(tmp_path / "hit.jsonl"), read_labelled(tmp_path / "mean.jsonl"), strict=True):
+    for hard, soft in zip(
+        read_labelled(tmp_path / "hit.jsonl"), read_labelled(tmp_path / "mean.jsonl"), strict=True
+    ):
         assert [label.value for label in hard.labels] == [label.value for label in soft.labels]
 
 
@@ -135,7 +145,9 @@ def test_stopping_early_never_changes_a_hard_label_and_saves_completions(tmp_pat
     run_plan(tmp_path / "whole", config=hard)
     summary = run_plan(tmp_path / "stopped", replace(PLAN, stop_early=True), hard)
     whole, stopped = (list(read_labelled(tmp_path / name)) for name in ("whole", "stopped"))
-    assert [[label.value for label in item.labels] for item in whole] == [[label.value for label in item.labels] for item in stopped]
+    assert [[label.value for label in item.labels] for item in whole] == [
+        [label.value for label in item.labels] for item in stopped
+    ]
     num_prefixes = len(steps_of(whole))
     assert summary.num_rollouts_saved > 8 * num_prefixes / 2
     assert summary.num_rollouts + summary.num_rollouts_saved == 16 * num_prefixes
@@ -150,7 +162,9 @@ def test_stopping_early_ends_where_the_interval_is_narrow(tmp_path: Path) -> Non
         for label in solution.labels[:-1]:
             assert label.num_total % 4 == 0
             assert label.high - label.low <= 0.35 or label.num_total == 64
-    totals = {label.num_total for solution in read_labelled(tmp_path / "run") for label in solution.labels[:-1]}
+    totals = {
+        label.num_total for solution in read_labelled(tmp_path / "run") for label in solution.labels[:-1]
+    }
     assert len(totals) > 1, "sure prefixes stop sooner"
 
 
@@ -194,7 +208,11 @@ def test_how_many_problems_are_rolled_out_at_a_time_changes_no_label(
     assert run_plan(tmp_path / "parts", plan) == whole
     relabel(tmp_path / "parts", [(SOFT, tmp_path / "again.jsonl")])
     labels = (tmp_path / "whole" / "labels.jsonl").read_bytes()
-    assert (tmp_path / "parts" / "labels.jsonl").read_bytes() == (tmp_path / "again.jsonl").read_bytes() == labels
+    assert (
+        (tmp_path / "parts" / "labels.jsonl").read_bytes()
+        == (tmp_path / "again.jsonl").read_bytes()
+        == labels
+    )
 
 
 def test_rollouts_that_kept_their_tokens_are_read_back_with_them_and_others_without(tmp_path: Path) -> None:
@@ -211,7 +229,9 @@ def test_rollouts_that_kept_their_tokens_are_read_back_with_them_and_others_with
             assert tuple(rollout.is_correct for rollout in rollouts) == store.outcomes(prefix)
             for rollout in rollouts:
                 assert rollout.token_texts if keeps_tokens else rollout == Rollout((), (), rollout.is_correct)
-                assert not keeps_tokens or rollout.is_correct == ("".join(rollout.token_texts).endswith("is 1"))
+                assert not keeps_tokens or rollout.is_correct == (
+                    "".join(rollout.token_texts).endswith("is 1")
+                )
             assert RolloutStore(run).of(prefix) == rollouts
 
 
@@ -252,7 +272,9 @@ class FailingPolicy(ScriptedPolicy):
 
 def test_prefixes_that_fail_end_the_command_and_are_owed_again(tmp_path: Path) -> None:
     policy = FailingPolicy(SCRIPT)
-    with pytest.raises(RuntimeError, match=r"\d+ items failed, see .*failures.jsonl; run the same command to try again"):
+    with pytest.raises(
+        RuntimeError, match=r"\d+ items failed, see .*failures.jsonl; run the same command to try again"
+    ):
         run_plan(tmp_path / "run", policy=policy)
     assert "the engine went away" in (tmp_path / "run" / "failures.jsonl").read_text()
     policy.is_failing = False
@@ -264,7 +286,15 @@ def test_prefixes_that_fail_end_the_command_and_are_owed_again(tmp_path: Path) -
 def test_rollouts_of_tree_leaves(tmp_path: Path) -> None:
     tree = replace(TREE, tau=0.5, num_leaves=4)
     plan = replace(PLAN, source="tree", num_rollouts=100)
-    label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", tree, LabelConfig(segmentation="entropy"), QUIET, plan=plan)
+    label_problems(
+        PROBLEMS,
+        ScriptedPolicy(SCRIPT),
+        tmp_path / "run",
+        tree,
+        LabelConfig(segmentation="entropy"),
+        QUIET,
+        plan=plan,
+    )
     with Run.read(tmp_path / "run") as run:
         solutions = list(derive_labels(run, LabelConfig(segmentation="entropy")))
         assert RolloutStore(run).num_rollouts == 100 * len(steps_of(solutions))

@@ -66,7 +66,9 @@ def started(code: str, *args: object, **settings: Any) -> subprocess.Popen[str]:
     """Another Python that has everything in this file."""
     command = [sys.executable, "-c", f"from test_runs import *\n{code}", *map(str, args)]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([SOURCE, TESTS])}
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings)
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings
+    )
 
 
 @pytest.fixture
@@ -89,7 +91,9 @@ def uninterrupted(tmp_path: Path) -> Callable[[int, int], bytes]:
 # --- the directory
 
 
-def test_the_configuration_is_written_first_with_the_version_outside_of_it(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_configuration_is_written_first_with_the_version_outside_of_it(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(run_module, "__version__", "9.8.7")
     with opened(directory / "new" / "run") as run:
         assert not (run.directory / "manifest.json").exists()
@@ -110,7 +114,9 @@ def test_a_start_killed_before_its_configuration_can_be_started_again(directory:
     assert not (directory / "config.json.tmp").exists()
 
 
-def test_a_full_disk_at_the_start_leaves_a_directory_that_can_be_started(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_at_the_start_leaves_a_directory_that_can_be_started(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fsync(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -151,7 +157,9 @@ def test_a_configuration_of_something_else_is_refused(directory: Path, text: str
 
 
 def test_another_configuration_is_refused_naming_each_key_with_both_values(directory: Path) -> None:
-    Run.open(directory, "sum", {"seed": 1, "tau": 0.5, "policy": {"name": "a", "dtype": "bf16"}, "old": [1]}).close()
+    Run.open(
+        directory, "sum", {"seed": 1, "tau": 0.5, "policy": {"name": "a", "dtype": "bf16"}, "old": [1]}
+    ).close()
     with pytest.raises(ConfigDiffers) as caught:
         Run.open(directory, "max", {"seed": 1, "tau": 1, "policy": {"name": "b", "dtype": "bf16"}, "new": {}})
     assert str(caught.value).splitlines()[1:] == [
@@ -185,7 +193,9 @@ def test_reading_needs_a_run(directory: Path) -> None:
 # --- the lock
 
 
-def test_a_second_writer_is_refused_with_the_pid_of_the_first_and_let_in_when_that_is_killed(directory: Path) -> None:
+def test_a_second_writer_is_refused_with_the_pid_of_the_first_and_let_in_when_that_is_killed(
+    directory: Path,
+) -> None:
     holder = started("run = opened(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)", directory)
     try:
         assert holder.stdout is not None
@@ -210,7 +220,9 @@ def test_an_opening_that_fails_does_not_keep_the_lock(directory: Path) -> None:
     with pytest.raises(ConfigDiffers) as caught:
         Run.open(directory, "sum", {})
     opened(directory).close()
-    assert caught.value.__traceback__ is not None, "kept alive so that the lock is not freed by garbage collection"
+    assert caught.value.__traceback__ is not None, (
+        "kept alive so that the lock is not freed by garbage collection"
+    )
 
 
 def test_a_run_is_read_while_it_is_written(directory: Path) -> None:
@@ -225,7 +237,11 @@ def test_a_run_is_read_while_it_is_written(directory: Path) -> None:
 def test_a_reader_writes_nothing(directory: Path) -> None:
     opened(directory).close()
     reader = Run.read(directory)
-    for write in (lambda: reader.append([("a", {})]), lambda: reader.finish({}), lambda: reader.record_failure(["a"], ValueError())):
+    for write in (
+        lambda: reader.append([("a", {})]),
+        lambda: reader.finish({}),
+        lambda: reader.record_failure(["a"], ValueError()),
+    ):
         with pytest.raises(RunError, match="opened for reading"):
             write()
     (directory / "journal.jsonl").write_bytes(b"damaged\n")
@@ -266,12 +282,16 @@ def test_a_torn_chunk_is_performed_whole_and_only_its_missing_rows_are_added(
         num_kept = whole[:num_bytes].count(b"\n")
         with opened(directory) as run:
             work = Sums(12)
-            assert quiet().execute(run, work) == Tally(rows_added=12 - num_kept, rows_reused=num_kept, rows_failed=0)
+            assert quiet().execute(run, work) == Tally(
+                rows_added=12 - num_kept, rows_reused=num_kept, rows_failed=0
+            )
         assert work.calls == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]][num_kept // 4 :]
         assert journal_path.read_bytes() == whole
 
 
-def test_a_failing_item_is_recorded_and_its_chunk_owed_again_while_other_chunks_go_on(directory: Path) -> None:
+def test_a_failing_item_is_recorded_and_its_chunk_owed_again_while_other_chunks_go_on(
+    directory: Path,
+) -> None:
     with opened(directory) as run:
         tally = quiet().execute(run, Sums(10, poison={5: ConnectionError("no route")}))
         assert tally == Tally(rows_added=6, rows_reused=0, rows_failed=4)
@@ -304,7 +324,9 @@ def test_a_torn_failure_line_does_not_spoil_the_next(directory: Path) -> None:
         ([{"n": 1}, {"sum": 1}], "the field 'sum'"),
     ],
 )
-def test_rows_that_cannot_be_kept_are_a_failure(directory: Path, rows: list[dict[str, Any]], message: str) -> None:
+def test_rows_that_cannot_be_kept_are_a_failure(
+    directory: Path, rows: list[dict[str, Any]], message: str
+) -> None:
     class Bad(Sums):
         def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
             return rows
@@ -318,7 +340,9 @@ def test_three_failed_chunks_in_a_row_stop_the_pass_with_the_last_error(director
     poison: dict[int, BaseException] = {idx: ValueError(f"item {idx}") for idx in (0, 4, 12, 16, 20)}
     with opened(directory) as run:
         work = Sums(40, poison=poison)
-        with pytest.raises(RunError, match=r"3 chunks in a row failed, the last with ValueError: item 20; 4 rows are kept") as caught:
+        with pytest.raises(
+            RunError, match=r"3 chunks in a row failed, the last with ValueError: item 20; 4 rows are kept"
+        ) as caught:
             quiet().execute(run, work)
         assert caught.value.__cause__ is poison[20]
         assert len(work.calls) == 6, "a chunk that works starts the count anew"
@@ -362,7 +386,10 @@ def test_a_manifest_says_what_the_journal_holds(directory: Path) -> None:
     manifest = Run.read(directory).manifest
     assert manifest is not None
     assert manifest["num_rows"] == 5
-    assert manifest["journal_digest"] == hashlib.blake2b((directory / "journal.jsonl").read_bytes(), digest_size=16).hexdigest()
+    assert (
+        manifest["journal_digest"]
+        == hashlib.blake2b((directory / "journal.jsonl").read_bytes(), digest_size=16).hexdigest()
+    )
     assert manifest["summary"] == {"accuracy": 0.5}
     assert manifest["seconds"] >= 0
 
@@ -381,7 +408,9 @@ def test_a_finished_run_opened_again_with_nothing_to_do_stays_as_it_is(directory
         assert (directory / "manifest.json").read_bytes() == first
 
 
-def test_a_finished_run_that_gains_rows_is_unfinished_until_the_manifest_is_rewritten(directory: Path) -> None:
+def test_a_finished_run_that_gains_rows_is_unfinished_until_the_manifest_is_rewritten(
+    directory: Path,
+) -> None:
     with opened(directory) as run:
         run.append([("a", {})])
         run.finish({})
@@ -409,7 +438,9 @@ def test_a_manifest_of_another_journal_does_not_count(directory: Path) -> None:
         assert not (directory / "manifest.json").exists()
 
 
-def test_seconds_go_on_where_a_killed_writer_last_added_a_row(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seconds_go_on_where_a_killed_writer_last_added_a_row(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 1000.0
     monkeypatch.setattr("forkpoint.runs.lock.time.monotonic", lambda: now)
     with opened(directory) as run:
@@ -551,7 +582,9 @@ def test_a_stream_that_is_no_terminal_gets_a_line_per_tenth_or_ten_seconds(clock
     assert lines[6:] == [f"{n}/1000" for n in (510, 520, 530, 540, 550)]
 
 
-def test_a_terminal_gets_a_bar_that_starts_with_the_reused_rows(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_gets_a_bar_that_starts_with_the_reused_rows(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     terminal = Terminal()
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
@@ -570,7 +603,9 @@ def drawn_share(screen: str, until: str) -> float:
     return bar.count("━") / len(bar)
 
 
-def test_progress_goes_to_stderr_and_can_be_turned_off(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_goes_to_stderr_and_can_be_turned_off(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with opened(directory) as run:
         quiet().execute(run, Sums(4))
         assert capsys.readouterr() == ("", "")

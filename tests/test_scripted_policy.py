@@ -66,7 +66,9 @@ def test_sampling_frequencies_match_the_table_at_any_temperature() -> None:
     for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (2.0, 1.0), (1.0, 0.79), (1.0, 0.4)):
         weights = {token: p ** (1 / temperature) for token, p in (("a", 0.5), ("b", 0.3), ("c", 0.2))}
         kept = {1.0: "abc", 0.79: "ab", 0.4: "a"}[top_p]
-        completions = policy.generate([Request(prompt(policy), 1, temperature, top_p, seed) for seed in range(3000)])
+        completions = policy.generate(
+            [Request(prompt(policy), 1, temperature, top_p, seed) for seed in range(3000)]
+        )
         counts = Counter(policy.decode(completion.token_ids) for completion in completions)
         total = sum(weights[token] for token in kept)
         assert set(counts) == set(kept)
@@ -132,7 +134,9 @@ def test_requests_are_on_record() -> None:
 
 
 def test_policies_with_different_tables_have_different_names() -> None:
-    assert ScriptedPolicy(TREE).name == ScriptedPolicy(dict(TREE)).name != ScriptedPolicy({"": {"a": 1.0}}).name
+    assert (
+        ScriptedPolicy(TREE).name == ScriptedPolicy(dict(TREE)).name != ScriptedPolicy({"": {"a": 1.0}}).name
+    )
 
 
 def test_needs_no_torch() -> None:

@@ -29,7 +29,7 @@ from forkpoint.problems import load_problems
 from forkpoint.records import Problem, Solution
 from forkpoint.runs import LocalExecutor, Run
 from forkpoint.runs.parcel import parcel_of
-from forkpoint.search import METHODS, Guide, InferenceConfig, run_search
+from forkpoint.search import METHODS, Guide, SearchConfig, run_search
 from forkpoint.search.beam import complete_steps, line_end
 from forkpoint.search.guide import Draft, Readings
 from forkpoint.search.loaded_prm import LoadedPRM
@@ -81,13 +81,23 @@ def needle(question: str, text: str) -> dict[str, float]:
     """One of four lines each is right, and never the likeliest: a right solution has probability 1 in 4096."""
     num_lines = text.count("\n")
     if num_lines == DEPTH:
-        return {"The answer is 1": 1.0} if text == RIGHT else {"The answer is 0": 1.0} if text.endswith("\n") else {"<end>": 1.0}
+        return (
+            {"The answer is 1": 1.0}
+            if text == RIGHT
+            else {"The answer is 0": 1.0}
+            if text.endswith("\n")
+            else {"<end>": 1.0}
+        )
     return {f"{letter}{num_lines}\n": p for letter, p in (("w", 0.4), ("r", 0.25), ("x", 0.2), ("y", 0.15))}
 
 
 NEEDLE = ScriptedPolicy(
     needle,
-    words=[*(f"{letter}{idx}\n" for letter in "wrxy" for idx in range(DEPTH)), "The answer is 1", "The answer is 0"],
+    words=[
+        *(f"{letter}{idx}\n" for letter in "wrxy" for idx in range(DEPTH)),
+        "The answer is 1",
+        "The answer is 0",
+    ],
     name="needle",
 )
 
@@ -112,7 +122,7 @@ def random_worth(question: str, text: str) -> float:
 
 
 PROBLEMS = [problem(f"question {idx}") for idx in range(8)]
-SMALL = InferenceConfig(num_samples=8, branching=2, temperature=1.0, max_tokens=40, chunk_tokens=3)
+SMALL = SearchConfig(num_samples=8, branching=2, temperature=1.0, max_tokens=40, chunk_tokens=3)
 
 
 # what is found
@@ -120,10 +130,14 @@ SMALL = InferenceConfig(num_samples=8, branching=2, temperature=1.0, max_tokens=
 
 @pytest.mark.parametrize("search", [search_beams, search_subtrees])
 def test_a_step_search_with_an_oracle_finds_what_samples_and_greedy_miss(search: Any) -> None:
-    config = InferenceConfig(num_samples=32, branching=16, temperature=1.0, chunk_tokens=1)  # nothing behind the end of a step
+    config = SearchConfig(
+        num_samples=32, branching=16, temperature=1.0, chunk_tokens=1
+    )  # nothing behind the end of a step
     (found,) = search(NEEDLE, [problem()], guide(oracle), config)
     (samples,) = search_samples(NEEDLE, [problem()], guide(oracle), config)
-    (greedy,) = search_samples(NEEDLE, [problem()], guide(oracle), InferenceConfig(num_samples=1, branching=1, temperature=0.0))
+    (greedy,) = search_samples(
+        NEEDLE, [problem()], guide(oracle), SearchConfig(num_samples=1, branching=1, temperature=0.0)
+    )
     assert found.found[found.pick("best", "min")].end.is_correct
     assert not any(item.end.is_correct for item in (*samples.found, *greedy.found))
     assert found.tokens.sampled <= samples.tokens.sampled
@@ -131,7 +145,12 @@ def test_a_step_search_with_an_oracle_finds_what_samples_and_greedy_miss(search:
 
 FULL = {"": "ab", "a\n": "cd", "b\n": "cd"} | {f"{one}\n{two}\n": "12" for one in "ab" for two in "cd"}
 """A full binary tree of eight solutions: two lines, and a last one without an end."""
-FULL_POLICY = ScriptedPolicy({text: {token if token in "12" else f"{token}\n": 0.5 for token in tokens} for text, tokens in FULL.items()})
+FULL_POLICY = ScriptedPolicy(
+    {
+        text: {token if token in "12" else f"{token}\n": 0.5 for token in tokens}
+        for text, tokens in FULL.items()
+    }
+)
 FULL_LEAVES = [f"{one}\n{two}\n{end}" for one in "ab" for two in "cd" for end in "12"]
 
 
@@ -142,7 +161,7 @@ def worth_of(question: str, text: str, how: Any) -> float:
 
 @pytest.mark.parametrize("how", AGGREGATES)
 def test_beams_of_which_none_is_dropped_find_the_best_leaf_of_all(how: Any) -> None:
-    config = InferenceConfig(num_samples=128, branching=1, temperature=1.0, aggregate=how)
+    config = SearchConfig(num_samples=128, branching=1, temperature=1.0, aggregate=how)
     for result in search_beams(FULL_POLICY, PROBLEMS, guide(random_worth), config):
         assert {"".join(item.steps) for item in result.found} == set(FULL_LEAVES)
         expected = max(FULL_LEAVES, key=lambda text: worth_of(result.problem.question, text, how))
@@ -151,7 +170,7 @@ def test_beams_of_which_none_is_dropped_find_the_best_leaf_of_all(how: Any) -> N
 
 @pytest.mark.parametrize("how", AGGREGATES)
 def test_a_single_beam_that_sees_every_child_goes_down_to_the_best_one_each_time(how: Any) -> None:
-    config = InferenceConfig(num_samples=32, branching=32, temperature=1.0, aggregate=how)
+    config = SearchConfig(num_samples=32, branching=32, temperature=1.0, aggregate=how)
     for result in search_beams(FULL_POLICY, PROBLEMS, guide(random_worth), config):
         text = ""
         while text in FULL:
@@ -165,7 +184,7 @@ def test_a_single_beam_that_sees_every_child_goes_down_to_the_best_one_each_time
 
 def test_equal_scores_prefer_what_is_finished_and_then_what_came_first() -> None:
     policy = ScriptedPolicy({"": {"a\n": 0.5, "b": 0.5}, "a\n": {"c\n": 1.0}, "a\nc\n": {"d": 1.0}})
-    one = InferenceConfig(num_samples=32, branching=32, temperature=1.0)
+    one = SearchConfig(num_samples=32, branching=32, temperature=1.0)
     for result in search_beams(policy, PROBLEMS, guide(lambda *_: 0.5), one):  # drawn in any order
         assert [item.steps for item in result.found] == [("b",)]
     for result in search_beams(policy, PROBLEMS, guide(lambda _, text: 0.5 if text == "b" else 0.6), one):
@@ -173,11 +192,13 @@ def test_equal_scores_prefer_what_is_finished_and_then_what_came_first() -> None
 
 
 @pytest.mark.parametrize(("later", "expected"), [(0.9, {"a\nc"}), (0.55, {"b", "a\nc"})])
-def test_a_finished_beam_keeps_its_place_only_while_it_is_among_the_best(later: float, expected: set[str]) -> None:
+def test_a_finished_beam_keeps_its_place_only_while_it_is_among_the_best(
+    later: float, expected: set[str]
+) -> None:
     """About three of 32 draws are b, which beats a and so stays among the 16; what a becomes then has 26 candidates or so."""
     policy = ScriptedPolicy({"": {"a\n": 0.9, "b": 0.1}, "a\n": {"c": 1.0}})
     worth = {"b": 0.6, "a\n": 0.5, "a\nc": later}
-    config = InferenceConfig(num_samples=32, branching=2, temperature=1.0, aggregate="last")
+    config = SearchConfig(num_samples=32, branching=2, temperature=1.0, aggregate="last")
     (result,) = search_beams(policy, [problem()], guide(lambda _, text: worth[text]), config)
     assert len(result.found) == 16 and {"".join(item.steps) for item in result.found} == expected
 
@@ -185,11 +206,16 @@ def test_a_finished_beam_keeps_its_place_only_while_it_is_among_the_best(later: 
 def test_what_is_drawn_often_and_scores_well_gets_as_many_continuations() -> None:
     policy = ScriptedPolicy({"": {"a\n": 0.8, "b\n": 0.2}, "a\n": {"c": 0.5, "d": 0.5}, "b\n": {"c": 1.0}})
     search_beams(
-        policy, [problem()], guide(lambda _, text: float(text[0] == "a")), InferenceConfig(num_samples=16, branching=4, temperature=1.0)
+        policy,
+        [problem()],
+        guide(lambda _, text: float(text[0] == "a")),
+        SearchConfig(num_samples=16, branching=4, temperature=1.0),
     )
     assert policy.batch_sizes[0] == 16
     continued = [policy.decode(request.prefix_ids[2:]) for request in policy.requests[16:]]
-    assert set(continued) == {"a\n"} and len(continued) >= 12  # four copies, the first continuation of each has its tail
+    assert (
+        set(continued) == {"a\n"} and len(continued) >= 12
+    )  # four copies, the first continuation of each has its tail
 
 
 # laws
@@ -198,29 +224,45 @@ def test_what_is_drawn_often_and_scores_well_gets_as_many_continuations() -> Non
 @pytest.mark.parametrize("search", SAMPLING)
 def test_one_beam_with_one_sample_is_sampling(search: Any) -> None:
     policy = random_policy(0)
-    config = InferenceConfig(num_samples=1, branching=1, temperature=1.0, max_tokens=40, chunk_tokens=40)
+    config = SearchConfig(num_samples=1, branching=1, temperature=1.0, max_tokens=40, chunk_tokens=40)
     prompts = [policy.encode_question(item.question) for item in PROBLEMS]
     sampled = sample(policy, prompts, RolloutConfig(1, temperature=1.0, max_tokens=40))
     results = search(policy, PROBLEMS, guide(random_worth), config)
-    assert ["".join(result.found[0].steps) for result in results] == [policy.decode(item.token_ids) for ((item,), _) in sampled]
+    assert ["".join(result.found[0].steps) for result in results] == [
+        policy.decode(item.token_ids) for ((item,), _) in sampled
+    ]
     assert [result.tokens.sampled for result in results] == [cost.sampled_tokens for _, cost in sampled]
 
 
 def test_cutting_at_line_ends_leaves_the_distribution_as_it_is() -> None:
     policy = ScriptedPolicy(
-        {"": {"a": 0.5, "\n": 0.5}, "a": {"\n": 1.0}, "a\n": {"\n": 0.5, "b": 0.5}, "a\n\n": {"b": 1.0}, "\n": {"c": 1.0}}
+        {
+            "": {"a": 0.5, "\n": 0.5},
+            "a": {"\n": 1.0},
+            "a\n": {"\n": 0.5, "b": 0.5},
+            "a\n\n": {"b": 1.0},
+            "\n": {"c": 1.0},
+        }
     )
-    config = InferenceConfig(num_samples=1, branching=1, temperature=1.0, chunk_tokens=2)
+    config = SearchConfig(num_samples=1, branching=1, temperature=1.0, chunk_tokens=2)
     items = [problem(str(idx)) for idx in range(2000)]
-    texts = ["".join(result.found[0].steps) for result in search_beams(policy, items, guide(random_worth), config)]
-    assert {text: texts.count(text) / 2000 for text in set(texts)} == pytest.approx({"\nc": 0.5, "a\nb": 0.25, "a\n\nb": 0.25}, abs=0.05)
+    texts = [
+        "".join(result.found[0].steps) for result in search_beams(policy, items, guide(random_worth), config)
+    ]
+    assert {text: texts.count(text) / 2000 for text in set(texts)} == pytest.approx(
+        {"\nc": 0.5, "a\nb": 0.25, "a\n\nb": 0.25}, abs=0.05
+    )
 
 
 @pytest.mark.parametrize("search", [search_beams, search_subtrees])
 def test_chunks_change_what_is_thrown_away_and_nothing_else(search: Any) -> None:
     policy, greedy = random_policy(1), replace(SMALL, temperature=0.0)
     found = [
-        [result.found for result in search(policy, PROBLEMS, guide(random_worth), replace(greedy, chunk_tokens=n))] for n in (1, 2, 7, 40)
+        [
+            result.found
+            for result in search(policy, PROBLEMS, guide(random_worth), replace(greedy, chunk_tokens=n))
+        ]
+        for n in (1, 2, 7, 40)
     ]
     assert found[0] == found[1] == found[2] == found[3]
 
@@ -229,14 +271,19 @@ def test_chunks_change_what_is_thrown_away_and_nothing_else(search: Any) -> None
 def test_a_problem_s_result_does_not_know_what_is_searched_beside_it(search: Any) -> None:
     policy = random_policy(2)
     together = search(policy, PROBLEMS, guide(random_worth), SMALL)
-    assert together == [result for item in PROBLEMS for result in search(policy, [item], guide(random_worth), SMALL)]
+    assert together == [
+        result for item in PROBLEMS for result in search(policy, [item], guide(random_worth), SMALL)
+    ]
     assert together == search(policy, PROBLEMS[::-1], guide(random_worth), SMALL)[::-1]
     if search is not search_tree:  # whose leaves are greedy
         assert together != search(policy, PROBLEMS, guide(random_worth), replace(SMALL, seed=1))
 
 
 def test_subtrees_are_the_same_however_many_there_are() -> None:
-    few, many = (search_subtrees(random_policy(3), PROBLEMS, guide(random_worth), replace(SMALL, num_samples=n)) for n in (4, 8))
+    few, many = (
+        search_subtrees(random_policy(3), PROBLEMS, guide(random_worth), replace(SMALL, num_samples=n))
+        for n in (4, 8)
+    )
     for left, right in zip(few, many, strict=True):
         assert left.found == right.found[:2] and len(right.found) == 4
 
@@ -244,15 +291,19 @@ def test_subtrees_are_the_same_however_many_there_are() -> None:
 def test_a_single_subtree_is_a_single_beam() -> None:
     config = replace(SMALL, num_samples=4, branching=4)
     policy = random_policy(4)
-    assert search_subtrees(policy, PROBLEMS, guide(random_worth), config) == search_beams(policy, PROBLEMS, guide(random_worth), config)
+    assert search_subtrees(policy, PROBLEMS, guide(random_worth), config) == search_beams(
+        policy, PROBLEMS, guide(random_worth), config
+    )
 
 
 def test_subtrees_stay_apart_where_a_beam_follows_one_first_step() -> None:
     """A subtree begins with b where none of its M = 2 draws was a: with probability 1/4. Two beams that can both go on in a do."""
-    policy = ScriptedPolicy({"": {"a\n": 0.5, "b\n": 0.5}, "a\n": {"c": 0.5, "d": 0.5}, "b\n": {"c": 0.5, "d": 0.5}})
+    policy = ScriptedPolicy(
+        {"": {"a\n": 0.5, "b\n": 0.5}, "a\n": {"c": 0.5, "d": 0.5}, "b\n": {"c": 0.5, "d": 0.5}}
+    )
     worth = guide(lambda _, text: 0.9 if text[0] == "a" else 0.1)
     items = [problem(str(idx)) for idx in range(100)]
-    config = InferenceConfig(num_samples=16, branching=2, temperature=1.0)
+    config = SearchConfig(num_samples=16, branching=2, temperature=1.0)
     subtrees = search_subtrees(policy, items, worth, config)
     beams = search_beams(policy, items, worth, replace(config, num_samples=32, branching=16))
     first = [item.steps[0] for result in subtrees for item in result.found]
@@ -266,12 +317,18 @@ def test_samples_are_picked_as_an_evaluation_picks_them() -> None:
     attempts = [
         Attempts(
             result.problem.id,
-            tuple(Solution("".join(item.steps), (), (), item.end.answer, item.end.is_correct, item.num_tokens) for item in result.found),
+            tuple(
+                Solution("".join(item.steps), (), (), item.end.answer, item.end.is_correct, item.num_tokens)
+                for item in result.found
+            ),
             tuple(item.scores for item in result.found),
         )
         for result in results
     ]
-    points = {(point.select, point.aggregate): point.accuracy_P for point in curve(attempts, [8], is_exchangeable=True)}
+    points = {
+        (point.select, point.aggregate): point.accuracy_P
+        for point in curve(attempts, [8], is_exchangeable=True)
+    }
     for how in AGGREGATES:
         for choose in ("best", "weighted"):
             right = [result.found[result.pick(choose, how)].end.is_correct for result in results]
@@ -281,7 +338,9 @@ def test_samples_are_picked_as_an_evaluation_picks_them() -> None:
 # steps
 
 
-def test_leaves_are_those_of_the_tree_that_is_grown_without_a_prm_and_picked_as_an_evaluation_picks_them() -> None:
+def test_leaves_are_those_of_the_tree_that_is_grown_without_a_prm_and_picked_as_an_evaluation_picks_them() -> (
+    None
+):
     policy = random_policy(5)
     config = TreeConfig(num_leaves=SMALL.num_samples, tau=0.3, max_tokens=SMALL.max_tokens)
     outcomes = solve_by_tree(policy, PROBLEMS, config)
@@ -289,18 +348,27 @@ def test_leaves_are_those_of_the_tree_that_is_grown_without_a_prm_and_picked_as_
     assert [["".join(item.steps) for item in result.found] for result in results] == [
         [outcome.path(idx).text for idx in range(len(outcome.ends))] for outcome in outcomes
     ]
-    assert [result.tokens.sampled for result in results] == [outcome.cost.sampled_tokens for outcome in outcomes]
+    assert [result.tokens.sampled for result in results] == [
+        outcome.cost.sampled_tokens for outcome in outcomes
+    ]
     assert any(len(result.found) > 1 for result in results)
     assert results != search_tree(policy, PROBLEMS, guide(random_worth), replace(SMALL, tau=3.0))
 
     attempts = [
-        Attempts(outcome.problem.id, outcome.solutions(), tuple(item.scores for item in result.found), outcome.tree)
+        Attempts(
+            outcome.problem.id, outcome.solutions(), tuple(item.scores for item in result.found), outcome.tree
+        )
         for outcome, result in zip(outcomes, results, strict=True)
     ]
-    points = {(point.select, point.aggregate): point.accuracy_P for point in curve(attempts, [SMALL.num_samples], is_exchangeable=False)}
+    points = {
+        (point.select, point.aggregate): point.accuracy_P
+        for point in curve(attempts, [SMALL.num_samples], is_exchangeable=False)
+    }
     for how in AGGREGATES:
         for choose in ("best", "weighted", "policy-weighted"):
-            right = [result.found[result.pick(choose, how, SMALL.sharpness)].end.is_correct for result in results]
+            right = [
+                result.found[result.pick(choose, how, SMALL.sharpness)].end.is_correct for result in results
+            ]
             assert right == list(points[choose, how])
 
 
@@ -311,7 +379,10 @@ def test_an_adaptive_search_is_a_tree_and_as_many_samples_as_the_vote_asks_for()
     num_drawn = set()
     for enough in (0.0, 0.4, 0.7, 1.0):
         for tree, drawn, found in zip(
-            trees, samples, search_adaptive(policy, PROBLEMS, worth, replace(config, enough=enough)), strict=True
+            trees,
+            samples,
+            search_adaptive(policy, PROBLEMS, worth, replace(config, enough=enough)),
+            strict=True,
         ):
             num = len(found.found) - len(tree.found)
             num_drawn.add(num)
@@ -326,23 +397,33 @@ def test_an_adaptive_search_is_a_tree_and_as_many_samples_as_the_vote_asks_for()
 
 def test_a_vote_that_is_clear_costs_a_tree() -> None:
     policy = ScriptedPolicy({"": {"a\n": 0.6, "b\n": 0.4}, "a\n": {"1": 1.0}, "b\n": {"2": 1.0}})
-    config = InferenceConfig(num_samples=8, branching=1, temperature=1.0, tau=0.5, enough=0.7)
+    config = SearchConfig(num_samples=8, branching=1, temperature=1.0, tau=0.5, enough=0.7)
 
     def found(worth_of_b: float) -> SearchResult:
-        return search_adaptive(policy, [problem()], guide(lambda _, text: worth_of_b if text[0] == "b" else 0.9), config)[0]
+        return search_adaptive(
+            policy, [problem()], guide(lambda _, text: worth_of_b if text[0] == "b" else 0.9), config
+        )[0]
 
     clear, unclear = found(0.1), found(0.9)
     assert len(clear.found) == 2 and clear.found[clear.pick("policy-weighted", "min", 3)].end.answer == "1"
     assert len(unclear.found) > 2
-    assert len(found(0.6).found) == 2  # 1.2 * .9 ** 3 of that and .8 * .6 ** 3; of the plain scores it would be .69
+    assert (
+        len(found(0.6).found) == 2
+    )  # 1.2 * .9 ** 3 of that and .8 * .6 ** 3; of the plain scores it would be .69
 
 
 def test_a_trees_vote_weighs_leaves_by_what_the_policy_gives_them_and_sharpens_scores() -> None:
     policy = ScriptedPolicy({"": {"a\n": 0.8, "b\n": 0.2}, "a\n": {"1": 1.0}, "b\n": {"2": 0.5, "3": 0.5}})
-    config = InferenceConfig(num_samples=4, branching=1, tau=0.4)
-    (result,) = search_tree(policy, [problem()], guide(lambda _, text: 0.4 if text[0] == "a" else 0.5), config)
-    assert {item.end.answer: item.weight for item in result.found} == pytest.approx({"1": 2.4, "2": 0.3, "3": 0.3})
-    answers = {choose: result.answers[result.pick(choose, "min", 3)] for choose in ("best", "policy-weighted")}
+    config = SearchConfig(num_samples=4, branching=1, tau=0.4)
+    (result,) = search_tree(
+        policy, [problem()], guide(lambda _, text: 0.4 if text[0] == "a" else 0.5), config
+    )
+    assert {item.end.answer: item.weight for item in result.found} == pytest.approx(
+        {"1": 2.4, "2": 0.3, "3": 0.3}
+    )
+    answers = {
+        choose: result.answers[result.pick(choose, "min", 3)] for choose in ("best", "policy-weighted")
+    }
     assert answers == {"best": "2", "policy-weighted": "1"}  # 2.4 * .4 ** 3 against .3 * .5 ** 3
     assert result.answers[result.pick("policy-weighted", "min", 20)] == "2"
     (read,) = [SearchResult.from_row(json.loads(json.dumps(result.to_row())))]
@@ -354,22 +435,37 @@ def test_a_line_ends_with_its_break_and_blank_lines_end_nothing() -> None:
     assert line_end(["\n", "\n", "a", "\n\n", "b"], 0) == 4
     assert line_end(["a\nb", "\n"], 1, torn="b") == 2
     assert line_end(["a\n", "\n", "b"], 1) is None
-    assert complete_steps("a\n\nb") == ("a\n\n",) and complete_steps("a\nb\n") == ("a\n", "b\n") and complete_steps("a") == ()
+    assert (
+        complete_steps("a\n\nb") == ("a\n\n",)
+        and complete_steps("a\nb\n") == ("a\n", "b\n")
+        and complete_steps("a") == ()
+    )
 
 
 def test_a_token_that_begins_the_next_line_is_read_with_that_line() -> None:
     policy = ScriptedPolicy({"": {"a": 1.0}, "a": {"\nb": 1.0}, "a\nb": {"\n": 1.0}, "a\nb\n": {"1": 1.0}})
     worth = guide(random_worth)
-    (result,) = search_beams(policy, [problem()], worth, InferenceConfig(num_samples=1, branching=1, chunk_tokens=1))
-    assert [batch for batch in worth.scorer.batches if batch] == [[("a\n",)], [("a\n", "b\n")], [("a\n", "b\n", "1")]]  # type: ignore[attr-defined]
+    (result,) = search_beams(
+        policy, [problem()], worth, SearchConfig(num_samples=1, branching=1, chunk_tokens=1)
+    )
+    batches = worth.scorer.batches  # type: ignore[attr-defined]
+    assert [batch for batch in batches if batch] == [
+        [("a\n",)],
+        [("a\n", "b\n")],
+        [("a\n", "b\n", "1")],
+    ]
     assert result.found[0].end.answer == "1"
 
 
 def test_limits_of_tokens_and_of_steps_end_a_search() -> None:
-    endless = ScriptedPolicy(lambda question, text: {"a": 1.0} if text.endswith("\n") or not text else {"\n": 1.0}, name="endless")
-    config = InferenceConfig(num_samples=2, branching=2, max_tokens=7, chunk_tokens=4)
+    endless = ScriptedPolicy(
+        lambda question, text: {"a": 1.0} if text.endswith("\n") or not text else {"\n": 1.0}, name="endless"
+    )
+    config = SearchConfig(num_samples=2, branching=2, max_tokens=7, chunk_tokens=4)
     (result,) = search_beams(endless, [problem()], guide(random_worth), config)
-    assert [(item.steps, item.num_tokens, item.is_finished) for item in result.found] == [(("a\n", "a\n", "a\n", "a"), 7, False)]
+    assert [(item.steps, item.num_tokens, item.is_finished) for item in result.found] == [
+        (("a\n", "a\n", "a\n", "a"), 7, False)
+    ]
     (result,) = search_beams(endless, [problem()], guide(random_worth), replace(config, max_steps=2))
     assert [(item.steps, item.num_tokens) for item in result.found] == [(("a\n", "a\n"), 4)]
 
@@ -401,13 +497,19 @@ def test_scores_that_are_none_are_refused(scores: list[list[float]]) -> None:
 
 def test_tokens_are_counted_as_by_hand() -> None:
     """Prompt of 2 tokens, lines of 2 tokens, two rounds and an end; one beam, two continuations, chunks of 3 tokens."""
-    policy = ScriptedPolicy({"": {"a": 1.0}, "a": {"\n": 1.0}, "a\n": {"b": 1.0}, "a\nb": {"\n": 1.0}, "a\nb\n": {"<end>": 1.0}})
+    policy = ScriptedPolicy(
+        {"": {"a": 1.0}, "a": {"\n": 1.0}, "a\n": {"b": 1.0}, "a\nb": {"\n": 1.0}, "a\nb\n": {"<end>": 1.0}}
+    )
     worth = guide(lambda *_: 0.5)
-    (result,) = search_beams(policy, [problem()], worth, InferenceConfig(num_samples=2, branching=2, chunk_tokens=3))
+    (result,) = search_beams(
+        policy, [problem()], worth, SearchConfig(num_samples=2, branching=2, chunk_tokens=3)
+    )
     # round 1: two requests of the prompt, 3 tokens each, "b" behind the cut; equal beams, the first is kept with its tail
     # round 2: the first continuation begins with the tail and asks for 3 tokens, gets 2; the second gets 3
     # round 3: the first has its end in its tail; the second asks for 3 tokens and gets 1
-    assert [request.prefix_ids[2:] for request in policy.requests] == [policy.encode(text) for text in ("", "", "a\nb", "a\n", "a\nb\n")]
+    assert [request.prefix_ids[2:] for request in policy.requests] == [
+        policy.encode(text) for text in ("", "", "a\nb", "a\n", "a\nb\n")
+    ]
     assert result.tokens == SearchTokens(
         sampled=3 + 3 + 2 + 3 + 1,
         prompt=2,
@@ -416,7 +518,12 @@ def test_tokens_are_counted_as_by_hand() -> None:
         read_once=2 + 3 + 3,
     )
     tokens = result.tokens
-    assert (tokens.policy(), tokens.policy(has_reuse=False), tokens.prm(), tokens.prm(has_reuse=False)) == (14, 31, 8, 13)
+    assert (tokens.policy(), tokens.policy(has_reuse=False), tokens.prm(), tokens.prm(has_reuse=False)) == (
+        14,
+        31,
+        8,
+        13,
+    )
     assert (tokens.total(), tokens.total(0.5), tokens.total(2.0, has_reuse=False)) == (22, 18, 57)
 
 
@@ -424,14 +531,25 @@ def test_prefixes_that_are_read_once_are_those_of_a_set() -> None:
     rng = random.Random(0)
     read = [tuple(rng.choices((1, 2), k=rng.randint(1, 6))) for _ in range(12)]
     readings = Readings("?", (), {}, read)
-    assert readings.num_read_once == len({ids[:end] for ids in read for end in range(1, len(ids) + 1)}) < readings.num_read
+    assert (
+        readings.num_read_once
+        == len({ids[:end] for ids in read for end in range(1, len(ids) + 1)})
+        < readings.num_read
+    )
 
 
 def test_samples_cost_what_they_have_and_share_what_they_share() -> None:
     policy = ScriptedPolicy({"": {"a\n": 1.0}, "a\n": {"1": 0.5, "2": 0.5}})
-    (result,) = search_samples(policy, [problem()], guide(lambda *_: 0.5), InferenceConfig(num_samples=8, branching=1, temperature=1.0))
+    (result,) = search_samples(
+        policy,
+        [problem()],
+        guide(lambda *_: 0.5),
+        SearchConfig(num_samples=8, branching=1, temperature=1.0),
+    )
     assert {"".join(item.steps) for item in result.found} == {"a\n1", "a\n2"}
-    assert result.tokens == SearchTokens(sampled=8 * 3, prompt=2, prefixes=8 * 2, read=2 * (2 + 2 + 2), read_once=2 + 2 + 2 * 2)
+    assert result.tokens == SearchTokens(
+        sampled=8 * 3, prompt=2, prefixes=8 * 2, read=2 * (2 + 2 + 2), read_once=2 + 2 + 2 * 2
+    )
 
 
 @pytest.mark.parametrize("search", SEARCHES)
@@ -440,9 +558,15 @@ def test_reuse_never_costs_more_and_every_sampled_token_counts(search: Any) -> N
     results = search(policy, PROBLEMS, guide(random_worth), SMALL)
     for result in results:
         tokens = result.tokens
-        assert tokens.policy() <= tokens.policy(has_reuse=False) and tokens.prm() <= tokens.prm(has_reuse=False)
-    assert sum(result.tokens.prefixes for result in results) == sum(len(request.prefix_ids) for request in policy.requests)
-    assert sum(result.tokens.sampled for result in results) == sum(len(item) for item in policy.generate(list(policy.requests)))
+        assert tokens.policy() <= tokens.policy(has_reuse=False) and tokens.prm() <= tokens.prm(
+            has_reuse=False
+        )
+    assert sum(result.tokens.prefixes for result in results) == sum(
+        len(request.prefix_ids) for request in policy.requests
+    )
+    assert sum(result.tokens.sampled for result in results) == sum(
+        len(item) for item in policy.generate(list(policy.requests))
+    )
 
 
 @pytest.mark.parametrize("search", [search_beams, search_subtrees])
@@ -463,7 +587,13 @@ def test_a_round_asks_the_prm_once_and_no_text_twice(search: Any) -> None:
 # runs
 
 
-def run(out: Path, methods: Sequence[Any], policy: ScriptedPolicy, config: InferenceConfig = SMALL, executor: LocalExecutor = QUIET) -> Any:
+def run(
+    out: Path,
+    methods: Sequence[Any],
+    policy: ScriptedPolicy,
+    config: SearchConfig = SMALL,
+    executor: LocalExecutor = QUIET,
+) -> Any:
     return run_search(PROBLEMS, policy, guide(random_worth), out, methods, config, executor)
 
 
@@ -473,7 +603,10 @@ def test_methods_of_one_search_share_its_rows_and_are_compared_problem_by_proble
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert len(rows) == len(METHODS) * len(PROBLEMS)
     with Run.read(tmp_path) as done:
-        assert done.num_rows == len({method.search for method in METHODS.values()}) * len(PROBLEMS) and done.is_finished
+        assert (
+            done.num_rows == len({method.search for method in METHODS.values()}) * len(PROBLEMS)
+            and done.is_finished
+        )
         results = [SearchResult.from_row(row) for row in done.rows()]
         assert json.loads(json.dumps([result.to_row() for result in results])) == list(done.rows())
     for report in reports:
@@ -483,7 +616,9 @@ def test_methods_of_one_search_share_its_rows_and_are_compared_problem_by_proble
         if report.difference:
             assert report.difference.mean == pytest.approx((sum(right) - sum(first)) / len(right))
         assert report.total_tokens == report.policy_tokens + report.prm_tokens
-    assert [item["method"] for item in json.loads((tmp_path / "results.json").read_text())["methods"]] == list(METHODS)
+    assert [
+        item["method"] for item in json.loads((tmp_path / "results.json").read_text())["methods"]
+    ] == list(METHODS)
 
 
 def test_a_run_picks_by_the_sharpness_that_it_is_told(tmp_path: Path) -> None:
@@ -491,13 +626,18 @@ def test_a_run_picks_by_the_sharpness_that_it_is_told(tmp_path: Path) -> None:
     worth = guide(lambda _, text: 0.4 if text[0] == "a" else 0.5)
     picked = {}
     for sharpness in (0.0, 3.0, 20.0):
-        config = InferenceConfig(num_samples=2, branching=1, tau=0.4, sharpness=sharpness)
-        run_search([problem()], policy, worth, tmp_path / str(sharpness), ("tree-vote", "tree"), config, QUIET)
-        rows = [json.loads(line) for line in (tmp_path / str(sharpness) / "results.jsonl").read_text().splitlines()]
+        config = SearchConfig(num_samples=2, branching=1, tau=0.4, sharpness=sharpness)
+        run_search(
+            [problem()], policy, worth, tmp_path / str(sharpness), ("tree-vote", "tree"), config, QUIET
+        )
+        rows = [
+            json.loads(line)
+            for line in (tmp_path / str(sharpness) / "results.jsonl").read_text().splitlines()
+        ]
         picked[sharpness] = [row["answer"] for row in rows]
     assert picked == {0.0: ["1", "2"], 3.0: ["1", "2"], 20.0: ["2", "2"]}
     with pytest.raises(ValueError, match="sharpness must be at least 0 and finite; -1 was given"):
-        InferenceConfig(sharpness=-1)
+        SearchConfig(sharpness=-1)
 
 
 def test_a_search_that_is_stopped_anywhere_goes_on_and_ends_alike(tmp_path: Path) -> None:
@@ -535,7 +675,9 @@ def test_a_failed_problem_is_owed_and_nothing_is_reported(tmp_path: Path) -> Non
             raise RuntimeError("the PRM is gone")
         return random_worth(question, text)
 
-    reports, num_failed = run_search(PROBLEMS, random_policy(0), guide(failing), tmp_path, ["beam"], SMALL, QUIET)
+    reports, num_failed = run_search(
+        PROBLEMS, random_policy(0), guide(failing), tmp_path, ["beam"], SMALL, QUIET
+    )
     assert (reports, num_failed) == ([], 2) and not (tmp_path / "results.json").exists()
     reports, num_failed = run(tmp_path, ["beam"], random_policy(0))
     assert num_failed == 0 and reports[0].accuracy.num_problems == len(PROBLEMS)
@@ -544,7 +686,10 @@ def test_a_failed_problem_is_owed_and_nothing_is_reported(tmp_path: Path) -> Non
 def test_a_run_is_of_one_configuration_and_takes_further_methods(tmp_path: Path) -> None:
     run(tmp_path, ["beam"], random_policy(0))
     policy = random_policy(0)
-    assert [report.method for report in run(tmp_path, ["beam-vote", "beam"], policy)[0]] == ["beam-vote", "beam"]
+    assert [report.method for report in run(tmp_path, ["beam-vote", "beam"], policy)[0]] == [
+        "beam-vote",
+        "beam",
+    ]
     assert policy.requests == []
     with pytest.raises(ConfigDiffers, match=r"inference.branching: 2 there, 4 here"):
         run(tmp_path, ["beam"], random_policy(0), replace(SMALL, branching=4))
@@ -560,7 +705,7 @@ def test_a_run_is_of_one_configuration_and_takes_further_methods(tmp_path: Path)
 )
 def test_settings_that_mean_nothing_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        InferenceConfig(**changes)
+        SearchConfig(**changes)
 
 
 def test_unknown_methods_are_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -592,12 +737,14 @@ def lab_prm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.mark.skipif(not (LAB_POLICY / "config.json").exists(), reason="the lab policy is not part of this installation")
+@pytest.mark.skipif(
+    not (LAB_POLICY / "config.json").exists(), reason="the lab policy is not part of this installation"
+)
 def test_the_lab_policy_is_searched_and_the_prm_s_tokens_are_its_own(lab_prm: Path) -> None:
     policy, prm = load_policy("lab", device="cpu"), TaggedPRM.load(lab_prm, "cpu")
     items = load_problems("lab:test?num=3")
     exact = LoadedPRM(str(lab_prm), FamilyConfig(), "cpu").guide()
-    config = InferenceConfig(num_samples=4, branching=2, max_tokens=128)
+    config = SearchConfig(num_samples=4, branching=2, max_tokens=128)
     for search in SEARCHES:
         results = search(policy, items, exact, config)
         assert all(item.is_finished for result in results for item in result.found)
@@ -612,7 +759,10 @@ def test_the_lab_policy_is_searched_and_the_prm_s_tokens_are_its_own(lab_prm: Pa
 @pytest.mark.filterwarnings("error")
 def test_other_processes_get_a_prm_of_their_own_and_the_same_one(lab_prm: Path, tmp_path: Path) -> None:
     directory = shutil.copytree(lab_prm, tmp_path / "prm")
-    policy, prm = ScriptedPolicy({"": {"a\n": 0.5, "b\n": 0.5}}), LoadedPRM(str(directory), FamilyConfig(), "cpu")
+    policy, prm = (
+        ScriptedPolicy({"": {"a\n": 0.5, "b\n": 0.5}}),
+        LoadedPRM(str(directory), FamilyConfig(), "cpu"),
+    )
     work = SearchWork(policy, PROBLEMS, "beam", prm.guide(), SMALL)
     with Run.open(tmp_path / "run", "search", {}) as run:
         parcel = parcel_of(run, work, 2)
@@ -625,8 +775,12 @@ def test_other_processes_get_a_prm_of_their_own_and_the_same_one(lab_prm: Path, 
         pickle.loads(parcel)
 
 
-@pytest.mark.skipif(not (LAB_POLICY / "config.json").exists(), reason="the lab policy is not part of this installation")
-def test_the_command_of_the_page_runs(lab_prm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(
+    not (LAB_POLICY / "config.json").exists(), reason="the lab policy is not part of this installation"
+)
+def test_the_command_of_the_page_runs(
+    lab_prm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = (ROOT / "docs" / "search.md").read_text()
     (line,) = re.findall(r"^    forkpoint (search .*)$", page, re.MULTILINE)
     arguments = shlex.split(line.replace("PRM", str(lab_prm)).replace("OUT", str(tmp_path / "out")))

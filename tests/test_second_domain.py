@@ -39,22 +39,37 @@ QUIET = LocalExecutor(chunk_size=8, progress=False)
 TREE = TreeConfig(num_leaves=8, tau=0.5)
 EVALUATION = EvaluateConfig(num_samples=4)
 TRAINING = TrainConfig(
-    learning_rate=3e-3, num_epochs=3, packing="flat", batch_size=16, micro_batch_size=16, format=PRMFormat(tag="#", max_length=1024)
+    learning_rate=3e-3,
+    num_epochs=3,
+    packing="flat",
+    batch_size=16,
+    micro_batch_size=16,
+    format=PRMFormat(tag="#", max_length=1024),
 )
 DOCUMENT = Path(__file__).parents[1] / "docs" / "second_domain.md"
 
 
-def labelled(problems: Sequence[Problem], policy: ScriptedPolicy, out: Path, value: str) -> list[LabelledSolution]:
+def labelled(
+    problems: Sequence[Problem], policy: ScriptedPolicy, out: Path, value: str
+) -> list[LabelledSolution]:
     label_problems(problems, policy, out, TREE, LabelConfig(value=value), QUIET)
     return list(read_labelled(out / LABELS))
 
 
 def evaluated(
-    problems: Sequence[Problem], policy: ScriptedPolicy, out: Path, scorer: Scorer, threshold_problems: Sequence[Problem] = ()
+    problems: Sequence[Problem],
+    policy: ScriptedPolicy,
+    out: Path,
+    scorer: Scorer,
+    threshold_problems: Sequence[Problem] = (),
 ) -> tuple[Evaluation, dict[tuple[str, str, str | None], float]]:
     """The evaluation, and accuracies at the largest N by sampler, selection and aggregate."""
-    evaluation = evaluate_policy(problems, policy, out, EVALUATION, TREE, QUIET, scorer, TRAINING.format, threshold_problems)
-    largest = [row for row in evaluation.rows if row["n"] == EVALUATION.num_samples or row["select"] == "greedy"]
+    evaluation = evaluate_policy(
+        problems, policy, out, EVALUATION, TREE, QUIET, scorer, TRAINING.format, threshold_problems
+    )
+    largest = [
+        row for row in evaluation.rows if row["n"] == EVALUATION.num_samples or row["select"] == "greedy"
+    ]
     return evaluation, {(row["sampler"], row["select"], row["aggregate"]): row["accuracy"] for row in largest}
 
 
@@ -85,7 +100,9 @@ def pupil_lines(shuffle: Shuffle) -> Iterator[tuple[str, dict[str, float]]]:
 def pupil(problems: Sequence[Problem]) -> ScriptedPolicy:
     scripts = {problem.question: dict(pupil_lines(shuffle_of(problem))) for problem in problems}
     words = {line for script in scripts.values() for probs in script.values() for line in probs}
-    return ScriptedPolicy(lambda question, text: scripts[question].get(text, {"<end>": 1.0}), words=sorted(words), name="pupil")
+    return ScriptedPolicy(
+        lambda question, text: scripts[question].get(text, {"<end>": 1.0}), words=sorted(words), name="pupil"
+    )
 
 
 def shuffle_of(problem: Problem) -> Shuffle:
@@ -103,16 +120,26 @@ class Oracle:
         self._stories = {problem.question: lab_story(problem.id) for problem in problems}
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
-        wrong = [first_wrong_step(self._stories[question], its_steps) for question, its_steps in zip(questions, steps, strict=True)]
-        return [[float(first < 0 or idx < first) for idx in range(len(its_steps))] for first, its_steps in zip(wrong, steps, strict=True)]
+        wrong = [
+            first_wrong_step(self._stories[question], its_steps)
+            for question, its_steps in zip(questions, steps, strict=True)
+        ]
+        return [
+            [float(first < 0 or idx < first) for idx in range(len(its_steps))]
+            for first, its_steps in zip(wrong, steps, strict=True)
+        ]
 
 
 def test_hard_labels_of_shuffles_are_what_the_oracle_says_of_their_steps(tmp_path: Path) -> None:
-    problems = load_problems("lab-shuffle:train?num=12&level=easy&seed=2") + load_problems("lab-shuffle:train?num=4")
+    problems = load_problems("lab-shuffle:train?num=12&level=easy&seed=2") + load_problems(
+        "lab-shuffle:train?num=4"
+    )
     truth = Oracle(problems)
     solutions = labelled(problems, pupil(problems), tmp_path / "run", "hit")
     for solution in solutions:
-        assert [[label.value for label in solution.labels]] == truth.score([solution.question], [solution.steps])
+        assert [[label.value for label in solution.labels]] == truth.score(
+            [solution.question], [solution.steps]
+        )
     assert sum(not solution.is_correct for solution in solutions) > len(problems)
     assert len({solution.problem_id for solution in solutions if solution.is_correct}) == len(problems)
 
@@ -127,17 +154,24 @@ def test_soft_labels_of_shuffles_count_the_leaves_below(tmp_path: Path) -> None:
             assert [label.value for label in solution.labels] == pytest.approx(expected)
         else:
             first_wrong = first_wrong_step(lab_story(solution.problem_id), solution.steps)
-            assert [label.value for label in solution.labels[first_wrong:]] == [0.0] * (len(solution.steps) - first_wrong)
+            assert [label.value for label in solution.labels[first_wrong:]] == [0.0] * (
+                len(solution.steps) - first_wrong
+            )
 
 
 def test_shuffles_are_trained_on_and_evaluated_and_the_oracle_measures_first_errors(tmp_path: Path) -> None:
-    problems, others = load_problems("lab-shuffle:test?num=6&level=easy"), load_problems("lab-shuffle:valid?num=6&level=easy")
+    problems, others = (
+        load_problems("lab-shuffle:test?num=6&level=easy"),
+        load_problems("lab-shuffle:valid?num=6&level=easy"),
+    )
     policy = pupil(problems + others)
     labelled(others, policy, tmp_path / "run", "mean")
     base = make_checkpoint(tmp_path / "base", initializer_range=0.1, max_position_embeddings=1024)
     report = train_prm(tmp_path / "run" / LABELS, str(base), tmp_path / "prm", TRAINING)
     assert report.num_refused == 0 and report.num_steps >= 3
-    evaluation, accuracy = evaluated(problems, policy, tmp_path / "trained", load_prm(tmp_path / "prm"), others)
+    evaluation, accuracy = evaluated(
+        problems, policy, tmp_path / "trained", load_prm(tmp_path / "prm"), others
+    )
     assert accuracy["edu", "oracle", None] == 1.0
     assert 0 <= accuracy["edu", "best", "min"] <= 1
     assert evaluation.first_error is not None and evaluation.first_error.num_solutions == 24
@@ -196,12 +230,22 @@ def test_a_prm_learns_from_tests_to_pick_the_programs_that_pass(tmp_path: Path) 
     label_problems(tasks(THINGS[:8]), policy, tmp_path / "run", TEXT_TREE, LabelConfig(), QUIET)
     base = make_checkpoint(tmp_path / "base", initializer_range=0.1)
     config = TrainConfig(
-        learning_rate=1e-2, num_epochs=30, packing="flat", batch_size=16, micro_batch_size=16, format=PRMFormat(tag="#", max_length=256)
+        learning_rate=1e-2,
+        num_epochs=30,
+        packing="flat",
+        batch_size=16,
+        micro_batch_size=16,
+        format=PRMFormat(tag="#", max_length=256),
     )
     train_prm(tmp_path / "run" / LABELS, str(base), tmp_path / "prm", config)
     prm, problems = load_prm(tmp_path / "prm"), tasks(THINGS[8:])
-    evaluation = evaluate_policy(problems, policy, tmp_path / "eval", EVALUATION, TEXT_TREE, QUIET, prm, prm.format)
-    accuracy = {(row["sampler"], row["select"], row["aggregate"], row["n"]): row["accuracy"] for row in evaluation.rows}
+    evaluation = evaluate_policy(
+        problems, policy, tmp_path / "eval", EVALUATION, TEXT_TREE, QUIET, prm, prm.format
+    )
+    accuracy = {
+        (row["sampler"], row["select"], row["aggregate"], row["n"]): row["accuracy"]
+        for row in evaluation.rows
+    }
     assert accuracy["ht", "greedy", None, 1] == accuracy["edu", "majority", None, 4] == 0.0
     assert accuracy["edu", "best", "min", 4] == accuracy["edu", "oracle", None, 4] == 1.0
 
@@ -212,7 +256,9 @@ def test_the_commands_of_the_document_run(tmp_path: Path) -> None:
     (tmp_path / "tasks.jsonl").write_text(task + "\n")
     (tmp_path / "answers.jsonl").write_text(answer + "\n")
     policy = make_checkpoint(tmp_path / "policy", max_position_embeddings=1024)
-    commands = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    commands = [
+        line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()
+    ]
     assert len(commands) == 6
     for command in commands:
         arguments = shlex.split(command.replace("POLICY", str(policy)).replace("OUT/", f"{tmp_path}/"))
@@ -223,7 +269,10 @@ def test_the_commands_of_the_document_run(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_document_is_a_problem_of_the_lab_with_its_solution() -> None:
-    question, solution = (" ".join(block.split()) for block in re.findall(r"(?:^    .*\n)+", DOCUMENT.read_text(), re.MULTILINE)[:2])
+    question, solution = (
+        " ".join(block.split())
+        for block in re.findall(r"(?:^    .*\n)+", DOCUMENT.read_text(), re.MULTILINE)[:2]
+    )
     (problem,) = load_problems("lab-shuffle:easy?num=1")
     assert question == problem.question
     assert solution == " ".join(shuffle_of(problem).solution.split())

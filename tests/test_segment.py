@@ -36,7 +36,11 @@ def test_tokens_at_covers_each_step_with_the_fewest_tokens() -> None:
     texts = ["ab", "\n", "c", "d\ne", "f", ""]
     steps = newline_steps("".join(texts))
     assert steps == ("ab\n", "cd\n", "ef")
-    assert tokens_at(texts, steps) == (2, 4, 6)  # the token "d\ne" ends beyond the second step and is counted in
+    assert tokens_at(texts, steps) == (
+        2,
+        4,
+        6,
+    )  # the token "d\ne" ends beyond the second step and is counted in
 
 
 def test_anchors_are_above_tau_and_never_symbols() -> None:

@@ -29,7 +29,7 @@ from forkpoint.prms.layout import PRMFormat
 from forkpoint.prms.remote import RemotePRM
 from forkpoint.records import Problem
 from forkpoint.runs import LocalExecutor
-from forkpoint.select import AGGREGATES, aggregate
+from forkpoint.select import AGGREGATES, Aggregate, aggregate
 from forkpoint.serve.batching import ServedPRM
 from forkpoint.serve.config import ServeConfig
 from forkpoint.serve.server import Server
@@ -64,20 +64,26 @@ class HeldPRM:
         if "model fails" in questions:
             raise RuntimeError("a secret of the model")
         return [
-            [float("nan") if question == "nan" else len(step) / 100 for step in its_steps][: 1 if question == "one short" else None]
+            [float("nan") if question == "nan" else len(step) / 100 for step in its_steps][
+                : 1 if question == "one short" else None
+            ]
             for question, its_steps in zip(questions, steps, strict=True)
         ]
 
 
 @contextmanager
-def running(prm: ServedPRM, config: ServeConfig | None = None, token: str | None = None) -> Iterator[tuple[httpx2.Client, Server]]:
+def running(
+    prm: ServedPRM, config: ServeConfig | None = None, token: str | None = None
+) -> Iterator[tuple[httpx2.Client, Server]]:
     """A server on a free port, in a thread; a `HeldPRM` is let go at the end."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(prm, config or ServeConfig(), token)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            with httpx2.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
+            with httpx2.Client(
+                base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60
+            ) as client:
                 yield client, server
         finally:
             if isinstance(prm, HeldPRM):
@@ -114,36 +120,61 @@ def served(prm: ServedPRM) -> Iterator[httpx2.Client]:
 
 
 @pytest.mark.parametrize("how", AGGREGATES)
-def test_scores_over_http_are_the_local_scores_to_the_bit(how: str, prm: ServedPRM, served: httpx2.Client) -> None:
+def test_scores_over_http_are_the_local_scores_to_the_bit(
+    how: Aggregate, prm: ServedPRM, served: httpx2.Client
+) -> None:
     questions, steps = solutions(12)
-    items = [{"problem": question, "steps": its_steps} for question, its_steps in zip(questions, steps, strict=True)]
+    items = [
+        {"problem": question, "steps": its_steps}
+        for question, its_steps in zip(questions, steps, strict=True)
+    ]
     answer = served.post("/score", json={"items": items, "aggregate": how}).json()
     scores = prm.score(questions, steps)
     assert [item["step_scores"] for item in answer["items"]] == scores
-    assert [item["score"] for item in answer["items"]] == [aggregate(its_scores, how) for its_scores in scores]  # type: ignore[arg-type]
+    assert [item["score"] for item in answer["items"]] == [
+        aggregate(its_scores, how) for its_scores in scores
+    ]
     one = served.post("/score", json={**items[0], "aggregate": how}).json()
     (alone,) = prm.score(questions[:1], steps[:1])
-    expected = {"steps": steps[0], "step_scores": alone, "score": aggregate(alone, how), "aggregate": how, "model": prm.name}  # type: ignore[arg-type]
+    expected = {
+        "steps": steps[0],
+        "step_scores": alone,
+        "score": aggregate(alone, how),
+        "aggregate": how,
+        "model": prm.name,
+    }
     assert one == expected
 
 
 def test_a_solution_is_cut_at_line_ends_and_the_saved_aggregate_is_the_default(served: httpx2.Client) -> None:
     text = "1+1=2\n\nThe answer is 2"
     whole = served.post("/score", json={"problem": "1+1?", "solution": text}).json()
-    assert whole == served.post("/score", json={"problem": "1+1?", "steps": list(newline_steps(text)), "aggregate": "min"}).json()
+    assert (
+        whole
+        == served.post(
+            "/score", json={"problem": "1+1?", "steps": list(newline_steps(text)), "aggregate": "min"}
+        ).json()
+    )
     assert whole["steps"] == ["1+1=2\n\n", "The answer is 2"]
 
 
 def test_reranking_orders_solutions_by_their_aggregate(prm: ServedPRM, served: httpx2.Client) -> None:
     documents = ["1+1=3\nso 3", "1+1=2\nso 2", "who knows", "1+1=3\nso 3"]
-    scores = [aggregate(its_scores, "prod") for its_scores in prm.score(["1+1?"] * 4, [newline_steps(text) for text in documents])]
+    scores = [
+        aggregate(its_scores, "prod")
+        for its_scores in prm.score(["1+1?"] * 4, [newline_steps(text) for text in documents])
+    ]
     asked = {"model": prm.name, "query": "1+1?", "documents": documents, "aggregate": "prod"}
     answer = served.post("/v1/rerank", json=asked).json()
     order = sorted(range(4), key=lambda idx: -scores[idx])
     assert answer["results"] == [{"index": idx, "relevance_score": scores[idx]} for idx in order]
-    assert answer["usage"]["total_tokens"] == sum(prm.num_tokens("1+1?", newline_steps(text)) for text in documents)
+    assert answer["usage"]["total_tokens"] == sum(
+        prm.num_tokens("1+1?", newline_steps(text)) for text in documents
+    )
     best = served.post("/v1/rerank", json={**asked, "top_n": 1, "return_documents": True}).json()["results"]
-    assert best == [{"index": order[0], "relevance_score": scores[order[0]], "document": {"text": documents[order[0]]}}]
+    assert best == [
+        {"index": order[0], "relevance_score": scores[order[0]], "document": {"text": documents[order[0]]}}
+    ]
 
 
 def test_what_is_cut_otherwise_than_at_line_ends_is_cut_so_or_refused() -> None:
@@ -152,7 +183,10 @@ def test_what_is_cut_otherwise_than_at_line_ends_is_cut_so_or_refused() -> None:
         whole.may_score.set()
         assert client.post("/score", json={"problem": "q", "solution": "a\nb"}).json()["steps"] == ["a\nb"]
     with running(entropic) as (client, _):
-        for path, body in (("/score", {"problem": "q", "solution": "a"}), ("/v1/rerank", {"query": "q", "documents": ["a"]})):
+        for path, body in (
+            ("/score", {"problem": "q", "solution": "a"}),
+            ("/v1/rerank", {"query": "q", "documents": ["a"]}),
+        ):
             refusal = client.post(path, json=body)
             assert refusal.status_code == 422 and "entropy steps" in refusal.json()["detail"]
 
@@ -172,9 +206,17 @@ def test_what_is_cut_otherwise_than_at_line_ends_is_cut_so_or_refused() -> None:
         ({"items": []}, 422, "at least 1 item"),
         ({"items": [ONE] * 257}, 422, "at most 256"),
         ({"items": [ONE, {"problem": "q"}]}, 422, "body.items.1.steps: Field required"),
-        ({"items": [ONE, {"problem": "q", "steps": ["a" * 3000]}]}, 422, "items.1: the solution takes 3003 tokens"),
+        (
+            {"items": [ONE, {"problem": "q", "steps": ["a" * 3000]}]},
+            422,
+            "items.1: the solution takes 3003 tokens",
+        ),
         ({"problem": "\ud800", "steps": ["a"]}, 422, "body.problem: Value error, half of a surrogate pair"),
-        ({"problem": "q", "steps": ["a", "\udc00"]}, 422, "body.steps.1: Value error, half of a surrogate pair"),
+        (
+            {"problem": "q", "steps": ["a", "\udc00"]},
+            422,
+            "body.steps.1: Value error, half of a surrogate pair",
+        ),
         ({"problem": "q", "steps": ["a"], "\ud800" * 999: 1}, 422, "unicode"),
         ([], 422, "valid dictionary"),
         (None, 422, "body: Field required"),
@@ -184,7 +226,9 @@ def test_what_is_cut_otherwise_than_at_line_ends_is_cut_so_or_refused() -> None:
         (b"\xff\xfe\xfd", 400, "parsing the body"),
     ],
 )
-def test_bad_input_is_refused_with_the_reason(body: Any, status: int, message: str, served: httpx2.Client) -> None:
+def test_bad_input_is_refused_with_the_reason(
+    body: Any, status: int, message: str, served: httpx2.Client
+) -> None:
     content = body if isinstance(body, str | bytes) else b"" if body is None else json.dumps(body)
     refusal = served.post("/score", content=content, headers={"Content-Type": "application/json"})
     assert refusal.status_code == status, refusal.text
@@ -195,7 +239,9 @@ def test_bad_input_is_refused_with_the_reason(body: Any, status: int, message: s
 def test_concurrent_clients_get_their_own_scores(prm: ServedPRM, served: httpx2.Client) -> None:
     questions, steps = solutions(40)
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda pair: ask(served, pair[0], *pair[1]).json(), zip(questions, steps, strict=True)))
+        answers = list(
+            pool.map(lambda pair: ask(served, pair[0], *pair[1]).json(), zip(questions, steps, strict=True))
+        )
     for answer, its_steps, its_scores in zip(answers, steps, prm.score(questions, steps), strict=True):
         assert answer["steps"] == its_steps
         assert answer["step_scores"] == pytest.approx(its_scores, abs=1e-5)
@@ -257,7 +303,9 @@ def test_the_work_of_a_client_that_left_is_dropped() -> None:
         body = json.dumps(ONE).encode()
         with socket.create_connection(address(client)) as connection:
             connection.sendall(
-                b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+                b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+                % len(body)
+                + body
             )
             eventually(lambda: server.batcher.num_waiting == 1)
         eventually(lambda: server.batcher.num_waiting == 0)
@@ -281,7 +329,10 @@ def test_a_body_over_the_limit_is_refused_and_one_at_it_is_not() -> None:
 
 
 def test_a_body_that_does_not_arrive_is_not_waited_for() -> None:
-    with running(HeldPRM(), ServeConfig(timeout_s=0.1)) as (client, _), socket.create_connection(address(client)) as connection:
+    with (
+        running(HeldPRM(), ServeConfig(timeout_s=0.1)) as (client, _),
+        socket.create_connection(address(client)) as connection,
+    ):
         connection.sendall(HEAD % 100 + b'{"problem')
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
 
@@ -291,7 +342,12 @@ def test_a_token_is_needed_everywhere_but_for_health() -> None:
     prm.may_score.set()
     with running(prm, token="s3cret") as (client, _):
         assert client.get("/health").json() == {"status": "ready", "model": "held"}
-        for sent in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic s3cret"}, {"Authorization": "Bearer s3cret2"}):
+        for sent in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "Basic s3cret"},
+            {"Authorization": "Bearer s3cret2"},
+        ):
             for path in ("/v1/models", "/metrics", "/openapi.json", "/nothing"):
                 assert client.get(path, headers=sent).status_code == 401
             refusal = client.post("/score", content=b"{", headers=sent)
@@ -302,7 +358,9 @@ def test_a_token_is_needed_everywhere_but_for_health() -> None:
         assert RemotePRM(str(client.base_url), token="s3cret").score(["q"], [["a"]]) == [[0.01]]
 
 
-def test_the_token_comes_from_the_environment_or_a_file_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_comes_from_the_environment_or_a_file_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "token"
     file.write_text("from-file\n")
     monkeypatch.setenv("SERVE_TOKEN", "from-env")
@@ -311,7 +369,10 @@ def test_the_token_comes_from_the_environment_or_a_file_or_not_at_all(tmp_path: 
     assert ServeConfig().read_token() is None
     monkeypatch.setenv("SERVE_TOKEN", " ")
     file.write_text("two words")
-    for config, place in ((ServeConfig(token_env="SERVE_TOKEN"), "SERVE_TOKEN"), (ServeConfig(token_file=file), str(file))):
+    for config, place in (
+        (ServeConfig(token_env="SERVE_TOKEN"), "SERVE_TOKEN"),
+        (ServeConfig(token_file=file), str(file)),
+    ):
         with pytest.raises(ValueError, match=f"{place} holds no token"):
             config.read_token()
 
@@ -333,7 +394,9 @@ def test_impossible_configurations_are_refused(arguments: dict[str, Any], messag
 
 
 @pytest.mark.parametrize("problem", ["model fails", "nan", "one short", "tokenizer fails"])
-def test_a_failure_of_the_model_is_an_id_for_its_request_and_nothing_for_the_others(problem: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_of_the_model_is_an_id_for_its_request_and_nothing_for_the_others(
+    problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
     prm = HeldPRM()
     with running(prm) as (client, server), ThreadPoolExecutor(5) as pool:
         answers = [pool.submit(ask, client, "running")]
@@ -368,9 +431,19 @@ def test_metrics_count_what_happened() -> None:
         assert samples["forkpoint_requests_total", "/score", "200"] == 1
         assert samples["forkpoint_requests_total", "/score", "422"] == 1
         assert samples["forkpoint_requests_total", "404", "other"] == 1
-        assert samples["forkpoint_request_seconds_count", "/score"] == samples["forkpoint_request_seconds_bucket", "+Inf", "/score"] == 2
-        assert (samples["forkpoint_batch_solutions_count",], samples["forkpoint_batch_solutions_sum",]) == (1, 3)
-        assert (samples["forkpoint_scored_solutions_total",], samples["forkpoint_scored_steps_total",]) == (3, 6)
+        assert (
+            samples["forkpoint_request_seconds_count", "/score"]
+            == samples["forkpoint_request_seconds_bucket", "+Inf", "/score"]
+            == 2
+        )
+        assert (samples["forkpoint_batch_solutions_count",], samples["forkpoint_batch_solutions_sum",]) == (
+            1,
+            3,
+        )
+        assert (samples["forkpoint_scored_solutions_total",], samples["forkpoint_scored_steps_total",]) == (
+            3,
+            6,
+        )
         assert samples["forkpoint_scored_tokens_total",] == 3 * prm.num_tokens(ONE["problem"], ONE["steps"])  # type: ignore[arg-type]
         assert samples["forkpoint_queue_solutions",] == 0
         assert "secret-path" not in exposition.text
@@ -396,7 +469,9 @@ def test_a_stopping_server_answers_what_it_accepted_and_refuses_the_rest() -> No
 def test_a_terminated_process_has_told_its_address_and_goes_quietly(prm: ServedPRM, tmp_path: Path) -> None:
     path = make_prm(tmp_path / "prm")
     code = "import sys; from forkpoint.serve import *; serve(sys.argv[1], ServeConfig(port=0), on_ready=lambda url: print(url, flush=True))"
-    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None and process.stderr is not None
     url = process.stdout.readline().strip()
     questions, steps = solutions(3)
@@ -408,7 +483,13 @@ def test_a_terminated_process_has_told_its_address_and_goes_quietly(prm: ServedP
 
 
 def test_a_remote_prm_is_the_local_one(tmp_path: Path) -> None:
-    saved = PRMFormat(tag="#", segmentation="entropy", rule=AnchorRule(tau=0.7, min_gap=2), aggregate="prod", template="Q: {question} A: ")
+    saved = PRMFormat(
+        tag="#",
+        segmentation="entropy",
+        rule=AnchorRule(tau=0.7, min_gap=2),
+        aggregate="prod",
+        template="Q: {question} A: ",
+    )
     local = load_prm(make_prm(tmp_path, saved))
     questions, steps = solutions(20)
     with running(local) as (client, _):
@@ -422,7 +503,10 @@ def test_a_remote_prm_is_the_local_one(tmp_path: Path) -> None:
 
 def test_a_remote_prm_cuts_its_requests_to_the_limits(prm: ServedPRM) -> None:
     questions, steps = solutions(20)
-    longest = max(len(json.dumps({"items": [{"problem": q, "steps": s}]})) for q, s in zip(questions, steps, strict=True))
+    longest = max(
+        len(json.dumps({"items": [{"problem": q, "steps": s}]}))
+        for q, s in zip(questions, steps, strict=True)
+    )
     with running(prm, ServeConfig(max_body_bytes=longest)) as (client, _):
         found = RemotePRM(str(client.base_url)).score(questions, steps)
         for its_scores, expected in zip(found, prm.score(questions, steps), strict=True):
@@ -455,7 +539,8 @@ def test_a_remote_prm_comes_back_to_a_busy_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reply", "message"), [(b"<html>", "not JSON"), (b"{}", "does not say"), (b'{"data": [{"id": "gpt"}]}', "does not say")]
+    ("reply", "message"),
+    [(b"<html>", "not JSON"), (b"{}", "does not say"), (b'{"data": [{"id": "gpt"}]}', "does not say")],
 )
 def test_what_is_no_forkpoint_is_told_from_one(reply: bytes, message: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -464,7 +549,9 @@ def test_what_is_no_forkpoint_is_told_from_one(reply: bytes, message: str) -> No
             connection, _ = listener.accept()
             with connection:
                 connection.recv(4096)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(reply) + reply)
+                connection.sendall(
+                    b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(reply) + reply
+                )
 
         thread = threading.Thread(target=answer)
         thread.start()
@@ -473,7 +560,9 @@ def test_what_is_no_forkpoint_is_told_from_one(reply: bytes, message: str) -> No
         thread.join()
 
 
-def test_an_evaluation_finds_the_same_with_a_remote_prm(prm: ServedPRM, served: httpx2.Client, tmp_path: Path) -> None:
+def test_an_evaluation_finds_the_same_with_a_remote_prm(
+    prm: ServedPRM, served: httpx2.Client, tmp_path: Path
+) -> None:
     script = {
         "": {"one\n": 0.6, "two\n": 0.4},
         "one\n": {"The answer is 1": 0.55, "The answer is 2": 0.45},
@@ -493,10 +582,15 @@ def test_an_evaluation_finds_the_same_with_a_remote_prm(prm: ServedPRM, served: 
 def test_serving_without_its_packages_says_what_to_install(tmp_path: Path) -> None:
     code = "import sys; sys.modules['uvicorn'] = None; from forkpoint.serve import *; serve(sys.argv[1], ServeConfig())"
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-    assert "MissingPackageError: serving needs uvicorn, which is not installed: pip install 'forkpoint[serve]'" in done.stderr
+    assert (
+        "MissingPackageError: serving needs uvicorn, which is not installed: pip install 'forkpoint[serve]'"
+        in done.stderr
+    )
 
 
 def test_importing_the_package_for_its_configuration_loads_no_web_framework() -> None:
     code = "import sys, forkpoint.serve; print(sorted({'fastapi', 'uvicorn', 'httpx2', 'torch', 'prometheus_client'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
     assert done.stdout.strip() == "[]"

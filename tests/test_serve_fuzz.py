@@ -26,6 +26,15 @@ def test_every_answer_is_one_that_the_interface_declares(tmp_path: Path) -> None
             "--header",
             "Authorization: Bearer s3cret",
         ]
-        command += ["--checks", "all", "--max-examples", "20", "--generation-deterministic", "--suppress-health-check", "all", "--no-color"]
+        command += [
+            "--checks",
+            "all",
+            "--max-examples",
+            "20",
+            "--generation-deterministic",
+            "--suppress-health-check",
+            "all",
+            "--no-color",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 0 and "Tested: 5" in done.stdout, done.stdout + done.stderr

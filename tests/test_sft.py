@@ -29,7 +29,10 @@ def row(prompt: str, completion: str) -> SFTRow:
     return SFTRow(tuple(tokenizer.encode(prompt)), (*tokenizer.encode(completion), 1))
 
 
-ROWS = [row(f"{question}\n", f"so {question[0]}, {question[2]}\n" * (1 + idx % 2)) for idx, question in enumerate(QUESTIONS)]
+ROWS = [
+    row(f"{question}\n", f"so {question[0]}, {question[2]}\n" * (1 + idx % 2))
+    for idx, question in enumerate(QUESTIONS)
+]
 NUM_STEPS = 12  # 16 rows, 4 at a time, 3 times
 
 
@@ -38,7 +41,9 @@ def base_at(tmp_path: Path) -> Path:
     return path if path.exists() else make_checkpoint(path, initializer_range=0.1)
 
 
-def tuned(tmp_path: Path, name: str, config: SFTConfig = CONFIG, on_step: Any = None) -> tuple[Path, SFTReport]:
+def tuned(
+    tmp_path: Path, name: str, config: SFTConfig = CONFIG, on_step: Any = None
+) -> tuple[Path, SFTReport]:
     return tmp_path / name, fine_tune(ROWS, base_at(tmp_path), tmp_path / name, config, on_step=on_step)
 
 
@@ -60,7 +65,10 @@ def test_only_completion_tokens_have_labels_the_end_token_among_them() -> None:
     batch = collate([masked(SFTRow((5, 6, 7), (8, 1))), masked(SFTRow((5,), (9, 9, 9, 1)))])
     assert batch["input_ids"].tolist() == [[5, 6, 7, 8, 1], [5, 9, 9, 9, 1]]
     assert batch["labels"].tolist() == [[IGNORED, IGNORED, IGNORED, 8, 1], [IGNORED, 9, 9, 9, 1]]
-    assert collate([masked(SFTRow((5,), (1,))), masked(SFTRow((5, 6), (1,)))])["attention_mask"].tolist() == [[1, 1, 0], [1, 1, 1]]
+    assert collate([masked(SFTRow((5,), (1,))), masked(SFTRow((5, 6), (1,)))])["attention_mask"].tolist() == [
+        [1, 1, 0],
+        [1, 1, 1],
+    ]
 
 
 def test_no_gradient_reaches_what_the_prompt_or_the_padding_predict() -> None:
@@ -156,7 +164,9 @@ def test_the_new_policy_has_the_template_and_the_end_tokens_of_its_base(tmp_path
     assert new.encode_question("1+1?") == old.encode_question("1+1?")
     assert len(new.encode_question("1+1?")) == 6  # the template has two tokens of its own
     assert new.eos_ids == old.eos_ids == {1, 2}
-    kept = [json.loads((path / "config.json").read_text())["use_cache"] for path in (base, tmp_path / "policy")]
+    kept = [
+        json.loads((path / "config.json").read_text())["use_cache"] for path in (base, tmp_path / "policy")
+    ]
     assert kept == [True, True]
 
 
@@ -167,7 +177,11 @@ def test_the_lab_policy_is_tokenized_as_before(tmp_path: Path) -> None:
     fine_tune([SFTRow(old.encode_question(question), (7, 8, 1))], LAB_POLICY, tmp_path / "policy", config)
     new = load_policy(str(tmp_path / "policy"))
     assert new.encode_question(question) == old.encode_question(question)
-    assert (new.eos_ids, new.max_length, new.num_parameters) == (old.eos_ids, old.max_length, old.num_parameters)
+    assert (new.eos_ids, new.max_length, new.num_parameters) == (
+        old.eos_ids,
+        old.max_length,
+        old.num_parameters,
+    )
     assert new.name != old.name
 
 
@@ -187,7 +201,13 @@ def test_rows_that_do_not_fit_the_model_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"batch_size": 10, "micro_batch_size": 4}, {"learning_rate": 0.0}, {"warmup_share": 1.0}, {"dtype": "float8"}, {"save_every": 0}],
+    [
+        {"batch_size": 10, "micro_batch_size": 4},
+        {"learning_rate": 0.0},
+        {"warmup_share": 1.0},
+        {"dtype": "float8"},
+        {"save_every": 0},
+    ],
 )
 def test_impossible_configurations_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"multiple|above 0|in \[0, 1\)|unknown|at least 1"):

@@ -19,7 +19,7 @@ from forkpoint.records import Problem
 from forkpoint.runs import LocalExecutor, Run
 from forkpoint.solutions.outcomes import TreeOutcome
 from forkpoint.trees.grow import TreeConfig
-from forkpoint.trees.steer import SearchConfig, Steering
+from forkpoint.trees.steer import Steering, SteeringConfig
 
 SCRIPT = {
     "": {"one\n": 0.6, "two\n": 0.4},
@@ -41,12 +41,14 @@ class Doubtful:
         return [[0.1 if "two" in step else 0.9 for step in its_steps] for its_steps in steps]
 
 
-P_EDU = Steering(SearchConfig(prune_below=0.2), Doubtful())
+P_EDU = Steering(SteeringConfig(prune_below=0.2), Doubtful())
 
 
 def test_what_is_pruned_is_journaled_and_counted(tmp_path: Path) -> None:
     plain = label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "plain", TREE, SOFT, QUIET)
-    pruned = label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "pruned", TREE, SOFT, QUIET, steering=P_EDU)
+    pruned = label_problems(
+        PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "pruned", TREE, SOFT, QUIET, steering=P_EDU
+    )
     assert (plain.num_solutions, plain.num_pruned, plain.num_prm_tokens) == (20, 0, 0)
     assert (pruned.num_solutions, pruned.num_pruned) == (15, 5)  # the fork behind `two` is closed
     assert pruned.num_prm_tokens > 0
@@ -61,22 +63,33 @@ def test_what_is_pruned_is_journaled_and_counted(tmp_path: Path) -> None:
 
 def test_a_run_is_of_one_search_and_one_scorer(tmp_path: Path) -> None:
     label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", TREE, SOFT, QUIET, steering=P_EDU)
-    other = replace(P_EDU, search=SearchConfig(prune_below=0.3))
+    other = replace(P_EDU, search=SteeringConfig(prune_below=0.3))
     with pytest.raises(ConfigDiffers, match=r"steering.search.prune_below: 0.2 there, 0.3 here"):
         label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", TREE, SOFT, QUIET, steering=other)
     with pytest.raises(ConfigDiffers, match="steering"):
         label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", TREE, SOFT, QUIET)
     with pytest.raises(ValueError, match="only trees can be pruned"):
-        label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "x", TREE, SOFT, QUIET, plan=RolloutPlan(), steering=P_EDU)
+        label_problems(
+            PROBLEMS,
+            ScriptedPolicy(SCRIPT),
+            tmp_path / "x",
+            TREE,
+            SOFT,
+            QUIET,
+            plan=RolloutPlan(),
+            steering=P_EDU,
+        )
 
 
 def test_an_evaluation_reports_the_prm_s_tokens_and_refuses_gold_answers(tmp_path: Path) -> None:
     policy, config = ScriptedPolicy(SCRIPT), EvaluateConfig(num_samples=4, max_tokens=8)
-    evaluation = evaluate_policy(PROBLEMS, policy, tmp_path / "run", config, TREE, QUIET, Doubtful(), steering=P_EDU)
+    evaluation = evaluate_policy(
+        PROBLEMS, policy, tmp_path / "run", config, TREE, QUIET, Doubtful(), steering=P_EDU
+    )
     assert evaluation.search is not None
     assert evaluation.search["pruned_per_problem"] == 1.0 and evaluation.search["prm_tokens_per_problem"] > 0
     assert write_results(tmp_path, evaluation, {}, policy, {})["search"] == evaluation.search
-    gold = Steering(SearchConfig(expand="mcts", value="outcome"))
+    gold = Steering(SteeringConfig(expand="mcts", value="outcome"))
     with pytest.raises(ValueError, match="reads the gold answers"):
         evaluate_policy(PROBLEMS, policy, tmp_path / "gold", config, TREE, QUIET, steering=gold)
     labelled = label_problems(PROBLEMS, policy, tmp_path / "labels", TREE, SOFT, QUIET, steering=gold)

@@ -25,10 +25,20 @@ from forkpoint.training.config import TrainConfig
 from forkpoint.training.presets import PRESETS, preset_named
 from forkpoint.trees.grow import TreeConfig
 
-SCRIPT = {"": {"a\n": 0.6, "b\n": 0.4}, "a\n": {"The answer is 1": 0.8, "The answer is 2": 0.2}, "b\n": {"The answer is 2": 1.0}}
+SCRIPT = {
+    "": {"a\n": 0.6, "b\n": 0.4},
+    "a\n": {"The answer is 1": 0.8, "The answer is 2": 0.2},
+    "b\n": {"The answer is 2": 1.0},
+}
 PROBLEMS = [Problem(f"p{idx}", f"q{idx}", "1") for idx in range(6)]
 QUIET = LocalExecutor(chunk_size=16, progress=False)
-TRAIN = TrainConfig(learning_rate=1e-2, num_epochs=2, batch_size=2, micro_batch_size=2, format=PRMFormat(tag="#", max_length=128))
+TRAIN = TrainConfig(
+    learning_rate=1e-2,
+    num_epochs=2,
+    batch_size=2,
+    micro_batch_size=2,
+    format=PRMFormat(tag="#", max_length=128),
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +46,44 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A label run and a base model."""
     path = tmp_path_factory.mktemp("sweep")
     plan = RolloutPlan(num_solutions=4, num_rollouts=4, solution_temperature=1.0)
-    label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), path / "labels", TreeConfig(max_tokens=8), LabelConfig(), QUIET, plan=plan)
+    label_problems(
+        PROBLEMS,
+        ScriptedPolicy(SCRIPT),
+        path / "labels",
+        TreeConfig(max_tokens=8),
+        LabelConfig(),
+        QUIET,
+        plan=plan,
+    )
     make_checkpoint(path / "base", initializer_range=0.1)
     return path
 
 
-def sweep(made: Path, out: Path, policy: ScriptedPolicy | None = None, train: TrainConfig = TRAIN) -> dict[str, Any]:
+def sweep(
+    made: Path, out: Path, policy: ScriptedPolicy | None = None, train: TrainConfig = TRAIN
+) -> dict[str, Any]:
     variants = variants_of(["mean", "er:2", "outcome"], [], LabelConfig(), train)
     config = SweepConfig(num_samples=8, temperature=1.0, max_tokens=8, num_seeds=2)
-    return run_sweep(made / "labels", variants, str(made / "base"), PROBLEMS, policy or ScriptedPolicy(SCRIPT), out, config, QUIET)
+    return run_sweep(
+        made / "labels",
+        variants,
+        str(made / "base"),
+        PROBLEMS,
+        policy or ScriptedPolicy(SCRIPT),
+        out,
+        config,
+        QUIET,
+    )
 
 
 def test_variants_are_judged_on_the_same_samples(made: Path, tmp_path: Path) -> None:
     results = sweep(made, tmp_path / "out")
     assert [variant["name"] for variant in results["variants"]] == ["mean", "er-2", "outcome"]
-    best = {(row["variant"], row["n"]): row for row in results["rows"] if row["select"] == "best" and row["aggregate"] == "min"}
+    best = {
+        (row["variant"], row["n"]): row
+        for row in results["rows"]
+        if row["select"] == "best" and row["aggregate"] == "min"
+    }
     assert set(best) == {(name, n) for name in ("mean", "er-2", "outcome") for n in (4, 8)}
     majority = {row["n"]: row for row in results["rows"] if row["select"] == "majority"}
     for row in results["differences"]:
@@ -60,7 +93,8 @@ def test_variants_are_judged_on_the_same_samples(made: Path, tmp_path: Path) -> 
             assert row["ci_low"] <= row["mean"] <= row["ci_high"]
     assert {row["minus"] for row in results["differences"] if row["variant"] == "mean"} == {"majority"}
     formats = {
-        name: json.loads((tmp_path / "out" / f"{name}-seed0" / "prm" / "forkpoint_prm.json").read_text()) for name in ("mean", "outcome")
+        name: json.loads((tmp_path / "out" / f"{name}-seed0" / "prm" / "forkpoint_prm.json").read_text())
+        for name in ("mean", "outcome")
     }
     assert (formats["mean"]["segmentation"], formats["outcome"]["segmentation"]) == ("newline", "solution")
     assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == results
@@ -100,7 +134,9 @@ def test_presets_hold_the_papers_settings_and_flags_override_them() -> None:
         (["sweep", "labels", "--problems", "lab:test", "--out", "out"], "train.", "train"),
     ],
 )
-def test_flags_override_presets_also_with_what_the_default_is_without_one(command: list[str], prefix: str, name: str) -> None:
+def test_flags_override_presets_also_with_what_the_default_is_without_one(
+    command: list[str], prefix: str, name: str
+) -> None:
     def parsed(*flags: str) -> Any:
         _, bound, _ = app.parse_args([*command, *flags], print_error=False, exit_on_error=False)
         return bound.arguments.get(name, TrainConfig())
@@ -109,7 +145,14 @@ def test_flags_override_presets_also_with_what_the_default_is_without_one(comman
         assert parsed("--preset", preset) == config
     lab = preset_named("lab")
     assert (lab.format.head, TrainConfig().format.head) == ("classifier", "tokens")
-    flags = (f"--{prefix}format.head", "tokens", f"--{prefix}batch-size", "8", f"--{prefix}lora-targets", "q_proj")
+    flags = (
+        f"--{prefix}format.head",
+        "tokens",
+        f"--{prefix}batch-size",
+        "8",
+        f"--{prefix}lora-targets",
+        "q_proj",
+    )
     given = replace(lab, batch_size=8, lora_targets=("q_proj",), format=replace(lab.format, head="tokens"))
     assert parsed("--preset", "lab", *flags) == parsed(*flags, "--preset", "lab") == given
     assert parsed() == TrainConfig()

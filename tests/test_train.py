@@ -24,7 +24,14 @@ from forkpoint.records import LabelledSolution
 from forkpoint.training.config import TrainConfig, TrainReport
 from forkpoint.training.loop import LengthSampler
 from forkpoint.training.prm import choose_solutions, train_prm
-from forkpoint.training.prm_trainer import TagCollator, _model, label_weights, layout_rows, pack_rows, soft_cross_entropy
+from forkpoint.training.prm_trainer import (
+    TagCollator,
+    _model,
+    label_weights,
+    layout_rows,
+    pack_rows,
+    soft_cross_entropy,
+)
 from labelled import label, visible_errors
 
 CONFIG = TrainConfig(
@@ -47,7 +54,10 @@ def test_soft_cross_entropy_by_hand() -> None:
 
 def test_soft_cross_entropy_is_least_at_the_label() -> None:
     values = torch.tensor([0.3])
-    losses = {p: soft_cross_entropy(torch.tensor([[math.log(p), math.log(1 - p)]]), values).item() for p in (0.2, 0.3, 0.4)}
+    losses = {
+        p: soft_cross_entropy(torch.tensor([[math.log(p), math.log(1 - p)]]), values).item()
+        for p in (0.2, 0.3, 0.4)
+    }
     assert min(losses, key=losses.__getitem__) == 0.3
 
 
@@ -63,12 +73,18 @@ def test_the_collator_says_where_each_value_belongs() -> None:
     batch = TagCollator(pad_id=0)(rows)
     assert batch["input_ids"].tolist() == [[5, 6, 9, 7, 9], [5, 9, 0, 0, 0]]
     assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
-    assert [batch[name].tolist() for name in ("tag_rows", "tag_columns", "labels")] == [[0, 0, 1], [2, 4, 1], [1.0, 0.25, 0.0]]
+    assert [batch[name].tolist() for name in ("tag_rows", "tag_columns", "labels")] == [
+        [0, 0, 1],
+        [2, 4, 1],
+        [1.0, 0.25, 0.0],
+    ]
 
 
 @pytest.mark.parametrize("head", ["tokens", "classifier"])
 @pytest.mark.parametrize("architecture", ["qwen2", "llama", "gpt2"])
-def test_a_packed_batch_has_the_gradient_of_its_solutions(tmp_path: Path, architecture: str, head: Any) -> None:
+def test_a_packed_batch_has_the_gradient_of_its_solutions(
+    tmp_path: Path, architecture: str, head: Any
+) -> None:
     make_checkpoint(tmp_path, architecture, initializer_range=0.1)
     config = replace(CONFIG, format=replace(CONFIG.format, head=head))
     tokenizer = load_tokenizer(tmp_path)
@@ -81,10 +97,14 @@ def test_a_packed_batch_has_the_gradient_of_its_solutions(tmp_path: Path, archit
     def gradients(max_nodes: int) -> tuple[float, int, dict[str, torch.Tensor]]:
         batch = TagCollator(pad_id=0)(pack_rows(chosen, encoded, max_nodes))
         inputs = {name: batch[name] for name in INPUT_NAMES if name in batch}
-        loss = soft_cross_entropy(tag_logits(model, layout, inputs, batch["tag_rows"], batch["tag_columns"]), batch["labels"])
+        loss = soft_cross_entropy(
+            tag_logits(model, layout, inputs, batch["tag_rows"], batch["tag_columns"]), batch["labels"]
+        )
         model.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        grads = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+        grads = {
+            name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None
+        }
         return loss.item(), int(batch["input_ids"].numel()), grads
 
     flat_loss, flat_size, flat = gradients(0)
@@ -111,7 +131,9 @@ def test_steps_count_by_the_evidence_for_their_labels() -> None:
 
 
 def test_training_on_trees_learns_what_flat_training_learns(tmp_path: Path) -> None:
-    config = replace(CONFIG, packing="tree", num_epochs=12, batch_size=4, micro_batch_size=4, learning_rate=1e-2)
+    config = replace(
+        CONFIG, packing="tree", num_epochs=12, batch_size=4, micro_batch_size=4, learning_rate=1e-2
+    )
     path, report = trained(tmp_path, config)
     assert (report.packing, report.num_rows, report.num_steps) == ("tree", 160, 12 * 40 // 4)
     assert report.num_tokens < 0.85 * report.num_flat_tokens
@@ -123,11 +145,18 @@ def test_a_model_whose_window_is_too_short_for_trees_is_trained_flat(tmp_path: P
     write_labelled(tmp_path / "labels.jsonl", visible_errors(4))
     config_file = tmp_path / "base" / "config.json"
     config_file.write_text(json.dumps({**json.loads(config_file.read_text()), "sliding_window": 4}))
-    report = train_prm(tmp_path / "labels.jsonl", str(tmp_path / "base"), tmp_path / "prm", replace(CONFIG, packing="tree", num_epochs=1))
+    report = train_prm(
+        tmp_path / "labels.jsonl",
+        str(tmp_path / "base"),
+        tmp_path / "prm",
+        replace(CONFIG, packing="tree", num_epochs=1),
+    )
     assert report.packing == "flat" and report.num_tokens == report.num_flat_tokens
 
 
-def trained(tmp_path: Path, config: TrainConfig = CONFIG, name: str = "prm", on_step: Any = None) -> tuple[Path, TrainReport]:
+def trained(
+    tmp_path: Path, config: TrainConfig = CONFIG, name: str = "prm", on_step: Any = None
+) -> tuple[Path, TrainReport]:
     if not (tmp_path / "labels.jsonl").exists():
         write_labelled(tmp_path / "labels.jsonl", visible_errors(40))
         make_checkpoint(tmp_path / "base", initializer_range=0.1)
@@ -191,11 +220,18 @@ def test_interrupted_training_continues_to_the_same_weights(tmp_path: Path) -> N
 
         return on_step
 
-    for step in (3, 8, 12, 27):  # before the first checkpoint, in the middle of an epoch, at its end, in the last one
+    for step in (
+        3,
+        8,
+        12,
+        27,
+    ):  # before the first checkpoint, in the middle of an epoch, at its end, in the last one
         with pytest.raises(Killed):
             trained(tmp_path, name="often", on_step=kill_at(step))
     seen: list[int] = []
-    often, _ = trained(tmp_path, name="often", on_step=lambda num_done, num_steps, loss: seen.append(num_done))
+    often, _ = trained(
+        tmp_path, name="often", on_step=lambda num_done, num_steps, loss: seen.append(num_done)
+    )
     assert seen[0] == 26
     for name, weight in weights(uninterrupted).items():
         assert torch.equal(weight, weights(often)[name]), name
@@ -213,7 +249,9 @@ def test_a_finished_prm_is_left_alone_and_another_configuration_refused(tmp_path
 def test_rows_that_do_not_fit_are_refused_and_counted(tmp_path: Path) -> None:
     config = replace(CONFIG, format=replace(CONFIG.format, max_length=18), num_epochs=1)
     _, report = trained(tmp_path, config)
-    lengths = [len(item.question) + 1 + sum(len(step) + 1 for step in item.steps) for item in visible_errors(40)]
+    lengths = [
+        len(item.question) + 1 + sum(len(step) + 1 for step in item.steps) for item in visible_errors(40)
+    ]
     assert report.num_refused == sum(length > 18 for length in lengths) > 10
     assert report.refusals == {"too long": report.num_refused}
     assert report.num_rows + report.num_refused == 160
@@ -226,7 +264,10 @@ def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
 
 def test_chosen_solutions_are_right_and_wrong_in_turn() -> None:
     def group(problem_id: str, num_right: int, num_wrong: int) -> list[LabelledSolution]:
-        return [LabelledSolution(problem_id, "q", (f"{idx}",), (label(1.0),), idx < num_right) for idx in range(num_right + num_wrong)]
+        return [
+            LabelledSolution(problem_id, "q", (f"{idx}",), (label(1.0),), idx < num_right)
+            for idx in range(num_right + num_wrong)
+        ]
 
     config = replace(CONFIG, max_solutions_per_problem=4)
     for num_right, num_wrong, expected in [(8, 8, 2), (1, 8, 1), (8, 1, 3), (0, 8, 0), (8, 0, 4), (1, 1, 1)]:
@@ -248,7 +289,9 @@ def test_labelled_solutions_survive_the_disk(tmp_path: Path) -> None:
         list(read_labelled(tmp_path / "elsewhere"))
 
 
-@pytest.mark.parametrize("arguments", [{"batch_size": 10, "micro_batch_size": 4}, {"learning_rate": 0.0}, {"num_epochs": 0.0}])
+@pytest.mark.parametrize(
+    "arguments", [{"batch_size": 10, "micro_batch_size": 4}, {"learning_rate": 0.0}, {"num_epochs": 0.0}]
+)
 def test_impossible_configurations_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"multiple|above 0"):
         TrainConfig(**arguments)

@@ -26,7 +26,9 @@ def texts(policy: ScriptedPolicy, tree: Tree) -> list[str]:
     return [policy.decode(tree.path(leaf_idx).token_ids) for leaf_idx in range(tree.num_leaves)]
 
 
-def grown(config: TreeConfig, script: dict[str, dict[str, float]] | None = None) -> tuple[list[str], Tree, Cost]:
+def grown(
+    config: TreeConfig, script: dict[str, dict[str, float]] | None = None
+) -> tuple[list[str], Tree, Cost]:
     policy = ScriptedPolicy(script or SCRIPT)
     ((tree, cost),) = grow_trees(policy, [policy.encode_question("?")], config)
     return texts(policy, tree), tree, cost
@@ -60,7 +62,11 @@ def test_symbols_are_never_forked_and_below_tau_nothing_is() -> None:
 
 
 def test_min_gap_skips_close_anchors() -> None:
-    assert set(grown(TreeConfig(tau=0.5, min_gap=2))[0]) == {"ace", "acf", "bg+"}  # b's anchor lies 1 after the first fork
+    assert set(grown(TreeConfig(tau=0.5, min_gap=2))[0]) == {
+        "ace",
+        "acf",
+        "bg+",
+    }  # b's anchor lies 1 after the first fork
 
 
 def test_the_tree_of_a_smaller_budget_is_a_prefix() -> None:
@@ -85,7 +91,9 @@ def test_cost_counts_every_request_and_no_forced_token() -> None:
     own = sum(len(branch.completion) - (branch.parent_idx is not None) for branch in tree.branches)
     assert cost.sampled_tokens == own
     assert cost.requests == tree.num_leaves
-    assert cost.prompt_tokens == sum(2 + branch.fork + (branch.parent_idx is not None) for branch in tree.branches)
+    assert cost.prompt_tokens == sum(
+        2 + branch.fork + (branch.parent_idx is not None) for branch in tree.branches
+    )
 
 
 def test_a_runner_up_that_ends_the_text_needs_no_request() -> None:
@@ -99,7 +107,9 @@ def test_the_token_limit_holds_on_every_branch() -> None:
     script = {"a" * idx + tail: {"a": 0.6, "b": 0.4} for idx in range(12) for tail in ("", "b")}
     leaves, tree, _ = grown(TreeConfig(tau=0.5, num_leaves=40, max_tokens=4), script)
     assert max(map(len, leaves)) == 4
-    assert {branch.completion.finish for branch, leaf in zip(tree.branches, leaves, strict=True) if len(leaf) == 4} == {"length"}
+    assert {
+        branch.completion.finish for branch, leaf in zip(tree.branches, leaves, strict=True) if len(leaf) == 4
+    } == {"length"}
 
 
 def test_duplicate_texts_are_kept_or_dropped_as_asked() -> None:
@@ -133,14 +143,20 @@ def test_trees_do_not_depend_on_what_grows_beside_them(order: str) -> None:
 
 def test_shared_lengths_agree_with_brute_force() -> None:
     policy = random_policy(1)
-    for tree, _ in grow_trees(policy, [policy.encode_question(f"{idx}") for idx in range(20)], TreeConfig(tau=0.7, num_leaves=12)):
+    for tree, _ in grow_trees(
+        policy, [policy.encode_question(f"{idx}") for idx in range(20)], TreeConfig(tau=0.7, num_leaves=12)
+    ):
         paths = [tree.path(leaf_idx).token_ids for leaf_idx in range(tree.num_leaves)]
         assert len(set(paths)) == len(paths)
         lengths = shared_lengths(tree)
         for left, left_path in enumerate(paths):
             for right, right_path in enumerate(paths):
                 shared = next(
-                    (idx for idx, pair in enumerate(zip(left_path, right_path, strict=False)) if pair[0] != pair[1]),
+                    (
+                        idx
+                        for idx, pair in enumerate(zip(left_path, right_path, strict=False))
+                        if pair[0] != pair[1]
+                    ),
                     min(len(left_path), len(right_path)),
                 )
                 assert lengths[left][right] == shared
@@ -149,7 +165,9 @@ def test_shared_lengths_agree_with_brute_force() -> None:
 def test_n_leaves_give_2n_minus_2_fragments_besides_the_root() -> None:
     _, tree, _ = grown(TreeConfig(tau=0.5, num_leaves=16))
     paths = [tree.path(leaf_idx).token_ids for leaf_idx in range(tree.num_leaves)]
-    forks = [(paths[branch.parent_idx][: branch.fork]) for branch in tree.branches if branch.parent_idx is not None]
+    forks = [
+        (paths[branch.parent_idx][: branch.fork]) for branch in tree.branches if branch.parent_idx is not None
+    ]
     assert len(forks) == tree.num_leaves - 1
     children = {
         (*prefix, token)

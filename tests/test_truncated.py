@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from forkpoint.policies.truncated import BOUNDS, completion_from_top, entropy_interval
 
 ROUNDING = 1e-9
-WEIGHTS = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1e-12, 1e-3, 1.0])), min_size=1, max_size=40)
+WEIGHTS = st.lists(
+    st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1e-12, 1e-3, 1.0])), min_size=1, max_size=40
+)
 
 
 @st.composite
@@ -34,7 +36,9 @@ def top(probs: Sequence[float], num_top: int, *others: int) -> dict[int, float]:
 
 
 @given(distributions(), st.data())
-def test_the_interval_holds_the_entropy_for_every_k_and_shrinks_with_k(probs: list[float], data: st.DataObject) -> None:
+def test_the_interval_holds_the_entropy_for_every_k_and_shrinks_with_k(
+    probs: list[float], data: st.DataObject
+) -> None:
     outer = (-math.inf, math.inf)
     for num_top in range(1, len(probs) + 1):
         low, high = entropy_interval(top(probs, num_top), len(probs), num_top)
@@ -45,7 +49,10 @@ def test_the_interval_holds_the_entropy_for_every_k_and_shrinks_with_k(probs: li
     taken = data.draw(st.integers(0, len(probs) - 1))
     wide = entropy_interval(top(probs, num_top), len(probs), num_top)
     low, high = entropy_interval(top(probs, num_top, taken), len(probs), num_top)
-    assert wide[0] - ROUNDING <= low <= entropy(probs) + ROUNDING and entropy(probs) - ROUNDING <= high <= wide[1] + ROUNDING
+    assert (
+        wide[0] - ROUNDING <= low <= entropy(probs) + ROUNDING
+        and entropy(probs) - ROUNDING <= high <= wide[1] + ROUNDING
+    )
 
 
 @given(distributions())
@@ -55,7 +62,9 @@ def test_the_whole_vocabulary_gives_the_entropy_itself(probs: list[float]) -> No
 
 
 @given(distributions(), st.data())
-def test_both_ends_are_entropies_of_distributions_with_the_same_top(probs: list[float], data: st.DataObject) -> None:
+def test_both_ends_are_entropies_of_distributions_with_the_same_top(
+    probs: list[float], data: st.DataObject
+) -> None:
     """Filled up from the first of the others, and spread evenly: both have the given tokens in front and sum to one."""
     num_top = data.draw(st.integers(1, len(probs)))
     head, tail, num_others = probs[:num_top], max(0.0, 1 - math.fsum(probs[:num_top])), len(probs) - num_top
@@ -64,7 +73,10 @@ def test_both_ends_are_entropies_of_distributions_with_the_same_top(probs: list[
         filled.append(min(head[-1], max(0.0, 1 - math.fsum(filled))))
     spread = head + [tail / num_others] * num_others if num_others else head
     for extreme in (filled, spread):
-        assert math.fsum(extreme) == pytest.approx(1) and max(extreme[num_top:], default=0.0) <= head[-1] + ROUNDING
+        assert (
+            math.fsum(extreme) == pytest.approx(1)
+            and max(extreme[num_top:], default=0.0) <= head[-1] + ROUNDING
+        )
     low, high = entropy_interval(top(probs, num_top), len(probs), num_top)
     assert [low, high] == pytest.approx([entropy(filled), entropy(spread)], abs=ROUNDING)
 
@@ -90,21 +102,36 @@ def test_rounding_leaves_neither_negative_tails_nor_crossed_ends() -> None:
     assert entropy_interval({0: 0.0, 1: -math.inf}, 5, 2) == (0.0, 0.0)
     for vocab_size in range(2, 70):
         for num_top in range(1, vocab_size):
-            low, high = entropy_interval(dict.fromkeys(range(num_top), math.log(1 / vocab_size + 1e-16)), vocab_size, num_top)
+            low, high = entropy_interval(
+                dict.fromkeys(range(num_top), math.log(1 / vocab_size + 1e-16)), vocab_size, num_top
+            )
             assert low <= high
 
 
 def test_a_completion_has_the_end_that_was_asked_for_and_the_best_other_token_as_runner_up() -> None:
     """A token taken from outside of the top 2 counts as known; of equals the lowest id runs up."""
     top_2 = {7: math.log(0.5), 3: math.log(0.2)}
-    positions = [top_2, top_2, top_2 | {9: math.log(0.05)}, {8: math.log(0.4), 6: math.log(0.4), 5: math.log(0.1)}]
+    positions = [
+        top_2,
+        top_2,
+        top_2 | {9: math.log(0.05)},
+        {8: math.log(0.4), 6: math.log(0.4), 5: math.log(0.1)},
+    ]
     for end, bound in enumerate(BOUNDS):
-        completion = completion_from_top((7, 3, 9, 5), positions, "length", vocab_size=10, num_top=2, bound=bound, num_reused_tokens=32)
+        completion = completion_from_top(
+            (7, 3, 9, 5), positions, "length", vocab_size=10, num_top=2, bound=bound, num_reused_tokens=32
+        )
         assert completion.logprobs == pytest.approx([math.log(p) for p in (0.5, 0.2, 0.05, 0.1)])
         assert completion.runner_up_ids == (3, 7, 7, 6)
         assert completion.runner_up_logprobs == pytest.approx([math.log(p) for p in (0.2, 0.5, 0.5, 0.4)])
-        assert completion.entropies[1:3] == tuple(entropy_interval(position, 10, 2)[end] for position in positions[1:3])
-        assert (completion.token_ids, completion.finish, completion.num_reused_tokens) == ((7, 3, 9, 5), "length", 32)
+        assert completion.entropies[1:3] == tuple(
+            entropy_interval(position, 10, 2)[end] for position in positions[1:3]
+        )
+        assert (completion.token_ids, completion.finish, completion.num_reused_tokens) == (
+            (7, 3, 9, 5),
+            "length",
+            32,
+        )
 
 
 def test_fewer_tokens_than_the_top_or_more_than_the_vocabulary_are_refused() -> None:

@@ -14,7 +14,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # compiling takes longer than all tests
-os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # the engine in this process; a server needs its own process back
+os.environ.setdefault(
+    "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
+)  # the engine in this process; a server needs its own process back
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
 from checkpoints import make_checkpoint
@@ -23,4 +25,6 @@ from checkpoints import make_checkpoint
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random qwen2 with grouped heads; vLLM's attention on a CPU takes heads of 32 and some larger sizes only."""
-    return make_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", "qwen2", hidden_size=128, initializer_range=0.2)
+    return make_checkpoint(
+        tmp_path_factory.mktemp("checkpoint") / "tiny", "qwen2", hidden_size=128, initializer_range=0.2
+    )

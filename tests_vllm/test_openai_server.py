@@ -50,8 +50,26 @@ class Server:
 
     def start(self) -> None:
         """Begin to start; `wait` until it is done."""
-        flags = ["--host", "127.0.0.1", "--port", str(self._port), "--model", str(LAB_POLICY), "--served-model-name", "lab"]
-        flags += ["--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-num-seqs", "16", "--enable-prompt-tokens-details"]
+        flags = [
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(self._port),
+            "--model",
+            str(LAB_POLICY),
+            "--served-model-name",
+            "lab",
+        ]
+        flags += [
+            "--dtype",
+            "float32",
+            "--enforce-eager",
+            "--block-size",
+            "32",
+            "--max-num-seqs",
+            "16",
+            "--enable-prompt-tokens-details",
+        ]
         flags += ["--no-enable-chunked-prefill"]
         env = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *flags]
@@ -102,14 +120,21 @@ def num_equal(served: Completion, exact: Completion) -> int:
     """Leading positions at which the engines agree; where they part, the two tokens must tie."""
     for idx, (got, want) in enumerate(zip(served.token_ids, exact.token_ids, strict=False)):
         if got != want:
-            assert exact.logprobs[idx] - exact.runner_up_logprobs[idx] < TIE, f"the engines part at {idx} without a tie"
+            assert exact.logprobs[idx] - exact.runner_up_logprobs[idx] < TIE, (
+                f"the engines part at {idx} without a tie"
+            )
             return idx
     assert (len(served), served.finish) == (len(exact), exact.finish)
     return len(exact)
 
 
-def test_greedy_completions_and_their_evidence_are_those_of_the_local_policy(server: Server, local: LocalPolicy) -> None:
-    policies = {bound: OpenAIPolicy.load(LAB_POLICY, server=server.url, entropy_bound=bound) for bound in ("lower", "upper")}
+def test_greedy_completions_and_their_evidence_are_those_of_the_local_policy(
+    server: Server, local: LocalPolicy
+) -> None:
+    policies = {
+        bound: OpenAIPolicy.load(LAB_POLICY, server=server.url, entropy_bound=bound)
+        for bound in ("lower", "upper")
+    }
     requests = [Request(prompt, 120) for prompt in prompts_of(local, 24)]
     requests += [Request(requests[0].prefix_ids, 5), Request((*requests[0].prefix_ids, *local.eos_ids), 5)]
     exact = local.generate(requests)
@@ -127,15 +152,17 @@ def test_greedy_completions_and_their_evidence_are_those_of_the_local_policy(ser
     assert num_ties <= 1
 
 
-def test_the_tree_is_that_of_the_local_policy_and_cost_counts_what_the_server_kept(server: Server, local: LocalPolicy) -> None:
+def test_the_tree_is_that_of_the_local_policy_and_cost_counts_what_the_server_kept(
+    server: Server, local: LocalPolicy
+) -> None:
     served = OpenAIPolicy.load(LAB_POLICY, server=server.url)
     config = TreeConfig(num_leaves=6, tau=0.5, max_tokens=160)
     grown = [grow_trees(policy, prompts_of(policy, 3), config) for policy in (served, local)]
     for (tree, cost), (expected, expected_cost) in zip(*grown, strict=True):
         assert tree.num_leaves > 1
-        assert [(branch.parent_idx, branch.fork, branch.completion.token_ids) for branch in tree.branches] == [
-            (branch.parent_idx, branch.fork, branch.completion.token_ids) for branch in expected.branches
-        ]
+        assert [
+            (branch.parent_idx, branch.fork, branch.completion.token_ids) for branch in tree.branches
+        ] == [(branch.parent_idx, branch.fork, branch.completion.token_ids) for branch in expected.branches]
         assert (cost.requests, cost.prompt_tokens, cost.sampled_tokens) == (
             expected_cost.requests,
             expected_cost.prompt_tokens,
@@ -169,7 +196,9 @@ class StruckPolicy(OpenAIPolicy):
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         self.num_calls += 1
         self.is_asking = True
-        killer = threading.Thread(target=self._strike) if self.num_calls >= 3 and not self.was_struck else None
+        killer = (
+            threading.Thread(target=self._strike) if self.num_calls >= 3 and not self.was_struck else None
+        )
         if killer:
             killer.start()
         completions = super().generate(requests)
@@ -191,9 +220,14 @@ class StruckPolicy(OpenAIPolicy):
         self.server.start()
 
 
-def test_a_label_run_whose_server_is_killed_and_started_again_is_that_of_an_undisturbed_one(server: Server, tmp_path: Path) -> None:
+def test_a_label_run_whose_server_is_killed_and_started_again_is_that_of_an_undisturbed_one(
+    server: Server, tmp_path: Path
+) -> None:
     problems = lab_problems("test", num=6)
-    tree_config, executor = TreeConfig(num_leaves=4, tau=0.5, max_tokens=160), LocalExecutor(chunk_size=2, progress=False)
+    tree_config, executor = (
+        TreeConfig(num_leaves=4, tau=0.5, max_tokens=160),
+        LocalExecutor(chunk_size=2, progress=False),
+    )
 
     def label(policy: Policy, out: Path) -> LabelSummary:
         return label_problems(problems, policy, out, tree_config, LabelConfig(), executor)
@@ -205,6 +239,8 @@ def test_a_label_run_whose_server_is_killed_and_started_again_is_that_of_an_undi
     assert struck.was_struck
     assert server.num_starts == 2
     assert (disturbed.num_failed, disturbed.num_solved) == (0, len(problems))
-    assert (tmp_path / "disturbed" / "labels.jsonl").read_text() == (tmp_path / "undisturbed" / "labels.jsonl").read_text()
+    assert (tmp_path / "disturbed" / "labels.jsonl").read_text() == (
+        tmp_path / "undisturbed" / "labels.jsonl"
+    ).read_text()
     assert replace(disturbed.cost, reused_tokens=0) == replace(undisturbed.cost, reused_tokens=0)
     assert not (tmp_path / "disturbed" / "failures.jsonl").exists()

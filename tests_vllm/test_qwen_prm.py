@@ -25,7 +25,9 @@ SIZES = {"hidden_size": 128, "initializer_range": 0.2}
 def solutions(num: int) -> tuple[list[str], list[list[str]]]:
     rng = random.Random(0)
     words = ["12 + 7 = 19\n", "so x = -3.\n", "y", "The answer is: 3"]
-    return [f"What is {idx} + {idx}?" for idx in range(num)], [[rng.choice(words) for _ in range(rng.randint(1, 6))] for _ in range(num)]
+    return [f"What is {idx} + {idx}?" for idx in range(num)], [
+        [rng.choice(words) for _ in range(rng.randint(1, 6))] for _ in range(num)
+    ]
 
 
 def served_scores(path: Path, tag_id: int, encoded: list[EncodedSolution]) -> list[list[float]]:
@@ -40,7 +42,11 @@ def served_scores(path: Path, tag_id: int, encoded: list[EncodedSolution]) -> li
         max_num_seqs=8,
         kv_cache_memory_bytes=1 << 27,
     )
-    outputs = llm.encode([{"prompt_token_ids": item.input_ids} for item in encoded], pooling_task="token_classify", use_tqdm=False)
+    outputs = llm.encode(
+        [{"prompt_token_ids": item.input_ids} for item in encoded],
+        pooling_task="token_classify",
+        use_tqdm=False,
+    )
     return [output.outputs.data[:, 1].tolist() for output in outputs]
 
 
@@ -56,7 +62,9 @@ def test_scores_of_a_qwen_checkpoint_are_vllm_s(tmp_path: Path) -> None:
     assert isinstance(prm, FamilyPRM)
     assert isinstance(prm.family, QwenPRM)
     questions, steps = solutions(12)
-    encoded = [prm.family.encode(question, its_steps) for question, its_steps in zip(questions, steps, strict=True)]
+    encoded = [
+        prm.family.encode(question, its_steps) for question, its_steps in zip(questions, steps, strict=True)
+    ]
     assert_equal(prm.score(questions, steps), served_scores(tmp_path, prm.family.tag_id, encoded))
 
 
@@ -64,11 +72,15 @@ def test_scores_of_a_qwen_checkpoint_are_vllm_s(tmp_path: Path) -> None:
 def test_vllm_serves_a_prm_of_ours_that_was_saved_as_qwen(tmp_path: Path, head: Head) -> None:
     make_checkpoint(tmp_path / "ours", **SIZES)
     if head == "classifier":
-        AutoModelForTokenClassification.from_pretrained(tmp_path / "ours", num_labels=2).save_pretrained(tmp_path / "ours")
+        AutoModelForTokenClassification.from_pretrained(tmp_path / "ours", num_labels=2).save_pretrained(
+            tmp_path / "ours"
+        )
     PRMFormat(tag="#", head=head).save(tmp_path / "ours")
     ours = load_prm(tmp_path / "ours", "cpu")
     assert isinstance(ours, TaggedPRM)
     save_as_qwen(ours, tmp_path / "qwen")
     questions, steps = solutions(12)
-    encoded = [ours.layout.encode(question, its_steps) for question, its_steps in zip(questions, steps, strict=True)]
+    encoded = [
+        ours.layout.encode(question, its_steps) for question, its_steps in zip(questions, steps, strict=True)
+    ]
     assert_equal(ours.score(questions, steps), served_scores(tmp_path / "qwen", ours.layout.tag_id, encoded))

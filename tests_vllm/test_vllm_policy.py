@@ -50,20 +50,32 @@ def lab_lower() -> VLLMPolicy:
 
 @pytest.fixture(scope="module")
 def lab_prompts(lab_local: LocalPolicy) -> list[tuple[int, ...]]:
-    return [lab_local.encode_question(problem.question) for problem in load_problems("lab:test?num=40&seed=5")]
+    return [
+        lab_local.encode_question(problem.question) for problem in load_problems("lab:test?num=40&seed=5")
+    ]
 
 
 def with_entropies(policy: VLLMPolicy, top_logprobs: int, bound: Bound = "lower") -> VLLMPolicy:
     """The same engine with other entropies."""
     return VLLMPolicy(
-        policy._engine, policy._checkpoint, "shared", max_length=policy.max_length, top_logprobs=top_logprobs, entropy_bound=bound
+        policy._engine,
+        policy._checkpoint,
+        "shared",
+        max_length=policy.max_length,
+        top_logprobs=top_logprobs,
+        entropy_bound=bound,
     )
 
 
-def random_prefixes(num_prefixes: int, seed: int = 0, shortest: int = 1, longest: int = 90) -> list[tuple[int, ...]]:
+def random_prefixes(
+    num_prefixes: int, seed: int = 0, shortest: int = 1, longest: int = 90
+) -> list[tuple[int, ...]]:
     rng = random.Random(seed)
     first, last = len(SPECIAL_TOKENS), len(SPECIAL_TOKENS) + len(CHARACTERS) - 1
-    return [tuple(rng.randint(first, last) for _ in range(rng.randint(shortest, longest))) for _ in range(num_prefixes)]
+    return [
+        tuple(rng.randint(first, last) for _ in range(rng.randint(shortest, longest)))
+        for _ in range(num_prefixes)
+    ]
 
 
 @torch.inference_mode()
@@ -82,7 +94,9 @@ def entropies(logprobs_T_V: torch.Tensor) -> list[float]:
 
 def first_tie(completion: Completion) -> int:
     """Where rounding may decide between two tokens for the first time; the length where it never does."""
-    gaps = [taken - other for taken, other in zip(completion.logprobs, completion.runner_up_logprobs, strict=True)]
+    gaps = [
+        taken - other for taken, other in zip(completion.logprobs, completion.runner_up_logprobs, strict=True)
+    ]
     return next((position for position, gap in enumerate(gaps) if gap < ROUNDING), len(gaps))
 
 
@@ -115,7 +129,9 @@ def test_greedy_solutions_of_the_lab_policy_are_those_of_the_local_engine(
     assert_greedy_equal(lab_lower.generate(requests), lab_local.generate(requests))
 
 
-def test_evidence_is_that_of_the_untruncated_distribution_at_temperature_1(local: LocalPolicy, exact: VLLMPolicy) -> None:
+def test_evidence_is_that_of_the_untruncated_distribution_at_temperature_1(
+    local: LocalPolicy, exact: VLLMPolicy
+) -> None:
     """Whatever was sampled at; the runner-up is the most probable token other than the one taken."""
     rng = random.Random(2)
     requests = [
@@ -125,12 +141,19 @@ def test_evidence_is_that_of_the_untruncated_distribution_at_temperature_1(local
     ways = set()
     for request, completion in zip(requests, exact.generate(requests), strict=True):
         logprobs_T_V = recompute(local, request, completion)
-        taken_T_1, runner_up_T_1 = torch.tensor(completion.token_ids)[:, None], torch.tensor(completion.runner_up_ids)[:, None]
+        taken_T_1, runner_up_T_1 = (
+            torch.tensor(completion.token_ids)[:, None],
+            torch.tensor(completion.runner_up_ids)[:, None],
+        )
         others_T_V = logprobs_T_V.scatter(1, taken_T_1, -math.inf)
-        assert completion.logprobs == pytest.approx(logprobs_T_V.gather(1, taken_T_1)[:, 0].tolist(), abs=ROUNDING)
+        assert completion.logprobs == pytest.approx(
+            logprobs_T_V.gather(1, taken_T_1)[:, 0].tolist(), abs=ROUNDING
+        )
         assert completion.entropies == pytest.approx(entropies(logprobs_T_V), abs=ROUNDING)
         assert completion.runner_up_logprobs == pytest.approx(others_T_V.amax(-1).tolist(), abs=ROUNDING)
-        assert completion.runner_up_logprobs == pytest.approx(others_T_V.gather(1, runner_up_T_1)[:, 0].tolist(), abs=ROUNDING)
+        assert completion.runner_up_logprobs == pytest.approx(
+            others_T_V.gather(1, runner_up_T_1)[:, 0].tolist(), abs=ROUNDING
+        )
         is_ended = completion.token_ids[-1] in exact.eos_ids
         assert completion.finish == ("stop" if is_ended else "length")
         assert (is_ended or len(completion) == 50) and not set(completion.token_ids[:-1]) & exact.eos_ids
@@ -139,21 +162,32 @@ def test_evidence_is_that_of_the_untruncated_distribution_at_temperature_1(local
 
 
 @pytest.mark.parametrize("num_top", NUM_TOPS)
-def test_the_two_bounds_hold_the_exact_entropy_at_every_position(local: LocalPolicy, exact: VLLMPolicy, num_top: int) -> None:
+def test_the_two_bounds_hold_the_exact_entropy_at_every_position(
+    local: LocalPolicy, exact: VLLMPolicy, num_top: int
+) -> None:
     """Also where a sampled token lies outside of the top k."""
-    requests = [Request(prefix, 50, temperature, seed=7) for prefix in random_prefixes(15, seed=3) for temperature in (0.0, 1.5)]
+    requests = [
+        Request(prefix, 50, temperature, seed=7)
+        for prefix in random_prefixes(15, seed=3)
+        for temperature in (0.0, 1.5)
+    ]
     below, above = (with_entropies(exact, num_top, bound).generate(requests) for bound in BOUNDS)
     widths = []
     for request, low, high in zip(requests, below, above, strict=True):
         assert low.token_ids == high.token_ids
-        for lowest, entropy, highest in zip(low.entropies, entropies(recompute(local, request, low)), high.entropies, strict=True):
+        for lowest, entropy, highest in zip(
+            low.entropies, entropies(recompute(local, request, low)), high.entropies, strict=True
+        ):
             assert lowest - ROUNDING <= entropy <= highest + ROUNDING
             widths.append(highest - lowest)
     assert max(widths) > 0.1
 
 
 def structure(tree: Tree) -> list[tuple[int | None, int, tuple[int, ...], str]]:
-    return [(branch.parent_idx, branch.fork, branch.completion.token_ids, branch.completion.finish) for branch in tree.branches]
+    return [
+        (branch.parent_idx, branch.fork, branch.completion.token_ids, branch.completion.finish)
+        for branch in tree.branches
+    ]
 
 
 def has_tie(tree: Tree, config: TreeConfig) -> bool:
@@ -163,21 +197,37 @@ def has_tie(tree: Tree, config: TreeConfig) -> bool:
     gaps = [
         taken - other
         for completion, start in zip(own, forced, strict=True)
-        for taken, other in zip(completion.logprobs[start:], completion.runner_up_logprobs[start:], strict=True)
+        for taken, other in zip(
+            completion.logprobs[start:], completion.runner_up_logprobs[start:], strict=True
+        )
     ]
-    near_tau = any(abs(entropy - config.tau) < ROUNDING for completion in own for entropy in completion.entropies)
+    near_tau = any(
+        abs(entropy - config.tau) < ROUNDING for completion in own for entropy in completion.entropies
+    )
     return near_tau or min(gaps) < ROUNDING
 
 
 def test_exact_entropies_grow_the_trees_of_the_local_engine(local: LocalPolicy, exact: VLLMPolicy) -> None:
-    config, prompts = TreeConfig(num_leaves=8, tau=2.5, max_tokens=40), random_prefixes(12, seed=4, shortest=40)
+    config, prompts = (
+        TreeConfig(num_leaves=8, tau=2.5, max_tokens=40),
+        random_prefixes(12, seed=4, shortest=40),
+    )
     expected = [tree for tree, _ in grow_trees(local, prompts, config)]
     grown = grow_trees(exact, prompts, config)
-    compared = [(tree, theirs) for (tree, _), theirs in zip(grown, expected, strict=True) if not has_tie(theirs, config)]
+    compared = [
+        (tree, theirs)
+        for (tree, _), theirs in zip(grown, expected, strict=True)
+        if not has_tie(theirs, config)
+    ]
     assert len(compared) >= 10 and sum(tree.num_leaves for tree, _ in compared) > 6 * len(compared)
     for tree, theirs in compared:
         assert structure(tree) == structure(theirs)
-    for tree, _ in grown:  # a fork finds the whole blocks of 32 tokens of its prefix, and computes the last token at least
+    for (
+        tree,
+        _,
+    ) in (
+        grown
+    ):  # a fork finds the whole blocks of 32 tokens of its prefix, and computes the last token at least
         for branch in tree.branches:
             num_prefix_tokens = len(tree.prompt_ids) + branch.fork + 1
             if branch.parent_idx is not None and len(branch.completion) > 1:
@@ -186,12 +236,19 @@ def test_exact_entropies_grow_the_trees_of_the_local_engine(local: LocalPolicy, 
 
 @pytest.mark.parametrize(("num_top", "is_decided"), [(20, True), (7, False)])
 def test_bounds_grow_the_same_trees_wherever_they_decide_every_anchor(
-    lab_local: LocalPolicy, lab_lower: VLLMPolicy, lab_prompts: list[tuple[int, ...]], num_top: int, is_decided: bool
+    lab_local: LocalPolicy,
+    lab_lower: VLLMPolicy,
+    lab_prompts: list[tuple[int, ...]],
+    num_top: int,
+    is_decided: bool,
 ) -> None:
     """A position is open where its interval holds tau; a tree without one is the tree of exact entropies, from either end."""
     config, prompts = TreeConfig(num_leaves=5, max_tokens=160), lab_prompts[:12]
     expected = [tree for tree, _ in grow_trees(lab_local, prompts, config)]
-    lower, upper = ([tree for tree, _ in grow_trees(with_entropies(lab_lower, num_top, bound), prompts, config)] for bound in BOUNDS)
+    lower, upper = (
+        [tree for tree, _ in grow_trees(with_entropies(lab_lower, num_top, bound), prompts, config)]
+        for bound in BOUNDS
+    )
     trees = [trees for trees in zip(expected, lower, upper, strict=True) if not has_tie(trees[0], config)]
     closed = [(theirs, low, high) for theirs, low, high in trees if not num_open(low, high, config.tau)]
     assert len(trees) >= 10 and sum(theirs.num_leaves for theirs, _, _ in trees) > 3 * len(trees)
@@ -214,7 +271,9 @@ def test_equal_seeds_give_equal_samples_whatever_else_is_in_the_batch(exact: VLL
     """Alone, in reverse, among greedy neighbours, and among more prompts than one step of the engine takes."""
     policy = with_entropies(exact, 5)
     seeds = (0, 1, 2**70, -1, -5)
-    requests = [Request(prefix, 40, 1.0, seed=seed) for prefix in random_prefixes(3, seed=5) for seed in seeds]
+    requests = [
+        Request(prefix, 40, 1.0, seed=seed) for prefix in random_prefixes(3, seed=5) for seed in seeds
+    ]
     alone = [policy.generate([request])[0].token_ids for request in requests]
     assert all(a != b for a, b in pairwise(alone[: len(seeds)]))
     greedy = [Request(prefix, 20) for prefix in random_prefixes(20, seed=6)]
@@ -231,8 +290,12 @@ def test_sampling_frequencies_match_the_distribution(local: LocalPolicy, exact: 
     requests = [Request(prefix, 1, temperature, seed=seed) for seed in range(num_samples)]
     counts = Counter(completion.token_ids[0] for completion in with_entropies(exact, 2).generate(requests))
     with torch.inference_mode():
-        probs_V = (local.model(input_ids=torch.tensor([prefix])).logits[0, -1].double() / temperature).softmax(-1)
-    expected = {token_id: num_samples * p for token_id, p in enumerate(probs_V.tolist()) if num_samples * p >= 5}
+        probs_V = (
+            local.model(input_ids=torch.tensor([prefix])).logits[0, -1].double() / temperature
+        ).softmax(-1)
+    expected = {
+        token_id: num_samples * p for token_id, p in enumerate(probs_V.tolist()) if num_samples * p >= 5
+    }
     statistic = sum((counts[token_id] - mean) ** 2 / mean for token_id, mean in expected.items())
     freedom = len(expected)
     assert freedom >= 10
@@ -267,7 +330,11 @@ def test_more_tokens_than_positions_is_an_error_with_both_numbers(exact: VLLMPol
 
 def test_it_reads_and_writes_text_as_the_local_engine_does(local: LocalPolicy, exact: VLLMPolicy) -> None:
     ids = exact.encode_question("Tom's 12 cats <eos>")
-    assert (ids, exact.eos_ids, exact.num_parameters) == (local.encode_question("Tom's 12 cats <eos>"), local.eos_ids, local.num_parameters)
+    assert (ids, exact.eos_ids, exact.num_parameters) == (
+        local.encode_question("Tom's 12 cats <eos>"),
+        local.eos_ids,
+        local.num_parameters,
+    )
     assert exact.decode((*ids, 1)) == local.decode((*ids, 1))
     assert exact.token_texts((*ids, 1)) == local.token_texts((*ids, 1))
 
@@ -279,11 +346,19 @@ def test_the_name_is_the_local_one_with_engine_and_entropies(
     assert (lab_lower.name, lab_lower.entropy_bound) == (f"{lab_local.name}-vllm-top20-lower", "lower")
 
 
-def test_a_pickled_policy_is_loaded_again_as_it_was(checkpoint: Path, tmp_path: Path, exact: VLLMPolicy) -> None:
+def test_a_pickled_policy_is_loaded_again_as_it_was(
+    checkpoint: Path, tmp_path: Path, exact: VLLMPolicy
+) -> None:
     copy = tmp_path / checkpoint.name
     shutil.copytree(checkpoint, copy)
     policy = VLLMPolicy.load(
-        copy, template="Q: {question}", top_logprobs=5, entropy_bound="upper", max_length=64, cache_bytes=CACHE_BYTES, block_size=64
+        copy,
+        template="Q: {question}",
+        top_logprobs=5,
+        entropy_bound="upper",
+        max_length=64,
+        cache_bytes=CACHE_BYTES,
+        block_size=64,
     )
     request, pickled = Request(random_prefixes(1)[0][:30], 30, 1.0, seed=1), pickle.dumps(policy)
     again = pickle.loads(pickled)
@@ -299,7 +374,9 @@ def test_a_pickled_policy_is_loaded_again_as_it_was(checkpoint: Path, tmp_path: 
 
 def test_wrong_options_are_errors_that_say_what_is_accepted(checkpoint: Path, tmp_path: Path) -> None:
     for top_logprobs in (0, 1, -2, 1000):
-        with pytest.raises(ValueError, match=rf"top_logprobs must be -1 .* or 2 to \d+; {top_logprobs} was given"):
+        with pytest.raises(
+            ValueError, match=rf"top_logprobs must be -1 .* or 2 to \d+; {top_logprobs} was given"
+        ):
             VLLMPolicy.load(checkpoint, top_logprobs=top_logprobs)
     with pytest.raises(ValueError, match="entropy_bound 'middle' is unknown; choose from lower, upper"):
         VLLMPolicy.load(checkpoint, entropy_bound="middle")  # type: ignore[arg-type]

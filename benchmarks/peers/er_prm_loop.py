@@ -66,8 +66,14 @@ class Loop:
         """One call of `generate`; a row is cut at its end token, and where its prefix has no more tokens left."""
         eos_id, pad_id = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         width = max(len(start.ids) for start in starts)
-        ids_B_T = torch.tensor([[pad_id] * (width - len(start.ids)) + list(start.ids) for start in starts], device=self.model.device)
-        mask_B_T = torch.tensor([[0] * (width - len(start.ids)) + [1] * len(start.ids) for start in starts], device=self.model.device)
+        ids_B_T = torch.tensor(
+            [[pad_id] * (width - len(start.ids)) + list(start.ids) for start in starts],
+            device=self.model.device,
+        )
+        mask_B_T = torch.tensor(
+            [[0] * (width - len(start.ids)) + [1] * len(start.ids) for start in starts],
+            device=self.model.device,
+        )
         output_N_T = self.model.generate(  # type: ignore[operator]
             input_ids=ids_B_T,
             attention_mask=mask_B_T,
@@ -81,9 +87,14 @@ class Loop:
         shares, num_sampled_tokens = [], 0
         rows = output_N_T[:, width:].tolist()
         for idx, start in enumerate(starts):
-            completions = [row[: start.max_tokens] for row in rows[idx * self.num_rollouts : (idx + 1) * self.num_rollouts]]
+            completions = [
+                row[: start.max_tokens]
+                for row in rows[idx * self.num_rollouts : (idx + 1) * self.num_rollouts]
+            ]
             ended = [row[: row.index(eos_id) + 1] if eos_id in row else row for row in completions]
-            texts = self.tokenizer.batch_decode(ended, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+            texts = self.tokenizer.batch_decode(
+                ended, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
             verdicts = grade_all([(start.answer, start.text + text) for text in texts], start.grader)
             shares.append(sum(verdict.is_correct for verdict in verdicts) / len(verdicts))
             num_sampled_tokens += sum(map(len, ended))

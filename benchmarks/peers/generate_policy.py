@@ -21,7 +21,9 @@ class GeneratePolicy(LocalPolicy):
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         completions = [Completion((), (), (), (), (), "stop")] * len(requests)
-        order = sorted(range(len(requests)), key=lambda idx: (-requests[idx].max_tokens, len(requests[idx].prefix_ids)))
+        order = sorted(
+            range(len(requests)), key=lambda idx: (-requests[idx].max_tokens, len(requests[idx].prefix_ids))
+        )
         for first in range(0, len(order), self._batch_size):
             idxs = order[first : first + self._batch_size]
             for idx, completion in zip(idxs, self._batch([requests[idx] for idx in idxs]), strict=True):
@@ -32,10 +34,18 @@ class GeneratePolicy(LocalPolicy):
         width = max(len(request.prefix_ids) for request in requests)
         pad_id = self.model.config.pad_token_id or 0
         device = self.model.device
-        ids_B_T = torch.tensor([[pad_id] * (width - len(r.prefix_ids)) + list(r.prefix_ids) for r in requests], device=device)
-        mask_B_T = torch.tensor([[0] * (width - len(r.prefix_ids)) + [1] * len(r.prefix_ids) for r in requests], device=device)
+        ids_B_T = torch.tensor(
+            [[pad_id] * (width - len(r.prefix_ids)) + list(r.prefix_ids) for r in requests], device=device
+        )
+        mask_B_T = torch.tensor(
+            [[0] * (width - len(r.prefix_ids)) + [1] * len(r.prefix_ids) for r in requests], device=device
+        )
         temperature = requests[0].temperature
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
+        sampling = (
+            {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+            if temperature
+            else {"do_sample": False}
+        )
         output = self.model.generate(  # type: ignore[operator]
             input_ids=ids_B_T,
             attention_mask=mask_B_T,
@@ -51,7 +61,11 @@ class GeneratePolicy(LocalPolicy):
             seen = take(logits_B_V, torch.zeros(len(requests)), None, None)
             ids_B = taken_B_T[:, step]
             logprobs_B = logits_B_V.float().log_softmax(-1).gather(1, ids_B[:, None])[:, 0]
-            evidence.append(torch.stack((logprobs_B, seen.entropies_B, seen.runner_up_ids_B.float(), seen.runner_up_logprobs_B)))
+            evidence.append(
+                torch.stack(
+                    (logprobs_B, seen.entropies_B, seen.runner_up_ids_B.float(), seen.runner_up_logprobs_B)
+                )
+            )
         floats_B_4_T = torch.stack(evidence, -1).transpose(0, 1).tolist()
         completions = []
         for request, ids, (logprobs, entropies, runner_ups, runner_up_logprobs) in zip(

@@ -28,7 +28,9 @@ def main() -> None:
         policy.reset_cache()
         started = time.perf_counter()
         num_tokens = works.run(line.strip())
-        print(json.dumps({"seconds": time.perf_counter() - started, "tokens": num_tokens}), file=out, flush=True)
+        print(
+            json.dumps({"seconds": time.perf_counter() - started, "tokens": num_tokens}), file=out, flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from forkpoint.steps import AnchorRule, Path, token_steps
 CUTS = ("newline", "entropy", "random", "solution")
 
 
-def steps_of(path: Path, how: str, rule: AnchorRule, random_rate: float) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def steps_of(
+    path: Path, how: str, rule: AnchorRule, random_rate: float
+) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """The steps, and the number of tokens up to each step's end. `random_rate` is the share of tokens that are cut before."""
     if how == "random":
         return token_steps(path.token_texts, random_starts(path.completion.token_ids, random_rate))

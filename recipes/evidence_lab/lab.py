@@ -34,7 +34,9 @@ class Pick:
 
     @property
     def name(self) -> str:
-        return " ".join(str(part) for part in (self.variant, self.solutions, self.select, self.aggregate, self.n) if part)
+        return " ".join(
+            str(part) for part in (self.variant, self.solutions, self.select, self.aggregate, self.n) if part
+        )
 
 
 def best(variant: str, solutions: str, n: int) -> Pick:
@@ -48,7 +50,9 @@ def weighted(variant: str, solutions: str, n: int) -> Pick:
 class Lab:
     """One setting, as far as some seeds of training go."""
 
-    def __init__(self, setting: Setting, scale: Scale, out: Path, seeds: Sequence[int], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, setting: Setting, scale: Scale, out: Path, seeds: Sequence[int], say: Callable[[str], None]
+    ) -> None:
         self.setting, self.scale, self.seeds, self.say = setting, scale, list(seeds), say
         self.directory = out / setting.name
         self._out = out
@@ -63,7 +67,13 @@ class Lab:
     def unit(self, variant: str, seed: int, learning_rate: float | None = None) -> Unit:
         directory = self.directory / "units" / f"{variant}-seed{seed}"
         if learning_rate is not None:
-            return Unit(self.stock, VARIANTS[variant], seed, learning_rate, self.directory / "tuning" / f"{variant}-{learning_rate:g}")
+            return Unit(
+                self.stock,
+                VARIANTS[variant],
+                seed,
+                learning_rate,
+                self.directory / "tuning" / f"{variant}-{learning_rate:g}",
+            )
         return Unit(self.stock, VARIANTS[variant], seed, self.learning_rate(variant), directory)
 
     def judge(self, variant: str, solutions: str, is_wide: bool = False) -> None:
@@ -73,7 +83,9 @@ class Lab:
             for num in sorted({common, self.num_solutions(solutions, is_wide)}, reverse=True):
                 if (variant, seed, solutions, num) not in self._judged:
                     self.say(f"{self.setting.name}: {variant}, seed {seed}, {solutions}, {num}")
-                    self._judged[variant, seed, solutions, num] = self.unit(variant, seed).judged(solutions, num).arrays
+                    self._judged[variant, seed, solutions, num] = (
+                        self.unit(variant, seed).judged(solutions, num).arrays
+                    )
 
     def judged(self, variant: str, seed: int, solutions: str) -> Judged:
         """Step scores of what every variant scores."""
@@ -118,7 +130,9 @@ class Lab:
         """Sampled per problem, a shared prefix counted once."""
         return float(self.plain(pick.solutions)[f"tokens|{pick.n}"].mean())
 
-    def by_seed(self, what: str, names: Iterable[str], make: Callable[[int, str], dict[str, Floats]]) -> dict[str, dict[str, list[Floats]]]:
+    def by_seed(
+        self, what: str, names: Iterable[str], make: Callable[[int, str], dict[str, Floats]]
+    ) -> dict[str, dict[str, list[Floats]]]:
         """By name and quantity, what `make` gives for every seed."""
         found: dict[str, dict[str, list[Floats]]] = {name: {} for name in names}
         for seed in self.seeds:
@@ -158,4 +172,9 @@ class Lab:
 
 
 def fields(estimate: Estimate) -> dict[str, Any]:
-    return {"mean": estimate.mean, "ci_low": estimate.low, "ci_high": estimate.high, "num_problems": estimate.num_problems}
+    return {
+        "mean": estimate.mean,
+        "ci_low": estimate.low,
+        "ci_high": estimate.high,
+        "num_problems": estimate.num_problems,
+    }

@@ -50,7 +50,9 @@ def label_quality(lab: Lab) -> dict[str, Any]:
         _row("leaves, policy-weighted", [item.labels["policy"] for item in drawn], truths, per_edu_label),
     ]
     for k in (k for k in (1, 2, 4, 8, 16, 32) if k <= num_estimates):
-        rows.append(_row(f"rollouts, k = {k}", [float(np.mean(its[:k])) for its in outcomes], truths, k * per_rollout))
+        rows.append(
+            _row(f"rollouts, k = {k}", [float(np.mean(its[:k])) for its in outcomes], truths, k * per_rollout)
+        )
     rows.append(_stopped(outcomes, truths, per_rollout, num_estimates))
     rows.append(_blend(drawn, outcomes, truths, per_edu_label, per_rollout))
     rows.append(_bisected(lab))
@@ -64,9 +66,19 @@ def _rolled_out(lab: Lab, name: str, prefixes: Sequence[Prefix]) -> tuple[list[t
     config = RolloutConfig(num, 1.0, max_tokens=MAX_TOKENS, seed=1)
 
     def work() -> tuple[list[tuple[bool, ...]], int]:
-        with Run.open(lab.stock.directory / name, "true values", {"policy": policy.name, "num": num, "prefixes": len(prefixes)}) as run:
+        with Run.open(
+            lab.stock.directory / name,
+            "true values",
+            {"policy": policy.name, "num": num, "prefixes": len(prefixes)},
+        ) as run:
             store = RolloutStore(run)
-            store.fetch(run, LocalExecutor(chunk_size=4), policy, [(prefix, range(num)) for prefix in prefixes], config)
+            store.fetch(
+                run,
+                LocalExecutor(chunk_size=4),
+                policy,
+                [(prefix, range(num)) for prefix in prefixes],
+                config,
+            )
             run.finish({})
             return [store.outcomes(prefix) for prefix in prefixes], store.cost.sampled_tokens // len(prefixes)
 
@@ -79,7 +91,15 @@ def _labels_per_tree(lab: Lab) -> float:
         rule, counts = anchor_rule(run), []
         for outcome in tree_outcomes(run):
             paths = [outcome.path(idx) for idx in range(len(outcome.ends))]
-            counts.append(len({path.completion.token_ids[:end] for path in paths for end in path.steps("newline", rule)[1][:-1]}))
+            counts.append(
+                len(
+                    {
+                        path.completion.token_ids[:end]
+                        for path in paths
+                        for end in path.steps("newline", rule)[1][:-1]
+                    }
+                )
+            )
     return float(np.mean(counts))
 
 
@@ -101,11 +121,16 @@ def _narrow(outcomes: Sequence[bool]) -> bool:
     return label.high - label.low <= STOPPING.max_width
 
 
-def _stopped(outcomes: Sequence[tuple[bool, ...]], truths: Sequence[float], per_rollout: float, most: int) -> dict[str, Any]:
+def _stopped(
+    outcomes: Sequence[tuple[bool, ...]], truths: Sequence[float], per_rollout: float, most: int
+) -> dict[str, Any]:
     """As `RolloutPlan(stop_early=True)` draws them: rounds of four until the interval is narrow."""
     labels, drawn = [], []
     for its in outcomes:
-        num = next((num for num in range(STOPPING.round_size, most + 1, STOPPING.round_size) if _narrow(its[:num])), most)
+        num = next(
+            (num for num in range(STOPPING.round_size, most + 1, STOPPING.round_size) if _narrow(its[:num])),
+            most,
+        )
         labels.append(float(np.mean(its[:num])))
         drawn.append(num)
     return _row("rollouts, stopped early", labels, truths, float(np.mean(drawn)) * per_rollout)
@@ -146,7 +171,9 @@ def _bisected(lab: Lab) -> dict[str, Any]:
                         continue
                     seen.add(text)
                     num_labels += 1
-                    ids = encode(problem.question + "\n" + text.removesuffix("\n"))  # the template ends with one
+                    ids = encode(
+                        problem.question + "\n" + text.removesuffix("\n")
+                    )  # the template ends with one
                     prompt = encode(problem.question)
                     prefix = Prefix(problem, tuple(ids[len(prompt) :]), text)
                     labels[problem.id, prefix.token_ids] = prefix, float(np.mean(its))
@@ -154,4 +181,9 @@ def _bisected(lab: Lab) -> dict[str, Any]:
     outcomes, _ = _rolled_out(lab, "truths-omega", [labels[key][0] for key in chosen])
     cost = lab.stock.label_cost("omega")
     tokens = cost.rollouts * len(problems) / max(1, num_labels)
-    return _row("bisection, k = 8", [labels[key][1] for key in chosen], [float(np.mean(its)) for its in outcomes], tokens)
+    return _row(
+        "bisection, k = 8",
+        [labels[key][1] for key in chosen],
+        [float(np.mean(its)) for its in outcomes],
+        tokens,
+    )

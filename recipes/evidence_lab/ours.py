@@ -80,7 +80,9 @@ def ways(most: int, prms: Sequence[str]) -> list[Way]:
     sizes = [n for n in (0, 4, 8, 16) if n <= most]
     plain = [Way(n) for n in sizes]
     growing = [Way(most, enough) for enough in SHARES]
-    others = [way for prm in prms[1:] for way in (Way(0, prm=prm), Way(most, 0.5, prm=prm), Way(most, prm=prm))]
+    others = [
+        way for prm in prms[1:] for way in (Way(0, prm=prm), Way(most, 0.5, prm=prm), Way(most, prm=prm))
+    ]
     paired = [*(Way(n, num_prms=2) for n in sizes), Way(most, 0.5, num_prms=2)]
     return [*plain, *growing, *others, *paired, *(Way(n, select="best") for n in sizes), *policy_ways(most)]
 
@@ -109,12 +111,18 @@ def ours(lab: Lab) -> dict[str, Any]:
         if way.num_leaves is not None:
             shares = lab.stock.leaf_shares(way.tree, way.num_leaves)
             its = [_weighted(of_seed, shares) for of_seed in its]
-        groups = [its[idx : idx + way.num_prms] for idx in range(0, len(its) - way.num_prms + 1, way.num_prms)]
+        groups = [
+            its[idx : idx + way.num_prms] for idx in range(0, len(its) - way.num_prms + 1, way.num_prms)
+        ]
         if not groups:
             continue
-        found = np.array([[_outcome(_joined(parts), way, most) for parts in zip(*group, strict=True)] for group in groups])
+        found = np.array(
+            [[_outcome(_joined(parts), way, most) for parts in zip(*group, strict=True)] for group in groups]
+        )
         values, tokens = found[:, :, 0], float(found[:, :, 1].mean())
-        rows.append({"name": way.name, "tokens": tokens, "num_seeds": len(groups), **fields(bootstrap_seeds(values))})
+        rows.append(
+            {"name": way.name, "tokens": tokens, "num_seeds": len(groups), **fields(bootstrap_seeds(values))}
+        )
         if len(groups) != len(lab.seeds):
             continue
         measured[way] = values, tokens
@@ -123,9 +131,23 @@ def ours(lab: Lab) -> dict[str, Any]:
             if pick is not None:
                 difference = fields(bootstrap_seeds(values - lab.accuracy(pick)))
                 ratio = tokens / lab.tokens(pick)
-                differences.append({"left": way.name, "paper": paper, "right": row_name(pick), **difference, "token_ratio": ratio})
-    picks = [*(pick for its in papers.values() for pick in its), *(Pick(HT, n, "majority") for n in lab.sizes(HT))]
-    rows += [{"name": row_name(pick), "tokens": lab.tokens(pick), **fields(bootstrap_seeds(lab.accuracy(pick)))} for pick in picks]
+                differences.append(
+                    {
+                        "left": way.name,
+                        "paper": paper,
+                        "right": row_name(pick),
+                        **difference,
+                        "token_ratio": ratio,
+                    }
+                )
+    picks = [
+        *(pick for its in papers.values() for pick in its),
+        *(Pick(HT, n, "majority") for n in lab.sizes(HT)),
+    ]
+    rows += [
+        {"name": row_name(pick), "tokens": lab.tokens(pick), **fields(bootstrap_seeds(lab.accuracy(pick)))}
+        for pick in picks
+    ]
     return {"ways": rows, "differences": differences, "parts": _parts(lab, measured)}
 
 
@@ -164,8 +186,14 @@ def paper_picks(lab: Lab) -> dict[str, list[Pick]]:
         sizes = [n for n in lab.sizes(solutions) if most is None or n <= most]
         return [make(variant, solutions, n) for n in sizes for make in (best_of, vote_of)]
 
-    samples = [pick for ht in (HT, *(OTHER_HT if lab.setting.is_first else ())) for pick in both("edu", ht, common)]
-    return {"EDU-PRM": [*both("edu", TREE, common), *both("edu", DENSE)], "ER-PRM": both("er-2", HT), "samples": samples}
+    samples = [
+        pick for ht in (HT, *(OTHER_HT if lab.setting.is_first else ())) for pick in both("edu", ht, common)
+    ]
+    return {
+        "EDU-PRM": [*both("edu", TREE, common), *both("edu", DENSE)],
+        "ER-PRM": both("er-2", HT),
+        "samples": samples,
+    }
 
 
 def _best_within(lab: Lab, picks: Sequence[Pick], tokens: float) -> Pick | None:
@@ -177,7 +205,11 @@ def _best_within(lab: Lab, picks: Sequence[Pick], tokens: float) -> Pick | None:
 def row_name(pick: Pick) -> str:
     """In words."""
     number = _number(pick.solutions)
-    source = f"tree of {pick.n}, tau = {number}" if pick.solutions in (TREE, DENSE) else f"{pick.n} samples, T = {number}"
+    source = (
+        f"tree of {pick.n}, tau = {number}"
+        if pick.solutions in (TREE, DENSE)
+        else f"{pick.n} samples, T = {number}"
+    )
     how = {"best": "best", "weighted": "vote"}.get(pick.select, pick.select)
     return f"{how} of {source}" + (f"; {pick.variant}" if pick.variant else "")
 
@@ -219,7 +251,10 @@ def _joined(pools: Sequence[Pool]) -> Pool:
     if len(pools) == 1:
         return pools[0]
     sides = zip(*pools, strict=True)
-    leaves, samples = ([replace(its[0], scores=tuple(one.scores[0] for one in its)) for its in zip(*side, strict=True)] for side in sides)
+    leaves, samples = (
+        [replace(its[0], scores=tuple(one.scores[0] for one in its)) for its in zip(*side, strict=True)]
+        for side in sides
+    )
     return leaves, samples
 
 
@@ -239,5 +274,7 @@ def _outcome(pool: Pool, way: Way, most: int) -> tuple[float, float]:
 
 def _ballot(candidates: Sequence[Candidate], way: Way) -> tuple[list[str | None], list[float]]:
     scores = [sum(item.scores) / len(item.scores) for item in candidates]
-    votes = sharpened(scores, [item.weight for item in candidates], 1 if way.num_leaves is None else SHARPNESS)
+    votes = sharpened(
+        scores, [item.weight for item in candidates], 1 if way.num_leaves is None else SHARPNESS
+    )
     return [item.answer for item in candidates], votes

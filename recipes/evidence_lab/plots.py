@@ -39,22 +39,76 @@ def _accuracy(results: dict[str, Result]) -> Figure:
     figure = Figure(figsize=(9.5, 4.5))
     axes = figure.add_subplot()
     lines: list[tuple[str, list[Result], Result, str, str]] = [
-        ("majority of samples", rows["values"], {"variant": None, "solutions": HT, "select": "majority"}, "tab:gray", "o:"),
-        ("best of samples, ER-PRM", rows["values"], {"variant": "er-2", "solutions": HT, "select": "best"}, "tab:blue", "s-"),
-        ("vote weighted by ER-PRM", rows["values"], {"variant": "er-2", "solutions": HT, "select": "weighted"}, "tab:blue", "s--"),
-        ("best of samples, EDU-PRM", rows["headline"], {"variant": "edu", "solutions": HT, "select": "best"}, "tab:orange", "^-"),
-        ("vote weighted by EDU-PRM", rows["headline"], {"variant": "edu", "solutions": HT, "select": "weighted"}, "tab:orange", "^--"),
-        ("best of EDU tree, EDU-PRM", rows["headline"], {"variant": "edu", "solutions": TREE, "select": "best"}, "tab:red", "D-"),
+        (
+            "majority of samples",
+            rows["values"],
+            {"variant": None, "solutions": HT, "select": "majority"},
+            "tab:gray",
+            "o:",
+        ),
+        (
+            "best of samples, ER-PRM",
+            rows["values"],
+            {"variant": "er-2", "solutions": HT, "select": "best"},
+            "tab:blue",
+            "s-",
+        ),
+        (
+            "vote weighted by ER-PRM",
+            rows["values"],
+            {"variant": "er-2", "solutions": HT, "select": "weighted"},
+            "tab:blue",
+            "s--",
+        ),
+        (
+            "best of samples, EDU-PRM",
+            rows["headline"],
+            {"variant": "edu", "solutions": HT, "select": "best"},
+            "tab:orange",
+            "^-",
+        ),
+        (
+            "vote weighted by EDU-PRM",
+            rows["headline"],
+            {"variant": "edu", "solutions": HT, "select": "weighted"},
+            "tab:orange",
+            "^--",
+        ),
+        (
+            "best of EDU tree, EDU-PRM",
+            rows["headline"],
+            {"variant": "edu", "solutions": TREE, "select": "best"},
+            "tab:red",
+            "D-",
+        ),
     ]
     for label, its_rows, wanted, colour, style in lines:
-        its = sorted((row for row in its_rows if all(row[name] == value for name, value in wanted.items())), key=lambda row: row["n"])
+        its = sorted(
+            (row for row in its_rows if all(row[name] == value for name, value in wanted.items())),
+            key=lambda row: row["n"],
+        )
         _errorbar(axes, [row["tokens"] for row in its], its, label, colour, style)
     if "default-ours" in results:
         ways = sorted(results["default-ours"]["ways"], key=lambda row: float(row["tokens"]))
         for label, pattern, colour, style in (
-            ("ours: vote of tree, then samples until it is clear", r"vote of tree, then .*; edu", "tab:green", "v:"),
-            ("ours: policy-weighted vote of tree, EDU-PRM", r"policy-weighted vote of tree of \d+, tau = 1.0; edu", "tab:purple", "P-"),
-            ("ours: the same, then samples until it is clear", r"policy-weighted .* tau = 1.0, then .*; edu", "tab:purple", "X:"),
+            (
+                "ours: vote of tree, then samples until it is clear",
+                r"vote of tree, then .*; edu",
+                "tab:green",
+                "v:",
+            ),
+            (
+                "ours: policy-weighted vote of tree, EDU-PRM",
+                r"policy-weighted vote of tree of \d+, tau = 1.0; edu",
+                "tab:purple",
+                "P-",
+            ),
+            (
+                "ours: the same, then samples until it is clear",
+                r"policy-weighted .* tau = 1.0, then .*; edu",
+                "tab:purple",
+                "X:",
+            ),
         ):
             its = [row for row in ways if re.fullmatch(pattern, row["name"])]
             _errorbar(axes, [row["tokens"] for row in its], its, label, colour, style)
@@ -69,9 +123,18 @@ def _labels(result: Result) -> Figure:
     figure = Figure(figsize=(7.5, 4.5))
     axes = figure.add_subplot()
     rollouts = [row for row in result["labels"] if row["label"].startswith("rollouts, k")]
-    _errorbar(axes, [row["tokens_per_label"] for row in rollouts], [row["error"] for row in rollouts], "rollouts", "tab:blue", "s-")
+    _errorbar(
+        axes,
+        [row["tokens_per_label"] for row in rollouts],
+        [row["error"] for row in rollouts],
+        "rollouts",
+        "tab:blue",
+        "s-",
+    )
     others = [row for row in result["labels"] if row not in rollouts]
-    for row, colour in zip(others, ("tab:red", "tab:orange", "tab:green", "tab:purple", "tab:brown"), strict=True):
+    for row, colour in zip(
+        others, ("tab:red", "tab:orange", "tab:green", "tab:purple", "tab:brown"), strict=True
+    ):
         _errorbar(axes, [row["tokens_per_label"]], [row["error"]], row["label"], colour, "D")
     _log_tokens(axes, "label")
     axes.set_ylabel("mean absolute error of labels, 95 % interval")
@@ -79,11 +142,15 @@ def _labels(result: Result) -> Figure:
     return figure
 
 
-def _errorbar(axes: Axes, tokens: Sequence[float], estimates: Sequence[Result], label: str, colour: str, style: str) -> None:
+def _errorbar(
+    axes: Axes, tokens: Sequence[float], estimates: Sequence[Result], label: str, colour: str, style: str
+) -> None:
     means = [item["mean"] for item in estimates]
     below = [item["mean"] - item["ci_low"] for item in estimates]
     above = [item["ci_high"] - item["mean"] for item in estimates]
-    axes.errorbar(tokens, means, yerr=[below, above], fmt=style, color=colour, label=label, capsize=2, markersize=4)
+    axes.errorbar(
+        tokens, means, yerr=[below, above], fmt=style, color=colour, label=label, capsize=2, markersize=4
+    )
 
 
 def _log_tokens(axes: Axes, per: str) -> None:

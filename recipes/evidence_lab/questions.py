@@ -47,7 +47,13 @@ def tuning(lab: Lab) -> Result:
     return {"tuned": [row for name in TUNED for row in lab.tuning(name)["rows"]]}
 
 
-def compared(lab: Lab, variants: Sequence[str], reference: str, others: Sequence[tuple[str, str]] = (), is_wide: bool = False) -> Result:
+def compared(
+    lab: Lab,
+    variants: Sequence[str],
+    reference: str,
+    others: Sequence[tuple[str, str]] = (),
+    is_wide: bool = False,
+) -> Result:
     """Every variant's best-of-N and weighted vote from samples and from trees, and its differences from the reference."""
     for variant in variants:
         lab.judge(variant, HT, is_wide)
@@ -55,7 +61,12 @@ def compared(lab: Lab, variants: Sequence[str], reference: str, others: Sequence
     top = lab.num_solutions(HT, is_wide)
     common = lab.scale.num_other_samples
     sizes = {HT: [n for n in lab.sizes(HT) if n <= top], TREE: [n for n in lab.sizes(TREE) if n <= common]}
-    rows = [lab.row(Pick(solutions, n, select)) for solutions in (HT, TREE) for n in sizes[solutions] for select in ("majority", "oracle")]
+    rows = [
+        lab.row(Pick(solutions, n, select))
+        for solutions in (HT, TREE)
+        for n in sizes[solutions]
+        for select in ("majority", "oracle")
+    ]
     contrasts = []
     for variant in variants:
         for solutions in (HT, TREE):
@@ -66,7 +77,9 @@ def compared(lab: Lab, variants: Sequence[str], reference: str, others: Sequence
     for left, right in pairs:
         for solutions in (HT, TREE):
             contrasts += [
-                lab.contrast(make(left, solutions, n), make(right, solutions, n)) for n in sizes[solutions] for make in (best, weighted)
+                lab.contrast(make(left, solutions, n), make(right, solutions, n))
+                for n in sizes[solutions]
+                for make in (best, weighted)
             ]
     units = [lab.unit(variant, lab.seeds[0]) for variant in variants]
     labels = [
@@ -74,7 +87,8 @@ def compared(lab: Lab, variants: Sequence[str], reference: str, others: Sequence
             "variant": unit.variant.name,
             "num_problems": len(unit.problem_ids),
             "tokens": unit.label_tokens,
-            "tokens_without_reuse": len(unit.problem_ids) * lab.stock.label_cost(unit.variant.source).without_reuse,
+            "tokens_without_reuse": len(unit.problem_ids)
+            * lab.stock.label_cost(unit.variant.source).without_reuse,
             "learning_rate": unit.learning_rate,
         }
         for unit in units
@@ -110,7 +124,12 @@ def sampling(lab: Lab) -> Result:
                     pairs += [(make("edu", tree, n), make("edu", ht, n)) for make in (best, weighted)]
                 contrasts += [lab.contrast(left, right) for left, right in pairs]
     equal = [row for tree in trees for row in _equal_tokens(lab, tree, HT)]
-    votes = [lab.contrast(weighted("edu", HT, n), best("edu", tree, n)) for tree in trees for n in lab.sizes(HT) if n <= common]
+    votes = [
+        lab.contrast(weighted("edu", HT, n), best("edu", tree, n))
+        for tree in trees
+        for n in lab.sizes(HT)
+        if n <= common
+    ]
     return {"rows": rows, "contrasts": contrasts, "equal_tokens": equal, "votes_against_trees": votes}
 
 
@@ -127,7 +146,15 @@ def _equal_tokens(lab: Lab, tree: str, ht: str) -> list[Result]:
 
 
 def baselines(lab: Lab) -> Result:
-    variants = ["edu", "shepherd-budget", "shepherd-soft-budget", "omega", "shepherd-on-edu", "edu-hit", "hard"]
+    variants = [
+        "edu",
+        "shepherd-budget",
+        "shepherd-soft-budget",
+        "omega",
+        "shepherd-on-edu",
+        "edu-hit",
+        "hard",
+    ]
     return compared(lab, variants, "edu")
 
 
@@ -144,7 +171,9 @@ def rollouts(lab: Lab) -> Result:
     """More completions per prefix, and fewer; and EDU labels, which cost less than the fewest."""
     names = ["-k32", "-k8", "-k4"]
     variants = ["edu", *(f"{value}{name}" for value in ("soft", "er-2") for name in ("", *names))]
-    return compared(lab, variants, "soft", [(left, f"soft{name}") for name in names for left in (f"er-2{name}", "edu")])
+    return compared(
+        lab, variants, "soft", [(left, f"soft{name}") for name in names for left in (f"er-2{name}", "edu")]
+    )
 
 
 def elsewhere(lab: Lab) -> Result:
@@ -162,12 +191,16 @@ def head(lab: Lab) -> Result:
 
 def combinations(lab: Lab) -> Result:
     """Other labels of the same trees."""
-    return compared(lab, ["edu", "edu-policy", "edu-er-2", "edu-hit", "edu-evidence", "edu-policy-large"], "edu")
+    return compared(
+        lab, ["edu", "edu-policy", "edu-er-2", "edu-hit", "edu-evidence", "edu-policy-large"], "edu"
+    )
 
 
 def crossed(lab: Lab) -> Result:
     """One paper's value of the other's leaves."""
-    return compared(lab, ["edu", "edu-er-2", "soft", "er-2"], "edu", [("edu-er-2", "soft"), ("edu-er-2", "er-2")])
+    return compared(
+        lab, ["edu", "edu-er-2", "soft", "er-2"], "edu", [("edu-er-2", "soft"), ("edu-er-2", "er-2")]
+    )
 
 
 def own(lab: Lab) -> Result:
@@ -181,7 +214,11 @@ def aggregates(lab: Lab) -> Result:
     rows, contrasts = [], []
     for variant in ("edu", "soft", "er-2"):
         for how in AGGREGATES:
-            picks = [Pick(solutions, top, select, variant, how) for solutions in (HT, TREE) for select in ("best", "weighted")]
+            picks = [
+                Pick(solutions, top, select, variant, how)
+                for solutions in (HT, TREE)
+                for select in ("best", "weighted")
+            ]
             rows += [lab.row(pick) for pick in picks]
             if how != "min":
                 contrasts += [lab.contrast(pick, replace(pick, aggregate="min")) for pick in picks]

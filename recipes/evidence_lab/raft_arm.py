@@ -31,11 +31,16 @@ SFT = SFTConfig(learning_rate=2e-4, batch_size=16, micro_batch_size=16)
 def raft_arm(lab: Lab) -> dict[str, Any]:
     """Greedy accuracy and that of one sample after one iteration, gains over the base, differences from soft."""
     found = lab.by_seed("raft", KEPT_BY, partial(_tuned, lab))
-    stacked = {kept_by: {name: np.stack(values) for name, values in its.items()} for kept_by, its in found.items()}
+    stacked = {
+        kept_by: {name: np.stack(values) for name, values in its.items()} for kept_by, its in found.items()
+    }
     rows, contrasts = [], []
     for kept_by, its in stacked.items():
         row = {name: fields(bootstrap_seeds(its[name])) for name in ("greedy", "sampled")}
-        gains = {f"{name}_gain": fields(bootstrap_seeds(its[name] - its[f"base_{name}"])) for name in ("greedy", "sampled")}
+        gains = {
+            f"{name}_gain": fields(bootstrap_seeds(its[name] - its[f"base_{name}"]))
+            for name in ("greedy", "sampled")
+        }
         rows.append({"kept_by": kept_by, **row, **gains, "num_seeds": len(lab.seeds)})
         if kept_by != "soft":
             for name in ("greedy", "sampled"):
@@ -46,7 +51,9 @@ def raft_arm(lab: Lab) -> dict[str, Any]:
 
 def _tuned(lab: Lab, seed: int, kept_by: str) -> dict[str, Floats]:
     directory = lab.directory / "raft" / f"{kept_by}-seed{seed}"
-    problems = load_problems(f"{lab.setting.family}:train?num={lab.scale.num_raft_prompts}&seed={1000 + seed}&level={lab.setting.level}")
+    problems = load_problems(
+        f"{lab.setting.family}:train?num={lab.scale.num_raft_prompts}&seed={1000 + seed}&level={lab.setting.level}"
+    )
     test = load_problems(lab.setting.problems("test", lab.scale.num_test))
     prm = None if kept_by == "outcome" else load_prm(lab.unit(kept_by, seed).prm)
     config = RaftConfig(
@@ -60,7 +67,9 @@ def _tuned(lab: Lab, seed: int, kept_by: str) -> dict[str, Floats]:
             shutil.copytree(base, directory / "iter-0")
 
     executor, prm_format = LocalExecutor(chunk_size=32), prm.format if prm else None
-    raft(problems, test, lab.setting.policy, directory, config, executor, prm, prm_format, on_stage=reuse_base)
+    raft(
+        problems, test, lab.setting.policy, directory, config, executor, prm, prm_format, on_stage=reuse_base
+    )
     if not base.exists():
         shutil.copytree(directory / "iter-0", base.with_suffix(".partial"), dirs_exist_ok=True)
         base.with_suffix(".partial").rename(base)

@@ -22,7 +22,7 @@ from forkpoint.runs import LocalExecutor, Run, complete
 from forkpoint.solutions.outcomes import TreeOutcome
 from forkpoint.solutions.work import TreeWork
 from forkpoint.trees.grow import TreeConfig
-from forkpoint.trees.steer import SearchConfig, Steering
+from forkpoint.trees.steer import Steering, SteeringConfig
 
 from .lab import Lab, fields
 from .settings import MAX_TOKENS
@@ -31,10 +31,10 @@ from .units import Floats
 TAU, NUM_LEAVES = 0.5, 16
 PICKS = ("best", "weighted", "policy-weighted", "oracle")
 MODES = {
-    "plain": SearchConfig(),
-    "P-EDU, below 0.2": SearchConfig(prune_below=0.2),
-    "P-EDU, below 0.05": SearchConfig(prune_below=0.05),
-    "MCTS-EDU": SearchConfig(expand="mcts"),
+    "plain": SteeringConfig(),
+    "P-EDU, below 0.2": SteeringConfig(prune_below=0.2),
+    "P-EDU, below 0.05": SteeringConfig(prune_below=0.05),
+    "MCTS-EDU": SteeringConfig(expand="mcts"),
 }
 
 
@@ -42,10 +42,17 @@ def steering(lab: Lab) -> dict[str, Any]:
     """Best-of-N of every mode, with both kinds of tokens, and paired differences from the plain tree."""
     found = lab.by_seed("steering", MODES, partial(_grown, lab))
     ids = [problem.id for seed in lab.seeds for problem in block(lab, seed)]
-    joined = {mode: {name: _per_problem(ids, np.concatenate(blocks)) for name, blocks in values.items()} for mode, values in found.items()}
+    joined = {
+        mode: {name: _per_problem(ids, np.concatenate(blocks)) for name, blocks in values.items()}
+        for mode, values in found.items()
+    }
     rows, contrasts = [], []
     for mode, its in joined.items():
-        row: dict[str, Any] = {"mode": mode, "policy_tokens": its["policy_tokens"].mean(), "prm_tokens": its["prm_tokens"].mean()}
+        row: dict[str, Any] = {
+            "mode": mode,
+            "policy_tokens": its["policy_tokens"].mean(),
+            "prm_tokens": its["prm_tokens"].mean(),
+        }
         rows.append({**row, **{name: fields(bootstrap(its[name])) for name in PICKS}})
         if mode != "plain":
             for name in PICKS:
@@ -73,9 +80,13 @@ def _grown(lab: Lab, seed: int, mode: str) -> dict[str, Floats]:
     problems, policy = block(lab, seed), lab.stock.policy
     prm = load_prm(lab.unit("edu", seed).prm)
     steered = Steering(MODES[mode], prm, prm.format) if mode != "plain" else None
-    work = TreeWork(policy, problems, TreeConfig(num_leaves=NUM_LEAVES, tau=TAU, max_tokens=MAX_TOKENS), steered)
+    work = TreeWork(
+        policy, problems, TreeConfig(num_leaves=NUM_LEAVES, tau=TAU, max_tokens=MAX_TOKENS), steered
+    )
     directory = lab.directory / "steering" / f"{'-'.join(mode.replace(',', '').split())}-seed{seed}"
-    with Run.open(directory, "steering", {"mode": mode, "seed": seed, "policy": policy.name, "problems": len(problems)}) as run:
+    with Run.open(
+        directory, "steering", {"mode": mode, "seed": seed, "policy": policy.name, "problems": len(problems)}
+    ) as run:
         complete(run, LocalExecutor(chunk_size=32), work)
         outcomes = [TreeOutcome.from_row(row) for row in run.rows(work.keys)]
         run.finish({})
@@ -83,11 +94,20 @@ def _grown(lab: Lab, seed: int, mode: str) -> dict[str, Floats]:
     for outcome in outcomes:
         steps = [outcome.path(idx).steps("newline", prm.format.rule)[0] for idx in range(len(outcome.ends))]
         scores = prm.score([outcome.problem.question] * len(steps), steps)
-        attempts.append(Attempts(outcome.problem.id, outcome.solutions(), tuple(tuple(its) for its in scores), outcome.tree))
-    points = {(point.select, point.aggregate): point.accuracy_P for point in curve(attempts, [NUM_LEAVES], is_exchangeable=False)}
+        attempts.append(
+            Attempts(
+                outcome.problem.id, outcome.solutions(), tuple(tuple(its) for its in scores), outcome.tree
+            )
+        )
+    points = {
+        (point.select, point.aggregate): point.accuracy_P
+        for point in curve(attempts, [NUM_LEAVES], is_exchangeable=False)
+    }
     return {
         **{select: points[select, "min"] for select in ("best", "weighted", "policy-weighted")},
         "oracle": points["oracle", None],
         "policy_tokens": np.array([float(outcome.cost.sampled_tokens) for outcome in outcomes]),
-        "prm_tokens": np.array([float(outcome.scoring.tokens) if outcome.scoring else 0.0 for outcome in outcomes]),
+        "prm_tokens": np.array(
+            [float(outcome.scoring.tokens) if outcome.scoring else 0.0 for outcome in outcomes]
+        ),
     }

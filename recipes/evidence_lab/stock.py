@@ -103,7 +103,10 @@ def sum_costs(costs: Sequence[LabelCost]) -> LabelCost:
     """Of labels that are used together."""
     num_rollouts = max(cost.num_rollouts for cost in costs)
     return LabelCost(
-        sum(cost.solutions for cost in costs), sum(cost.rollouts for cost in costs), num_rollouts, sum(cost.without_reuse for cost in costs)
+        sum(cost.solutions for cost in costs),
+        sum(cost.rollouts for cost in costs),
+        num_rollouts,
+        sum(cost.without_reuse for cost in costs),
     )
 
 
@@ -129,7 +132,9 @@ class Stock:
         return _policy(self.setting.policy)
 
     def train_problems(self, source: str) -> list[Problem]:
-        return load_problems(self.setting.problems("train", self.scale.num_edu if source == "edu" else self.scale.num_train))
+        return load_problems(
+            self.setting.problems("train", self.scale.num_edu if source == "edu" else self.scale.num_train)
+        )
 
     def labels(self, source: str) -> Path:
         """The label run of a source (see `variants.Variant`); made where it is missing. The samples are those that are rolled out."""
@@ -146,7 +151,9 @@ class Stock:
         plans: dict[str, RolloutPlan | BisectPlan | None] = {
             "edu": None,
             "rollouts": RolloutPlan(num_solutions=scale.num_solutions, num_rollouts=scale.num_rollouts),
-            "more-rollouts": RolloutPlan(num_solutions=scale.num_solutions, num_rollouts=2 * scale.num_rollouts),
+            "more-rollouts": RolloutPlan(
+                num_solutions=scale.num_solutions, num_rollouts=2 * scale.num_rollouts
+            ),
             "tree-rollouts": RolloutPlan(source="tree", num_rollouts=scale.num_rollouts // 2),
             "omega": BisectPlan(BisectConfig(num_rollouts=8, max_searches=OMEGA_SEARCHES)),
         }
@@ -165,9 +172,16 @@ class Stock:
             outcomes = [outcome_of(row) for row in run.rows() if row["kind"] in ("tree", "samples")]
             rollouts = RolloutStore(run).cost.sampled_tokens
         sampled = sum(outcome.cost.sampled_tokens for outcome in outcomes)
-        paths = sum(len(outcome.path(idx).completion) for outcome in outcomes for idx in range(len(outcome.ends)))
+        paths = sum(
+            len(outcome.path(idx).completion) for outcome in outcomes for idx in range(len(outcome.ends))
+        )
         num_rollouts = plan.num_rollouts if isinstance(plan, RolloutPlan) else 0
-        cost = LabelCost(sampled / len(problems), rollouts / len(problems), num_rollouts, (paths + rollouts) / len(problems))
+        cost = LabelCost(
+            sampled / len(problems),
+            rollouts / len(problems),
+            num_rollouts,
+            (paths + rollouts) / len(problems),
+        )
         write_json(directory / "cost.json", asdict(cost))
 
     def label_cost(self, source: str) -> LabelCost:
@@ -203,7 +217,9 @@ class Stock:
         if not path.exists():
             solved = self.solutions(name)
             with Run.read(self.directory / name) as run:
-                shares = {outcome.problem.id: leaf_shares(outcome.tree, num) for outcome in tree_outcomes(run)}
+                shares = {
+                    outcome.problem.id: leaf_shares(outcome.tree, num) for outcome in tree_outcomes(run)
+                }
             write_json(path, [shares[item.problem_id] for item in solved])
         found: list[list[float]] = json.loads(path.read_text())
         return found
@@ -219,19 +235,28 @@ class Stock:
     def _solve(self, name: str, path: Path) -> None:
         split, kind, number = name.split("-")
         scale = self.scale
-        problems = load_problems(self.setting.problems(split, scale.num_test if split == "test" else scale.num_valid))
+        problems = load_problems(
+            self.setting.problems(split, scale.num_test if split == "test" else scale.num_valid)
+        )
         num = self.num_solutions(name)
         work: SampleWork | TreeWork
         if kind == "ht":
             work = SampleWork(self.policy, problems, RolloutConfig(num, float(number), max_tokens=MAX_TOKENS))
         else:
-            work = TreeWork(self.policy, problems, TreeConfig(num_leaves=num, tau=float(number), max_tokens=MAX_TOKENS))
+            work = TreeWork(
+                self.policy, problems, TreeConfig(num_leaves=num, tau=float(number), max_tokens=MAX_TOKENS)
+            )
         with Run.open(
-            self.directory / name, "solutions", {"name": name, "num": num, "policy": self.policy.name, "problems": len(problems)}
+            self.directory / name,
+            "solutions",
+            {"name": name, "num": num, "policy": self.policy.name, "problems": len(problems)},
         ) as run:
             complete(run, self._executor, work)
             rate = self.random_rate()
-            replace_file(path, (json.dumps(_row(outcome_of(row), rate)).encode() + b"\n" for row in run.rows(work.keys)))
+            replace_file(
+                path,
+                (json.dumps(_row(outcome_of(row), rate)).encode() + b"\n" for row in run.rows(work.keys)),
+            )
             run.finish({})
 
 
@@ -258,7 +283,10 @@ def _row(outcome: TreeOutcome | SampleOutcome, random_rate: float) -> dict[str, 
 def _solved(lines: Sequence[bytes]) -> Iterator[Solved]:
     for line in lines:
         row = json.loads(line)
-        attempts = [Attempt(**{**item, "steps": {cut: tuple(steps) for cut, steps in item["steps"].items()}}) for item in row["attempts"]]
+        attempts = [
+            Attempt(**{**item, "steps": {cut: tuple(steps) for cut, steps in item["steps"].items()}})
+            for item in row["attempts"]
+        ]
         yield Solved(row["problem_id"], row["question"], tuple(attempts))
 
 

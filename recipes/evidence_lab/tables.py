@@ -16,7 +16,9 @@ SOLUTIONS = {
 
 def shown(estimate: Result | None) -> str:
     """`0.512 (0.480 .. 0.545)`."""
-    return f"{estimate['mean']:.3f} ({estimate['ci_low']:.3f} .. {estimate['ci_high']:.3f})" if estimate else ""
+    return (
+        f"{estimate['mean']:.3f} ({estimate['ci_low']:.3f} .. {estimate['ci_high']:.3f})" if estimate else ""
+    )
 
 
 def signed(estimate: Result | None) -> str:
@@ -39,7 +41,9 @@ def origin(result: Result) -> str:
         "tuning": f"{scale['num_valid']} valid problems, one seed that no other table has",
         "labels": "prefixes as listed, no PRM",
     }
-    measured_on = sizes.get(arm, f"{scale['num_test']} test problems, {len(seeds)} seeds ({seeds[0]} to {seeds[-1]})")
+    measured_on = sizes.get(
+        arm, f"{scale['num_test']} test problems, {len(seeds)} seeds ({seeds[0]} to {seeds[-1]})"
+    )
     return f"Setting {name}, {measured_on}, commit {result['commit']}, {result['date']}: `recipes/results/{name}-{arm}.json`"
 
 
@@ -55,7 +59,13 @@ def compared(result: Result) -> str:
     top = max(row["n"] for row in rows if row["solutions"] == TREE)
     reference = next(item["right"] for item in contrasts if " best " in item["right"]).split()[0]
     differing = [f"{what}, minus {reference}" for what in (f"best of {top}", "vote", "tree")]
-    header = ["PRM", *(f"best of {n}" for n in sizes), f"weighted vote of {top}", f"best of {top}, EDU tree", *differing]
+    header = [
+        "PRM",
+        *(f"best of {n}" for n in sizes),
+        f"weighted vote of {top}",
+        f"best of {top}, EDU tree",
+        *differing,
+    ]
     cells = []
     for label in result["labels"]:
         name = label["variant"]
@@ -82,7 +92,9 @@ def compared(result: Result) -> str:
         ]
         for label in result["labels"]
     ]
-    cost_table = markdown(["PRM", "problems", "sampled tokens of its labels", "of the most", "learning rate"], costs)
+    cost_table = markdown(
+        ["PRM", "problems", "sampled tokens of its labels", "of the most", "learning rate"], costs
+    )
     return f"{markdown(header, cells)}\n\n{cost_table}"
 
 
@@ -102,7 +114,16 @@ def sampling(result: Result) -> str:
                     *(shown(pick) for pick in picks),
                 ]
             )
-    header = ["solutions", "N", "tokens", "without reuse", "majority", "oracle", "best by PRM", "vote weighted by PRM"]
+    header = [
+        "solutions",
+        "N",
+        "tokens",
+        "without reuse",
+        "majority",
+        "oracle",
+        "best by PRM",
+        "vote weighted by PRM",
+    ]
     differences = [
         [item["left"], item["right"], signed(item), f"{item['token_ratio']:.2f}"]
         for item in result["contrasts"]
@@ -110,8 +131,13 @@ def sampling(result: Result) -> str:
     ]
     columns = ["left", "right", "left minus right", "tokens, left / right"]
     parts = [markdown(header, rows), "At equal N:", markdown(columns, differences)]
-    for title, name in (("At no more tokens:", "equal_tokens"), ("A vote of samples against the best of a tree:", "votes_against_trees")):
-        its = [[item["left"], item["right"], signed(item), f"{item['token_ratio']:.2f}"] for item in result[name]]
+    for title, name in (
+        ("At no more tokens:", "equal_tokens"),
+        ("A vote of samples against the best of a tree:", "votes_against_trees"),
+    ):
+        its = [
+            [item["left"], item["right"], signed(item), f"{item['token_ratio']:.2f}"] for item in result[name]
+        ]
         parts += [title, markdown(columns, its)]
     return "\n\n".join(parts)
 
@@ -133,7 +159,15 @@ def labels(result: Result) -> str:
          f"{row['correlation']:.3f}", str(row["num_prefixes"])]
         for row in result["labels"]
     ]  # fmt: skip
-    header = ["label", "tokens per label", "mean absolute error", "mean squared error", "bias", "rank correlation", "prefixes"]
+    header = [
+        "label",
+        "tokens per label",
+        "mean absolute error",
+        "mean squared error",
+        "bias",
+        "rank correlation",
+        "prefixes",
+    ]
     return markdown(header, rows)
 
 
@@ -154,16 +188,33 @@ def steering(result: Result) -> str:
                 *differences,
             ]
         )
-    return markdown(["trees", "policy tokens", "PRM tokens", *kinds, *(f"{kind}, minus plain" for kind in STEERED)], rows)
+    return markdown(
+        ["trees", "policy tokens", "PRM tokens", *kinds, *(f"{kind}, minus plain" for kind in STEERED)], rows
+    )
 
 
 def raft(result: Result) -> str:
     rows = []
     for row in result["raft"]:
-        differences = [signed(find(result["differences"], left=row["kept_by"], of=of)) for of in ("greedy", "sampled")]
-        measured = [shown(row["greedy"]), signed(row["greedy_gain"]), shown(row["sampled"]), signed(row["sampled_gain"])]
+        differences = [
+            signed(find(result["differences"], left=row["kept_by"], of=of)) for of in ("greedy", "sampled")
+        ]
+        measured = [
+            shown(row["greedy"]),
+            signed(row["greedy_gain"]),
+            shown(row["sampled"]),
+            signed(row["sampled_gain"]),
+        ]
         rows.append([row["kept_by"], *measured, *differences])
-    header = ["kept by", "greedy", "gain", "one sample, T = 1", "gain", "greedy, minus soft", "sample, minus soft"]
+    header = [
+        "kept by",
+        "greedy",
+        "gain",
+        "one sample, T = 1",
+        "gain",
+        "greedy, minus soft",
+        "sample, minus soft",
+    ]
     return markdown(header, rows)
 
 
@@ -179,7 +230,10 @@ def ours_cells(result: Result, names: Sequence[str] | None = None) -> list[list[
     for row in sorted(result["ways"], key=lambda row: float(row["tokens"])):
         if names is not None and row["name"] not in names:
             continue
-        its = [find(result["differences"], left=row["name"], paper=paper) for paper in ("EDU-PRM", "ER-PRM", "samples")]
+        its = [
+            find(result["differences"], left=row["name"], paper=paper)
+            for paper in ("EDU-PRM", "ER-PRM", "samples")
+        ]
         against = [f"{signed(item)} {item['right']}" if item else "" for item in its]
         cells.append([row["name"], f"{row['tokens']:.0f}", shown(row), *against])
     return cells

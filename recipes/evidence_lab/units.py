@@ -65,9 +65,13 @@ class Unit:
         if not labels.exists():
             write_labelled(labels, self._labelled())
         num_rows = len({solution.problem_id for solution in read_labelled(labels)})
-        batch_size = 2 if "edu" in self.variant.source else 4  # trees of four samples are half as large as those of sixteen leaves
+        batch_size = (
+            2 if "edu" in self.variant.source else 4
+        )  # trees of four samples are half as large as those of sixteen leaves
         preset = preset_named("lab")
-        segmentation: Segmentation = "entropy" if self.cut == "entropy" else "solution" if self.cut == "solution" else "newline"
+        segmentation: Segmentation = (
+            "entropy" if self.cut == "entropy" else "solution" if self.cut == "solution" else "newline"
+        )
         config = replace(
             preset,
             format=replace(preset.format, head=self.variant.head, segmentation=segmentation, rule=RULE),
@@ -91,7 +95,13 @@ class Unit:
         num = max(1, round(len(drawn) * variant.share))
         if variant.budget == "edu":
             budget = stock.label_cost("edu").solutions * len(drawn)
-            num = max(1, min(len(drawn), round(budget / stock.label_cost(variant.source).per_problem(self.num_rollouts))))
+            num = max(
+                1,
+                min(
+                    len(drawn),
+                    round(budget / stock.label_cost(variant.source).per_problem(self.num_rollouts)),
+                ),
+            )
         return [problem.id for problem in drawn[:num]]
 
     @property
@@ -103,7 +113,9 @@ class Unit:
     @property
     def label_tokens(self) -> float:
         """Sampled for its labels."""
-        return len(self.problem_ids) * self.stock.label_cost(self.variant.source).per_problem(self.num_rollouts)
+        return len(self.problem_ids) * self.stock.label_cost(self.variant.source).per_problem(
+            self.num_rollouts
+        )
 
     def _labelled(self) -> Iterator[LabelledSolution]:
         variant, chosen = self.variant, set(self.problem_ids)
@@ -127,7 +139,9 @@ class Unit:
             for idx, end in enumerate(outcome.ends):
                 steps, ends = steps_of(outcome.path(idx), variant.cut, rule, rate)
                 labels = tuple(leaves.label(idx, num_tokens, config.step_value) for num_tokens in ends)
-                yield LabelledSolution(outcome.problem.id, outcome.problem.question, steps, labels, end.is_correct)
+                yield LabelledSolution(
+                    outcome.problem.id, outcome.problem.question, steps, labels, end.is_correct
+                )
 
     @property
     def cut(self) -> str:
@@ -141,11 +155,16 @@ class Unit:
         if not path.exists():
             most = self.stock.num_solutions(solutions)
             if num < most and (self.directory / f"{solutions}-{most}.npz").exists():
-                scores = [[list(map(float, steps)) for steps in its[:num]] for _, its in self.judged(solutions, most).step_scores()]
+                scores = [
+                    [list(map(float, steps)) for steps in its[:num]]
+                    for _, its in self.judged(solutions, most).step_scores()
+                ]
             else:
                 scores = score(load_prm(self.prm), solved, self.cut)
             partial = path.with_suffix(".partial.npz")
-            np.savez_compressed(partial, **_arrays(solved, scores, is_exchangeable="-ht-" in solutions, num=num))
+            np.savez_compressed(
+                partial, **_arrays(solved, scores, is_exchangeable="-ht-" in solutions, num=num)
+            )
             partial.replace(path)
         with np.load(path) as arrays:
             return Judged(solved, self.cut, {name: arrays[name] for name in arrays.files})
@@ -170,7 +189,11 @@ def own_outcomes(run: Run, chosen: set[str], config: LabelConfig) -> Iterator[La
             tallies = [below[prefix] for prefix in accumulate(steps)]
             labels = tuple(tally_label(sum(its), len(its), config.step_value) for its in tallies[:-1])
             yield LabelledSolution(
-                outcome.problem.id, outcome.problem.question, steps, (*labels, final_label(end.is_correct)), end.is_correct
+                outcome.problem.id,
+                outcome.problem.question,
+                steps,
+                (*labels, final_label(end.is_correct)),
+                end.is_correct,
             )
 
 
@@ -204,8 +227,16 @@ def score(prm: Scorer, solved: Sequence[Solved], cut: str) -> list[list[list[flo
     found: list[list[list[float]]] = []
     for start in range(0, len(solved), PROBLEMS_AT_A_TIME):
         chunk = solved[start : start + PROBLEMS_AT_A_TIME]
-        pairs = list(dict.fromkeys((item.question, attempt.steps[cut]) for item in chunk for attempt in item.attempts))
-        scores = dict(zip(pairs, prm.score([question for question, _ in pairs], [steps for _, steps in pairs]), strict=True))
+        pairs = list(
+            dict.fromkeys((item.question, attempt.steps[cut]) for item in chunk for attempt in item.attempts)
+        )
+        scores = dict(
+            zip(
+                pairs,
+                prm.score([question for question, _ in pairs], [steps for _, steps in pairs]),
+                strict=True,
+            )
+        )
         found += [[scores[item.question, attempt.steps[cut]] for attempt in item.attempts] for item in chunk]
     return found
 
@@ -217,18 +248,29 @@ def sizes_to(num: int) -> list[int]:
 
 def plain(solved: Sequence[Solved], num: int, is_exchangeable: bool) -> dict[str, Floats]:
     """What needs no PRM: votes, oracle, tokens; per problem."""
-    attempts = [Attempts(item.problem_id, tuple(attempt.solution for attempt in item.attempts[:num])) for item in solved]
+    attempts = [
+        Attempts(item.problem_id, tuple(attempt.solution for attempt in item.attempts[:num]))
+        for item in solved
+    ]
     points = curve(attempts, sizes_to(num), is_exchangeable)
     found = {_name(point.select, point.aggregate, point.n): point.accuracy_P for point in points}
     found |= {f"tokens|{point.n}": point.tokens_P for point in points}
     paths = [[attempt.num_path_tokens for attempt in item.attempts[:num]] for item in solved]
-    found |= {f"path_tokens|{n}": np.array([sum(its[:n]) for its in paths], dtype=float) for n in sizes_to(num)}
+    found |= {
+        f"path_tokens|{n}": np.array([sum(its[:n]) for its in paths], dtype=float) for n in sizes_to(num)
+    }
     return found
 
 
-def _arrays(solved: Sequence[Solved], scores: list[list[list[float]]], is_exchangeable: bool, num: int) -> dict[str, Any]:
+def _arrays(
+    solved: Sequence[Solved], scores: list[list[list[float]]], is_exchangeable: bool, num: int
+) -> dict[str, Any]:
     attempts = [
-        Attempts(item.problem_id, tuple(attempt.solution for attempt in item.attempts), tuple(tuple(steps) for steps in its_scores))
+        Attempts(
+            item.problem_id,
+            tuple(attempt.solution for attempt in item.attempts),
+            tuple(tuple(steps) for steps in its_scores),
+        )
         for item, its_scores in zip(solved, scores, strict=True)
     ]
     found: dict[str, Any] = {

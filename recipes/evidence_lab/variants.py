@@ -48,9 +48,15 @@ VARIANTS = {
         Variant("er-2", "rollouts", "er:2"),
         Variant("orm", "rollouts", "outcome"),
         Variant("omega", "omega", budget="edu"),
-        *(Variant(f"edu-{round(100 * share)}pct", "edu", share=share, tuned_as="edu") for share in (0.02, 0.1, 0.25)),
+        *(
+            Variant(f"edu-{round(100 * share)}pct", "edu", share=share, tuned_as="edu")
+            for share in (0.02, 0.1, 0.25)
+        ),
         Variant("edu-large", "edu", is_large=True, tuned_as="edu"),
-        *(Variant(f"er-{eta:g}", "rollouts", f"er:{eta:g}", tuned_as="er-2") for eta in (0.1, 1, 5, 8, 10, 15)),
+        *(
+            Variant(f"er-{eta:g}", "rollouts", f"er:{eta:g}", tuned_as="er-2")
+            for eta in (0.1, 1, 5, 8, 10, 15)
+        ),
         *(Variant(f"soft-k{k}", "rollouts", num_rollouts=k, tuned_as="soft") for k in (4, 8)),
         *(Variant(f"er-2-k{k}", "rollouts", "er:2", num_rollouts=k, tuned_as="er-2") for k in (4, 8)),
         Variant("soft-k32", "more-rollouts", tuned_as="soft"),

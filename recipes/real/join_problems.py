@@ -17,15 +17,21 @@ from forkpoint.runs.durable import replace_file
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("problems", nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     problems = [problem for spec in args.problems for problem in load_problems(spec)]
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    rows = ({"id": problem.id, "question": problem.question, "answer": problem.answer} for problem in problems)
+    rows = (
+        {"id": problem.id, "question": problem.question, "answer": problem.answer} for problem in problems
+    )
     replace_file(args.out, [(json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows])
-    load_problems(f"jsonl:{args.out}?grader=math")  # refuses ids that come twice and answers that this grader cannot read
+    load_problems(
+        f"jsonl:{args.out}?grader=math"
+    )  # refuses ids that come twice and answers that this grader cannot read
     print(f"{len(problems)} problems: {args.out}")
 
 

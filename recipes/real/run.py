@@ -31,11 +31,19 @@ END_S = 60
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recipe", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="where everything goes; the same again continues")
-    parser.add_argument("--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="a variable of the recipe")
-    parser.add_argument("--only", action="extend", nargs="+", default=[], metavar="STAGE", help="these stages alone")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="where everything goes; the same again continues"
+    )
+    parser.add_argument(
+        "--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="a variable of the recipe"
+    )
+    parser.add_argument(
+        "--only", action="extend", nargs="+", default=[], metavar="STAGE", help="these stages alone"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the command lines")
     args = parser.parse_args()
     try:
@@ -90,7 +98,9 @@ def run(stages: Sequence[Stage], out: Path, execute: Callable[[Stage], int] = ex
         print(f"stage: {stage.name}", file=sys.stderr)
         status = execute(stage)
         if status:
-            print(f"{stage.name} ended with status {status}; the same command continues there", file=sys.stderr)
+            print(
+                f"{stage.name} ended with status {status}; the same command continues there", file=sys.stderr
+            )
             return status
         with (out / DONE).open("a") as file:
             file.write(line + "\n")
@@ -108,7 +118,9 @@ def beside(stage: Stage) -> Iterator[None]:
     try:
         while not _answers(stage.health):
             if server.poll() is not None:
-                raise RuntimeError(f"the server of {stage.name} ended with status {server.returncode} before it was ready")
+                raise RuntimeError(
+                    f"the server of {stage.name} ended with status {server.returncode} before it was ready"
+                )
             time.sleep(0.2)
         yield
     finally:

@@ -31,12 +31,16 @@ def bootstrap(values_P: Sequence[float] | Floats, seed: int = 0) -> Estimate:
     """
     values = np.asarray(values_P, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"a bootstrap needs one value per problem and at least one; shape {values.shape} was given")
+        raise ValueError(
+            f"a bootstrap needs one value per problem and at least one; shape {values.shape} was given"
+        )
     rng = np.random.default_rng(seed)
     # some resamples at a time keep memory flat: [resamples, problems] would be gigabytes for large sets
     block = max(1, BLOCK_SIZE // len(values))
     sizes = [min(block, NUM_RESAMPLES - start) for start in range(0, NUM_RESAMPLES, block)]
-    means = np.concatenate([values[rng.integers(0, len(values), (size, len(values)))].mean(axis=1) for size in sizes])
+    means = np.concatenate(
+        [values[rng.integers(0, len(values), (size, len(values)))].mean(axis=1) for size in sizes]
+    )
     low, high = np.quantile(means, (0.025, 0.975))
     return Estimate(float(values.mean()), float(low), float(high), len(values))
 
@@ -47,14 +51,18 @@ def bootstrap_seeds(values_S_P: Floats, seed: int = 0) -> Estimate:
     With one seed it is `bootstrap`: the interval then says nothing about other seeds.
     """
     if values_S_P.ndim != 2 or values_S_P.size == 0:
-        raise ValueError(f"values per seed and problem are needed, [S, P]; shape {values_S_P.shape} was given")
+        raise ValueError(
+            f"values per seed and problem are needed, [S, P]; shape {values_S_P.shape} was given"
+        )
     num_seeds, num_problems = values_S_P.shape
     if num_seeds == 1:
         return bootstrap(values_S_P[0], seed)
     rng = np.random.default_rng(seed)
     means = np.array(
         [
-            values_S_P[rng.integers(0, num_seeds, num_seeds)][:, rng.integers(0, num_problems, num_problems)].mean()
+            values_S_P[rng.integers(0, num_seeds, num_seeds)][
+                :, rng.integers(0, num_problems, num_problems)
+            ].mean()
             for _ in range(NUM_RESAMPLES)
         ]
     )

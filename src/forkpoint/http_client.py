@@ -47,7 +47,13 @@ class HTTPClient:
     """
 
     def __init__(
-        self, base_url: str, *, api_key: str | None = None, max_in_flight: int = 32, timeout_s: float = 600.0, retry_s: float = 300.0
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        max_in_flight: int = 32,
+        timeout_s: float = 600.0,
+        retry_s: float = 300.0,
     ) -> None:
         """`timeout_s` is for one attempt, from connecting to the last byte; `retry_s` for all after a question's first failure.
 
@@ -55,11 +61,15 @@ class HTTPClient:
         """
         url = _checked(base_url)
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
-            raise ValueError("the API key holds a line break or another character that cannot be sent; check where it was copied from")
+            raise ValueError(
+                "the API key holds a line break or another character that cannot be sent; check where it was copied from"
+            )
         if max_in_flight < 1:
             raise ValueError(f"max_in_flight must be at least 1; {max_in_flight} was given")
         if timeout_s <= 0 or retry_s < 0:
-            raise ValueError(f"timeout_s must be above 0 and retry_s at least 0; {timeout_s} and {retry_s} were given")
+            raise ValueError(
+                f"timeout_s must be above 0 and retry_s at least 0; {timeout_s} and {retry_s} were given"
+            )
         self._url, self._api_key, self._timeout_s, self._retry_s = url, api_key, timeout_s, retry_s
         self._open = asyncio.Semaphore(max_in_flight)
         self._jitter = random.Random()
@@ -70,7 +80,9 @@ class HTTPClient:
             limits=httpx2.Limits(max_keepalive_connections=max_in_flight),
         )
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=_run, args=(self._loop, self._http), name=f"requests to {url.host}", daemon=True).start()
+        threading.Thread(
+            target=_run, args=(self._loop, self._http), name=f"requests to {url.host}", daemon=True
+        ).start()
         weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
 
     def get(self, path: str) -> Any:
@@ -78,7 +90,9 @@ class HTTPClient:
         try:
             return self._wait_for(self._attempt("GET", path))
         except Unanswered as reason:
-            raise ServerError(f"{self._url.join(path)} gives no answer: {reason}; is the server up, and is this its address?") from reason
+            raise ServerError(
+                f"{self._url.join(path)} gives no answer: {reason}; is the server up, and is this its address?"
+            ) from reason
 
     def ask(
         self,
@@ -117,7 +131,11 @@ class HTTPClient:
                 task.cancel()
 
     async def _ask(
-        self, path: str, question: Question, write: Callable[[Question], dict[str, Any]], read: Callable[[Question, Any], Answer]
+        self,
+        path: str,
+        question: Question,
+        write: Callable[[Question], dict[str, Any]],
+        read: Callable[[Question, Any], Answer],
     ) -> Answer:
         first_failure_s: float | None = None
         pause_s, num_attempts = FIRST_PAUSE_S, 0
@@ -148,9 +166,14 @@ class HTTPClient:
         except httpx2.RequestError as error:
             raise Unanswered(f"{type(error).__name__}: {error}") from error
         if response.status_code in BUSY_STATUSES or response.status_code >= 500:
-            raise Unanswered(f"status {response.status_code}: {self._message(response)}", _retry_after_s(response))
+            raise Unanswered(
+                f"status {response.status_code}: {self._message(response)}", _retry_after_s(response)
+            )
         if not response.is_success:
-            raise ServerError(f"{response.url} refused with status {response.status_code}: {self._message(response)}", response.status_code)
+            raise ServerError(
+                f"{response.url} refused with status {response.status_code}: {self._message(response)}",
+                response.status_code,
+            )
         try:
             return response.json()
         except ValueError as error:
@@ -162,7 +185,9 @@ class HTTPClient:
             message = str(response.json()["error"]["message"])
         except (ValueError, KeyError, TypeError):
             message = response.text
-        return (message.replace(self._api_key, "***") if self._api_key else message)[:500] or response.reason_phrase
+        return (message.replace(self._api_key, "***") if self._api_key else message)[
+            :500
+        ] or response.reason_phrase
 
 
 def _checked(base_url: str) -> httpx2.URL:
@@ -170,9 +195,13 @@ def _checked(base_url: str) -> httpx2.URL:
     try:
         url = httpx2.URL(base_url.rstrip("/") + "/")
     except httpx2.InvalidURL as error:
-        raise ValueError(f"server {base_url!r} is no address ({error}); one like http://localhost:8000 is needed") from error
+        raise ValueError(
+            f"server {base_url!r} is no address ({error}); one like http://localhost:8000 is needed"
+        ) from error
     if url.userinfo:
-        raise ValueError("the server's address holds a user name or password, which would be shown and stored; use an API key instead")
+        raise ValueError(
+            "the server's address holds a user name or password, which would be shown and stored; use an API key instead"
+        )
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
         raise ValueError(f"server {base_url!r} is no address; one like http://localhost:8000 is needed")
     return url

@@ -85,12 +85,18 @@ def _query(text: str, scheme: str, keys: Sequence[str]) -> dict[str, str]:
 
 def _load_lab(family: str, name: str, query: dict[str, str]) -> list[Problem]:
     if name not in LAB_NAMES:
-        raise ValueError(f"{family}:{name} is unknown; choose from {', '.join(f'{family}:{known}' for known in LAB_NAMES)}")
+        raise ValueError(
+            f"{family}:{name} is unknown; choose from {', '.join(f'{family}:{known}' for known in LAB_NAMES)}"
+        )
     num, seed = _whole_number(query, "num", minimum=1), _whole_number(query, "seed")
     split, level = LAB_NAMES[name]
     if level and "level" in query:
-        raise ValueError(f"{family}:{name} is a level already; write {family}:test?level={query['level']} instead")
-    return lab_problems(split, level or query.get("level", "default"), 500 if num is None else num, seed or 0, family)
+        raise ValueError(
+            f"{family}:{name} is a level already; write {family}:test?level={query['level']} instead"
+        )
+    return lab_problems(
+        split, level or query.get("level", "default"), 500 if num is None else num, seed or 0, family
+    )
 
 
 def _load_gsm8k(path: str, query: dict[str, str]) -> list[Problem]:
@@ -126,7 +132,9 @@ def _load_parquet(path: str, query: dict[str, str]) -> list[Problem]:
 
 def _load_hub(name: str, query: dict[str, str]) -> list[Problem]:
     split = query.get("split", "test")
-    return _problems(hub_rows(name, split, query.get("config")), f"hub:{name}/{split}", _columns(query), query)
+    return _problems(
+        hub_rows(name, split, query.get("config")), f"hub:{name}/{split}", _columns(query), query
+    )
 
 
 LAB_NAMES: dict[str, tuple[str, str | None]] = {
@@ -179,7 +187,9 @@ def _numbered(rows: Iterable[Mapping[str, Any]], place: str) -> Iterator[Row]:
     return ((f"{place}, row {idx}", row) for idx, row in enumerate(rows))
 
 
-def _problems(rows: Iterable[Row], name: str, columns: Columns, query: dict[str, str], needs_mark: bool = False) -> list[Problem]:
+def _problems(
+    rows: Iterable[Row], name: str, columns: Columns, query: dict[str, str], needs_mark: bool = False
+) -> list[Problem]:
     """Rows as problems, each checked, then ordered and cut as `seed` and `num` say."""
     problems: dict[str, Problem] = {}
     for idx, (where, row) in enumerate(rows):
@@ -198,7 +208,9 @@ def _problems(rows: Iterable[Row], name: str, columns: Columns, query: dict[str,
     return ordered[:num]
 
 
-def _problem(where: str, row: Mapping[str, Any], default_id: str, columns: Columns, needs_mark: bool) -> Problem:
+def _problem(
+    where: str, row: Mapping[str, Any], default_id: str, columns: Columns, needs_mark: bool
+) -> Problem:
     id_column = columns.id or ("id" if "id" in row else None)
     problem_id = default_id if id_column is None else _cell(where, row, id_column)
     question, answer = _cell(where, row, columns.question), _cell(where, row, columns.answer)

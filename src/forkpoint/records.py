@@ -191,7 +191,9 @@ class Rollout:
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.token_texts):
             num_ids, num_texts = len(self.token_ids), len(self.token_texts)
-            raise ValueError(f"a rollout needs one text per token; {num_ids} tokens and {num_texts} texts were given")
+            raise ValueError(
+                f"a rollout needs one text per token; {num_ids} tokens and {num_texts} texts were given"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,7 +67,9 @@ def vote_share(answers: Sequence[Hashable | None], scores: Sequence[float]) -> f
 def _votes(answers: Sequence[Hashable | None], scores: Sequence[float]) -> dict[Hashable, float]:
     """Answers in the order in which they first appear, with the scores of their candidates summed."""
     if not answers or len(answers) != len(scores):
-        raise ValueError(f"a vote needs candidates and as many scores; {len(answers)} and {len(scores)} were given")
+        raise ValueError(
+            f"a vote needs candidates and as many scores; {len(answers)} and {len(scores)} were given"
+        )
     votes: dict[Hashable, float] = {}
     for answer, score in zip(answers, scores, strict=True):
         if answer is not None:

@@ -56,7 +56,11 @@ class AnchorRule:
         """The anchors' positions in order; both arguments have one entry per token."""
         positions: list[int] = []
         for position, (entropy, is_candidate) in enumerate(zip(entropies, can_fork, strict=True)):
-            if is_candidate and entropy > self.tau and (not positions or position - positions[-1] >= self.min_gap):
+            if (
+                is_candidate
+                and entropy > self.tau
+                and (not positions or position - positions[-1] >= self.min_gap)
+            ):
                 positions.append(position)
         return positions
 

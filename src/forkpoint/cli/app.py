@@ -15,7 +15,12 @@ from forkpoint.cli.presets import preset_defaults
 from forkpoint.errors import ForkpointError
 from forkpoint.version import __version__
 
-app = App(name="forkpoint", version=__version__, help="Process reward models without annotators.", config=preset_defaults)
+app = App(
+    name="forkpoint",
+    version=__version__,
+    help="Process reward models without annotators.",
+    config=preset_defaults,
+)
 
 Flat = Parameter(name="*")
 """The fields of a configuration are flags of their own."""

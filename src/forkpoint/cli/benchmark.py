@@ -24,7 +24,9 @@ from forkpoint.prm_benchmarks.processbench import processbench as measure_proces
 from forkpoint.prm_benchmarks.results import RESULTS
 from forkpoint.prms.config import FamilyConfig
 
-benchmark_app = App(name="benchmark", help="Public benchmarks of process reward models, ours and other people's.")
+benchmark_app = App(
+    name="benchmark", help="Public benchmarks of process reward models, ours and other people's."
+)
 app.command(benchmark_app)
 
 
@@ -58,7 +60,13 @@ def processbench(
     results = measure_processbench(family.load(prm, device), subsets, out, config)
     origin = f"best on {results['threshold_from']}" if results["threshold_from"] else "given"
     table = Table(
-        "", "F1", "on wrong", "on right", "solutions", "upper bound", title=f"ProcessBench, threshold {results['threshold']:.3f} ({origin})"
+        "",
+        "F1",
+        "on wrong",
+        "on right",
+        "solutions",
+        "upper bound",
+        title=f"ProcessBench, threshold {results['threshold']:.3f} ({origin})",
     )
     for row in results["subsets"]:
         name = f"{row['name']} (chose the threshold)" if row["chose_threshold"] else row["name"]
@@ -96,7 +104,16 @@ def prmbench(
     """
     quiet_libraries()
     results = measure_prmbench(family.load(prm, device), read_processes(files), out, config)
-    table = Table("", "PRMScore", "F1", "negative F1", "processes", "steps", "wrong", title=f"PRMBench, threshold {config.threshold:g}")
+    table = Table(
+        "",
+        "PRMScore",
+        "F1",
+        "negative F1",
+        "processes",
+        "steps",
+        "wrong",
+        title=f"PRMBench, threshold {config.threshold:g}",
+    )
     for row in results["classes"]:
         table.add_row(
             row["name"], _interval(row["prm_score"]), f"{row['f1']:.3f}", f"{row['negative_f1']:.3f}",
@@ -140,14 +157,23 @@ def best_of_n(
         config = replace(config, cut=config.cut or CUT_OF.get(scorer.format.segmentation))
     results = measure_best_of_n(candidates, out, scorer, config)
     largest = max(row["n"] for row in results["rows"])
-    gains = {(row["select"], row["aggregate"]): row["gain"] for row in results["gains"] if row["n"] == largest}
+    gains = {
+        (row["select"], row["aggregate"]): row["gain"] for row in results["gains"] if row["n"] == largest
+    }
     title = f"best of {largest}, {results['num_problems']:,} problems"
     table = Table("pick", "aggregate", "accuracy", "minus majority", title=title)
     for row in (row for row in results["rows"] if row["n"] == largest):
         gain = gains.get((row["select"], row["aggregate"]))
-        table.add_row(row["select"], row["aggregate"] or "", _interval(row["accuracy"]), _interval(gain, "+") if gain else "")
+        table.add_row(
+            row["select"],
+            row["aggregate"] or "",
+            _interval(row["accuracy"]),
+            _interval(gain, "+") if gain else "",
+        )
     if candidates.num_ungradable:
-        err_console.print(f"{candidates.num_ungradable:,} answers could not be graded and count as wrong", highlight=False)
+        err_console.print(
+            f"{candidates.num_ungradable:,} answers could not be graded and count as wrong", highlight=False
+        )
     return _show(table, results, out)
 
 
@@ -201,7 +227,10 @@ def _show(table: Table, results: dict[str, Any], out: Path) -> int:
     refused = results["refused"]
     if refused and refused["num"]:
         err_console.print(
-            f"{refused['num']:,} solutions were refused: {refused['reasons'][0]}", highlight=False, markup=False, soft_wrap=True
+            f"{refused['num']:,} solutions were refused: {refused['reasons'][0]}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
         )
     out_console.print(f"Written: {out / RESULTS}", highlight=False, soft_wrap=True)
     return 0

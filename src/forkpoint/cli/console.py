@@ -9,7 +9,14 @@ import time
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from forkpoint.estimates import Estimate
@@ -56,7 +63,9 @@ class TrainProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         ]
-        self._bar = Progress(*columns, console=err_console, disable=not (err_console.is_terminal and is_first_process()))
+        self._bar = Progress(
+            *columns, console=err_console, disable=not (err_console.is_terminal and is_first_process())
+        )
         self._task = self._bar.add_task("", total=None, loss=float("nan"), visible=False)
         self._num_done, self._next_share = 0, 0.1
 
@@ -71,7 +80,9 @@ class TrainProgress:
         if num_done <= self._num_done:
             self._next_share = 0.1  # another training
         self._num_done = num_done
-        self._bar.update(self._task, completed=num_done, total=num_steps, loss=loss, visible=num_done < num_steps)
+        self._bar.update(
+            self._task, completed=num_done, total=num_steps, loss=loss, visible=num_done < num_steps
+        )
         if not err_console.is_terminal and num_done >= self._next_share * num_steps:
             err_console.print(f"train: {num_done}/{num_steps} steps, loss {loss:.3f}", highlight=False)
             self._next_share += 0.1
@@ -79,10 +90,24 @@ class TrainProgress:
 
 def print_results(results: dict[str, Any]) -> None:
     largest = max(row["n"] for row in results["rows"])
-    table = Table("sampler", "pick", "n", "accuracy", "95 % interval", "tokens/problem", title="accuracy on held-out problems")
+    table = Table(
+        "sampler",
+        "pick",
+        "n",
+        "accuracy",
+        "95 % interval",
+        "tokens/problem",
+        title="accuracy on held-out problems",
+    )
     for row in results["rows"]:
         if row["select"] == "greedy" or (row["n"] == largest and row["aggregate"] in (None, "min")):
-            sampler = "greedy" if row["select"] == "greedy" else f"HT T={row['temperature']:g}" if row["sampler"] == "ht" else "EDU tree"
+            sampler = (
+                "greedy"
+                if row["select"] == "greedy"
+                else f"HT T={row['temperature']:g}"
+                if row["sampler"] == "ht"
+                else "EDU tree"
+            )
             pick = row["select"] + (f" ({row['aggregate']})" if row["aggregate"] else "")
             table.add_row(
                 sampler, pick, str(row["n"]), f"{row['accuracy']:.3f}", f"{row['ci_low']:.3f} .. {row['ci_high']:.3f}",
@@ -91,7 +116,10 @@ def print_results(results: dict[str, Any]) -> None:
     out_console.print(table)
     for item in results["comparisons"]:
         interval = f"{item['ci_low']:+.3f} .. {item['ci_high']:+.3f}"
-        out_console.print(f"{item['name']}: {item['difference']:+.3f} ({interval}), tokens x {item['token_ratio']:.2f}", highlight=False)
+        out_console.print(
+            f"{item['name']}: {item['difference']:+.3f} ({interval}), tokens x {item['token_ratio']:.2f}",
+            highlight=False,
+        )
     if results["label_quality"]:
         for weighting, found in results["label_quality"]["by_weighting"].items():
             out_console.print(
@@ -116,14 +144,25 @@ def print_sweep(results: dict[str, Any]) -> None:
     found = {(row["variant"], row["select"], row["aggregate"], row["n"]): row for row in results["rows"]}
     num_problems = results["rows"][0]["num_problems"]
     title = f"best-of-N ({how}), {num_problems} problems, {results['config']['num_seeds']} seeds, with 95 % intervals"
-    table = Table("", *(f"N = {n}" for n in sizes), f"minus majority, N = {sizes[-1]}", f"minus {names[0]}, N = {sizes[-1]}", title=title)
-    for name, select, aggregate in [(None, "majority", None), *((name, "best", how) for name in names), (None, "oracle", None)]:
+    table = Table(
+        "",
+        *(f"N = {n}" for n in sizes),
+        f"minus majority, N = {sizes[-1]}",
+        f"minus {names[0]}, N = {sizes[-1]}",
+        title=title,
+    )
+    for name, select, aggregate in [
+        (None, "majority", None),
+        *((name, "best", how) for name in names),
+        (None, "oracle", None),
+    ]:
         cells = [found[name, select, aggregate, n] for n in sizes]
         shown = [f"{cell['mean']:.3f} ({cell['ci_low']:.3f} .. {cell['ci_high']:.3f})" for cell in cells]
         paired = {
             row["minus"]: f"{row['mean']:+.3f} ({row['ci_low']:+.3f} .. {row['ci_high']:+.3f})"
             for row in results["differences"]
-            if (row["variant"], row["select"], row["aggregate"], row["n"]) == (name, select, aggregate, sizes[-1])
+            if (row["variant"], row["select"], row["aggregate"], row["n"])
+            == (name, select, aggregate, sizes[-1])
         }
         table.add_row(name or select, *shown, paired.get("majority", ""), paired.get(names[0], ""))
     out_console.print(table)
@@ -134,7 +173,10 @@ def print_raft(report: RaftReport, title: str) -> None:
     table = Table("iteration", "kept", "kept right", "greedy", "sampled", "sampled minus base", title=title)
     for item in report.iterations:
         kept = (f"{item.kept.num_kept:,}", f"{item.kept.kept_accuracy:.3f}") if item.kept else ("", "")
-        gain = item.sampled_gain and f"{item.sampled_gain.mean:+.3f} ({item.sampled_gain.low:+.3f} .. {item.sampled_gain.high:+.3f})"
+        gain = (
+            item.sampled_gain
+            and f"{item.sampled_gain.mean:+.3f} ({item.sampled_gain.low:+.3f} .. {item.sampled_gain.high:+.3f})"
+        )
         table.add_row(str(item.iteration), *kept, _interval(item.greedy), _interval(item.sampled), gain or "")
     out_console.print(table)
 

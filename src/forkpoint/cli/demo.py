@@ -14,7 +14,11 @@ from forkpoint.runs.workers import WorkersConfig
 
 @app.command
 def demo(
-    *, out: Path = Path("runs/demo"), config: Annotated[DemoConfig, Flat] = DemoConfig(), batch_size: int = 128, workers: int = 2
+    *,
+    out: Path = Path("runs/demo"),
+    config: Annotated[DemoConfig, Flat] = DemoConfig(),
+    batch_size: int = 128,
+    workers: int = 2,
 ) -> int:
     """Do it all with the shipped policy: grow trees, label, train a PRM, evaluate, write a report.
 

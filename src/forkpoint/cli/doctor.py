@@ -83,11 +83,19 @@ def doctor(
     if its_kind == "prm":
         from forkpoint.doctor.prm import examine_prm
 
-        findings = examine_prm(target, device, family, _family_options(read), _samples(solutions) if solutions else ())
+        findings = examine_prm(
+            target, device, family, _family_options(read), _samples(solutions) if solutions else ()
+        )
     elif its_kind == "data":
         known_data = os.environ.get("FORKPOINT_DATA")
         findings = examine_data(
-            target, format_, read, prm=prm, family=family, against=against, known_data=Path(known_data) if known_data else None
+            target,
+            format_,
+            read,
+            prm=prm,
+            family=family,
+            against=against,
+            known_data=Path(known_data) if known_data else None,
         )
     else:
         from forkpoint.doctor.policy import examine_policy
@@ -96,7 +104,12 @@ def doctor(
         findings = examine_policy(target, device, template, max_tokens, tau, questions)
     num_problems = sum(finding.verdict == "problem" for finding in findings)
     if json_:
-        report = {"target": target, "kind": its_kind, "num_problems": num_problems, "findings": [asdict(finding) for finding in findings]}
+        report = {
+            "target": target,
+            "kind": its_kind,
+            "num_problems": num_problems,
+            "findings": [asdict(finding) for finding in findings],
+        }
         print(json.dumps(report, ensure_ascii=False, indent=1))
     else:
         _show(f"{its_kind}: {target}", findings)
@@ -108,14 +121,20 @@ def _family_options(assignments: Sequence[str]) -> dict[str, str | float]:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or key not in FAMILY_OPTIONS:
-            raise ValueError(f"options of a PRM are KEY=VALUE with the keys {', '.join(FAMILY_OPTIONS)}; {assignment!r} was given")
+            raise ValueError(
+                f"options of a PRM are KEY=VALUE with the keys {', '.join(FAMILY_OPTIONS)}; {assignment!r} was given"
+            )
         options[key] = float(value) if key == "beta" else value.replace("\\n", "\n")
     return options
 
 
 def _samples(path: Path) -> list[Sample]:
     return [
-        Sample(f"{path}, solution {number}", row["question"], tuple(row["steps"] if "steps" in row else newline_steps(row["solution"])))
+        Sample(
+            f"{path}, solution {number}",
+            row["question"],
+            tuple(row["steps"] if "steps" in row else newline_steps(row["solution"])),
+        )
         for number, row in enumerate(read_solutions(path), start=1)
     ]
 
@@ -129,6 +148,9 @@ def _show(title: str, findings: Sequence[Finding]) -> None:
         for detail in finding.details[:SHOWN_DETAILS]:
             out_console.print(f"{finding.check}: {detail}", highlight=False, markup=False, soft_wrap=True)
         if len(finding.details) > SHOWN_DETAILS:
-            out_console.print(f"{finding.check}: {len(finding.details) - SHOWN_DETAILS} more; --json shows them all", highlight=False)
+            out_console.print(
+                f"{finding.check}: {len(finding.details) - SHOWN_DETAILS} more; --json shows them all",
+                highlight=False,
+            )
     counts = Counter(finding.verdict for finding in findings)
     out_console.print(", ".join(f"{counts[verdict]} {verdict}" for verdict in STYLES), highlight=False)

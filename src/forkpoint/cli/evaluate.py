@@ -20,7 +20,7 @@ from forkpoint.problems import load_problems
 from forkpoint.report import write_report
 from forkpoint.runs import LocalExecutor
 from forkpoint.trees.grow import TreeConfig
-from forkpoint.trees.steer import SearchConfig
+from forkpoint.trees.steer import SteeringConfig
 
 
 @app.command
@@ -34,7 +34,7 @@ def evaluate(
     prefixes: Annotated[PrefixConfig, Parameter(name="prefixes")] = PrefixConfig(),
     config: Annotated[EvaluateConfig, Flat] = EvaluateConfig(),
     tree: Annotated[TreeConfig, Parameter(name="tree")] = TreeConfig(),
-    search: Annotated[SearchConfig, Parameter(name="search")] = SearchConfig(),
+    search: Annotated[SteeringConfig, Parameter(name="search")] = SteeringConfig(),
     policy: Annotated[PolicyConfig, Flat] = PolicyConfig(),
 ) -> int:
     """Measure greedy, majority, best-of-N and oracle accuracy against sampled tokens, for HT samples and EDU trees.
@@ -71,7 +71,11 @@ def evaluate(
         steering=steering_of(search, scorer),
     )
     executor = LocalExecutor(chunk_size=policy.batch_size)
-    truth = measure_labels(labels, loaded, out / "truth", prefixes, executor, config.max_tokens) if labels else None
+    truth = (
+        measure_labels(labels, loaded, out / "truth", prefixes, executor, config.max_tokens)
+        if labels
+        else None
+    )
     resolved = {
         "problems": problems,
         "policy": policy.policy,
@@ -79,9 +83,13 @@ def evaluate(
         "evaluate": asdict(config),
         "tree": asdict(tree),
     }
-    results = write_results(out, evaluation, resolved, loaded, {"evaluate": round(time.monotonic() - started, 1)}, truth)
+    results = write_results(
+        out, evaluation, resolved, loaded, {"evaluate": round(time.monotonic() - started, 1)}, truth
+    )
     print_results(results)
-    out_console.print(f"Written: {out / 'results.json'}, {write_report(out)}", highlight=False, soft_wrap=True)
+    out_console.print(
+        f"Written: {out / 'results.json'}, {write_report(out)}", highlight=False, soft_wrap=True
+    )
     return 0
 
 

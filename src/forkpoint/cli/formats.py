@@ -49,7 +49,16 @@ def convert(
         num_bad += 1
         err_console.print(reason, highlight=False, markup=False, soft_wrap=True)
 
-    rows = formats.read(source, from_, on_bad_row=on_bad_row if skip_bad_rows else None, **formats.parse_options(from_, "read", read))
+    rows = formats.read(
+        source,
+        from_,
+        on_bad_row=on_bad_row if skip_bad_rows else None,
+        **formats.parse_options(from_, "read", read),
+    )
     num_written = formats.write(out, to, rows, **formats.parse_options(to, "write", write))
-    out_console.print(f"{num_written:,} solutions written, {num_bad:,} rows left out: {out}", highlight=False, soft_wrap=True)
+    out_console.print(
+        f"{num_written:,} solutions written, {num_bad:,} rows left out: {out}",
+        highlight=False,
+        soft_wrap=True,
+    )
     return 0

@@ -29,12 +29,16 @@ def show(problems: str = "lab:test?num=3") -> int:
     """
     for problem in load_problems(problems):
         out_console.print(f"[{problem.id}]", style="dim", markup=False)
-        out_console.print(f"{problem.question}\n{lab_story(problem.id).solution}\n", highlight=False, markup=False)
+        out_console.print(
+            f"{problem.question}\n{lab_story(problem.id).solution}\n", highlight=False, markup=False
+        )
     return 0
 
 
 @lab_app.command
-def check(policy: str = "lab", *, config: Annotated[CheckConfig, Flat] = CheckConfig(), batch_size: int = 64) -> int:
+def check(
+    policy: str = "lab", *, config: Annotated[CheckConfig, Flat] = CheckConfig(), batch_size: int = 64
+) -> int:
     """Measure a policy on lab problems: greedy, sampled, majority and oracle accuracy, and its anchors.
 
     Parameters
@@ -49,7 +53,12 @@ def check(policy: str = "lab", *, config: Annotated[CheckConfig, Flat] = CheckCo
     table = Table("", "mean", "95 % interval", "problems", title=f"{policy} on {config.problems}")
     for name in ("greedy", "sampled", "majority", "oracle", "anchors"):
         estimate = getattr(result, name)
-        table.add_row(name, f"{estimate.mean:.3f}", f"{estimate.low:.3f} .. {estimate.high:.3f}", str(estimate.num_problems))
+        table.add_row(
+            name,
+            f"{estimate.mean:.3f}",
+            f"{estimate.low:.3f} .. {estimate.high:.3f}",
+            str(estimate.num_problems),
+        )
     out_console.print(table)
     out_console.print(f"first errors of greedy solutions: {result.first_errors}", highlight=False)
     return 0

@@ -22,7 +22,7 @@ from forkpoint.prms.config import FamilyConfig
 from forkpoint.problems import load_problems
 from forkpoint.runs.workers import WorkersConfig
 from forkpoint.trees.grow import TreeConfig
-from forkpoint.trees.steer import SearchConfig
+from forkpoint.trees.steer import SteeringConfig
 
 
 @app.command
@@ -38,7 +38,7 @@ def label(
     bisect: Annotated[BisectPlan, Parameter(name="bisect")] = BisectPlan(),
     prm: str | None = None,
     family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
-    search: Annotated[SearchConfig, Parameter(name="search")] = SearchConfig(),
+    search: Annotated[SteeringConfig, Parameter(name="search")] = SteeringConfig(),
     seed: int = 0,
     policy: Annotated[PolicyConfig, Flat] = PolicyConfig(),
     workers: Annotated[WorkersConfig, Flat] = WorkersConfig(),
@@ -69,7 +69,11 @@ def label(
     if method is not None:
         product = product_named(method)
         plan, labels = product.plan, replace(labels, value=method)
-    if policy.engine == "vllm" and workers.ray is not None and policy.tensor_parallel > workers.gpus_per_worker:
+    if (
+        policy.engine == "vllm"
+        and workers.ray is not None
+        and policy.tensor_parallel > workers.gpus_per_worker
+    ):
         raise ValueError(
             f"tensor_parallel {policy.tensor_parallel} needs as many GPUs in each worker, which have {workers.gpus_per_worker:g}; "
             f"give --gpus-per-worker {policy.tensor_parallel}"
@@ -95,7 +99,9 @@ def label(
         table.add_row(name, f"{value:,}")
     out_console.print(table)
     if summary.num_failed:
-        err_console.print(f"{summary.num_failed} problems failed, see {out / 'failures.jsonl'}; run the same command to try them again")
+        err_console.print(
+            f"{summary.num_failed} problems failed, see {out / 'failures.jsonl'}; run the same command to try them again"
+        )
     return 1 if summary.num_failed else 0
 
 
@@ -129,5 +135,9 @@ def relabel_command(
         named = [replace(labels, value=value, eta=None) for value in values]
         configs = [(config, out / f"{config.canonical_value.replace(':', '-')}.jsonl") for config in named]
     for (config, path), num_labels in zip(configs, relabel(run, configs, num_rollouts), strict=True):
-        out_console.print(f"{num_labels:,} labels of value {config.canonical_value}: {path}", highlight=False, soft_wrap=True)
+        out_console.print(
+            f"{num_labels:,} labels of value {config.canonical_value}: {path}",
+            highlight=False,
+            soft_wrap=True,
+        )
     return 0

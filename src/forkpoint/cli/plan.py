@@ -63,12 +63,27 @@ def plan(
     pilots = dict(_named_pilot(text) for text in pilot)
     estimates = estimate_recipe(found, hardware, parsed, pilots)
     if json_:
-        assumed = {"problems": {name: asdict(its) for name, its in found.problems.items()}, "hardware": asdict(hardware)}
-        facts = {"gpu": asdict(GPUS[hardware.gpu or found.gpu]), "models": {name: asdict(its) for name, its in found.models.items()}}
+        assumed = {
+            "problems": {name: asdict(its) for name, its in found.problems.items()},
+            "hardware": asdict(hardware),
+        }
+        facts = {
+            "gpu": asdict(GPUS[hardware.gpu or found.gpu]),
+            "models": {name: asdict(its) for name, its in found.models.items()},
+        }
         measured = {name: _pilot_row(its) for name, its in pilots.items()}
-        total = {key: sum(row[key] for row in map(_row, estimates)) for key in ("flops", "hours", "gpu_hours", "cost")}
+        total = {
+            key: sum(row[key] for row in map(_row, estimates))
+            for key in ("flops", "hours", "gpu_hours", "cost")
+        }
         report = {"title": found.title, "assumed": assumed, "facts": facts, "measured": measured}
-        print(json.dumps({**report, "stages": [_row(item) for item in estimates], "total": total}, indent=1, ensure_ascii=False))
+        print(
+            json.dumps(
+                {**report, "stages": [_row(item) for item in estimates], "total": total},
+                indent=1,
+                ensure_ascii=False,
+            )
+        )
         return 0
     _show(found.title, estimates, hardware)
     return 0
@@ -96,15 +111,27 @@ def _row(item: StageEstimate) -> dict[str, Any]:
 
 
 def _show(title: str, estimates: Sequence[StageEstimate], hardware: HardwareConfig) -> None:
-    tokens = Table("stage", "sampled", "prefilled", "no reuse", "scored", "trained", title=Text(f"{title}: tokens"))
-    hours = Table("stage", "FLOPs", "GPUs", "hours", "GPU hours", "cost", title=Text(f"{title}: {hardware.gpu}"))
+    tokens = Table(
+        "stage", "sampled", "prefilled", "no reuse", "scored", "trained", title=Text(f"{title}: tokens")
+    )
+    hours = Table(
+        "stage", "FLOPs", "GPUs", "hours", "GPU hours", "cost", title=Text(f"{title}: {hardware.gpu}")
+    )
     for item in estimates:
-        prompts, computed = item.sampled.prompt_tokens, item.sampled.prompt_tokens - item.sampled.reused_tokens
+        prompts, computed = (
+            item.sampled.prompt_tokens,
+            item.sampled.prompt_tokens - item.sampled.reused_tokens,
+        )
         name = f"{item.name} (pilot)" if item.is_measured else item.name
         counts = (item.sampled.sampled_tokens, computed, prompts, item.read_tokens, item.trained_tokens)
         tokens.add_row(name, *map(_tokens, counts))
         hours.add_row(
-            item.name, f"{item.flops:.1e}", str(item.num_gpus), f"{item.hours:,.1f}", f"{item.gpu_hours:,.1f}", f"{item.cost:,.0f}"
+            item.name,
+            f"{item.flops:.1e}",
+            str(item.num_gpus),
+            f"{item.hours:,.1f}",
+            f"{item.gpu_hours:,.1f}",
+            f"{item.cost:,.0f}",
         )
     flops, num_hours = sum(item.flops for item in estimates), sum(item.hours for item in estimates)
     gpu_hours, cost = sum(item.gpu_hours for item in estimates), sum(item.cost for item in estimates)
@@ -114,7 +141,10 @@ def _show(title: str, estimates: Sequence[StageEstimate], hardware: HardwareConf
         for misfit in item.misfits:
             out_console.print(Text(f"{item.name} does not fit: {misfit}", "red"), soft_wrap=True)
     assumed = ", ".join(f"{name} {value}" for name, value in asdict(hardware).items() if value is not None)
-    out_console.print(f"Not measured; assumed: {assumed}, and the means of the recipe's problems (--json shows all).", soft_wrap=True)
+    out_console.print(
+        f"Not measured; assumed: {assumed}, and the means of the recipe's problems (--json shows all).",
+        soft_wrap=True,
+    )
 
 
 def _tokens(number: float) -> str:
@@ -142,13 +172,26 @@ def _show_pilot(pilot: Pilot, num_problems: int, is_json: bool) -> None:
         print(json.dumps({"pilot": _pilot_row(pilot), "expected": expected}, indent=1, ensure_ascii=False))
         return
     table = Table(
-        "", f"{pilot.num_problems:,} problems, measured", f"{num_problems:,} problems, expected", title=Text(str(pilot.directory))
+        "",
+        f"{pilot.num_problems:,} problems, measured",
+        f"{num_problems:,} problems, expected",
+        title=Text(str(pilot.directory)),
     )
     for name, number in asdict(pilot.cost).items():
-        interval = f" ({expected['sampled_tokens_low']:,} .. {expected['sampled_tokens_high']:,})" if pilot.sampled_tokens else ""
-        table.add_row(name, f"{number:,}", f"{expected[name]:,}" + (interval if name == "sampled_tokens" else ""))
-    table.add_row("journal, MB", f"{pilot.journal_bytes / 1e6:,.1f}", f"{expected['journal_bytes'] / 1e6:,.1f}")
-    table.add_row("hours on what the pilot ran on", f"{pilot.seconds / 3600:,.3f}", f"{expected['hours']:,.3f}")
+        interval = (
+            f" ({expected['sampled_tokens_low']:,} .. {expected['sampled_tokens_high']:,})"
+            if pilot.sampled_tokens
+            else ""
+        )
+        table.add_row(
+            name, f"{number:,}", f"{expected[name]:,}" + (interval if name == "sampled_tokens" else "")
+        )
+    table.add_row(
+        "journal, MB", f"{pilot.journal_bytes / 1e6:,.1f}", f"{expected['journal_bytes'] / 1e6:,.1f}"
+    )
+    table.add_row(
+        "hours on what the pilot ran on", f"{pilot.seconds / 3600:,.3f}", f"{expected['hours']:,.3f}"
+    )
     out_console.print(table)
     out_console.print(
         f"The interval is a 95 % bootstrap over the pilot's problems. It sampled {pilot.tokens_per_second:,.0f} tokens per second, a lower "

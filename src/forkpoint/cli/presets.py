@@ -15,7 +15,9 @@ from forkpoint.training.presets import preset_named
 
 def preset_defaults(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Give the fields of a `TrainConfig` that have no flag those of the preset, in whatever command."""
-    named = [argument.tokens[0].value for argument in arguments if argument.name == "--preset" and argument.tokens]
+    named = [
+        argument.tokens[0].value for argument in arguments if argument.name == "--preset" and argument.tokens
+    ]
     for argument in arguments:
         if named and argument.hint is TrainConfig:
             _fill(argument, preset_named(named[0]))

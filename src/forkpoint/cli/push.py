@@ -48,7 +48,9 @@ def push(
         raise ValueError("--dry-run and --out FOLDER belong together: give both, or neither to upload")
     repo_type = repo_type_of(source)
     if repo_type == "dataset" and (labels or evaluation):
-        raise ValueError(f"{source} is no PRM; --labels and --evaluation say how one was trained and measured")
+        raise ValueError(
+            f"{source} is no PRM; --labels and --evaluation say how one was trained and measured"
+        )
     with TemporaryDirectory() as temporary:
         folder = out or Path(temporary) / "folder"
         if repo_type == "model":

@@ -39,7 +39,12 @@ def score(
     """
     quiet_libraries()
     scorer = family.load(prm, device)
-    rows = score_rows(read_solutions(file), scorer, aggregate or scorer.format.aggregate, scorer.format.segmentation)
+    rows = score_rows(
+        read_solutions(file), scorer, aggregate or scorer.format.aggregate, scorer.format.segmentation
+    )
     write_lines(out, rows)
-    out_console.print(f"scored {len(rows):,} solutions, {sum(len(row['step_scores']) for row in rows):,} steps: {out}", highlight=False)
+    out_console.print(
+        f"scored {len(rows):,} solutions, {sum(len(row['step_scores']) for row in rows):,} steps: {out}",
+        highlight=False,
+    )
     return 0

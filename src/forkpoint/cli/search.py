@@ -15,7 +15,7 @@ from forkpoint.policies.config import PolicyConfig
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.problems import load_problems
 from forkpoint.runs.workers import WorkersConfig
-from forkpoint.search import InferenceConfig, MethodName, MethodReport, run_search
+from forkpoint.search import MethodName, MethodReport, SearchConfig, run_search
 from forkpoint.search.loaded_prm import LoadedPRM
 
 
@@ -27,7 +27,7 @@ def search(
     out: Path,
     method: tuple[MethodName, ...] = ("tree-vote", "adaptive", "vote", "best-of-n", "beam", "dvts"),
     prm_weight: float = 1.0,
-    config: Annotated[InferenceConfig, Flat] = InferenceConfig(),
+    config: Annotated[SearchConfig, Flat] = SearchConfig(),
     family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
     policy: Annotated[PolicyConfig, Flat] = PolicyConfig(),
     workers: Annotated[WorkersConfig, Flat] = WorkersConfig(),
@@ -53,19 +53,27 @@ def search(
     quiet_libraries()
     guide = LoadedPRM(prm, family, policy.device).guide()
     with workers.executor(policy.batch_size) as executor:
-        reports, num_failed = run_search(load_problems(problems), policy.load(), guide, out, method, config, executor, prm_weight)
+        reports, num_failed = run_search(
+            load_problems(problems), policy.load(), guide, out, method, config, executor, prm_weight
+        )
     if num_failed:
-        err_console.print(f"{num_failed} searches failed, see {out / 'failures.jsonl'}; run the same command to try them again")
+        err_console.print(
+            f"{num_failed} searches failed, see {out / 'failures.jsonl'}; run the same command to try them again"
+        )
         return 1
     out_console.print(_table(reports))
-    out_console.print(f"Written: {out / 'results.json'}, {out / 'results.jsonl'}", highlight=False, soft_wrap=True)
+    out_console.print(
+        f"Written: {out / 'results.json'}, {out / 'results.jsonl'}", highlight=False, soft_wrap=True
+    )
     return 0
 
 
 def _table(reports: Sequence[MethodReport]) -> Table:
     first = reports[0]
     title = f"{first.accuracy.num_problems} problems, score by {first.aggregate}; tokens per problem, with reuse of prefixes / without"
-    table = Table("method", "accuracy", f"minus {first.method}", "sampled", "policy", "PRM", "total", title=title)
+    table = Table(
+        "method", "accuracy", f"minus {first.method}", "sampled", "policy", "PRM", "total", title=title
+    )
     for report in reports:
         table.add_row(
             report.method,

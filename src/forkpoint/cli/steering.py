@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from forkpoint.prms.config import PRM
-from forkpoint.trees.steer import SearchConfig, Steering
+from forkpoint.trees.steer import Steering, SteeringConfig
 
 
-def steering_of(search: SearchConfig, prm: PRM | None) -> Steering | None:
+def steering_of(search: SteeringConfig, prm: PRM | None) -> Steering | None:
     """What the flags ask for; None for plain trees."""
-    if search == SearchConfig():
+    if search == SteeringConfig():
         return None
     return Steering(search, prm, prm.format if prm else None, getattr(prm, "num_tokens", None))

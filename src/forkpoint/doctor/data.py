@@ -59,7 +59,10 @@ def examine_data(
         findings += [_steps(data), _labels(data), _order(data), _duplicates(data), _soft(data)]
         if prm is not None:
             findings.append(_length(data, prm, family))
-        test_sets = [*map(read_test_set, against), *(known_test_sets(known_data, Path(source)) if known_data else ())]
+        test_sets = [
+            *map(read_test_set, against),
+            *(known_test_sets(known_data, Path(source)) if known_data else ()),
+        ]
         findings.append(check_overlap(data, test_sets))
     return findings
 
@@ -98,7 +101,9 @@ def _rows(data: DataFile) -> Finding:
         return problem("rows", text, data.bad_rows)
     if data.bad_rows:
         return problem(
-            "rows", f"{len(data.bad_rows)} of {num_rows} rows are no rows of {data.format}: correct them or leave them out", data.bad_rows
+            "rows",
+            f"{len(data.bad_rows)} of {num_rows} rows are no rows of {data.format}: correct them or leave them out",
+            data.bad_rows,
         )
     if not data.solutions:
         return problem("rows", "there are no rows: name the file that has them")
@@ -116,10 +121,16 @@ def _steps(data: DataFile) -> Finding:
     ]
     if silent:
         return warning(
-            "steps", f"{len(silent)} solutions have no question: a PRM would be trained without one (option first_step?)", silent
+            "steps",
+            f"{len(silent)} solutions have no question: a PRM would be trained without one (option first_step?)",
+            silent,
         )
     if empty:
-        return warning("steps", f"{len(empty)} steps hold no text, and are labelled: join each to the step before it", empty)
+        return warning(
+            "steps",
+            f"{len(empty)} steps hold no text, and are labelled: join each to the step before it",
+            empty,
+        )
     return ok("steps", "every question and every step has text")
 
 
@@ -128,7 +139,8 @@ def _labels(data: DataFile) -> Finding:
     mean = sum(value * count for value, count in values.items()) / values.total()
     if len(values) == 1:
         return problem(
-            "labels", f"all {values.total():,} labels are {mean:g}, so there is nothing to learn: label right and wrong solutions"
+            "labels",
+            f"all {values.total():,} labels are {mean:g}, so there is nothing to learn: label right and wrong solutions",
         )
     text = f"{values.total():,} labels of {len(values):,} values from {min(values):g} to {max(values):g}, {mean:.3f} on average"
     return ok("labels", text)
@@ -148,7 +160,9 @@ def _order(data: DataFile) -> Finding:
             return problem("order", f"{text}: good and bad are in each other's place, so write 1 - label")
     several = [solution for solution in solutions if len(solution.steps) > 1]
     if len(several) >= ENOUGH and _is_hard(several):
-        first, last = (sum(solution.labels[idx].value for solution in several) / len(several) for idx in (0, -1))
+        first, last = (
+            sum(solution.labels[idx].value for solution in several) / len(several) for idx in (0, -1)
+        )
         if first < last:
             text = f"{first:.0%} of first steps are right and {last:.0%} of last ones, though errors come later rather than earlier"
             return warning("order", f"{text}: look whether good and bad are in each other's place")
@@ -158,7 +172,9 @@ def _order(data: DataFile) -> Finding:
 def _duplicates(data: DataFile) -> Finding:
     places: defaultdict[tuple[str, tuple[str, ...]], list[tuple[str, tuple[float, ...]]]] = defaultdict(list)
     for where, solution in data.solutions:
-        places[solution.question, solution.steps].append((where, tuple(label.value for label in solution.labels)))
+        places[solution.question, solution.steps].append(
+            (where, tuple(label.value for label in solution.labels))
+        )
     repeated = [found for found in places.values() if len(found) > 1]
     if repeated:
         num_more = sum(len(found) - 1 for found in repeated)
@@ -167,7 +183,8 @@ def _duplicates(data: DataFile) -> Finding:
         details = [" = ".join(where for where, _ in found) for found in repeated]
         return warning("duplicates", f"{text}: leave them out unless they are to count more", details)
     return ok(
-        "duplicates", f"no solution stands there twice; there are {len({solution.question for _, solution in data.solutions}):,} questions"
+        "duplicates",
+        f"no solution stands there twice; there are {len({solution.question for _, solution in data.solutions}):,} questions",
     )
 
 
@@ -176,9 +193,13 @@ def _soft(data: DataFile) -> Finding:
         return ok("soft labels", "labels are 0 or 1, which every format holds")
     if data.format == "trl":
         return problem(
-            "soft labels", "labels between 0 and 1 stand in TRL's format, whose trainer makes int(0.9) = 0 of them: write booleans"
+            "soft labels",
+            "labels between 0 and 1 stand in TRL's format, whose trainer makes int(0.9) = 0 of them: write booleans",
         )
-    return ok("soft labels", f"there are labels between 0 and 1, so {', '.join(HARD_ONLY)} take them only with a threshold")
+    return ok(
+        "soft labels",
+        f"there are labels between 0 and 1, so {', '.join(HARD_ONLY)} take them only with a threshold",
+    )
 
 
 def _is_hard(solutions: Sequence[LabelledSolution]) -> bool:
@@ -202,22 +223,37 @@ def _length(data: DataFile, prm: str, family: str | None) -> Finding:
     if refused:
         share = len(refused) / len(data.solutions)
         text = f"{len(refused)} of {len(data.solutions)} solutions ({share:.1%}) do not fit the PRM, {num_long} for their length"
-        return warning("length", f"{text}: they would be left out, so raise max_length ({reader.max_length}) or leave them out", refused)
-    return ok("length", f"all {len(data.solutions)} solutions fit the PRM, which reads {reader.max_length} tokens")
+        return warning(
+            "length",
+            f"{text}: they would be left out, so raise max_length ({reader.max_length}) or leave them out",
+            refused,
+        )
+    return ok(
+        "length", f"all {len(data.solutions)} solutions fit the PRM, which reads {reader.max_length} tokens"
+    )
 
 
 def check_overlap(data: DataFile, test_sets: Sequence[TestSet]) -> Finding:
     """Which test questions stand in the data (the rule is in `overlap`)."""
     if not test_sets:
-        return warning("overlap", "not looked for, since no test set was named: give --against FILE, or set FORKPOINT_DATA")
+        return warning(
+            "overlap",
+            "not looked for, since no test set was named: give --against FILE, or set FORKPOINT_DATA",
+        )
     found = find_overlaps(_questions(data), test_sets)
     sizes = ", ".join(
-        f"{sum(item.test_set == test_set.name for item in found)} of {len(test_set.questions)} of {test_set.name}" for test_set in test_sets
+        f"{sum(item.test_set == test_set.name for item in found)} of {len(test_set.questions)} of {test_set.name}"
+        for test_set in test_sets
     )
     if found:
         num_exact = sum(item.match == "exactly" for item in found)
-        details = [f"{item.where} stands {item.match} in {item.row} ({item.share:.0%} of its 8-word sequences)" for item in found]
-        text = f"{num_exact} test questions stand in the data exactly, {len(found) - num_exact} nearly ({sizes})"
+        details = [
+            f"{item.where} stands {item.match} in {item.row} ({item.share:.0%} of its 8-word sequences)"
+            for item in found
+        ]
+        text = (
+            f"{num_exact} test questions stand in the data exactly, {len(found) - num_exact} nearly ({sizes})"
+        )
         return problem("overlap", f"{text}: leave them out, or do not test on them", details)
     return ok("overlap", f"no test question stands in the data ({sizes})")
 

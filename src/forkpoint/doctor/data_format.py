@@ -18,7 +18,9 @@ def recognise_format(row: Mapping[str, Any]) -> str:
     for name, columns in COLUMNS.items():
         if all(kinds.get(column) in types for column, types in columns.items()):
             return name
-    raise ValueError(f"the columns {', '.join(row) or '(none)'} tell no format; name it with --format: {', '.join(names())}")
+    raise ValueError(
+        f"the columns {', '.join(row) or '(none)'} tell no format; name it with --format: {', '.join(names())}"
+    )
 
 
 TEXT, LIST, RECORD, WHOLE = (str,), (list,), (dict,), (int,)

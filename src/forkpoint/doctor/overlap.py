@@ -21,7 +21,11 @@ from forkpoint.formats.containers import read_rows
 
 NGRAM_WORDS = 8
 LEAST_SHARE = 0.7
-BENCHMARKS = {"GSM8K": "gsm8k/test.jsonl", "MATH-500": "math/math500.jsonl", "ProcessBench": "processbench/*.json"}
+BENCHMARKS = {
+    "GSM8K": "gsm8k/test.jsonl",
+    "MATH-500": "math/math500.jsonl",
+    "ProcessBench": "processbench/*.json",
+}
 """Where the test sets are found in a directory of data (that of FORKPOINT_DATA)."""
 QUESTION_COLUMNS = ("question", "problem", "prompt")
 WORD = re.compile(r"[^\W_]+")
@@ -78,7 +82,11 @@ def known_test_sets(directory: Path, but: Path) -> list[TestSet]:
 
 def find_overlaps(training: Iterable[tuple[str, str]], test_sets: Iterable[TestSet]) -> list[Overlap]:
     """The test questions that stand in `training`, pairs of a place and a question; in the order of the test sets."""
-    test = [(test_set.name, where, words(question)) for test_set in test_sets for where, question in test_set.questions.items()]
+    test = [
+        (test_set.name, where, words(question))
+        for test_set in test_sets
+        for where, question in test_set.questions.items()
+    ]
     by_words, by_ngram = defaultdict(list), defaultdict(list)
     num_ngrams = []
     for idx, (_, _, its_words) in enumerate(test):
@@ -90,7 +98,11 @@ def find_overlaps(training: Iterable[tuple[str, str]], test_sets: Iterable[TestS
     best: dict[int, tuple[float, bool, str]] = {}
     for where, its_words in _distinct(training):
         counts = Counter(idx for ngram in ngrams(its_words) for idx in by_ngram.get(ngram, ()))
-        found = {idx: (count / num_ngrams[idx], False) for idx, count in counts.items() if count / num_ngrams[idx] >= LEAST_SHARE}
+        found = {
+            idx: (count / num_ngrams[idx], False)
+            for idx, count in counts.items()
+            if count / num_ngrams[idx] >= LEAST_SHARE
+        }
         found |= dict.fromkeys(by_words.get(its_words, ()), (1.0, True))
         for idx, (share, is_exact) in found.items():
             if idx not in best or (share, is_exact) > best[idx][:2]:
@@ -115,4 +127,6 @@ def _question(where: str, row: Mapping[str, Any]) -> str:
     for column in QUESTION_COLUMNS:
         if isinstance(row.get(column), str):
             return str(row[column])
-    raise ValueError(f"{where} has no text in the columns {', '.join(QUESTION_COLUMNS)}; it has {', '.join(row)}")
+    raise ValueError(
+        f"{where} has no text in the columns {', '.join(QUESTION_COLUMNS)}; it has {', '.join(row)}"
+    )

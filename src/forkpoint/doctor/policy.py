@@ -42,7 +42,12 @@ def examine_policy(
 
 
 def _examine(
-    path_or_id: str | Path, device: str, template: str | None, max_tokens: int, tau: float, questions: Sequence[str]
+    path_or_id: str | Path,
+    device: str,
+    template: str | None,
+    max_tokens: int,
+    tau: float,
+    questions: Sequence[str],
 ) -> Iterator[Finding]:
     if template is not None and "{question}" not in template:
         yield problem(
@@ -72,7 +77,11 @@ def _examine(
     yield fits
     if fits.verdict == "problem":
         return
-    room = max_tokens if policy.max_length is None else min(max_tokens, policy.max_length - max(map(len, prompts)))
+    room = (
+        max_tokens
+        if policy.max_length is None
+        else min(max_tokens, policy.max_length - max(map(len, prompts)))
+    )
     completions = policy.generate([Request(prompt, max_tokens=room) for prompt in prompts])
     yield check_completions(completions, room)
     yield check_entropies(completions, num_embeddings(policy.model))
@@ -89,7 +98,10 @@ def _missing_weights(path_or_id: str | Path) -> list[str]:
 def check_template(policy: Policy, tokenizer: Any, template: str | None) -> Finding:
     """Whether the question reaches the model, and by which template."""
     if MARK not in policy.decode(policy.encode_question(MARK)):
-        return problem("template", "the question is not in the prompt: the chat template leaves the user's message out, so give --template")
+        return problem(
+            "template",
+            "the question is not in the prompt: the chat template leaves the user's message out, so give --template",
+        )
     if template is not None:
         return ok("template", "prompts are made by the template that was given")
     if getattr(tokenizer, "chat_template", None):
@@ -103,13 +115,23 @@ def check_template(policy: Policy, tokenizer: Any, template: str | None) -> Find
 def check_end_tokens(policy: Policy, tokenizer: Any, num_rows: int, template: str | None) -> Finding:
     """Whether completions can end, and with the token that the chat template ends an answer with."""
     if not policy.eos_ids:
-        return problem("end tokens", "no end token is named, so completions run to the limit: name eos_token_id in generation_config.json")
-    unknown = sorted(token_id for token_id in policy.eos_ids if token_id >= num_rows or tokenizer.convert_ids_to_tokens(token_id) is None)
+        return problem(
+            "end tokens",
+            "no end token is named, so completions run to the limit: name eos_token_id in generation_config.json",
+        )
+    unknown = sorted(
+        token_id
+        for token_id in policy.eos_ids
+        if token_id >= num_rows or tokenizer.convert_ids_to_tokens(token_id) is None
+    )
     if unknown:
         return problem(
-            "end tokens", f"the end tokens {unknown} are no tokens of this model: correct eos_token_id in generation_config.json"
+            "end tokens",
+            f"the end tokens {unknown} are no tokens of this model: correct eos_token_id in generation_config.json",
         )
-    names = ", ".join(f"{tokenizer.convert_ids_to_tokens(token_id)!r} ({token_id})" for token_id in sorted(policy.eos_ids))
+    names = ", ".join(
+        f"{tokenizer.convert_ids_to_tokens(token_id)!r} ({token_id})" for token_id in sorted(policy.eos_ids)
+    )
     turn_end = _turn_end(tokenizer) if template is None else None
     if turn_end is not None and turn_end not in policy.eos_ids:
         return problem(
@@ -127,18 +149,24 @@ def _turn_end(tokenizer: Any) -> int | None:
     messages = [{"role": "user", "content": MARK}, {"role": "assistant", "content": MARK.upper()}]
     _, answer, tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(MARK.upper())
     ids = tokenizer.encode(tail.lstrip(), add_special_tokens=False) if answer else []
-    return ids[0] if ids and ids[0] in tokenizer.all_special_ids + list(tokenizer.added_tokens_decoder) else None
+    return (
+        ids[0] if ids and ids[0] in tokenizer.all_special_ids + list(tokenizer.added_tokens_decoder) else None
+    )
 
 
 def check_prompt(policy: Policy, tokenizer: Any, template: str | None) -> Finding:
     """Whether a completion can follow the prompt, and the prompt begins as texts do."""
     ids, bos = policy.encode_question(MARK), tokenizer.bos_token_id
     if bos is not None and list(ids[:2]) == [bos, bos]:
-        return problem("prompt", f"the prompt begins with {tokenizer.bos_token!r} twice: take it out of the template")
+        return problem(
+            "prompt", f"the prompt begins with {tokenizer.bos_token!r} twice: take it out of the template"
+        )
     if template is not None:
         text = template.replace("{question}", MARK)
     elif getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template([{"role": "user", "content": MARK}], add_generation_prompt=True, tokenize=False)
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": MARK}], add_generation_prompt=True, tokenize=False
+        )
     else:
         text = MARK
     last = tokenizer.encode(text)[-1]
@@ -148,7 +176,10 @@ def check_prompt(policy: Policy, tokenizer: Any, template: str | None) -> Findin
             f"template or tokenizer end a prompt with the end token {tokenizer.convert_ids_to_tokens(last)!r}; it is left out, so that "
             "something can follow: take it out of the template",
         )
-    return ok("prompt", f"a prompt takes {len(ids) - len(tokenizer.encode(MARK, add_special_tokens=False))} tokens beside the question")
+    return ok(
+        "prompt",
+        f"a prompt takes {len(ids) - len(tokenizer.encode(MARK, add_special_tokens=False))} tokens beside the question",
+    )
 
 
 def check_round_trip(policy: Policy, tokenizer: Any) -> Finding:
@@ -163,33 +194,44 @@ def check_round_trip(policy: Policy, tokenizer: Any) -> Finding:
             lost.append(f"{text!r} comes back as {decoded!r}")
     if broken:
         return problem(
-            "round trip", f"in {len(broken)} of {len(TEXTS)} texts the tokens do not add up to the text: steps would be cut wrongly", broken
+            "round trip",
+            f"in {len(broken)} of {len(TEXTS)} texts the tokens do not add up to the text: steps would be cut wrongly",
+            broken,
         )
     if lost:
         return warning(
-            "round trip", f"{len(lost)} of {len(TEXTS)} texts do not come back from their tokens: such characters are lost on it", lost
+            "round trip",
+            f"{len(lost)} of {len(TEXTS)} texts do not come back from their tokens: such characters are lost on it",
+            lost,
         )
     return ok("round trip", f"{len(TEXTS)} texts come back from their tokens, and the tokens add up to them")
 
 
-def check_length(policy: Policy, questions: Sequence[str], max_tokens: int) -> tuple[Finding, list[tuple[int, ...]]]:
+def check_length(
+    policy: Policy, questions: Sequence[str], max_tokens: int
+) -> tuple[Finding, list[tuple[int, ...]]]:
     """Whether prompts and `max_tokens` more fit; also the prompts."""
     prompts = [policy.encode_question(question) for question in questions]
     longest = max(map(len, prompts))
     if policy.max_length is None:
         return warning(
-            "max_length", "the model names no limit of positions: keep prompts and completions short of what it was trained on"
+            "max_length",
+            "the model names no limit of positions: keep prompts and completions short of what it was trained on",
         ), prompts
     if longest >= policy.max_length:
         return problem(
-            "max_length", f"a prompt takes {longest} tokens of a model of {policy.max_length}: leave such questions out"
+            "max_length",
+            f"a prompt takes {longest} tokens of a model of {policy.max_length}: leave such questions out",
         ), prompts
     if longest + max_tokens > policy.max_length:
-        text = (
-            f"a prompt of {longest} tokens leaves {policy.max_length - longest} of {policy.max_length}, fewer than max_tokens {max_tokens}"
-        )
-        return warning("max_length", f"{text}: completions are cut there, so lower max_tokens or shorten the prompt"), prompts
-    return ok("max_length", f"prompts of up to {longest} tokens and {max_tokens} more fit into {policy.max_length}"), prompts
+        num_left = policy.max_length - longest
+        text = f"a prompt of {longest} tokens leaves {num_left} of {policy.max_length}, fewer than max_tokens {max_tokens}"
+        return warning(
+            "max_length", f"{text}: completions are cut there, so lower max_tokens or shorten the prompt"
+        ), prompts
+    return ok(
+        "max_length", f"prompts of up to {longest} tokens and {max_tokens} more fit into {policy.max_length}"
+    ), prompts
 
 
 def check_completions(completions: Sequence[Completion], max_tokens: int) -> Finding:
@@ -206,22 +248,31 @@ def check_entropies(completions: Sequence[Completion], vocab_size: int) -> Findi
     highest = math.log(vocab_size) + 1e-3
     entropies = [entropy for completion in completions for entropy in completion.entropies]
     logprobs = [logprob for completion in completions for logprob in completion.logprobs]
-    num_bad = sum(not -1e-3 <= entropy <= highest for entropy in entropies) + sum(not -math.inf < logprob <= 1e-3 for logprob in logprobs)
+    num_bad = sum(not -1e-3 <= entropy <= highest for entropy in entropies) + sum(
+        not -math.inf < logprob <= 1e-3 for logprob in logprobs
+    )
     if num_bad:
         return problem(
-            "entropies", f"{num_bad} of {2 * len(entropies)} entropies and log-probabilities are no numbers that can be: load it in float32"
+            "entropies",
+            f"{num_bad} of {2 * len(entropies)} entropies and log-probabilities are no numbers that can be: load it in float32",
         )
     mean = math.fsum(entropies) / max(1, len(entropies))
     return ok(
-        "entropies", f"{len(entropies)} entropies lie within 0 and ln {vocab_size} = {math.log(vocab_size):.2f} nats, {mean:.2f} on average"
+        "entropies",
+        f"{len(entropies)} entropies lie within 0 and ln {vocab_size} = {math.log(vocab_size):.2f} nats, {mean:.2f} on average",
     )
 
 
 def check_anchors(policy: Policy, completions: Sequence[Completion], tau: float) -> Finding:
     """How many places to fork greedy solutions have."""
     rule = AnchorRule(tau=tau)
-    counts = [len(rule.anchors(each.entropies, rule.can_fork(policy.token_texts(each.token_ids)))) for each in completions]
+    counts = [
+        len(rule.anchors(each.entropies, rule.can_fork(policy.token_texts(each.token_ids))))
+        for each in completions
+    ]
     text = f"{sum(counts) / len(counts):.1f} anchors per greedy solution at tau {tau:g}, none in {counts.count(0)} of {len(counts)}"
     if 2 * counts.count(0) > len(counts):
-        return warning("anchors", f"{text}: most trees would be one leaf, so lower tau or give --anchors-per-solution")
+        return warning(
+            "anchors", f"{text}: most trees would be one leaf, so lower tau or give --anchors-per-solution"
+        )
     return ok("anchors", text)

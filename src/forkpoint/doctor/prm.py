@@ -57,7 +57,11 @@ def examine_prm(
 
 
 def _examine(
-    path_or_id: str | Path, device: str, family: str | None, options: Mapping[str, Any], solutions: Sequence[Sample]
+    path_or_id: str | Path,
+    device: str,
+    family: str | None,
+    options: Mapping[str, Any],
+    solutions: Sequence[Sample],
 ) -> Iterator[Finding]:
     directory_of(path_or_id)  # what is nowhere is no finding
     try:
@@ -70,26 +74,42 @@ def _examine(
     try:
         prm = load_prm(path_or_id, device, family, **options)
     except (LayoutError, SafetensorError, RuntimeError, OSError) as error:
-        yield problem("weights", f"the model cannot be loaded as a PRM of the {reader.family} family: {error}")
+        yield problem(
+            "weights", f"the model cannot be loaded as a PRM of the {reader.family} family: {error}"
+        )
         return
     yield ok("weights", "every weight of the model is in the checkpoint, and the checkpoint has no other")
     if reader.family in CLASSIFIERS and reader.label_ids is None:
         yield check_classes(prm.model.config.id2label)
     vocabulary = check_vocabulary(len(reader.tokenizer), num_embeddings(prm.model))
     yield vocabulary
-    if not any(finding.verdict == "problem" for finding in (vocabulary, *layout) if finding.check in ("places", "vocabulary")):
+    if not any(
+        finding.verdict == "problem"
+        for finding in (vocabulary, *layout)
+        if finding.check in ("places", "vocabulary")
+    ):
         tolerance = TOLERANCE if prm.model.dtype == torch.float32 else HALF_TOLERANCE
         yield from check_scores(prm, prm.format.aggregate, tolerance, _readable(reader, solutions))
 
 
 def check_layout(reader: Reader, solutions: Sequence[Sample] = ()) -> Iterator[Finding]:
     """Whatever needs no weights: tag, labels, places, truncation, max_length, and the solutions given."""
-    rows = [reader.encoder.encode(sample.question, sample.steps) for sample in ORDINARY if _is_readable(reader, sample)]
-    read_at = {row.input_ids[place] for row in rows for place in row.tag_positions if place < len(row.input_ids)}
-    names = ", ".join(f"{reader.tokenizer.convert_ids_to_tokens(token_id)!r} ({token_id})" for token_id in sorted(read_at)[:3])
+    rows = [
+        reader.encoder.encode(sample.question, sample.steps)
+        for sample in ORDINARY
+        if _is_readable(reader, sample)
+    ]
+    read_at = {
+        row.input_ids[place] for row in rows for place in row.tag_positions if place < len(row.input_ids)
+    }
+    names = ", ".join(
+        f"{reader.tokenizer.convert_ids_to_tokens(token_id)!r} ({token_id})"
+        for token_id in sorted(read_at)[:3]
+    )
     if reader.tag_id is not None and read_at - {reader.tag_id}:
         yield problem(
-            "tag", f"the step tag is the token {reader.tag_id}, but steps are read at {names}: restore the checkpoint's tokenizer"
+            "tag",
+            f"the step tag is the token {reader.tag_id}, but steps are read at {names}: restore the checkpoint's tokenizer",
         )
     else:
         yield ok("tag", f"steps are read at {names or 'no token'}{' ...' if len(read_at) > 3 else ''}")
@@ -103,7 +123,10 @@ def check_layout(reader: Reader, solutions: Sequence[Sample] = ()) -> Iterator[F
 
 def _labels(reader: Reader, read_at: set[int]) -> Finding:
     if reader.label_ids is not None and reader.label_ids[0] == reader.label_ids[1]:
-        return problem("labels", f"good and bad are the same token ({reader.label_ids[0]}), so every score is 0.5: name two tokens")
+        return problem(
+            "labels",
+            f"good and bad are the same token ({reader.label_ids[0]}), so every score is 0.5: name two tokens",
+        )
     ids = (*(sorted(read_at) if len(read_at) == 1 else ()), *(reader.label_ids or ()))
     published = PUBLISHED_IDS.get(reader.family)
     if published is not None and ids != published:
@@ -114,12 +137,19 @@ def _labels(reader: Reader, read_at: set[int]) -> Finding:
         )
     if reader.label_ids is None:
         return ok("labels", "the score is not that of label tokens")
-    return ok("labels", f"good is token {reader.label_ids[0]}, bad {reader.label_ids[1]}{', as published' if published else ''}")
+    return ok(
+        "labels",
+        f"good is token {reader.label_ids[0]}, bad {reader.label_ids[1]}{', as published' if published else ''}",
+    )
 
 
 def _places(reader: Reader) -> Finding:
     tag = () if reader.tag_id is None else (str(reader.tokenizer.decode([reader.tag_id])).strip(),)
-    tagged = [Sample(f"the tag {text!r} inside a step", "What is 1 + 1?", (f"Step 1: 1 {text} 1", "Step 2: 2")) for text in tag if text]
+    tagged = [
+        Sample(f"the tag {text!r} inside a step", "What is 1 + 1?", (f"Step 1: 1 {text} 1", "Step 2: 2"))
+        for text in tag
+        if text
+    ]
     wrong, refused, refused_ordinary = [], [], 0
     samples = [*ORDINARY, *TRICKY, *tagged]
     for sample in samples:
@@ -133,11 +163,15 @@ def _places(reader: Reader) -> Finding:
             wrong.append(f"{sample.name}: {fault}")
     if wrong:
         return problem(
-            "places", f"{len(wrong)} of {len(samples)} built-in solutions are read in the wrong places: restore the tokenizer", wrong
+            "places",
+            f"{len(wrong)} of {len(samples)} built-in solutions are read in the wrong places: restore the tokenizer",
+            wrong,
         )
     if refused_ordinary:
         return problem(
-            "places", f"{refused_ordinary} of {len(ORDINARY)} ordinary solutions are refused: see why, and restore that", refused
+            "places",
+            f"{refused_ordinary} of {len(ORDINARY)} ordinary solutions are refused: see why, and restore that",
+            refused,
         )
     unexpected = [line for line in refused if not any(line.startswith(sample.name) for sample in tagged)]
     if unexpected:
@@ -147,7 +181,8 @@ def _places(reader: Reader) -> Finding:
             unexpected,
         )
     return ok(
-        "places", f"every step of {len(samples)} built-in solutions has one place, its own; tags inside a step are harmless or refused"
+        "places",
+        f"every step of {len(samples)} built-in solutions has one place, its own; tags inside a step are harmless or refused",
     )
 
 
@@ -169,7 +204,11 @@ def _misplaced(reader: Reader, sample: Sample) -> str | None:
 
 
 def _truncation(reader: Reader) -> Finding:
-    sample = Sample("too long", "What is 1 + 1?", ("Step 1: " + "1 + 1 = 2. " * (reader.max_length // 2 + 1), "Step 2: The answer is: 2"))
+    sample = Sample(
+        "too long",
+        "What is 1 + 1?",
+        ("Step 1: " + "1 + 1 = 2. " * (reader.max_length // 2 + 1), "Step 2: The answer is: 2"),
+    )
     try:
         row = reader.encoder.encode(sample.question, sample.steps)
     except LayoutError:
@@ -188,9 +227,13 @@ def _max_length(reader: Reader) -> Finding:
             f"solutions of up to {reader.max_length} tokens are read by a model of {reader.num_positions} positions: lower max_length",
         )
     if reader.max_length < SHORTEST:
-        return warning("max_length", f"the PRM reads {reader.max_length} tokens at most, and most solutions need more: raise max_length")
+        return warning(
+            "max_length",
+            f"the PRM reads {reader.max_length} tokens at most, and most solutions need more: raise max_length",
+        )
     return ok(
-        "max_length", f"solutions of up to {reader.max_length} tokens are read, by a model of {reader.num_positions or 'unknown'} positions"
+        "max_length",
+        f"solutions of up to {reader.max_length} tokens are read, by a model of {reader.num_positions or 'unknown'} positions",
     )
 
 
@@ -208,7 +251,11 @@ def _solutions(reader: Reader, solutions: Sequence[Sample]) -> Finding:
             refused.append(f"{sample.name}: {fault}")
     if refused:
         counts = ", ".join(f"{count} {name}" for name, count in why.items() if count)
-        return problem("solutions", f"{len(refused)} of {len(solutions)} solutions cannot be scored ({counts}): leave them out", refused)
+        return problem(
+            "solutions",
+            f"{len(refused)} of {len(solutions)} solutions cannot be scored ({counts}): leave them out",
+            refused,
+        )
     return ok("solutions", f"all {len(solutions)} solutions fit, with one place per step")
 
 
@@ -216,12 +263,15 @@ def check_classes(names: Mapping[int, str]) -> Finding:
     """Whether the names of a head's classes say that 1 is good."""
     if len(names) != 2 or str(names[1]).lower() not in GOOD_NAMES:
         return problem(
-            "classes", f"the classes are {dict(names)}, and class 1 is read as good: swap the rows of the head, or rename the classes"
+            "classes",
+            f"the classes are {dict(names)}, and class 1 is read as good: swap the rows of the head, or rename the classes",
         )
     return ok("classes", f"class 1 is {names[1]!r}, and is read as good")
 
 
-def check_scores(scorer: Scorer, how: Aggregate, tolerance: float, samples: Sequence[Sample]) -> Iterator[Finding]:
+def check_scores(
+    scorer: Scorer, how: Aggregate, tolerance: float, samples: Sequence[Sample]
+) -> Iterator[Finding]:
     """Whether the scores of `samples` are numbers, differ, and are the same alone and in a batch; whether right beats wrong."""
     together = scorer.score([sample.question for sample in samples], [sample.steps for sample in samples])
     flat = [score for scores in together for score in scores]
@@ -231,11 +281,20 @@ def check_scores(scorer: Scorer, how: Aggregate, tolerance: float, samples: Sequ
         if not all(math.isfinite(score) and 0 <= score <= 1 for score in scores)
     ]
     if bad:
-        yield problem("finite", f"{len(bad)} of {len(samples)} solutions have scores that are not numbers from 0 to 1: train it again", bad)
+        yield problem(
+            "finite",
+            f"{len(bad)} of {len(samples)} solutions have scores that are not numbers from 0 to 1: train it again",
+            bad,
+        )
         return
-    yield ok("finite", f"{len(flat)} step scores of {len(samples)} solutions are numbers from {min(flat):.3f} to {max(flat):.3f}")
+    yield ok(
+        "finite",
+        f"{len(flat)} step scores of {len(samples)} solutions are numbers from {min(flat):.3f} to {max(flat):.3f}",
+    )
     if max(flat) - min(flat) < 1e-6:
-        yield problem("constant", f"every step scores {flat[0]:.6f}: the head was not trained, or its weights are lost")
+        yield problem(
+            "constant", f"every step scores {flat[0]:.6f}: the head was not trained, or its weights are lost"
+        )
     else:
         yield ok("constant", f"scores differ, by up to {max(flat) - min(flat):.3f}")
     alone = [scorer.score([sample.question], [sample.steps])[0] for sample in samples]
@@ -248,10 +307,17 @@ def check_scores(scorer: Scorer, how: Aggregate, tolerance: float, samples: Sequ
             "batching",
             f"a score changes by {max(gaps):.2g} with what else is in the batch, more than {tolerance:g}: "
             "the model does not honour attention masks; score one solution at a time",
-            [f"{sample.name}: {gap:.2g}" for sample, gap in zip(samples, gaps, strict=True) if gap > tolerance],
+            [
+                f"{sample.name}: {gap:.2g}"
+                for sample, gap in zip(samples, gaps, strict=True)
+                if gap > tolerance
+            ],
         )
     else:
-        yield ok("batching", f"scores alone and in a batch differ by {max(gaps):.2g} at most, less than {tolerance:g}")
+        yield ok(
+            "batching",
+            f"scores alone and in a batch differ by {max(gaps):.2g} at most, less than {tolerance:g}",
+        )
     yield _separation(scorer, how)
 
 
@@ -264,7 +330,10 @@ def _separation(scorer: Scorer, how: Aggregate) -> Finding:
     num_ordered = sum(good > bad for good, bad in zip(right, wrong, strict=True))
     text = f"{num_ordered} of {len(PAIRS)} built-in right solutions score above the obviously wrong ones ({how} of the steps)"
     if num_ordered < len(PAIRS):
-        return warning("separation", f"{text}: look at the order of the labels, and at the kind of problems that it was trained on")
+        return warning(
+            "separation",
+            f"{text}: look at the order of the labels, and at the kind of problems that it was trained on",
+        )
     return ok("separation", text)
 
 

@@ -59,21 +59,36 @@ def directory_of(path_or_id: str | Path) -> Path:
         ) from error
 
 
-def reader_of(path_or_id: str | Path, family: str | None = None, options: Mapping[str, Any] | None = None) -> Reader:
+def reader_of(
+    path_or_id: str | Path, family: str | None = None, options: Mapping[str, Any] | None = None
+) -> Reader:
     """The reader of a PRM. LayoutError where tag, label tokens or template do not fit the tokenizer, or the family is not told."""
     if family not in (None, OURS, *FAMILIES):
         raise ValueError(f"PRM family {family!r} is unknown; choose from {', '.join((OURS, *FAMILIES))}")
     directory = directory_of(path_or_id)
     family = family or recognise(directory, Path(path_or_id).name)
     tokenizer: Any = load_tokenizer(path_or_id)
-    num_positions: int | None = getattr(AutoConfig.from_pretrained(directory).get_text_config(), "max_position_embeddings", None)
+    num_positions: int | None = getattr(
+        AutoConfig.from_pretrained(directory).get_text_config(), "max_position_embeddings", None
+    )
     if family == OURS:
         layout = Layout(tokenizer, PRMFormat.load(directory))
         return Reader(
-            family, layout, tokenizer, layout.format.max_length, num_positions, layout.tag_id, layout.good_bad_ids, keeps_prefixes=True
+            family,
+            layout,
+            tokenizer,
+            layout.format.max_length,
+            num_positions,
+            layout.tag_id,
+            layout.good_bad_ids,
+            keeps_prefixes=True,
         )
     its_options = {name: value for name, value in (options or {}).items() if name != "reference"}
     bound = family_class(family)(tokenizer, num_positions or 0, **its_options)
-    label_ids = (bound.good_id, bound.bad_id) if hasattr(bound, "good_id") and hasattr(bound, "bad_id") else None
+    label_ids = (
+        (bound.good_id, bound.bad_id) if hasattr(bound, "good_id") and hasattr(bound, "bad_id") else None
+    )
     tag_id = getattr(bound, "tag_id", None)
-    return Reader(family, bound, tokenizer, bound.max_length, num_positions, tag_id, label_ids, bound.packs_trees)
+    return Reader(
+        family, bound, tokenizer, bound.max_length, num_positions, tag_id, label_ids, bound.packs_trees
+    )

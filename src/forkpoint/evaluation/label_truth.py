@@ -47,7 +47,9 @@ class LabelledPrefix:
     """By weighting, the mean of the leaves below."""
 
 
-def draw_prefixes(outcomes: Sequence[TreeOutcome], config: PrefixConfig, rule: AnchorRule) -> list[LabelledPrefix]:
+def draw_prefixes(
+    outcomes: Sequence[TreeOutcome], config: PrefixConfig, rule: AnchorRule
+) -> list[LabelledPrefix]:
     """Distinct prefixes that are no whole solution, at most one per tree until every tree has given one."""
     rng = random.Random(config.seed)
     order = list(outcomes)
@@ -74,7 +76,9 @@ def _prefixes(outcome: TreeOutcome, config: PrefixConfig, rule: AnchorRule) -> l
         path = outcome.path(leaf_idx)
         for num_tokens in path.steps(config.segmentation, rule)[1][:-1]:
             ids = path.completion.token_ids[:num_tokens]
-            labels: dict[str, float] = {weighting: plan.label(leaf_idx, num_tokens, mean).value for weighting, plan in plans.items()}
+            labels: dict[str, float] = {
+                weighting: plan.label(leaf_idx, num_tokens, mean).value for weighting, plan in plans.items()
+            }
             text = "".join(path.token_texts[:num_tokens])
             found.setdefault(ids, LabelledPrefix(Prefix(outcome.problem, ids, text), labels))
     return list(found.values())
@@ -90,19 +94,28 @@ class LabelTruth:
     cost: Cost
 
 
-def measure_labels(labels: Path, policy: Policy, out: Path, config: PrefixConfig, executor: Executor, max_tokens: int) -> LabelTruth:
+def measure_labels(
+    labels: Path, policy: Policy, out: Path, config: PrefixConfig, executor: Executor, max_tokens: int
+) -> LabelTruth:
     """Compare the labels of a label run with true values, which are journaled at `out`; run again to continue."""
     with Run.read(labels) as label_run:
         prefixes = draw_prefixes(list(tree_outcomes(label_run)), config, anchor_rule(label_run))
     rollouts = RolloutConfig(config.num_rollouts, 1.0, max_tokens=max_tokens, seed=config.seed)
-    identity = {"policy": policy.name, "prefixes": content_key([item.prefix.key for item in prefixes]), **asdict(config)}
+    identity = {
+        "policy": policy.name,
+        "prefixes": content_key([item.prefix.key for item in prefixes]),
+        **asdict(config),
+    }
     with Run.open(out, "true values", identity) as run:
         store = RolloutStore(run)
-        store.fetch(run, executor, policy, [(item.prefix, range(config.num_rollouts)) for item in prefixes], rollouts)
+        store.fetch(
+            run, executor, policy, [(item.prefix, range(config.num_rollouts)) for item in prefixes], rollouts
+        )
         run.finish({"num_prefixes": len(prefixes)})
     outcomes = [store.outcomes(item.prefix) for item in prefixes]
     truths = [sum(its_outcomes) / len(its_outcomes) for its_outcomes in outcomes]
     quality: dict[str, LabelQuality] = {
-        weighting: label_quality([item.labels[weighting] for item in prefixes], truths) for weighting in WEIGHTINGS
+        weighting: label_quality([item.labels[weighting] for item in prefixes], truths)
+        for weighting in WEIGHTINGS
     }
     return LabelTruth(quality, config.num_rollouts, store.cost)

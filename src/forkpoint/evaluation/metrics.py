@@ -15,7 +15,16 @@ import numpy as np
 from forkpoint.estimates import Floats, bootstrap
 from forkpoint.labels.leaves import leaf_shares
 from forkpoint.records import Solution, Tree
-from forkpoint.select import AGGREGATES, SHARPNESS, Aggregate, aggregate, best, majority, sharpened, weighted_vote
+from forkpoint.select import (
+    AGGREGATES,
+    SHARPNESS,
+    Aggregate,
+    aggregate,
+    best,
+    majority,
+    sharpened,
+    weighted_vote,
+)
 
 Select = Literal["greedy", "majority", "best", "weighted", "policy-weighted", "oracle"]
 
@@ -54,11 +63,18 @@ def curve(attempts: Sequence[Attempts], sizes: Sequence[int], is_exchangeable: b
     A problem with fewer than N solutions uses all that it has. ValueError where leaves of a tree are said to be exchangeable.
     """
     if is_exchangeable and any(item.tree is not None for item in attempts):
-        raise ValueError("leaves of a tree are not exchangeable: the first N are the tree of N leaves, others are none")
+        raise ValueError(
+            "leaves of a tree are not exchangeable: the first N are the tree of N leaves, others are none"
+        )
     points = []
     for n in sizes:
         groups_P = [_groups(len(item.solutions), n, is_exchangeable) for item in attempts]
-        tokens_P = np.array([np.mean([_tokens(item, group) for group in groups]) for item, groups in zip(attempts, groups_P, strict=True)])
+        tokens_P = np.array(
+            [
+                np.mean([_tokens(item, group) for group in groups])
+                for item, groups in zip(attempts, groups_P, strict=True)
+            ]
+        )
         for select, how in _ways(attempts):
             accuracy_P = np.array(
                 [
@@ -120,18 +136,28 @@ def predict_first_error(step_scores: Sequence[float], threshold: float) -> int:
     return next((idx for idx, score in enumerate(step_scores) if score < threshold), -1)
 
 
-def first_error(step_scores: Sequence[Sequence[float]], first_wrong: Sequence[int], threshold: float) -> FirstError:
+def first_error(
+    step_scores: Sequence[Sequence[float]], first_wrong: Sequence[int], threshold: float
+) -> FirstError:
     """acc_error = exact matches among solutions with a wrong step; acc_correct = -1 predicted among those without;
     F1 = their harmonic mean, 0 where both are 0 or a kind is missing."""
     if len(step_scores) != len(first_wrong) or not first_wrong:
-        raise ValueError(f"as many score lists as labels are needed; {len(step_scores)} and {len(first_wrong)} were given")
+        raise ValueError(
+            f"as many score lists as labels are needed; {len(step_scores)} and {len(first_wrong)} were given"
+        )
     predicted = [predict_first_error(scores, threshold) for scores in step_scores]
     on_error = [guess == truth for guess, truth in zip(predicted, first_wrong, strict=True) if truth != -1]
     on_correct = [guess == -1 for guess, truth in zip(predicted, first_wrong, strict=True) if truth == -1]
     acc_error = sum(on_error) / len(on_error) if on_error else 0.0
     acc_correct = sum(on_correct) / len(on_correct) if on_correct else 0.0
     both = acc_error + acc_correct
-    return FirstError(2 * acc_error * acc_correct / both if both else 0.0, acc_error, acc_correct, threshold, len(first_wrong))
+    return FirstError(
+        2 * acc_error * acc_correct / both if both else 0.0,
+        acc_error,
+        acc_correct,
+        threshold,
+        len(first_wrong),
+    )
 
 
 def choose_threshold(step_scores: Sequence[Sequence[float]], first_wrong: Sequence[int]) -> float:
@@ -165,7 +191,9 @@ def label_quality(labels: Sequence[float], truths: Sequence[float]) -> LabelQual
         raise ValueError(f"as many labels as truths are needed; {len(labels)} and {len(truths)} were given")
     label, truth = np.asarray(labels), np.asarray(truths)
     error = bootstrap(np.abs(label - truth))
-    return LabelQuality(error.mean, error.low, error.high, float((label - truth).mean()), spearman(label, truth), len(labels))
+    return LabelQuality(
+        error.mean, error.low, error.high, float((label - truth).mean()), spearman(label, truth), len(labels)
+    )
 
 
 def spearman(left: Floats, right: Floats) -> float:

@@ -18,7 +18,14 @@ import numpy as np
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Estimate, bootstrap
 from forkpoint.evaluation.label_truth import LabelTruth
-from forkpoint.evaluation.metrics import Attempts, CurvePoint, FirstError, choose_threshold, curve, first_error
+from forkpoint.evaluation.metrics import (
+    Attempts,
+    CurvePoint,
+    FirstError,
+    choose_threshold,
+    curve,
+    first_error,
+)
 from forkpoint.evaluation.tree_view import tree_views
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
@@ -53,7 +60,9 @@ class EvaluateConfig:
         if self.num_samples < 1:
             raise ValueError(f"num_samples must be at least 1; {self.num_samples} was given")
         if any(temperature <= 0 for temperature in self.temperatures):
-            raise ValueError("HT temperatures must be above 0; greedy decoding is always measured beside them")
+            raise ValueError(
+                "HT temperatures must be above 0; greedy decoding is always measured beside them"
+            )
 
     @property
     def sizes(self) -> list[int]:
@@ -100,14 +109,21 @@ class Evaluator:
         self._run, self._executor = run, executor
 
     def outcomes(
-        self, problems: Sequence[Problem], sampler: Sampler, num_samples: int, config: EvaluateConfig, tree: TreeConfig
+        self,
+        problems: Sequence[Problem],
+        sampler: Sampler,
+        num_samples: int,
+        config: EvaluateConfig,
+        tree: TreeConfig,
     ) -> list[str]:
         """Sample; return the keys of the outcome rows."""
         work: TreeWork | SampleWork
         if sampler.kind == "edu":
             work = TreeWork(self._policy, problems, tree, self._steering)
         else:
-            rollouts = RolloutConfig(num_samples, sampler.temperature, config.top_p, config.max_tokens, config.seed)
+            rollouts = RolloutConfig(
+                num_samples, sampler.temperature, config.top_p, config.max_tokens, config.seed
+            )
             work = SampleWork(self._policy, problems, rollouts)
         complete(self._run, self._executor, work)
         return list(work.keys)
@@ -134,7 +150,10 @@ class Evaluator:
             outcome = outcome_of(row)
             assert attempts.step_scores is not None, "first errors are looked for only with a scorer"
             scores += attempts.step_scores
-            truths += [first_wrong_step(lab_story(outcome.problem.id), steps) for steps in solution_steps(outcome, self._format)]
+            truths += [
+                first_wrong_step(lab_story(outcome.problem.id), steps)
+                for steps in solution_steps(outcome, self._format)
+            ]
         return scores, truths
 
     def cost(self, keys: Sequence[str]) -> Cost:
@@ -160,7 +179,9 @@ def evaluate_policy(
     first errors are not measured. `steering` prunes or chooses the forks of EDU trees; gold answers may not.
     """
     if steering is not None and steering.search.is_gold:
-        raise ValueError("a search by outcomes reads the gold answers: fit to label, unfit to evaluate; choose value prm or confidence")
+        raise ValueError(
+            "a search by outcomes reads the gold answers: fit to label, unfit to evaluate; choose value prm or confidence"
+        )
     fits = [fits_context(policy, problem) for problem in problems]
     if not all(fits):
         raise ValueError(
@@ -184,15 +205,23 @@ def evaluate_policy(
         cost = Cost()
         trees: list[dict[str, Any]] = []
         search: dict[str, Any] | None = None
-        samplers = [Sampler("greedy", 0.0), *(Sampler("ht", temperature) for temperature in config.temperatures), Sampler("edu", 0.0)]
+        samplers = [
+            Sampler("greedy", 0.0),
+            *(Sampler("ht", temperature) for temperature in config.temperatures),
+            Sampler("edu", 0.0),
+        ]
         greedy: Estimate | None = None
         ht_keys: list[str] = []
         for sampler in samplers:
             on_stage(f"{sampler.kind} T={sampler.temperature:g}" if sampler.kind == "ht" else sampler.kind)
-            keys = evaluator.outcomes(problems, sampler, 1 if sampler.kind == "greedy" else config.num_samples, config, tree_config)
+            keys = evaluator.outcomes(
+                problems, sampler, 1 if sampler.kind == "greedy" else config.num_samples, config, tree_config
+            )
             cost += evaluator.cost(keys)
             if sampler.kind == "greedy":
-                greedy_point = curve([Attempts(a.problem_id, a.solutions) for a in evaluator.attempts(keys)], [1], True)[0]
+                greedy_point = curve(
+                    [Attempts(a.problem_id, a.solutions) for a in evaluator.attempts(keys)], [1], True
+                )[0]
                 greedy = bootstrap(greedy_point.accuracy_P)
                 rows.append({**_row(sampler, greedy_point), "sampler": "ht", "select": "greedy"})
                 continue
@@ -226,7 +255,9 @@ def _search_cost(outcomes: Sequence[TreeOutcome]) -> dict[str, Any] | None:
     }
 
 
-def comparisons(points: dict[Sampler, list[CurvePoint]], prm_format: PRMFormat | None) -> list[dict[str, Any]]:
+def comparisons(
+    points: dict[Sampler, list[CurvePoint]], prm_format: PRMFormat | None
+) -> list[dict[str, Any]]:
     """Paired differences on the same problems, at the largest N."""
     how: Aggregate = prm_format.aggregate if prm_format else "min"
     found: dict[tuple[str, float, str], CurvePoint] = {}
@@ -240,7 +271,11 @@ def comparisons(points: dict[Sampler, list[CurvePoint]], prm_format: PRMFormat |
     edu: tuple[str, float] = ("edu", 0.0)
     for temperature in hts:
         ht = ("ht", temperature)
-        pairs += [((*ht, "best"), (*ht, "majority")), ((*edu, "best"), (*ht, "majority")), ((*edu, "best"), (*ht, "best"))]
+        pairs += [
+            ((*ht, "best"), (*ht, "majority")),
+            ((*edu, "best"), (*ht, "majority")),
+            ((*edu, "best"), (*ht, "best")),
+        ]
         pairs += [((*ht, "weighted"), (*ht, "majority")), ((*edu, "policy-weighted"), (*ht, "weighted"))]
         pairs += [((*edu, "oracle"), (*ht, "oracle"))]
     pairs += [((*edu, "best"), (*edu, "majority")), ((*edu, "policy-weighted"), (*edu, "best"))]
@@ -248,7 +283,10 @@ def comparisons(points: dict[Sampler, list[CurvePoint]], prm_format: PRMFormat |
 
 
 def _comparison(
-    left: tuple[str, float, str], right: tuple[str, float, str], found: dict[tuple[str, float, str], CurvePoint], how: str
+    left: tuple[str, float, str],
+    right: tuple[str, float, str],
+    found: dict[tuple[str, float, str], CurvePoint],
+    how: str,
 ) -> dict[str, Any]:
     difference = bootstrap(np.subtract(found[left].accuracy_P, found[right].accuracy_P))
     tokens = float(found[left].tokens_P.sum() / found[right].tokens_P.sum())

@@ -19,7 +19,11 @@ from forkpoint.trees.grow import TreeConfig
 
 
 def tree_views(
-    outcomes: Sequence[TreeOutcome], attempts: Sequence[Attempts], config: TreeConfig, prm_format: PRMFormat, num_trees: int = 6
+    outcomes: Sequence[TreeOutcome],
+    attempts: Sequence[Attempts],
+    config: TreeConfig,
+    prm_format: PRMFormat,
+    num_trees: int = 6,
 ) -> list[dict[str, Any]]:
     """The first trees with both right and wrong leaves, as JSON objects; `attempts` holds their step scores."""
     pairs = [
@@ -30,7 +34,9 @@ def tree_views(
     return [tree_view(outcome, item, config, prm_format) for outcome, item in pairs[:num_trees]]
 
 
-def tree_view(outcome: TreeOutcome, attempts: Attempts, config: TreeConfig, prm_format: PRMFormat) -> dict[str, Any]:
+def tree_view(
+    outcome: TreeOutcome, attempts: Attempts, config: TreeConfig, prm_format: PRMFormat
+) -> dict[str, Any]:
     """One tree: branches token by token, and the labelled and scored step stretches on them."""
     token_names = {
         token_id: text
@@ -48,7 +54,9 @@ def tree_view(outcome: TreeOutcome, attempts: Attempts, config: TreeConfig, prm_
                 "tokens": list(outcome.branch_texts[branch_idx]),
                 "entropies": list(own.entropies),
                 "logprobs": list(own.logprobs),
-                "runner_ups": [token_names.get(token_id, f"token {token_id}") for token_id in own.runner_up_ids],
+                "runner_ups": [
+                    token_names.get(token_id, f"token {token_id}") for token_id in own.runner_up_ids
+                ],
                 "is_anchor": [branch.fork + offset in anchors for offset in range(len(own))],
                 "answer": outcome.ends[branch_idx].answer,
                 "is_correct": outcome.ends[branch_idx].is_correct,
@@ -75,5 +83,7 @@ def _fragments(outcome: TreeOutcome, attempts: Attempts, prm_format: PRMFormat) 
         for start, end, score in zip((0, *ends), ends, scores, strict=False):
             if end > branch.fork:
                 label = asdict(leaves.label(branch_idx, end, mean))
-                fragments.append({"branch_idx": branch_idx, "start": start, "end": end, "label": label, "score": score})
+                fragments.append(
+                    {"branch_idx": branch_idx, "start": start, "end": end, "label": label, "score": score}
+                )
     return fragments

@@ -113,6 +113,11 @@ def run_demo(
     prefix_config = PrefixConfig(config.num_prefixes, config.num_rollouts, seed=config.seed)
     truth = measure_labels(out / "label", policy, out / "truth", prefix_config, executor, tree.max_tokens)
     timed("label quality", started)
-    resolved = {"demo": asdict(config), "label_tree": asdict(label_tree), "tree": asdict(tree), "train": asdict(training_config)}
+    resolved = {
+        "demo": asdict(config),
+        "label_tree": asdict(label_tree),
+        "tree": asdict(tree),
+        "train": asdict(training_config),
+    }
     results = write_results(out, evaluation, resolved, policy, seconds, truth)
     return DemoResult(results, labels, training)

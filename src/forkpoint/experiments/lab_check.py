@@ -50,14 +50,18 @@ class PolicyCheck:
     """Of the greedy solutions, by kind; `none` is right in every step."""
 
 
-def check_policy(policy: Policy, config: CheckConfig, on_stage: Callable[[str], None] = lambda _: None) -> PolicyCheck:
+def check_policy(
+    policy: Policy, config: CheckConfig, on_stage: Callable[[str], None] = lambda _: None
+) -> PolicyCheck:
     """Measure a policy on lab problems."""
     problems = load_problems(config.problems)
     on_stage(f"greedy solutions of {len(problems)} problems")
     greedy = solve_by_sampling(policy, problems, RolloutConfig(1, 0.0, max_tokens=config.max_tokens))
     rule = AnchorRule(tau=config.tau)
     paths = [outcome.path(0) for outcome in greedy]
-    anchors = [len(rule.anchors(path.completion.entropies, rule.can_fork(path.token_texts))) for path in paths]
+    anchors = [
+        len(rule.anchors(path.completion.entropies, rule.can_fork(path.token_texts))) for path in paths
+    ]
     kinds = Counter(
         error.kind if (error := first_error(lab_story(problem.id), path.text)) else "none"
         for problem, path in zip(problems, paths, strict=True)
@@ -66,7 +70,10 @@ def check_policy(policy: Policy, config: CheckConfig, on_stage: Callable[[str], 
     rollouts = RolloutConfig(config.num_samples, config.temperature, max_tokens=config.max_tokens)
     sampled = solve_by_sampling(policy, problems, rollouts)
     attempts = [Attempts(outcome.problem.id, outcome.solutions()) for outcome in sampled]
-    points = {(point.select, point.n): bootstrap(point.accuracy_P) for point in curve(attempts, [1, config.num_samples], True)}
+    points = {
+        (point.select, point.n): bootstrap(point.accuracy_P)
+        for point in curve(attempts, [1, config.num_samples], True)
+    }
     return PolicyCheck(
         greedy=bootstrap([float(outcome.ends[0].is_correct) for outcome in greedy]),
         sampled=points["majority", 1],

@@ -30,7 +30,7 @@ from forkpoint.content_key import content_key
 from forkpoint.errors import LayoutError
 from forkpoint.estimates import Estimate, bootstrap
 from forkpoint.experiments.raft_config import RaftConfig
-from forkpoint.experiments.raft_keep import KEPT, CandidateWork, Chooser, Kept, read_kept
+from forkpoint.experiments.raft_keep import KEPT, CandidateWork, Keeper, Kept, read_kept
 from forkpoint.policies import checkpoint_of, load_policy
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Policy, Problem, Request, Scorer
@@ -79,7 +79,10 @@ class IterationReport:
             "loss": training["loss"],
             "greedy": _estimate_row(self.greedy, "accuracy"),
             "sampled": _estimate_row(self.sampled, "accuracy"),
-            "gain_over_base": {name: _estimate_row(gain, "difference") for name, gain in gains.items() if gain} or None,
+            "gain_over_base": {
+                name: _estimate_row(gain, "difference") for name, gain in gains.items() if gain
+            }
+            or None,
         }
 
 
@@ -117,7 +120,13 @@ def raft(
     policy = load(base)
     _check_prompts(policy, problems, eval_problems)
     if prm is not None:
-        check_prm(prm, prm_format, policy, next(item for item in problems if fits_context(policy, item)), config.max_tokens)
+        check_prm(
+            prm,
+            prm_format,
+            policy,
+            next(item for item in problems if fits_context(policy, item)),
+            config.max_tokens,
+        )
     resolved = {
         "base": policy.name,
         "scorer": prm.name if prm else None,
@@ -129,7 +138,20 @@ def raft(
         "num_eval_problems": len(eval_problems),
     }
     with Run.open(out, "raft", resolved) as run:
-        stages = Stages(run, problems, eval_problems, base, config, executor, prm, prm_format, load, on_stage, on_step, loaded=(0, policy))
+        stages = Stages(
+            run,
+            problems,
+            eval_problems,
+            base,
+            config,
+            executor,
+            prm,
+            prm_format,
+            load,
+            on_stage,
+            on_step,
+            loaded=(0, policy),
+        )
         del policy  # the stages give its memory back before they train
         stages.evaluate(0)
         for iteration in range(1, config.num_iterations + 1):
@@ -166,16 +188,26 @@ class Stages:
             self.on_stage(f"iteration {iteration}: evaluate")
             policy, config = self._policy(iteration), self.config
             works = {
-                "greedy": SampleWork(policy, self.eval_problems, RolloutConfig(1, 0.0, max_tokens=config.max_tokens, seed=config.seed)),
+                "greedy": SampleWork(
+                    policy,
+                    self.eval_problems,
+                    RolloutConfig(1, 0.0, max_tokens=config.max_tokens, seed=config.seed),
+                ),
                 # the same seed every time: what differs between iterations is the policy
-                "sampled": SampleWork(policy, self.eval_problems, self._rollouts(config.num_eval_samples, config.seed)),
+                "sampled": SampleWork(
+                    policy, self.eval_problems, self._rollouts(config.num_eval_samples, config.seed)
+                ),
             }
-            with Run.open(self._directory(iteration) / "evaluate", "raft evaluate", {"policy": policy.name}) as run:
+            with Run.open(
+                self._directory(iteration) / "evaluate", "raft evaluate", {"policy": policy.name}
+            ) as run:
                 accuracies = {}
                 for name, work in works.items():
                     complete(run, self.executor, work)
                     outcomes = (SampleOutcome.from_row(row) for row in run.rows(work.keys))
-                    accuracies[name] = [float(np.mean([end.is_correct for end in outcome.ends])) for outcome in outcomes]
+                    accuracies[name] = [
+                        float(np.mean([end.is_correct for end in outcome.ends])) for outcome in outcomes
+                    ]
                 run.finish({"num_problems": len(self.eval_problems)})
             self.run.append([(key, {"kind": "evaluation", **accuracies})])
         self._write_results()
@@ -190,11 +222,15 @@ class Stages:
         prompts = config.prompts(self.problems, iteration)
         fitting = [problem for problem in prompts if fits_context(policy, problem)]
         if not fitting:
-            raise ValueError(f"iteration {iteration} has no prompt that fits the policy's context of {policy.max_length} tokens")
-        work = SampleWork(policy, fitting, self._rollouts(config.num_samples, stage_seed(config.seed, iteration, "samples")))
+            raise ValueError(
+                f"iteration {iteration} has no prompt that fits the policy's context of {policy.max_length} tokens"
+            )
+        work = SampleWork(
+            policy, fitting, self._rollouts(config.num_samples, stage_seed(config.seed, iteration, "samples"))
+        )
         with Run.open(directory / "samples", "raft samples", {"policy": policy.name}) as run:
             complete(run, self.executor, work)
-            chooser = Chooser(config, iteration)
+            chooser = Keeper(config, iteration)
             scores: Iterator[list[list[float] | None] | None] = iter([None] * len(fitting))
             if self.prm is not None:
                 self.on_stage(f"iteration {iteration}: score")
@@ -206,7 +242,9 @@ class Stages:
             kept = chooser.kept(len(prompts))
             run.finish(asdict(kept))
         if kept.num_kept == 0:
-            raise ValueError(f"iteration {iteration} has nothing to learn from: {kept}; sample more or longer, or give other problems")
+            raise ValueError(
+                f"iteration {iteration} has nothing to learn from: {kept}; sample more or longer, or give other problems"
+            )
         self.run.append([(key, {"kind": "kept", **asdict(kept)})])
 
     def tune(self, iteration: int) -> None:
@@ -256,7 +294,10 @@ class Stages:
     def _write_results(self) -> None:
         rows = [item.to_row() for item in self.report().iterations]
         results = {"version": RESULTS_VERSION, "config": self.run.config, "iterations": rows}
-        replace_file(self.run.directory / RESULTS, [(json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode()])
+        replace_file(
+            self.run.directory / RESULTS,
+            [(json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode()],
+        )
 
     def _row(self, key: str) -> dict[str, Any]:
         row = next(self.run.rows([key]))
@@ -264,7 +305,9 @@ class Stages:
         return row
 
     def _rollouts(self, num_samples: int, seed: int) -> RolloutConfig:
-        return RolloutConfig(num_samples, self.config.temperature, self.config.top_p, self.config.max_tokens, seed)
+        return RolloutConfig(
+            num_samples, self.config.temperature, self.config.top_p, self.config.max_tokens, seed
+        )
 
     def _policy(self, iteration: int) -> Policy:
         """The policy after an iteration; the one before it is let go first, two may be too many for the memory."""
@@ -302,11 +345,15 @@ def check_prm(prm: Scorer, prm_format: PRMFormat, policy: Policy, problem: Probl
         ids = tokenizer.encode(piece, add_special_tokens=False)
         back = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if back != piece:
-            raise LayoutError(f"{where}: its tokenizer makes {back!r} of {piece!r}; use a PRM that was trained on such texts")
+            raise LayoutError(
+                f"{where}: its tokenizer makes {back!r} of {piece!r}; use a PRM that was trained on such texts"
+            )
         found = reserved.intersection(ids)
         if found:
             token = tokenizer.decode([min(found)])
-            raise LayoutError(f"{where}: {piece!r} holds its special token {token!r}; scores would be read at the wrong places")
+            raise LayoutError(
+                f"{where}: {piece!r} holds its special token {token!r}; scores would be read at the wrong places"
+            )
     try:
         layout.encode(problem.question, steps)
     except LayoutError as error:
@@ -315,18 +362,29 @@ def check_prm(prm: Scorer, prm_format: PRMFormat, policy: Policy, problem: Probl
 
 def stage_seed(seed: int, iteration: int, stage: str) -> int:
     """A 31-bit seed of a stage's own."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{iteration}/{stage}".encode(), digest_size=4).digest(), "big") >> 1
+    return (
+        int.from_bytes(hashlib.blake2b(f"{seed}/{iteration}/{stage}".encode(), digest_size=4).digest(), "big")
+        >> 1
+    )
 
 
-def _check_arguments(problems: Sequence[Problem], eval_problems: Sequence[Problem], config: RaftConfig, prm: Scorer | None) -> None:
+def _check_arguments(
+    problems: Sequence[Problem], eval_problems: Sequence[Problem], config: RaftConfig, prm: Scorer | None
+) -> None:
     if not problems or not eval_problems:
-        raise ValueError(f"problems to learn from and to evaluate on are needed; {len(problems)} and {len(eval_problems)} were given")
+        raise ValueError(
+            f"problems to learn from and to evaluate on are needed; {len(problems)} and {len(eval_problems)} were given"
+        )
     if config.num_prompts > len(problems):
-        raise ValueError(f"num_prompts {config.num_prompts} is more than the {len(problems)} problems; give 0 to take all of them")
+        raise ValueError(
+            f"num_prompts {config.num_prompts} is more than the {len(problems)} problems; give 0 to take all of them"
+        )
     if config.select == "prm" and prm is None:
         raise ValueError("select 'prm' needs a PRM; give one, or choose select 'outcome'")
     if config.select == "outcome" and prm is not None:
-        raise ValueError("select 'outcome' keeps right completions and asks no PRM; leave the PRM out, or choose select 'prm'")
+        raise ValueError(
+            "select 'outcome' keeps right completions and asks no PRM; leave the PRM out, or choose select 'prm'"
+        )
     questions = {problem.question for problem in problems}
     shared = [problem.id for problem in eval_problems if problem.question in questions]
     if shared:
@@ -339,10 +397,17 @@ def _check_arguments(problems: Sequence[Problem], eval_problems: Sequence[Proble
 def _check_prompts(policy: Policy, problems: Sequence[Problem], eval_problems: Sequence[Problem]) -> None:
     num_long = sum(not fits_context(policy, problem) for problem in eval_problems)
     if num_long:
-        raise ValueError(f"{num_long} evaluation prompts do not fit the policy's context of {policy.max_length} tokens; leave them out")
+        raise ValueError(
+            f"{num_long} evaluation prompts do not fit the policy's context of {policy.max_length} tokens; leave them out"
+        )
     if not any(fits_context(policy, problem) for problem in problems):
         raise ValueError(f"no prompt fits the policy's context of {policy.max_length} tokens")
 
 
 def _estimate_row(estimate: Estimate, name: str) -> dict[str, float]:
-    return {name: estimate.mean, "ci_low": estimate.low, "ci_high": estimate.high, "num_problems": estimate.num_problems}
+    return {
+        name: estimate.mean,
+        "ci_low": estimate.low,
+        "ci_high": estimate.high,
+        "num_problems": estimate.num_problems,
+    }

@@ -37,11 +37,15 @@ class RaftConfig:
 
     def __post_init__(self) -> None:
         if min(self.num_iterations, self.num_samples, self.max_tokens, self.num_eval_samples) < 1:
-            raise ValueError("num_iterations, num_samples, max_tokens and num_eval_samples must be at least 1")
+            raise ValueError(
+                "num_iterations, num_samples, max_tokens and num_eval_samples must be at least 1"
+            )
         if self.num_prompts < 0:
             raise ValueError(f"num_prompts must be 0 (all) or above; {self.num_prompts} was given")
         if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0, or all samples are equal; {self.temperature} was given")
+            raise ValueError(
+                f"temperature must be above 0, or all samples are equal; {self.temperature} was given"
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1]; {self.top_p} was given")
         if self.select not in ("prm", "outcome"):

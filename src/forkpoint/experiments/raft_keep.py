@@ -58,7 +58,9 @@ class CandidateWork:
         self.keys = [content_key({"candidates_of": key, "scorer": prm.name}) for key in sample_keys]
 
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
-        outcomes = [SampleOutcome.from_row(row) for row in self._run.rows([self._sample_keys[idx] for idx in idxs])]
+        outcomes = [
+            SampleOutcome.from_row(row) for row in self._run.rows([self._sample_keys[idx] for idx in idxs])
+        ]
         solutions = [
             [
                 (outcome.problem.question, path.steps(self._format.segmentation, self._format.rule)[0])
@@ -70,10 +72,15 @@ class CandidateWork:
         ]
         distinct = list(dict.fromkeys(item for items in solutions for item in items if item))
         scores = dict(zip(distinct, scores_or_refusals(self._prm, distinct), strict=True))
-        return [{"kind": "candidates", "scores": [scores[item] if item else None for item in items]} for items in solutions]
+        return [
+            {"kind": "candidates", "scores": [scores[item] if item else None for item in items]}
+            for items in solutions
+        ]
 
 
-def scores_or_refusals(prm: Scorer, solutions: Sequence[tuple[str, tuple[str, ...]]]) -> list[list[float] | None]:
+def scores_or_refusals(
+    prm: Scorer, solutions: Sequence[tuple[str, tuple[str, ...]]]
+) -> list[list[float] | None]:
     """Step scores per (question, steps), rounded to 6 decimals; None for a solution that the PRM refuses with LayoutError."""
     if not solutions:
         return []
@@ -81,11 +88,15 @@ def scores_or_refusals(prm: Scorer, solutions: Sequence[tuple[str, tuple[str, ..
         scores = prm.score([question for question, _ in solutions], [steps for _, steps in solutions])
     except LayoutError:  # of one at least: halves find which
         half = len(solutions) // 2
-        return [*scores_or_refusals(prm, solutions[:half]), *scores_or_refusals(prm, solutions[half:])] if half else [None]
+        return (
+            [*scores_or_refusals(prm, solutions[:half]), *scores_or_refusals(prm, solutions[half:])]
+            if half
+            else [None]
+        )
     return [[round(score, 6) for score in its_scores] for its_scores in scores]
 
 
-class Chooser:
+class Keeper:
     """Picks what is kept of every prompt, and counts."""
 
     def __init__(self, config: RaftConfig, iteration: int) -> None:
@@ -93,7 +104,10 @@ class Chooser:
         self._counts: Counter[str] = Counter()
 
     def lines(
-        self, policy: Policy, outcomes: Iterator[SampleOutcome], scores: Iterator[list[list[float] | None] | None]
+        self,
+        policy: Policy,
+        outcomes: Iterator[SampleOutcome],
+        scores: Iterator[list[list[float] | None] | None],
     ) -> Iterator[bytes]:
         """The lines of kept.jsonl; outcomes and scores run in parallel, one pair per prompt, no scores without a PRM."""
         for outcome, its_scores in zip(outcomes, scores, strict=True):
@@ -124,7 +138,9 @@ class Chooser:
             idxs = [idx for idx, score in enumerate(scores) if score is not None]
             return idxs[best([score for score in scores if score is not None])] if idxs else None
         ends = zip(outcome.ends, outcome.paths, strict=True)
-        idxs = [idx for idx, (end, path) in enumerate(ends) if end.is_correct and path.completion.finish == "stop"]
+        idxs = [
+            idx for idx, (end, path) in enumerate(ends) if end.is_correct and path.completion.finish == "stop"
+        ]
         rng = random.Random(f"{self._config.seed}/{self._iteration}/{outcome.problem.id}")
         return rng.choice(idxs) if idxs else None
 

@@ -70,7 +70,9 @@ class SweepConfig:
         return [n for n in (4, 8, 16, 32, 64, 128, 256) if n <= self.num_samples] or [self.num_samples]
 
 
-def variants_of(values: Sequence[str], learning_rates: Sequence[float], labels: LabelConfig, train: TrainConfig) -> list[Variant]:
+def variants_of(
+    values: Sequence[str], learning_rates: Sequence[float], labels: LabelConfig, train: TrainConfig
+) -> list[Variant]:
     """Every value with every learning rate (none given: that of `train`)."""
     rates = list(learning_rates) or [train.learning_rate]
     found = []
@@ -80,7 +82,9 @@ def variants_of(values: Sequence[str], learning_rates: Sequence[float], labels: 
             name = config.canonical_value.replace(":", "-") + (f"-lr{rate:g}" if len(rates) > 1 else "")
             found.append(Variant(name, config, replace(train, learning_rate=rate)))
     if len({variant.name for variant in found}) < len(found):
-        raise ValueError(f"variants must differ; {', '.join(variant.name for variant in found)} were asked for")
+        raise ValueError(
+            f"variants must differ; {', '.join(variant.name for variant in found)} were asked for"
+        )
     return found
 
 
@@ -106,14 +110,24 @@ def run_sweep(
     for variant in variants:
         for seed in seeds:
             on_stage(f"train: {variant.name}, seed {seed}")
-            trained.setdefault(variant.name, []).append(_train(label_run, variant, seed, base, out, config, on_train_step))
-    evaluate_config = EvaluateConfig(config.num_samples, (config.temperature,), 1.0, config.max_tokens, config.seed)
-    identity = {"policy": policy.name, "problems": content_key([asdict(problem) for problem in problems]), **asdict(evaluate_config)}
+            trained.setdefault(variant.name, []).append(
+                _train(label_run, variant, seed, base, out, config, on_train_step)
+            )
+    evaluate_config = EvaluateConfig(
+        config.num_samples, (config.temperature,), 1.0, config.max_tokens, config.seed
+    )
+    identity = {
+        "policy": policy.name,
+        "problems": content_key([asdict(problem) for problem in problems]),
+        **asdict(evaluate_config),
+    }
     on_stage(f"sample: {config.num_samples} per problem")
     with Run.open(out / "samples", "sweep", identity) as run:
         unscored = Evaluator(policy, None, PRMFormat(), run, executor)
         sampler = Sampler("ht", config.temperature)
-        keys = unscored.outcomes(problems, sampler, config.num_samples, evaluate_config, TreeConfig(max_tokens=config.max_tokens))
+        keys = unscored.outcomes(
+            problems, sampler, config.num_samples, evaluate_config, TreeConfig(max_tokens=config.max_tokens)
+        )
         plain = _accuracies(unscored.attempts(keys), config.sizes)
         scored: dict[str, list[dict[tuple[str, Aggregate | None, int], NDArray[np.float64]]]] = {}
         for name, directories in trained.items():
@@ -121,11 +135,15 @@ def run_sweep(
             for directory in directories:
                 prm = load_prm(directory)
                 scored.setdefault(name, []).append(
-                    _accuracies(Evaluator(policy, prm, prm.format, run, executor).attempts(keys), config.sizes)
+                    _accuracies(
+                        Evaluator(policy, prm, prm.format, run, executor).attempts(keys), config.sizes
+                    )
                 )
         run.finish({"num_variants": len(variants)})
     results = _results(variants, plain, scored, config)
-    results["training"] = {name: [asdict(train_report(path)) for path in paths] for name, paths in trained.items()}
+    results["training"] = {
+        name: [asdict(train_report(path)) for path in paths] for name, paths in trained.items()
+    }
     text = json.dumps(results, indent=1) + "\n"
     replace_file(out / RESULTS, [text.encode()])
     found: dict[str, Any] = json.loads(text)
@@ -151,18 +169,34 @@ def _train(
     return directory / "prm"
 
 
-def _accuracies(attempts: Sequence[Attempts], sizes: Sequence[int]) -> dict[tuple[str, Aggregate | None, int], NDArray[np.float64]]:
+def _accuracies(
+    attempts: Sequence[Attempts], sizes: Sequence[int]
+) -> dict[tuple[str, Aggregate | None, int], NDArray[np.float64]]:
     """Per way to pick and N, one accuracy per problem."""
-    return {(point.select, point.aggregate, point.n): point.accuracy_P for point in curve(attempts, sizes, is_exchangeable=True)}
+    return {
+        (point.select, point.aggregate, point.n): point.accuracy_P
+        for point in curve(attempts, sizes, is_exchangeable=True)
+    }
 
 
 def _results(
-    variants: Sequence[Variant], plain: dict[Any, Any], scored: dict[str, list[dict[Any, Any]]], config: SweepConfig
+    variants: Sequence[Variant],
+    plain: dict[Any, Any],
+    scored: dict[str, list[dict[Any, Any]]],
+    config: SweepConfig,
 ) -> dict[str, Any]:
     rows, differences = [], []
     for n in config.sizes:
         for select in ("majority", "oracle"):
-            rows.append({"variant": None, "select": select, "aggregate": None, "n": n, **_fields(bootstrap(plain[select, None, n]))})
+            rows.append(
+                {
+                    "variant": None,
+                    "select": select,
+                    "aggregate": None,
+                    "n": n,
+                    **_fields(bootstrap(plain[select, None, n])),
+                }
+            )
     for variant in variants:
         for select in ("best", "weighted"):
             for how in AGGREGATES:
@@ -171,18 +205,29 @@ def _results(
                     row = {"variant": variant.name, "select": select, "aggregate": how, "n": n}
                     rows.append({**row, **_fields(bootstrap_seeds(accuracy_S_P))})
                     reference_S_P = np.stack([found[select, how, n] for found in scored[variants[0].name]])
-                    for name, other_S_P in ((variants[0].name, reference_S_P), ("majority", plain["majority", None, n])):
+                    for name, other_S_P in (
+                        (variants[0].name, reference_S_P),
+                        ("majority", plain["majority", None, n]),
+                    ):
                         if name != variant.name:
                             difference = bootstrap_seeds(accuracy_S_P - other_S_P)
                             differences.append({**row, "minus": name, **_fields(difference)})
     return {
         "version": SWEEP_VERSION,
         "config": asdict(config),
-        "variants": [{"name": variant.name, "labels": asdict(variant.labels), "train": asdict(variant.train)} for variant in variants],
+        "variants": [
+            {"name": variant.name, "labels": asdict(variant.labels), "train": asdict(variant.train)}
+            for variant in variants
+        ],
         "rows": rows,
         "differences": differences,
     }
 
 
 def _fields(estimate: Estimate) -> dict[str, Any]:
-    return {"mean": estimate.mean, "ci_low": estimate.low, "ci_high": estimate.high, "num_problems": estimate.num_problems}
+    return {
+        "mean": estimate.mean,
+        "ci_low": estimate.low,
+        "ci_high": estimate.high,
+        "num_problems": estimate.num_problems,
+    }

@@ -95,7 +95,9 @@ def _format(name: str, direction: Direction) -> Format:
     if name not in FORMATS:
         raise ValueError(f"format {name!r} is unknown; choose from {', '.join(names(direction))}")
     if name not in names(direction):
-        raise ValueError(f"format {name!r} can be read, not written; choose from {', '.join(names(direction))}")
+        raise ValueError(
+            f"format {name!r} can be read, not written; choose from {', '.join(names(direction))}"
+        )
     return FORMATS[name]
 
 
@@ -105,7 +107,9 @@ def _codec(name: str, direction: Direction, options: Mapping[str, object]) -> Ro
     return known.codec(**{**known.preset, **options})
 
 
-def _solutions(reader: RowReader, rows: Iterable[Row], name: str, on_bad_row: Callable[[str], None] | None) -> Iterator[LabelledSolution]:
+def _solutions(
+    reader: RowReader, rows: Iterable[Row], name: str, on_bad_row: Callable[[str], None] | None
+) -> Iterator[LabelledSolution]:
     for where, row in rows:
         try:
             solution = reader.from_row(row)
@@ -124,13 +128,17 @@ def _rows(writer: RowWriter, solutions: Iterable[LabelledSolution], name: str) -
             _check(solution)
             row = writer.to_row(solution)
         except ValueError as error:
-            raise ValueError(f"solution {idx} (problem {solution.problem_id}) cannot be written as {name}: {error}") from None
+            raise ValueError(
+                f"solution {idx} (problem {solution.problem_id}) cannot be written as {name}: {error}"
+            ) from None
         yield row
 
 
 def _check(solution: LabelledSolution) -> None:
     if not solution.steps or len(solution.steps) != len(solution.labels):
-        raise ValueError(f"it has {len(solution.steps)} steps and {len(solution.labels)} labels; it needs steps and one label for each")
+        raise ValueError(
+            f"it has {len(solution.steps)} steps and {len(solution.labels)} labels; it needs steps and one label for each"
+        )
     for idx, label in enumerate(solution.labels):
         if not 0 <= label.value <= 1:
             raise ValueError(f"the label of step {idx + 1} is {label.value}; labels are from 0 to 1")

@@ -48,7 +48,11 @@ EXTRA_COLUMNS: Columns = {"problem_id": str, "question": str, "is_correct": bool
 
 def extras_of(solution: LabelledSolution) -> dict[str, Any]:
     """The extra columns of a solution."""
-    return {"problem_id": solution.problem_id, "question": solution.question, "is_correct": solution.is_correct}
+    return {
+        "problem_id": solution.problem_id,
+        "question": solution.question,
+        "is_correct": solution.is_correct,
+    }
 
 
 def published_label(value: object) -> Label:
@@ -69,7 +73,9 @@ def solution_of(row: Row, question: str, steps: Sequence[str], values: Sequence[
     without `is_correct` a solution counts as right if the label of its last step is at least 0.5.
     """
     if not steps or len(steps) != len(values):
-        raise ValueError(f"a solution needs steps and one label per step; there are {len(steps)} steps and {len(values)} labels")
+        raise ValueError(
+            f"a solution needs steps and one label per step; there are {len(steps)} steps and {len(values)} labels"
+        )
     labels = tuple(published_label(value) for value in values)
     return LabelledSolution(
         problem_id=text(row, "problem_id") if "problem_id" in row else f"question:{content_key(question)}",

@@ -56,7 +56,9 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[s
 
 def _suffix(path: Path, or_else: str = "") -> str:
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"the suffix of a file says how rows are kept: {', '.join(SUFFIXES)}{or_else}; {str(path)!r} was given")
+        raise ValueError(
+            f"the suffix of a file says how rows are kept: {', '.join(SUFFIXES)}{or_else}; {str(path)!r} was given"
+        )
     return path.suffix
 
 
@@ -138,7 +140,9 @@ def _write_parquet(partial: Path, rows: Iterable[Mapping[str, Any]], columns: Ma
     with pyarrow.parquet.ParquetWriter(partial, schema) as writer:
         while batch := list(itertools.islice(remaining, BATCH_ROWS)):
             for row in batch:
-                assert row.keys() == columns.keys(), f"a row has the columns {', '.join(row)}; {', '.join(columns)} were promised"
+                assert row.keys() == columns.keys(), (
+                    f"a row has the columns {', '.join(row)}; {', '.join(columns)} were promised"
+                )
             writer.write_batch(pyarrow.RecordBatch.from_pylist(batch, schema=schema))
             count += len(batch)
     return count
@@ -151,4 +155,6 @@ def _arrow_type(kind: Any) -> Any:
         return pyarrow.list_(_arrow_type(kind[0]))
     if isinstance(kind, dict):
         return pyarrow.struct([(name, _arrow_type(its_kind)) for name, its_kind in kind.items()])
-    return {str: pyarrow.string(), bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}[kind]
+    return {str: pyarrow.string(), bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}[
+        kind
+    ]

@@ -49,7 +49,9 @@ def labels_digest(path: Path) -> str:
 def _file_of(path: Path) -> Path:
     path = path / "labels.jsonl" if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"there are no labels at {path}; make them with `forkpoint label ... --out DIR`")
+        raise FileNotFoundError(
+            f"there are no labels at {path}; make them with `forkpoint label ... --out DIR`"
+        )
     return path
 
 

@@ -27,7 +27,9 @@ def split_question(head: str, row: Mapping[str, Any], first_step: str) -> tuple[
         if head.startswith(question + " "):
             return question, head[len(question) + 1 :]
         if question.strip() and question.strip() in head:
-            raise ValueError("the text has the question of column 'question' in it, but does not begin with it and one space")
+            raise ValueError(
+                "the text has the question of column 'question' in it, but does not begin with it and one space"
+            )
         return question, head
     if not first_step:
         return "", head
@@ -43,7 +45,9 @@ def split_question(head: str, row: Mapping[str, Any], first_step: str) -> tuple[
 def check_question(solution: LabelledSolution, first_step: str, has_extras: bool) -> None:
     """Raises ValueError where `split_question` would cut the written text inside the question."""
     if not has_extras and first_step and first_step.lower() in solution.question.lower():
-        raise ValueError(f"the question holds {first_step!r}, where a reader takes the solution to begin; give the option extras=True")
+        raise ValueError(
+            f"the question holds {first_step!r}, where a reader takes the solution to begin; give the option extras=True"
+        )
 
 
 def tagged(solution: LabelledSolution, tag: str) -> str:
@@ -52,9 +56,14 @@ def tagged(solution: LabelledSolution, tag: str) -> str:
     A line end at the beginning of a step is read as the end of the step before: the text stays, the cut moves. All else
     comes back exactly. Raises ValueError where the tag is in the question or in a step already.
     """
-    for place, part in [("the question", solution.question), *((f"step {idx + 1}", step) for idx, step in enumerate(solution.steps))]:
+    for place, part in [
+        ("the question", solution.question),
+        *((f"step {idx + 1}", step) for idx, step in enumerate(solution.steps)),
+    ]:
         if tag in part:
-            raise ValueError(f"{place} holds the step tag {tag!r}: {part!r:.80}; the text would have more tags than steps")
+            raise ValueError(
+                f"{place} holds the step tag {tag!r}: {part!r:.80}; the text would have more tags than steps"
+            )
     bodies = (step.rstrip("\n") for step in solution.steps)
     parts = (f"{body} {tag}{step[len(body) :]}" for body, step in zip(bodies, solution.steps, strict=True))
     return f"{solution.question} {''.join(parts)}"

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import text
-from forkpoint.formats.codec import EXTRA_COLUMNS, Columns, Row, check_threshold, extras_of, hard_labels, sign_value, solution_of
+from forkpoint.formats.codec import (
+    EXTRA_COLUMNS,
+    Columns,
+    Row,
+    check_threshold,
+    extras_of,
+    hard_labels,
+    sign_value,
+    solution_of,
+)
 from forkpoint.formats.layout import check_question, check_tag, split_question, tagged, untagged
 from forkpoint.formats.options import option
 from forkpoint.records import LabelledSolution
@@ -42,8 +51,15 @@ class MathShepherd:
         is_right = hard_labels(solution, self.threshold)
         with_tags = tagged(solution, self.tag)
         head, *tails = with_tags.split(self.tag)
-        signed = head + "".join(("+" if right else "-") + tail for right, tail in zip(is_right, tails, strict=True))
-        return {"input": with_tags, "label": signed, "task": self.task, **(extras_of(solution) if self.extras else {})}
+        signed = head + "".join(
+            ("+" if right else "-") + tail for right, tail in zip(is_right, tails, strict=True)
+        )
+        return {
+            "input": with_tags,
+            "label": signed,
+            "task": self.task,
+            **(extras_of(solution) if self.extras else {}),
+        }
 
     def from_row(self, row: Row) -> LabelledSolution:
         with_tags = text(row, "input")
@@ -64,5 +80,7 @@ class MathShepherd:
             values.append(sign_value(signed[end]))
             position = end + 1
         if signed[position:] != rest:
-            raise ValueError(f"label is not input with + or - for each tag: it goes on with {signed[position:]!r:.80}")
+            raise ValueError(
+                f"label is not input with + or - for each tag: it goes on with {signed[position:]!r:.80}"
+            )
         return values

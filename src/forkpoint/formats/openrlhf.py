@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import items, text
-from forkpoint.formats.codec import EXTRA_COLUMNS, Columns, Row, check_threshold, extras_of, hard_labels, sign_value, solution_of
+from forkpoint.formats.codec import (
+    EXTRA_COLUMNS,
+    Columns,
+    Row,
+    check_threshold,
+    extras_of,
+    hard_labels,
+    sign_value,
+    solution_of,
+)
 from forkpoint.formats.layout import check_question, check_tag, split_question, tagged, untagged
 from forkpoint.formats.options import option
 from forkpoint.records import LabelledSolution
@@ -56,6 +65,8 @@ class OpenRLHF:
 
     def from_row(self, row: Row) -> LabelledSolution:
         head, *steps = untagged(text(row, self.input_key), self.tag)
-        values = [sign_value(value) if isinstance(value, str) else value for value in items(row, self.label_key)]
+        values = [
+            sign_value(value) if isinstance(value, str) else value for value in items(row, self.label_key)
+        ]
         question, first = split_question(head, row, self.first_step)
         return solution_of(row, question, [first, *steps], values)

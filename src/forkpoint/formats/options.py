@@ -20,7 +20,11 @@ def option(default: Any = dataclasses.MISSING, used_by: Literal["read", "write",
 
 def options_of(codec: type, direction: Direction) -> dict[str, dataclasses.Field[Any]]:
     """The options of a codec, a dataclass, that count in that direction."""
-    return {field.name: field for field in dataclasses.fields(codec) if field.metadata["used_by"] in ("both", direction)}
+    return {
+        field.name: field
+        for field in dataclasses.fields(codec)
+        if field.metadata["used_by"] in ("both", direction)
+    }
 
 
 def check_options(codec: type, name: str, direction: Direction, options: Mapping[str, object]) -> None:
@@ -29,9 +33,13 @@ def check_options(codec: type, name: str, direction: Direction, options: Mapping
     for key, value in options.items():
         if key not in known:
             purpose = "reading" if direction == "read" else "writing"
-            raise ValueError(f"option {key!r} is unknown for {purpose} {name}; choose from {', '.join(known) or 'none: it has no options'}")
+            raise ValueError(
+                f"option {key!r} is unknown for {purpose} {name}; choose from {', '.join(known) or 'none: it has no options'}"
+            )
         if not _fits(value, hints[key]):
-            raise ValueError(f"option {key!r} of {name} must be {_described(hints[key])}; {value!r} was given")
+            raise ValueError(
+                f"option {key!r} of {name} must be {_described(hints[key])}; {value!r} was given"
+            )
     for key, field in known.items():
         if field.default is dataclasses.MISSING and key not in options:
             raise ValueError(f"{name} needs the option {key!r}: {_described(hints[key])}")

@@ -19,16 +19,29 @@ class Ours:
 
     @property
     def columns(self) -> Columns:
-        label = {"value": float, "num_correct": int, "num_total": int, "effective_size": float, "low": float, "high": float}
+        label = {
+            "value": float,
+            "num_correct": int,
+            "num_total": int,
+            "effective_size": float,
+            "low": float,
+            "high": float,
+        }
         return {"problem_id": str, "question": str, "steps": [str], "labels": [label], "is_correct": bool}
 
     def to_row(self, solution: LabelledSolution) -> dict[str, Any]:
-        return {**asdict(solution), "steps": list(solution.steps), "labels": [asdict(label) for label in solution.labels]}
+        return {
+            **asdict(solution),
+            "steps": list(solution.steps),
+            "labels": [asdict(label) for label in solution.labels],
+        }
 
     def from_row(self, row: Row) -> LabelledSolution:
         steps, labels = texts_of(row, "steps"), records(row, "labels")
         if len(steps) != len(labels):
-            raise ValueError(f"there must be one label per step; there are {len(steps)} steps and {len(labels)} labels")
+            raise ValueError(
+                f"there must be one label per step; there are {len(steps)} steps and {len(labels)} labels"
+            )
         return LabelledSolution(
             problem_id=text(row, "problem_id"),
             question=text(row, "question"),

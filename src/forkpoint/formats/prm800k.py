@@ -47,7 +47,9 @@ class PRM800K:
         if cell(step, "chosen_completion") is not None:
             chosen_idx = whole(step, "chosen_completion")
         elif not is_last:
-            raise ValueError(f"step {number} has neither a chosen nor a human completion, and is not the last")
+            raise ValueError(
+                f"step {number} has neither a chosen nor a human completion, and is not the last"
+            )
         if not 0 <= chosen_idx < len(completions):
             raise ValueError(f"step {number} chooses completion {chosen_idx} of {len(completions)}")
         rating = cell(completions[chosen_idx], "rating")

@@ -32,7 +32,14 @@ class ProcessBench:
 
     @property
     def columns(self) -> Columns:
-        return {"id": str, "generator": str, "problem": str, "steps": [str], "final_answer_correct": bool, "label": int}
+        return {
+            "id": str,
+            "generator": str,
+            "problem": str,
+            "steps": [str],
+            "final_answer_correct": bool,
+            "label": int,
+        }
 
     def to_row(self, solution: LabelledSolution) -> dict[str, Any]:
         is_right = hard_labels(solution, self.threshold)
@@ -48,7 +55,9 @@ class ProcessBench:
     def from_row(self, row: Row) -> LabelledSolution:
         texts, first_wrong_idx = texts_of(row, "steps"), whole(row, "label")
         if not -1 <= first_wrong_idx < len(texts):
-            raise ValueError(f"label must be -1 or the index of one of {len(texts)} steps; it is {first_wrong_idx}")
+            raise ValueError(
+                f"label must be -1 or the index of one of {len(texts)} steps; it is {first_wrong_idx}"
+            )
         values = [float(first_wrong_idx == -1 or idx < first_wrong_idx) for idx in range(len(texts))]
         extras = {"problem_id": text(row, "id"), "is_correct": flag(row, "final_answer_correct")}
         return solution_of(extras, text(row, "problem"), separated(texts, self.separator), values)

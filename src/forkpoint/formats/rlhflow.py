@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import records, text
-from forkpoint.formats.codec import EXTRA_COLUMNS, Columns, Row, check_threshold, extras_of, hard_labels, sign_value, solution_of
+from forkpoint.formats.codec import (
+    EXTRA_COLUMNS,
+    Columns,
+    Row,
+    check_threshold,
+    extras_of,
+    hard_labels,
+    sign_value,
+    solution_of,
+)
 from forkpoint.formats.layout import check_question, separated, split_question, unseparated
 from forkpoint.formats.options import option
 from forkpoint.records import LabelledSolution
@@ -43,7 +52,9 @@ class RLHFlow:
         check_question(solution, self.first_step, self.extras)
         first, *rest = unseparated(solution.steps, self.separator)
         turns = []
-        for step, is_right in zip([f"{solution.question} {first}", *rest], hard_labels(solution, self.threshold), strict=True):
+        for step, is_right in zip(
+            [f"{solution.question} {first}", *rest], hard_labels(solution, self.threshold), strict=True
+        ):
             turns.append({"role": "user", "content": step})
             turns.append({"role": "assistant", "content": "+" if is_right else "-"})
         return {"conversations": turns, **(extras_of(solution) if self.extras else {})}
@@ -56,7 +67,9 @@ class RLHFlow:
                     f"turn {idx + 1} must be the {ROLES[idx % 2]}'s, user and assistant taking turns; it is {turn['role']!r:.40}"
                 )
         if not turns or len(turns) % 2:
-            raise ValueError(f"a conversation must be pairs of a step and its label; it has {len(turns)} turns")
+            raise ValueError(
+                f"a conversation must be pairs of a step and its label; it has {len(turns)} turns"
+            )
         question, first = split_question(text(turns[0], "content"), row, self.first_step)
         steps = separated([first, *(text(turn, "content") for turn in turns[2::2])], self.separator)
         return solution_of(row, question, steps, [sign_value(text(turn, "content")) for turn in turns[1::2]])

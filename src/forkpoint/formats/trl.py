@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import items, text
-from forkpoint.formats.codec import EXTRA_COLUMNS, Columns, Row, check_threshold, extras_of, hard_labels, solution_of, texts_of
+from forkpoint.formats.codec import (
+    EXTRA_COLUMNS,
+    Columns,
+    Row,
+    check_threshold,
+    extras_of,
+    hard_labels,
+    solution_of,
+    texts_of,
+)
 from forkpoint.formats.layout import separated, unseparated
 from forkpoint.formats.options import option
 from forkpoint.records import LabelledSolution
@@ -33,7 +42,12 @@ class TRL:
 
     @property
     def columns(self) -> Columns:
-        return {"prompt": str, "completions": [str], "labels": [bool], **(EXTRA_COLUMNS if self.extras else {})}
+        return {
+            "prompt": str,
+            "completions": [str],
+            "labels": [bool],
+            **(EXTRA_COLUMNS if self.extras else {}),
+        }
 
     def to_row(self, solution: LabelledSolution) -> dict[str, Any]:
         return {

@@ -74,7 +74,9 @@ def find_marked(text: str) -> str | None:
     sentence = text[after.end() if after else said.end() :]
     end = _SENTENCE_END.search(sentence)
     sentence = (sentence[: end.start()] if end else sentence).rstrip(" \t\r.")
-    return _checked(sentence.strip("*") if sentence.startswith("*") and sentence.endswith("*") else sentence.rstrip("*"))
+    return _checked(
+        sentence.strip("*") if sentence.startswith("*") and sentence.endswith("*") else sentence.rstrip("*")
+    )
 
 
 def _last_box(text: str) -> str | None:
@@ -132,7 +134,9 @@ def _bare_answer(text: str) -> str | None:
 def _checked(answer: str) -> str:
     answer = answer.strip()
     if len(answer) > MAX_ANSWER_CHARS:
-        raise UnreadableAnswer(f"an answer of {len(answer)} characters is over the limit of {MAX_ANSWER_CHARS}")
+        raise UnreadableAnswer(
+            f"an answer of {len(answer)} characters is over the limit of {MAX_ANSWER_CHARS}"
+        )
     if _CONTROL.search(answer):
         raise UnreadableAnswer(f"{shown(answer)} holds control characters")
     return answer

@@ -41,7 +41,9 @@ MAX_PROGRAM_CHARS = 200_000
 END_TIMEOUT_S = 5.0
 """For killed processes to be gone."""
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(?P<language>\w*)[^\n]*\n(?P<code>.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(
+    r"^[ \t]*```[ \t]*(?P<language>\w*)[^\n]*\n(?P<code>.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL
+)
 _KEYS = ("tests", "entry_point", "prompt")
 
 
@@ -83,18 +85,24 @@ def read_tests(reference: str) -> CodeTests:
             given = json.loads(reference)
     unknown = [key for key in given if key not in _KEYS]
     if unknown or "tests" not in given:
-        raise ValueError(f"tests as JSON need the key tests, and may have entry_point and prompt; the keys are {', '.join(given)}")
+        raise ValueError(
+            f"tests as JSON need the key tests, and may have entry_point and prompt; the keys are {', '.join(given)}"
+        )
     tests, entry_point, prompt = given["tests"], given.get("entry_point"), given.get("prompt", "")
     source = "\n".join(map(str, tests)) if isinstance(tests, list) else tests
     if not isinstance(source, str) or not isinstance(prompt, str) or not isinstance(entry_point, str | None):
-        raise ValueError("tests must be Python source or a list of it, prompt and entry_point must be strings")
+        raise ValueError(
+            "tests must be Python source or a list of it, prompt and entry_point must be strings"
+        )
     try:
         statements = ast.parse(source).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"the tests are not Python: {error}") from None
     if not statements:
         raise ValueError("the tests are empty: no program could fail them")
-    if entry_point is not None and not any(isinstance(item, ast.FunctionDef) and item.name == "check" for item in statements):
+    if entry_point is not None and not any(
+        isinstance(item, ast.FunctionDef) and item.name == "check" for item in statements
+    ):
         raise ValueError(f"tests with entry_point {entry_point!r} must define check(candidate)")
     return CodeTests(source, entry_point, prompt)
 
@@ -107,7 +115,13 @@ def run_all(pairs: Sequence[tuple[str, str | None]], timeout_s: float) -> list[C
     distinct = list(dict.fromkeys(pairs))
     threads = ThreadPoolExecutor(NUM_PROGRAMS, thread_name_prefix="code")
     try:
-        rulings = dict(zip(distinct, threads.map(lambda pair: run_code(pair[0], pair[1], timeout_s), distinct), strict=True))
+        rulings = dict(
+            zip(
+                distinct,
+                threads.map(lambda pair: run_code(pair[0], pair[1], timeout_s), distinct),
+                strict=True,
+            )
+        )
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
     return [rulings[pair] for pair in pairs]
@@ -122,7 +136,9 @@ def run_code(reference: str, program: str | None, timeout_s: float) -> CodeRulin
     if program is None:
         return CodeRuling("wrong", "no answer")
     if len(program) > MAX_PROGRAM_CHARS:
-        return CodeRuling("wrong", f"a program of {len(program)} characters is over the limit of {MAX_PROGRAM_CHARS}")
+        return CodeRuling(
+            "wrong", f"a program of {len(program)} characters is over the limit of {MAX_PROGRAM_CHARS}"
+        )
     try:
         with tempfile.TemporaryDirectory(prefix="forkpoint-code-") as directory:
             return _run_in(Path(directory), tests, program, timeout_s)
@@ -131,7 +147,11 @@ def run_code(reference: str, program: str | None, timeout_s: float) -> CodeRulin
 
 
 def _run_in(directory: Path, tests: CodeTests, program: str, timeout_s: float) -> CodeRuling:
-    source = f"{tests.prompt}\n{program}" if tests.prompt and not tests.prompt.endswith("\n") else tests.prompt + program
+    source = (
+        f"{tests.prompt}\n{program}"
+        if tests.prompt and not tests.prompt.endswith("\n")
+        else tests.prompt + program
+    )
     content = {"solution": source, "tests": tests.source, "entry_point": tests.entry_point}
     file = directory / "program.json"
     file.write_text(json.dumps(content), encoding="utf-8")
@@ -143,7 +163,12 @@ def _run_in(directory: Path, tests: CodeTests, program: str, timeout_s: float) -
             process = subprocess.Popen(
                 [sys.executable, "-P", "-s", "-S", "-B", str(SANDBOX), str(file), *map(str, limits)],
                 cwd=directory,
-                env={"HOME": str(directory), "TMPDIR": str(directory), "PYTHONHASHSEED": "0", "PYTHONUTF8": "1"},
+                env={
+                    "HOME": str(directory),
+                    "TMPDIR": str(directory),
+                    "PYTHONHASHSEED": "0",
+                    "PYTHONUTF8": "1",
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -31,8 +31,13 @@ MAX_REASON_CHARS = 500
 _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 _PR_SET_PDEATHSIG = 1
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_REFUSED = {f"os.{name}" for name in ("fork", "forkpty", "exec", "posix_spawn", "system", "kill", "killpg")} | {"subprocess.Popen"}
-_REFUSED |= {f"socket.{name}" for name in ("connect", "bind", "sendto", "sendmsg", "getaddrinfo", "gethostbyname", "gethostbyaddr")}
+_REFUSED = {
+    f"os.{name}" for name in ("fork", "forkpty", "exec", "posix_spawn", "system", "kill", "killpg")
+} | {"subprocess.Popen"}
+_REFUSED |= {
+    f"socket.{name}"
+    for name in ("connect", "bind", "sendto", "sendmsg", "getaddrinfo", "gethostbyname", "gethostbyaddr")
+}
 _CHANGES = dict.fromkeys(("os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.chown", "os.utime"), 1)
 _CHANGES |= dict.fromkeys(("os.rename", "os.link", "os.symlink"), 2)
 """Events of the interpreter that change files: how many leading arguments are paths; as many directory descriptors come last."""
@@ -84,7 +89,10 @@ def _limit(cpu_s: int, memory_bytes: int, file_bytes: int) -> None:
 def _run(program: dict[str, Any], home: str, channel: int) -> NoReturn:
     """Run the solution, then the tests, and report; what is needed afterwards is taken hold of before foreign code runs."""
     execute, exit_now, read, write, join_threads = exec, os._exit, os.read, os.write, _thread_joiner()
-    tests, describe = compile(program["tests"], "<tests>", "exec", dont_inherit=True), _describer(program["tests"])
+    tests, describe = (
+        compile(program["tests"], "<tests>", "exec", dont_inherit=True),
+        _describer(program["tests"]),
+    )
     random.seed(0)
     module = ModuleType("solution")
     sys.modules["solution"] = module
@@ -121,7 +129,9 @@ def _guard(home: str) -> Callable[[str, tuple[Any, ...]], None]:
             check_path(event, args[0])
         elif event in _CHANGES:
             num_paths = _CHANGES[event]
-            for path, dir_fd in zip(args[:num_paths], args[-num_paths:] if event != "os.symlink" else (-1, args[-1]), strict=True):
+            for path, dir_fd in zip(
+                args[:num_paths], args[-num_paths:] if event != "os.symlink" else (-1, args[-1]), strict=True
+            ):
                 check_path(event, path, dir_fd)
 
     return hook
@@ -179,4 +189,11 @@ def _send(write: Callable[[int, bytes], int], channel: int, report: dict[str, st
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5]), int(sys.argv[6]))
+    main(
+        Path(sys.argv[1]),
+        int(sys.argv[2]),
+        int(sys.argv[3]),
+        float(sys.argv[4]),
+        int(sys.argv[5]),
+        int(sys.argv[6]),
+    )

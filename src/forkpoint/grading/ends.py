@@ -22,7 +22,12 @@ def graded(problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> list[
     """The ends of every problem's solutions; those of one grader are graded together."""
     found: dict[tuple[int, int], End] = {}
     for grader in {problem.grader for problem in problems}:
-        places = [(row, idx) for row, problem in enumerate(problems) if problem.grader == grader for idx in range(len(texts[row]))]
+        places = [
+            (row, idx)
+            for row, problem in enumerate(problems)
+            if problem.grader == grader
+            for idx in range(len(texts[row]))
+        ]
         verdicts = grade_all([(problems[row].answer, texts[row][idx]) for row, idx in places], grader)
         for (row, idx), verdict in zip(places, verdicts, strict=True):
             is_gradable = verdict.outcome != "ungradable"

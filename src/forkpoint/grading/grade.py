@@ -79,7 +79,9 @@ class GradeCounts:
 def check_grader(grader: str) -> None:
     """Raise ValueError unless `grader` is a known name or has the form `module:function`."""
     if grader not in GRADERS and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", grader):
-        raise ValueError(f"grader {grader!r} is unknown; choose from {', '.join(GRADERS)}, or give your own as module:function")
+        raise ValueError(
+            f"grader {grader!r} is unknown; choose from {', '.join(GRADERS)}, or give your own as module:function"
+        )
 
 
 def check_reference(reference: str, grader: str) -> None:
@@ -88,7 +90,9 @@ def check_reference(reference: str, grader: str) -> None:
     if grader == "code":
         read_tests(reference)
     elif grader in GRADERS and _read(reference, grader, "the reference").answer is None:
-        raise ValueError(f"{shown(reference)} cannot be read by grader {grader!r}; choose another of {', '.join(GRADERS)}")
+        raise ValueError(
+            f"{shown(reference)} cannot be read by grader {grader!r}; choose another of {', '.join(GRADERS)}"
+        )
 
 
 def extract_answer(text: str, grader: str) -> str | None:
@@ -105,7 +109,13 @@ def answer_key(text: str, grader: str) -> str | None:
     number = parse_number(answer) if grader == "numeric" else None
     if number:
         return str(number.value)
-    return math_answer(answer).key if grader == "math" else _plain_string(answer) if grader == "exact" else answer
+    return (
+        math_answer(answer).key
+        if grader == "math"
+        else _plain_string(answer)
+        if grader == "exact"
+        else answer
+    )
 
 
 def is_correct(reference: str, prediction: str, grader: str, timeout_s: float = TIMEOUT_S) -> bool:
@@ -142,7 +152,9 @@ def grade_all(pairs: Iterable[tuple[str, str]], grader: str, timeout_s: float = 
     return settled
 
 
-def grade_file(path: str | Path, grader: str | None = None, out: str | Path | None = None, timeout_s: float = TIMEOUT_S) -> GradeCounts:
+def grade_file(
+    path: str | Path, grader: str | None = None, out: str | Path | None = None, timeout_s: float = TIMEOUT_S
+) -> GradeCounts:
     """Grade a JSONL file with the fields `reference` and `prediction`, and `grader` where it is not the same for all.
 
     A row's own grader comes before `grader`. Every verdict is written to `out` as a JSON line with the number of the line it is
@@ -150,7 +162,9 @@ def grade_file(path: str | Path, grader: str | None = None, out: str | Path | No
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file; grade needs JSON lines with the fields reference and prediction")
+        raise FileNotFoundError(
+            f"{path} is not a file; grade needs JSON lines with the fields reference and prediction"
+        )
     if grader is not None:
         check_grader(grader)
     if out is None:
@@ -163,7 +177,10 @@ def grade_file(path: str | Path, grader: str | None = None, out: str | Path | No
 
 def _grade_code(pairs: Iterable[tuple[str, str]], timeout_s: float) -> list[Verdict]:
     owed = [(reference, find_code(prediction)) for reference, prediction in pairs]
-    return [Verdict(ruling.outcome, code, ruling.reason) for (_, code), ruling in zip(owed, run_all(owed, timeout_s), strict=True)]
+    return [
+        Verdict(ruling.outcome, code, ruling.reason)
+        for (_, code), ruling in zip(owed, run_all(owed, timeout_s), strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +215,9 @@ def _grade_here(reference: str, prediction: str, grader: str) -> Verdict | _Owed
         return _Owed((reference, prediction), answer.answer)
     gold = _read(reference, grader, "the reference")
     if gold.answer is None:
-        return Verdict("ungradable", answer.answer, gold.failure or f"the reference {shown(reference)} holds no answer")
+        return Verdict(
+            "ungradable", answer.answer, gold.failure or f"the reference {shown(reference)} holds no answer"
+        )
     if answer.failure:
         return Verdict("ungradable", None, answer.failure)
     if answer.answer is None:
@@ -263,7 +282,9 @@ def _grade_chunk(
         except (ValueError, RecursionError) as error:
             found[number] = UnreadableLine(number, str(error))
     for row_grader, asked in rows.items():
-        verdicts = grade_all([(reference, prediction) for _, reference, prediction in asked], row_grader, timeout_s)
+        verdicts = grade_all(
+            [(reference, prediction) for _, reference, prediction in asked], row_grader, timeout_s
+        )
         found.update(zip((number for number, _, _ in asked), verdicts, strict=True))
     yield from sorted(found.items())
 

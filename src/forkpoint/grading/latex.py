@@ -43,8 +43,13 @@ _REWRITES = [
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s?\{([^{}]*)\}")
 _WORDS = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z][A-Za-z ,'-]*")
 _POWER = r"\s?(?P<power>\^\s?\{?\d\}?)?"
-_TEXT_UNIT = re.compile(r"(?P<value>.*[\w})!.])\s?\\(?:text|mathrm|mbox)\s?\{(?!\s*(?:or|and)\b)\s*(?P<unit>[A-Za-z./ ]+?)\s*\}" + _POWER)
-_PLAIN_UNIT = re.compile(r"(?P<value>.*[\d})])\s?(?P<unit>(?:(?:sq|square|cubic)\.?\s)?[A-Za-z](?:\.?[A-Za-z])+)\.?" + _POWER)
+_TEXT_UNIT = re.compile(
+    r"(?P<value>.*[\w})!.])\s?\\(?:text|mathrm|mbox)\s?\{(?!\s*(?:or|and)\b)\s*(?P<unit>[A-Za-z./ ]+?)\s*\}"
+    + _POWER
+)
+_PLAIN_UNIT = re.compile(
+    r"(?P<value>.*[\d})])\s?(?P<unit>(?:(?:sq|square|cubic)\.?\s)?[A-Za-z](?:\.?[A-Za-z])+)\.?" + _POWER
+)
 _DOUBLE_POWER = re.compile(r"\^\s?(?:-?\w+|\{[^{}]*\})\s?\^")
 _BASE = re.compile(r"(?<=\d)_\{?(\w+)\}?")
 _UNITS = {
@@ -139,7 +144,9 @@ def _split_unit(text: str) -> tuple[str, str | None]:
     unit = _UNITS.get(name) or _UNITS.get(name.removesuffix("s")) or _UNITS.get(name.removesuffix("es"))
     if unit is None and "\\" not in match.group()[match.end("value") :]:
         return text, None
-    power = re.sub(r"\D", "", match["power"] or "") or {"s": "2", "c": "3"}.get(words[0] if words != name else "", "")
+    power = re.sub(r"\D", "", match["power"] or "") or {"s": "2", "c": "3"}.get(
+        words[0] if words != name else "", ""
+    )
     return match["value"].strip(), f"{unit}^{power}" if unit and power else unit
 
 

@@ -43,7 +43,9 @@ _OPERAND_AFTER = re.compile(
     re.ASCII,
 )
 
-_TYPOGRAPHY = str.maketrans({"−": "-", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "½": " 1/2", "¼": " 1/4", "¾": " 3/4"})
+_TYPOGRAPHY = str.maketrans(
+    {"−": "-", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "½": " 1/2", "¼": " 1/4", "¾": " 3/4"}
+)
 _INVISIBLE = re.compile(r"\\[!,;:]|\^[ ]?\{?[ ]?\\circ[ ]?\}?|\\degree|°|\\%|%")
 _WRAPPED = re.compile(r"\\(?:text|textbf|mathbf|mathrm|mbox)[ ]?\{([^{}]*)\}")
 _BOLD = re.compile(r"(?<![\w)*])\*{1,2}(?=\S)([^*\n]+)(?<=\S)\*{1,2}(?![\w(*])")
@@ -114,7 +116,10 @@ def plain(text: str) -> str:
 def _free_number(match: re.Match[str]) -> Number | None:
     """The matched number unless the text around it makes it part of an expression."""
     start, end = match.span()
-    before, after = match.string[max(0, start - _CONTEXT_CHARS) : start], match.string[end : end + _CONTEXT_CHARS]
+    before, after = (
+        match.string[max(0, start - _CONTEXT_CHARS) : start],
+        match.string[end : end + _CONTEXT_CHARS],
+    )
     if end - start > MAX_NUMERAL_CHARS or _OPERAND_BEFORE.search(before) or _OPERAND_AFTER.match(after):
         return None
     return _number(match)
@@ -136,7 +141,9 @@ def _number(match: re.Match[str]) -> Number | None:
         return None
     value *= _MULTIPLIERS.get(match["multiplier"], 1)
     text = match.group().lstrip("$€£ ")
-    return Number(-value if "-" in match["sign"] else value, text, is_decimal="." in decimal or exponent != "")
+    return Number(
+        -value if "-" in match["sign"] else value, text, is_decimal="." in decimal or exponent != ""
+    )
 
 
 def _is_endless(value: Fraction) -> bool:

@@ -37,7 +37,9 @@ class Worker:
 
     def __init__(self, grader: str) -> None:
         path = [entry for entry in sys.path if entry]
-        if grader != "math":  # a user's function may lie in the working directory; for ours nothing there is to be imported
+        if (
+            grader != "math"
+        ):  # a user's function may lie in the working directory; for ours nothing there is to be imported
             path.insert(0, os.getcwd())  # noqa: PTH109 a string is wanted
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "forkpoint.grading.worker", grader],
@@ -60,7 +62,10 @@ class Worker:
         request = {"reference": reference, "prediction": prediction, "timeout_s": timeout_s}
         reply, has_overrun = self._reply_within(timeout_s, json.dumps(request).encode() + b"\n")
         if reply is None:
-            return Ruling(False, f"over the time limit of {timeout_s:g} s" if has_overrun else "the grading process died")
+            return Ruling(
+                False,
+                f"over the time limit of {timeout_s:g} s" if has_overrun else "the grading process died",
+            )
         return Ruling(reply.get("is_correct", False), reply.get("failure", ""))
 
     def close(self) -> None:

@@ -43,7 +43,9 @@ def load_math_judge() -> Judge:
 
     def parsed(text: str) -> list[Any]:
         # without its own time-outs: they need SIGALRM, and do not end a long call into C
-        found: list[Any] = parse(f"${text}$", [LatexExtractionConfig()], parsing_timeout=None, raise_on_error=True)
+        found: list[Any] = parse(
+            f"${text}$", [LatexExtractionConfig()], parsing_timeout=None, raise_on_error=True
+        )
         if all(isinstance(candidate, str) for candidate in found):
             raise ValueError(f"{text[:100]!r} is not an expression that math-verify can parse")
         return found

@@ -48,7 +48,9 @@ def prm_card(
     """The card of a PRM. ValueError where another base model is named than is recorded, or the card would hold a path or a token."""
     recorded = training.base if training else None
     if recorded and said.base_model and recorded != said.base_model:
-        raise ValueError(f"the PRM was trained from {recorded}, not from {said.base_model}; leave --base-model out")
+        raise ValueError(
+            f"the PRM was trained from {recorded}, not from {said.base_model}; leave --base-model out"
+        )
     base_model = said.base_model or recorded
     name = repo_id.rpartition("/")[2]
     data = ModelCardData(
@@ -63,7 +65,11 @@ def prm_card(
     )
     if evaluation is None:
         data.pop("model_name")
-    fingerprint = None if training is None or training.base else f"a directory with the fingerprint {training.config['base']}"
+    fingerprint = (
+        None
+        if training is None or training.base
+        else f"a directory with the fingerprint {training.config['base']}"
+    )
     base = {"base model": base_model or fingerprint}
     sections = [
         ("What it is", _format_text(prm_format)),
@@ -75,7 +81,12 @@ def prm_card(
         ("Intended use and limits", PRM_LIMITS),
         ("Use", _prm_use(repo_id)),
     ]
-    content = _content(name, data.to_yaml(), "A process reward model: it scores every step of a solution in [0, 1].", sections)
+    content = _content(
+        name,
+        data.to_yaml(),
+        "A process reward model: it scores every step of a solution in [0, 1].",
+        sections,
+    )
     return ModelCard(content)
 
 
@@ -99,7 +110,14 @@ def labels_card(repo_id: str, said: Publication, labels: LabelFacts, path: str) 
         ("Intended use and limits", LABEL_LIMITS),
         ("Use", _labels_use(repo_id)),
     ]
-    return DatasetCard(_content(name, data.to_yaml(), "Solutions of problems, cut into steps, with a label for every step.", sections))
+    return DatasetCard(
+        _content(
+            name,
+            data.to_yaml(),
+            "Solutions of problems, cut into steps, with a label for every step.",
+            sections,
+        )
+    )
 
 
 def _content(name: str, metadata: str, summary: str, sections: Sequence[tuple[str, str]]) -> str:
@@ -107,13 +125,17 @@ def _content(name: str, metadata: str, summary: str, sections: Sequence[tuple[st
     content = f"---\n{metadata}\n---\n\n{body}\n"
     private = PRIVATE.search(content)
     if private:
-        raise ValueError(f"the card would hold {private[0][:12]!r}..., a local path or a token: say it otherwise")
+        raise ValueError(
+            f"the card would hold {private[0][:12]!r}..., a local path or a token: say it otherwise"
+        )
     return content
 
 
 def _table(facts: Mapping[str, object]) -> str:
     """Facts as rows; None is not recorded."""
-    return _rows(("", ""), ((name, NOT_RECORDED if value is None else value) for name, value in facts.items()))
+    return _rows(
+        ("", ""), ((name, NOT_RECORDED if value is None else value) for name, value in facts.items())
+    )
 
 
 def _rows(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -123,7 +145,11 @@ def _rows(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def _cell(value: object) -> str:
     text = (
-        f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+        f"{value:,}"
+        if isinstance(value, int) and not isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
     )
     return text.replace("|", "\\|").replace("\n", " ")
 
@@ -139,7 +165,8 @@ def _format_text(prm_format: PRMFormat) -> str:
         "prompt": repr(prm_format.template),
         "read at": read_at,
         "score": score,
-        "steps": f"{prm_format.segmentation}" + (f", tau {prm_format.rule.tau:g} nats" if prm_format.segmentation == "entropy" else ""),
+        "steps": f"{prm_format.segmentation}"
+        + (f", tau {prm_format.rule.tau:g} nats" if prm_format.segmentation == "entropy" else ""),
         "tokens at most": prm_format.max_length,
         "aggregate of the steps": prm_format.aggregate,
     }
@@ -192,13 +219,19 @@ def _training_text(training: TrainingFacts | None) -> str:
 
 def _best_rows(evaluation: EvaluationFacts, prm_format: PRMFormat) -> list[dict[str, Any]]:
     """Best-of-N with the PRM's own aggregate, at the largest N."""
-    rows = [row for row in evaluation.results["rows"] if row["select"] == "best" and row["aggregate"] == prm_format.aggregate]
+    rows = [
+        row
+        for row in evaluation.results["rows"]
+        if row["select"] == "best" and row["aggregate"] == prm_format.aggregate
+    ]
     largest = max((row["n"] for row in rows), default=0)
     return [row for row in rows if row["n"] == largest]
 
 
 def _sampler(row: Mapping[str, Any]) -> str:
-    return {"ht": f"samples at T = {row['temperature']:g}", "edu": "leaves of EDU trees", "greedy": "greedy"}[row["sampler"]]
+    return {"ht": f"samples at T = {row['temperature']:g}", "edu": "leaves of EDU trees", "greedy": "greedy"}[
+        row["sampler"]
+    ]
 
 
 def _eval_results(evaluation: EvaluationFacts, prm_format: PRMFormat) -> list[EvalResult]:
@@ -224,7 +257,9 @@ def _evaluation_text(evaluation: EvaluationFacts | None, prm_format: PRMFormat) 
     best = _best_rows(evaluation, prm_format)
     largest = max((row["n"] for row in best), default=1)
     others = [
-        row for row in results["rows"] if row["select"] == "greedy" or (row["n"] == largest and row["select"] in ("majority", "oracle"))
+        row
+        for row in results["rows"]
+        if row["select"] == "greedy" or (row["n"] == largest and row["select"] in ("majority", "oracle"))
     ]
     rows = [
         (
@@ -240,25 +275,35 @@ def _evaluation_text(evaluation: EvaluationFacts | None, prm_format: PRMFormat) 
         "problems": evaluation.problems,
         "policy": results["policy"]["name"],
         "chosen by": f"{prm_format.aggregate} of the step scores",
-        "measured PRM": "this one, by its fingerprint" if evaluation.is_of_this_prm else "said to be this one; " + NOT_RECORDED,
+        "measured PRM": "this one, by its fingerprint"
+        if evaluation.is_of_this_prm
+        else "said to be this one; " + NOT_RECORDED,
     }
     parts = [_table(facts), _rows(("accuracy", "", "95 % interval", "problems", "tokens per problem"), rows)]
     differences = [
-        (item["name"], f"{item['difference']:+.3f}", f"{item['ci_low']:+.3f} to {item['ci_high']:+.3f}", item["num_problems"])
+        (
+            item["name"],
+            f"{item['difference']:+.3f}",
+            f"{item['ci_low']:+.3f} to {item['ci_high']:+.3f}",
+            item["num_problems"],
+        )
         for item in results.get("comparisons") or ()
     ]
     if differences:
         parts.append(_rows(("paired difference", "", "95 % interval", "problems"), differences))
     if results.get("first_error"):
         found = results["first_error"]
-        parts.append(f"First wrong step: F1 {found['f1']:.3f} at threshold {found['threshold']:.2f}, {found['num_solutions']:,} solutions.")
+        parts.append(
+            f"First wrong step: F1 {found['f1']:.3f} at threshold {found['threshold']:.2f}, {found['num_solutions']:,} solutions."
+        )
     return "\n\n".join(parts)
 
 
 def _cost_text(labels: LabelFacts | None, training: TrainingFacts | None) -> str:
     cost = ((labels.summary or {}) if labels else {}).get("cost") or {}
     facts: dict[str, object] = {
-        f"labels: {name.replace('_', ' ')}": cost.get(name) for name in ("sampled_tokens", "prompt_tokens", "reused_tokens")
+        f"labels: {name.replace('_', ' ')}": cost.get(name)
+        for name in ("sampled_tokens", "prompt_tokens", "reused_tokens")
     }
     if training is not None:
         facts["training: tokens per epoch, without padding"] = training.report.get("num_tokens")

@@ -63,7 +63,11 @@ def label_facts(labels: Path) -> LabelFacts:
     num_solutions = num_steps = num_correct = 0
     for solution in read_labelled(labels):
         problems.add(solution.problem_id)
-        num_solutions, num_steps, num_correct = num_solutions + 1, num_steps + len(solution.steps), num_correct + solution.is_correct
+        num_solutions, num_steps, num_correct = (
+            num_solutions + 1,
+            num_steps + len(solution.steps),
+            num_correct + solution.is_correct,
+        )
     config_path = label_config_of(labels / LABELS if labels.is_dir() else labels)
     run = summary = None
     directory = labels if labels.is_dir() else labels.parent
@@ -134,7 +138,9 @@ def evaluation_facts(results: Path, prm: Path) -> EvaluationFacts:
         raise FileNotFoundError(f"there is no file {results}; `forkpoint evaluate` writes OUT/results.json")
     found = json.loads(results.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or not {"config", "rows", "policy"} <= found.keys():
-        raise ValueError(f"{results} was not written by `forkpoint evaluate`: it has not the keys config, rows and policy")
+        raise ValueError(
+            f"{results} was not written by `forkpoint evaluate`: it has not the keys config, rows and policy"
+        )
     if not any(row["select"] == "best" for row in found["rows"]):
         raise ValueError(f"{results} measured no PRM: there is no best-of-N in it")
     run_directory, is_of_this_prm = results.parent / "evaluate", False
@@ -143,7 +149,9 @@ def evaluation_facts(results: Path, prm: Path) -> EvaluationFacts:
             scorer = str(run.config["scorer"])
         is_of_this_prm = scorer.endswith(f"-{fingerprint(prm)}")
         if not is_of_this_prm:
-            raise ValueError(f"{results} measured the PRM {scorer}, not the one at {prm}, whose name ends in {fingerprint(prm)}")
+            raise ValueError(
+                f"{results} measured the PRM {scorer}, not the one at {prm}, whose name ends in {fingerprint(prm)}"
+            )
     spec = found["config"].get("problems")
     return EvaluationFacts(found, public_spec(spec) if spec else None, is_of_this_prm)
 

@@ -34,7 +34,14 @@ def repo_type_of(source: Path) -> RepoType:
     return "model" if (source / FORMAT_FILE).is_file() else "dataset"
 
 
-def stage_prm(prm: Path, repo_id: str, said: Publication, folder: Path, labels: Path | None = None, results: Path | None = None) -> None:
+def stage_prm(
+    prm: Path,
+    repo_id: str,
+    said: Publication,
+    folder: Path,
+    labels: Path | None = None,
+    results: Path | None = None,
+) -> None:
     """Write the folder of a PRM of ours: its files as links, and its card.
 
     `labels` (run or file) and `results` (results.json) are what it was trained on and how it was measured. ValueError where they belong to
@@ -77,17 +84,27 @@ def upload(folder: Path, repo_id: str, repo_type: RepoType, private: bool) -> st
     PermissionError where there is no token or the hub refuses it, ConnectionError where the hub cannot be reached or fails.
     """
     if get_token() is None:
-        raise PermissionError("there is no token of the hub on this machine; run `hf auth login`, or set HF_TOKEN")
+        raise PermissionError(
+            "there is no token of the hub on this machine; run `hf auth login`, or set HF_TOKEN"
+        )
     api = HfApi()
     try:
         url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repo_id, repo_type=repo_type, folder_path=folder, commit_message="Upload with forkpoint")
+        api.upload_folder(
+            repo_id=repo_id, repo_type=repo_type, folder_path=folder, commit_message="Upload with forkpoint"
+        )
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
-            raise PermissionError(f"the hub does not let this token write to {repo_id}: {error.server_message or error}") from error
-        raise ConnectionError(f"the hub answered {error.response.status_code}: {error.server_message or error}") from error
+            raise PermissionError(
+                f"the hub does not let this token write to {repo_id}: {error.server_message or error}"
+            ) from error
+        raise ConnectionError(
+            f"the hub answered {error.response.status_code}: {error.server_message or error}"
+        ) from error
     except HTTPError as error:
-        raise ConnectionError(f"the hub at {api.endpoint} cannot be reached ({type(error).__name__}: {error})") from error
+        raise ConnectionError(
+            f"the hub at {api.endpoint} cannot be reached ({type(error).__name__}: {error})"
+        ) from error
     return str(url)
 
 

@@ -29,7 +29,9 @@ class Family:
 
 FAMILIES = {"lab": Family(stories, "numeric"), "lab-shuffle": Family(shuffles, "exact")}
 
-_ID = re.compile(rf"(?P<family>{'|'.join(FAMILIES)}):(?P<split>\w+)/(?P<level>\w+)/(?P<seed>-?\d+)/(?P<idx>\d+)")
+_ID = re.compile(
+    rf"(?P<family>{'|'.join(FAMILIES)}):(?P<split>\w+)/(?P<level>\w+)/(?P<seed>-?\d+)/(?P<idx>\d+)"
+)
 
 
 class StoryStream:
@@ -50,11 +52,16 @@ class StoryStream:
 _stream = lru_cache(maxsize=16)(StoryStream)
 
 
-def lab_problems(split: str, level: str = "default", num: int = 500, seed: int = 0, family: str = "lab") -> list[Problem]:
+def lab_problems(
+    split: str, level: str = "default", num: int = 500, seed: int = 0, family: str = "lab"
+) -> list[Problem]:
     """The first `num` stories of a split, level and seed as problems. Raises ValueError on an unknown split or level."""
     drawn = _stream(family, split, level, seed).first(num)
     place, grader = f"{family}:{split}/{level}/{seed}", FAMILIES[family].grader
-    return [Problem(f"{place}/{idx}", story.question, str(story.answer), grader) for idx, story in enumerate(drawn)]
+    return [
+        Problem(f"{place}/{idx}", story.question, str(story.answer), grader)
+        for idx, story in enumerate(drawn)
+    ]
 
 
 def lab_story(problem_id: str) -> LabStory:

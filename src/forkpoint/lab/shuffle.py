@@ -45,7 +45,10 @@ class Swap:
 
     def misread(self, rng: random.Random) -> Swap:
         """With somebody else in the place of the second person."""
-        return replace(self, right=rng.choice([idx for idx in range(len(self.people)) if idx not in (self.left, self.right)]))
+        return replace(
+            self,
+            right=rng.choice([idx for idx in range(len(self.people)) if idx not in (self.left, self.right)]),
+        )
 
     def slip(self, state: State, rng: random.Random) -> State:
         """`state` with two balls confused."""
@@ -54,7 +57,9 @@ class Swap:
 
     def line(self, day: str, before: State, after: State) -> str:
         """One step of a solution: `Monday: Ada: red, Leo: blue, so Ada: blue, Leo: red, Mia: green`."""
-        given = _held((self.people[self.left], self.people[self.right]), (before[self.left], before[self.right]))
+        given = _held(
+            (self.people[self.left], self.people[self.right]), (before[self.left], before[self.right])
+        )
         return f"{day}: {given}, so {_held(self.people, after)}"
 
 
@@ -72,7 +77,13 @@ class Shuffle:
     @property
     def question(self) -> str:
         entries = [f"{day}: {event.sentence}" for day, event in zip(DAYS, self.events, strict=False)]
-        return " ".join([*entries, f"Which ball does {self.asked} have in the end?", f"At first: {_held(self.people, self.start)}"])
+        return " ".join(
+            [
+                *entries,
+                f"Which ball does {self.asked} have in the end?",
+                f"At first: {_held(self.people, self.start)}",
+            ]
+        )
 
     @property
     def answer(self) -> str:
@@ -113,7 +124,12 @@ class ShuffleLevel:
 
 SHUFFLE_LEVELS = {
     "easy": ShuffleLevel(num_people=3, num_swaps=(1, 2), num_distractors=(0, 1)),
-    "default": ShuffleLevel(num_people=4, num_swaps=(3, 4), num_distractors=(2, 3), distractions=("idle", "idle", "idle", "idle", "dream")),
+    "default": ShuffleLevel(
+        num_people=4,
+        num_swaps=(3, 4),
+        num_distractors=(2, 3),
+        distractions=("idle", "idle", "idle", "idle", "dream"),
+    ),
     "hard": ShuffleLevel(num_people=5, num_swaps=(4, 5), num_distractors=(2, 2)),
 }
 """No level has more swaps and distractors than there are days."""
@@ -141,5 +157,11 @@ def draw_shuffle(level: str, rng: random.Random, rules: ShuffleLevel | None = No
 
 def _draw_swap(people: tuple[str, ...], rng: random.Random, distraction: Distraction | None = None) -> Swap:
     left, right = rng.sample(range(len(people)), 2)
-    verb = rng.choice(IDLE_VERBS) if distraction == "idle" else "swap in a dream" if distraction == "dream" else "swap"
+    verb = (
+        rng.choice(IDLE_VERBS)
+        if distraction == "idle"
+        else "swap in a dream"
+        if distraction == "dream"
+        else "swap"
+    )
     return Swap(people, left, right, f"{people[left]} and {people[right]} {verb}.", distraction)

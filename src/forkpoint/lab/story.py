@@ -79,12 +79,20 @@ class Story:
     @property
     def steps(self) -> tuple[tuple[str, Event], ...]:
         """The events that count, in order, each with its day: one line of the right solution each."""
-        return tuple((day, event) for day, event in zip(DAYS, self.events, strict=False) if event.distraction is None)
+        return tuple(
+            (day, event) for day, event in zip(DAYS, self.events, strict=False) if event.distraction is None
+        )
 
     @property
     def question(self) -> str:
         entries = [f"{day}: {event.sentence}" for day, event in zip(DAYS, self.events, strict=False)]
-        return " ".join([f"{self.owner} has {self.start} {self.item}.", *entries, f"How many {self.item} does {self.owner} have?"])
+        return " ".join(
+            [
+                f"{self.owner} has {self.start} {self.item}.",
+                *entries,
+                f"How many {self.item} does {self.owner} have?",
+            ]
+        )
 
     @property
     def answer(self) -> int:
@@ -135,7 +143,14 @@ class Level:
 
 
 LEVELS = {
-    "easy": Level(num_steps=(2, 3), num_distractors=(0, 1), start=(10, 60), amount=(2, 30), max_value=200, max_product=100),
+    "easy": Level(
+        num_steps=(2, 3),
+        num_distractors=(0, 1),
+        start=(10, 60),
+        amount=(2, 30),
+        max_value=200,
+        max_product=100,
+    ),
     "default": Level(
         num_steps=(4, 4),
         num_distractors=(2, 3),
@@ -145,7 +160,14 @@ LEVELS = {
         max_product=400,
         distractions=("owner", "idle", "owner", "idle", "dream"),
     ),
-    "hard": Level(num_steps=(4, 5), num_distractors=(2, 2), start=(100, 999), amount=(11, 199), max_value=2999, max_product=2999),
+    "hard": Level(
+        num_steps=(4, 5),
+        num_distractors=(2, 2),
+        start=(100, 999),
+        amount=(11, 199),
+        max_value=2999,
+        max_product=2999,
+    ),
 }
 """No level has more steps and distractors than there are days."""
 
@@ -236,7 +258,9 @@ def _draw_distractor(rules: Level, other_owner: str, items: tuple[str, str], rng
     return _event(verb, rng.randint(*rules.amount), items[distraction == "item"], suffix, distraction)
 
 
-def _event(verb: str, amount: int, item: str, suffix: str = "", distraction: Distraction | None = None) -> Event:
+def _event(
+    verb: str, amount: int, item: str, suffix: str = "", distraction: Distraction | None = None
+) -> Event:
     if verb in FACTORS:
         return Event(verb, "*", FACTORS[verb], f"{verb} the {item}{suffix}.", distraction)
     return Event(verb, VERBS.get(verb, "+"), amount, f"{verb} {amount} {item}{suffix}.", distraction)

@@ -22,7 +22,9 @@ from forkpoint.lab.story import DAYS, Distraction, answer_line
 class Habits:
     """How often the pupil errs: probabilities in [0, 1]."""
 
-    distracted: dict[Distraction, float] = field(default_factory=lambda: {"owner": 0.25, "item": 0.30, "dream": 0.55, "idle": 0.25})
+    distracted: dict[Distraction, float] = field(
+        default_factory=lambda: {"owner": 0.25, "item": 0.30, "dream": 0.55, "idle": 0.25}
+    )
     """Per distractor that is met: it is used as if it counted. Dreams are believed more often than not, so that what the
     policy thinks most probable is wrong there, and a majority vote with it."""
     lost: float = 0.12

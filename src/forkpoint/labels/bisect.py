@@ -41,18 +41,28 @@ class BisectPlan:
 
     def __post_init__(self) -> None:
         if self.rollout_temperature <= 0:
-            raise ValueError(f"rollout_temperature must be above 0: rollouts at 0 are all the same; {self.rollout_temperature} was given")
+            raise ValueError(
+                f"rollout_temperature must be above 0: rollouts at 0 are all the same; {self.rollout_temperature} was given"
+            )
         if not 0 < self.rollout_top_p <= 1:
             raise ValueError(f"rollout_top_p must be in (0, 1]; {self.rollout_top_p} was given")
 
     def rollouts(self, max_tokens: int, seed: int) -> RolloutConfig:
         """How rollouts are drawn."""
-        return RolloutConfig(self.search.num_rollouts, self.rollout_temperature, self.rollout_top_p, max_tokens, seed)
+        return RolloutConfig(
+            self.search.num_rollouts, self.rollout_temperature, self.rollout_top_p, max_tokens, seed
+        )
 
     def identity(self) -> dict[str, Any]:
         """What the rows of a run depend on."""
         drawn = {"temperature": self.rollout_temperature, "top_p": self.rollout_top_p}
-        return {"plan": "bisect", "search": asdict(self.search), "rollouts": drawn, "segmentation": self.search.segmentation, "rule": None}
+        return {
+            "plan": "bisect",
+            "search": asdict(self.search),
+            "rollouts": drawn,
+            "segmentation": self.search.segmentation,
+            "rule": None,
+        }
 
 
 def search_problems(
@@ -71,7 +81,14 @@ def search_problems(
     problems) after every round of rollouts.
     """
     fitting = [problem for problem in problems if fits_context(policy, problem)]
-    identity = content_key({"searches": plan.identity(), "policy": policy.name, "seed": config.seed, "max_tokens": config.max_tokens})
+    identity = content_key(
+        {
+            "searches": plan.identity(),
+            "policy": policy.name,
+            "seed": config.seed,
+            "max_tokens": config.max_tokens,
+        }
+    )
     keys = [content_key([identity, asdict(problem)]) for problem in fitting]
     waiting = deque(zip(keys, fitting, strict=True))
     searches: list[tuple[str, Problem, OmegaSearch]] = []
@@ -81,13 +98,18 @@ def search_problems(
         while waiting and len(searches) < SEARCHES_AT_A_TIME:
             searches.append((*waiting.popleft(), OmegaSearch(plan.search)))
         asked = [(problem, search, need) for _, problem, search in searches for need in search.needs()]
-        items = [(Prefix(problem, need.prefix_ids, "".join(need.prefix_texts)), range(need.num_rollouts)) for problem, _, need in asked]
+        items = [
+            (Prefix(problem, need.prefix_ids, "".join(need.prefix_texts)), range(need.num_rollouts))
+            for problem, _, need in asked
+        ]
         store.fetch(run, executor, policy, items, config, keeps_tokens=True, shows_progress=False)
         for (_, search, _), (prefix, span) in zip(asked, items, strict=True):
             search.feed([store.of(prefix)[: len(span)]])
         rows |= {key: _row(problem, search) for key, problem, search in searches if not search.needs()}
         searches = [item for item in searches if item[2].needs()]
-        ready = list(takewhile(rows.__contains__, keys[num_written:]))  # rows lie in the order of the problems
+        ready = list(
+            takewhile(rows.__contains__, keys[num_written:])
+        )  # rows lie in the order of the problems
         run.append((key, rows.pop(key)) for key in ready)
         num_written += len(ready)
         on_round(len(keys) - len(waiting) - len(searches), len(keys))
@@ -103,21 +125,32 @@ def _row(problem: Problem, search: OmegaSearch) -> dict[str, Any]:
     paths = [
         {
             "steps": list(path.steps),
-            "outcomes": [None if outcomes is None else list(map(int, outcomes)) for outcomes in path.outcomes],
+            "outcomes": [
+                None if outcomes is None else list(map(int, outcomes)) for outcomes in path.outcomes
+            ],
             "first_error": path.first_error_idx,
         }
         for path in distinct.values()
     ]
-    return {"kind": "search", "problem": asdict(problem), "num_searches": len(search.searches), "paths": paths}
+    return {
+        "kind": "search",
+        "problem": asdict(problem),
+        "num_searches": len(search.searches),
+        "paths": paths,
+    }
 
 
-def bisect_labels(run: Run, config: LabelConfig, keys: Sequence[str] | None = None) -> Iterator[LabelledSolution]:
+def bisect_labels(
+    run: Run, config: LabelConfig, keys: Sequence[str] | None = None
+) -> Iterator[LabelledSolution]:
     """Every solution of the searches, cut where a prefix was evaluated: steps that were not are joined to the next that was.
 
     With the value `outcome` every solution is one step. ValueError where the steps are asked for otherwise.
     """
     if config.segmentation not in (run.config["segmentation"], "newline") or config.weighting != "uniform":
-        raise ValueError("bisection labels the steps that it searched, and its rollouts count once each; leave segmentation and weighting")
+        raise ValueError(
+            "bisection labels the steps that it searched, and its rollouts count once each; leave segmentation and weighting"
+        )
     for row in run.rows(keys):
         if row["kind"] != "search":
             continue
@@ -132,4 +165,6 @@ def bisect_labels(run: Run, config: LabelConfig, keys: Sequence[str] | None = No
                     labels.append(tally_label(sum(outcomes), len(outcomes), config.step_value))
                     text = ""
             steps.append(text + path["steps"][-1])
-            yield LabelledSolution(problem.id, problem.question, tuple(steps), (*labels, final_label(is_correct)), is_correct)
+            yield LabelledSolution(
+                problem.id, problem.question, tuple(steps), (*labels, final_label(is_correct)), is_correct
+            )

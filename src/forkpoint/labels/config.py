@@ -28,7 +28,9 @@ class LabelConfig:
         if self.weighting not in WEIGHTINGS:
             raise ValueError(f"weighting {self.weighting!r} is unknown; choose from {', '.join(WEIGHTINGS)}")
         if self.segmentation not in SEGMENTATIONS:
-            raise ValueError(f"segmentation {self.segmentation!r} is unknown; choose from {', '.join(SEGMENTATIONS)}")
+            raise ValueError(
+                f"segmentation {self.segmentation!r} is unknown; choose from {', '.join(SEGMENTATIONS)}"
+            )
 
     def check(self) -> None:
         """ValueError where eta is given for a value that has none; called before anything is sampled or written."""

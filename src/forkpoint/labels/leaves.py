@@ -66,7 +66,9 @@ class Leaves:
 
     def __init__(self, tree: Tree, outcomes: Sequence[bool], weighting: Weighting = "uniform") -> None:
         if len(outcomes) != tree.num_leaves:
-            raise ValueError(f"a tree of {tree.num_leaves} leaves needs as many outcomes; {len(outcomes)} were given")
+            raise ValueError(
+                f"a tree of {tree.num_leaves} leaves needs as many outcomes; {len(outcomes)} were given"
+            )
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting {weighting!r} is unknown; choose from {', '.join(WEIGHTINGS)}")
         self._outcomes = list(outcomes)

@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from forkpoint.labels.omega_records import BisectConfig, GradedPath, Need, Node, Search
+from forkpoint.labels.omega_records import BinarySearch, BisectConfig, GradedPath, Need, Node
 from forkpoint.records import Rollout
 from forkpoint.steps import newline_steps, token_steps, tokens_at
 
@@ -65,7 +65,7 @@ class OmegaSearch:
         self._nodes: list[Node] = []
         self._idx_of: dict[tuple[int, ...], int] = {}
         self._pool: list[tuple[int, int]] = []
-        self._searches: list[Search] = []
+        self._searches: list[BinarySearch] = []
         self._bisection: _Bisection | None = None
         self._need: Need | None = Need((), (), config.num_rollouts)
 
@@ -75,7 +75,7 @@ class OmegaSearch:
         return tuple(self._nodes)
 
     @property
-    def searches(self) -> tuple[Search, ...]:
+    def searches(self) -> tuple[BinarySearch, ...]:
         """The finished binary searches, in order."""
         return tuple(self._searches)
 
@@ -87,10 +87,14 @@ class OmegaSearch:
         """Answer `needs()`: per need, in order, all the rollouts it wants. ValueError, and nothing changed, for any other number."""
         needs = self.needs()
         if len(rollouts) != len(needs):
-            raise ValueError(f"{len(needs)} prefixes are wanted and answers for {len(rollouts)} were given; feed one sequence per need")
+            raise ValueError(
+                f"{len(needs)} prefixes are wanted and answers for {len(rollouts)} were given; feed one sequence per need"
+            )
         for need, answer in zip(needs, rollouts, strict=True):
             if len(answer) != need.num_rollouts:
-                raise ValueError(f"{need.num_rollouts} rollouts of a prefix are wanted; {len(answer)} were given")
+                raise ValueError(
+                    f"{need.num_rollouts} rollouts of a prefix are wanted; {len(answer)} were given"
+                )
             self._add(need, tuple(answer))
             self._advance()
 
@@ -102,12 +106,21 @@ class OmegaSearch:
     def paths(self) -> list[GradedPath]:
         """Every whole solution that was sampled, by node, then by rollout; those with a `first_error_idx` were searched."""
         found = {
-            (search.node_idx, self._nodes[search.node_idx].rollouts[search.rollout_idx].token_ids): search.first_error_idx
+            (
+                search.node_idx,
+                self._nodes[search.node_idx].rollouts[search.rollout_idx].token_ids,
+            ): search.first_error_idx
             for search in self._searches
         }
-        return [self._path(idx, rollout_idx, found) for idx, node in enumerate(self._nodes) for rollout_idx in range(len(node.rollouts))]
+        return [
+            self._path(idx, rollout_idx, found)
+            for idx, node in enumerate(self._nodes)
+            for rollout_idx in range(len(node.rollouts))
+        ]
 
-    def _path(self, node_idx: int, rollout_idx: int, found: dict[tuple[int, tuple[int, ...]], int]) -> GradedPath:
+    def _path(
+        self, node_idx: int, rollout_idx: int, found: dict[tuple[int, tuple[int, ...]], int]
+    ) -> GradedPath:
         node = self._nodes[node_idx]
         rollout = node.rollouts[rollout_idx]
         token_ids = node.prefix_ids + rollout.token_ids
@@ -131,7 +144,9 @@ class OmegaSearch:
             starts = tokens_at(token_texts, newline_steps("".join(token_texts)))[:-1]
         else:
             first = self._nodes[0].rollouts
-            piece = max(1.0, sum(len(rollout.token_ids) for rollout in first) / len(first) / self._config.num_pieces)
+            piece = max(
+                1.0, sum(len(rollout.token_ids) for rollout in first) / len(first) / self._config.num_pieces
+            )
             num_pieces = math.ceil(len(token_texts) / piece)
             starts = tuple(len(token_texts) * idx // num_pieces for idx in range(1, num_pieces))
         return token_steps(token_texts, starts)[1]
@@ -148,8 +163,14 @@ class OmegaSearch:
         self._nodes.append(node)
         self._idx_of[need.prefix_ids] = node_idx
         if 0 < node.value < 1:
-            wrong = {rollout.token_ids: idx for idx, rollout in reversed(list(enumerate(rollouts))) if not rollout.is_correct}
-            self._pool.extend((node_idx, idx) for idx in sorted(wrong.values()) if any(rollouts[idx].token_texts))
+            wrong = {
+                rollout.token_ids: idx
+                for idx, rollout in reversed(list(enumerate(rollouts)))
+                if not rollout.is_correct
+            }
+            self._pool.extend(
+                (node_idx, idx) for idx in sorted(wrong.values()) if any(rollouts[idx].token_texts)
+            )
 
     def _advance(self) -> None:
         """Bisect, and select when a bisection is done, until rollouts are needed or the search is finished."""
@@ -160,7 +181,9 @@ class OmegaSearch:
                 cut = bisection.cuts[bisection.middle]
                 node_idx = self._idx_of.get(bisection.token_ids[:cut])
                 if node_idx is None:
-                    self._need = Need(bisection.token_ids[:cut], bisection.token_texts[:cut], self._config.num_rollouts)
+                    self._need = Need(
+                        bisection.token_ids[:cut], bisection.token_texts[:cut], self._config.num_rollouts
+                    )
                     return
                 bisection.midpoint_idxs.append(node_idx)
                 if self._nodes[node_idx].value > 0:
@@ -168,7 +191,7 @@ class OmegaSearch:
                 else:
                     bisection.high = bisection.middle
             self._searches.append(
-                Search(
+                BinarySearch(
                     node_idx=bisection.node_idx,
                     rollout_idx=bisection.rollout_idx,
                     midpoint_idxs=tuple(bisection.midpoint_idxs),
@@ -185,11 +208,16 @@ class OmegaSearch:
         node = self._nodes[node_idx]
         self._nodes[node_idx] = replace(node, num_visits=node.num_visits + 1)
         rollout = node.rollouts[rollout_idx]
-        cuts = (len(node.prefix_ids), *(len(node.prefix_ids) + end for end in self._step_ends(rollout.token_texts)))
+        cuts = (
+            len(node.prefix_ids),
+            *(len(node.prefix_ids) + end for end in self._step_ends(rollout.token_texts)),
+        )
         token_ids, token_texts = node.prefix_ids + rollout.token_ids, node.prefix_texts + rollout.token_texts
         return _Bisection(node_idx, rollout_idx, token_ids, token_texts, cuts, 0, len(cuts) - 1, node_idx, [])
 
     def _priority(self, node_idx: int, rollout_idx: int) -> float:
         node, config = self._nodes[node_idx], self._config
         num_tokens = len(node.rollouts[rollout_idx].token_ids)
-        return rollout_value(node.value, num_tokens, config) + exploration(node.num_visits, len(self._searches), config)
+        return rollout_value(node.value, num_tokens, config) + exploration(
+            node.num_visits, len(self._searches), config
+        )

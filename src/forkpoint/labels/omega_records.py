@@ -46,7 +46,9 @@ class BisectConfig:
         if not 0 <= self.c_puct < math.inf:
             raise ValueError(f"c_puct must be finite and 0 or above; {self.c_puct} was given")
         if self.segmentation not in get_args(Cut):
-            raise ValueError(f"segmentation {self.segmentation!r} is unknown here; choose from {', '.join(get_args(Cut))}")
+            raise ValueError(
+                f"segmentation {self.segmentation!r} is unknown here; choose from {', '.join(get_args(Cut))}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Search:
+class BinarySearch:
     """One finished binary search, along the solution that a node's prefix and one of its rollouts make."""
 
     node_idx: int
@@ -129,7 +131,9 @@ class GradedPath:
     @property
     def steps(self) -> tuple[str, ...]:
         starts = (0, *self.step_ends[:-1])
-        return tuple("".join(self.token_texts[start:end]) for start, end in zip(starts, self.step_ends, strict=True))
+        return tuple(
+            "".join(self.token_texts[start:end]) for start, end in zip(starts, self.step_ends, strict=True)
+        )
 
     def first_error_labels(self) -> tuple[bool, ...]:
         """Per step, whether it comes before the first error that was found: True up to it, False from it on.

@@ -34,7 +34,9 @@ class Prefix:
     @property
     def key(self) -> str:
         """The same for the same tokens of the same problem."""
-        identity = {name: getattr(self.problem, name) for name in PROBLEM_FIELDS}  # several times as fast as asdict
+        identity = {
+            name: getattr(self.problem, name) for name in PROBLEM_FIELDS
+        }  # several times as fast as asdict
         return content_key({"problem": identity, "prefix": list(self.token_ids)})
 
 
@@ -44,31 +46,58 @@ class RolloutWork:
     shows_progress = True
     """Whether executors tell how far it is; not where it is one of many small rounds."""
 
-    def __init__(self, policy: Policy, items: Sequence[tuple[Prefix, range]], config: RolloutConfig, keeps_tokens: bool = False) -> None:
-        self._policy, self._items, self._config, self._keeps_tokens = policy, list(items), config, keeps_tokens
-        settings = {name: value for name, value in asdict(config).items() if name != "num_samples"} | {"keeps_tokens": keeps_tokens}
+    def __init__(
+        self,
+        policy: Policy,
+        items: Sequence[tuple[Prefix, range]],
+        config: RolloutConfig,
+        keeps_tokens: bool = False,
+    ) -> None:
+        self._policy, self._items, self._config, self._keeps_tokens = (
+            policy,
+            list(items),
+            config,
+            keeps_tokens,
+        )
+        settings = {name: value for name, value in asdict(config).items() if name != "num_samples"} | {
+            "keeps_tokens": keeps_tokens
+        }
         identity = content_key({"rollouts": settings, "policy": policy.name})
         self.keys = [content_key([identity, prefix.key, span.start, span.stop]) for prefix, span in items]
 
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
         self._policy.reset_cache()  # so that a row does not depend on which chunks were done before
         items = [self._items[idx] for idx in idxs]
-        starts = [self._policy.encode_question(prefix.problem.question) + prefix.token_ids for prefix, _ in items]
+        starts = [
+            self._policy.encode_question(prefix.problem.question) + prefix.token_ids for prefix, _ in items
+        ]
         most = self._policy.max_length
         limits = [
-            max(1, min(self._config.max_tokens - len(prefix.token_ids), (most or len(start) + self._config.max_tokens) - len(start)))
+            max(
+                1,
+                min(
+                    self._config.max_tokens - len(prefix.token_ids),
+                    (most or len(start) + self._config.max_tokens) - len(start),
+                ),
+            )
             for (prefix, _), start in zip(items, starts, strict=True)
         ]
         sampled = sample(self._policy, starts, self._config, limits, [span for _, span in items])
         paths = [paths_of(self._policy, completions) for completions, _ in sampled]
-        texts = [[prefix.text + path.text for path in its_paths] for (prefix, _), its_paths in zip(items, paths, strict=True)]
+        texts = [
+            [prefix.text + path.text for path in its_paths]
+            for (prefix, _), its_paths in zip(items, paths, strict=True)
+        ]
         ends = graded([prefix.problem for prefix, _ in items], texts)
         rows = []
         for (prefix, span), its_paths, its_ends, (_, cost) in zip(items, paths, ends, sampled, strict=True):
             row: dict[str, Any] = {"kind": "rollouts", "prefix": prefix.key, "first": span.start}
             row |= {"correct": [int(end.is_correct) for end in its_ends], "cost": asdict(cost)}
             if self._keeps_tokens:
-                row["completions"] = [{"ids": list(path.completion.token_ids), "texts": list(path.token_texts)} for path in its_paths]
+                row["completions"] = [
+                    {"ids": list(path.completion.token_ids), "texts": list(path.token_texts)}
+                    for path in its_paths
+                ]
             rows.append(row)
         return rows
 

@@ -58,7 +58,9 @@ class RolloutPlan:
                 raise ValueError(f"{name} must be at least 1; {getattr(self, name)} was given")
         for name in ("solution_temperature", "rollout_temperature"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be above 0: completions at 0 are all the same; {getattr(self, name)} was given")
+                raise ValueError(
+                    f"{name} must be above 0: completions at 0 are all the same; {getattr(self, name)} was given"
+                )
         if not 0 < self.rollout_top_p <= 1:
             raise ValueError(f"rollout_top_p must be in (0, 1]; {self.rollout_top_p} was given")
         if not 0 <= self.max_width < 1:
@@ -70,21 +72,40 @@ class RolloutPlan:
 
     def rollouts(self, max_tokens: int, seed: int) -> RolloutConfig:
         """How completions are drawn."""
-        return RolloutConfig(self.num_rollouts, self.rollout_temperature, self.rollout_top_p, max_tokens, seed)
+        return RolloutConfig(
+            self.num_rollouts, self.rollout_temperature, self.rollout_top_p, max_tokens, seed
+        )
 
     def identity(self, labels: LabelConfig, rule: AnchorRule) -> dict[str, Any]:
         """What the rows of a run depend on. The number of rollouts is not part of it: more can be added."""
         drawn = {"temperature": self.rollout_temperature, "top_p": self.rollout_top_p}
-        stop = {"value": labels.canonical_value, "max_width": self.max_width, "round_size": self.round_size} if self.stop_early else None
-        solutions = {"source": self.source, "num": self.num_solutions, "temperature": self.solution_temperature}
+        stop = (
+            {"value": labels.canonical_value, "max_width": self.max_width, "round_size": self.round_size}
+            if self.stop_early
+            else None
+        )
+        solutions = {
+            "source": self.source,
+            "num": self.num_solutions,
+            "temperature": self.solution_temperature,
+        }
         if self.source == "tree":
             solutions = {"source": self.source}
-        return {"plan": "rollouts", "solutions": solutions, "rollouts": drawn, "stop": stop, **cuts(labels, rule)}
+        return {
+            "plan": "rollouts",
+            "solutions": solutions,
+            "rollouts": drawn,
+            "stop": stop,
+            **cuts(labels, rule),
+        }
 
 
 def cuts(labels: LabelConfig, rule: AnchorRule) -> dict[str, Any]:
     """Where prefixes end, which is fixed when they are sampled."""
-    return {"segmentation": labels.segmentation, "rule": asdict(rule) if labels.segmentation == "entropy" else None}
+    return {
+        "segmentation": labels.segmentation,
+        "rule": asdict(rule) if labels.segmentation == "entropy" else None,
+    }
 
 
 def sample_rollouts(
@@ -95,26 +116,35 @@ def sample_rollouts(
 
     `store` holds the run's rollouts, and gets those that are drawn. Returns how many completions early stopping made unnecessary.
     """
-    prefixes = list(dict.fromkeys(prefix for outcome in outcomes for prefix in step_prefixes(outcome, labels, rule)))
+    prefixes = list(
+        dict.fromkeys(prefix for outcome in outcomes for prefix in step_prefixes(outcome, labels, rule))
+    )
     open_prefixes, level = prefixes, 0
     while open_prefixes:
         items = []
         for prefix in open_prefixes:
             spans = store.spans(prefix)
             start = spans[level - 1].stop if level else 0
-            size = min(plan.round_size, plan.num_rollouts - start) if plan.stop_early else plan.num_rollouts - start
+            size = (
+                min(plan.round_size, plan.num_rollouts - start)
+                if plan.stop_early
+                else plan.num_rollouts - start
+            )
             items.append((prefix, spans[level] if level < len(spans) else range(start, start + size)))
         store.fetch(run, executor, policy, items, config)
         level += 1
         open_prefixes = [
             prefix
             for prefix, span in items
-            if span.stop < plan.num_rollouts and not (plan.stop_early and _is_decided(store, prefix, span.stop, labels, plan))
+            if span.stop < plan.num_rollouts
+            and not (plan.stop_early and _is_decided(store, prefix, span.stop, labels, plan))
         ]
     return sum(max(0, plan.num_rollouts - len(store.outcomes(prefix))) for prefix in prefixes)
 
 
-def step_prefixes(outcome: SampleOutcome | TreeOutcome, labels: LabelConfig, rule: AnchorRule) -> Iterator[Prefix]:
+def step_prefixes(
+    outcome: SampleOutcome | TreeOutcome, labels: LabelConfig, rule: AnchorRule
+) -> Iterator[Prefix]:
     """The prefixes of a problem's solutions that end with a step which is not the last."""
     for idx in range(len(outcome.ends)):
         path = outcome.path(idx)
@@ -142,11 +172,17 @@ def rollout_cases(run: Run, store: RolloutStore, keys: Sequence[str] | None = No
         for idx, end in enumerate(outcome.ends):
             path = outcome.path(idx)
             steps, step_ends = path.steps(run.config["segmentation"], rule)
-            prefixes = [Prefix(outcome.problem, path.completion.token_ids[:num], "") for num in step_ends[:-1]]
-            yield LabelledCase(outcome.problem, steps, tuple(store.outcomes(prefix) for prefix in prefixes), end.is_correct)
+            prefixes = [
+                Prefix(outcome.problem, path.completion.token_ids[:num], "") for num in step_ends[:-1]
+            ]
+            yield LabelledCase(
+                outcome.problem, steps, tuple(store.outcomes(prefix) for prefix in prefixes), end.is_correct
+            )
 
 
-def rollout_labels(run: Run, cases: Iterable[LabelledCase], config: LabelConfig, num_rollouts: int | None) -> Iterator[LabelledSolution]:
+def rollout_labels(
+    run: Run, cases: Iterable[LabelledCase], config: LabelConfig, num_rollouts: int | None
+) -> Iterator[LabelledSolution]:
     """The solution of every case of a run with a label per step, from the first `num_rollouts` completions of each prefix (None: all).
 
     ValueError where the run's steps were cut otherwise, where early stopping has biased the value, or where a prefix has
@@ -154,7 +190,11 @@ def rollout_labels(run: Run, cases: Iterable[LabelledCase], config: LabelConfig,
     """
     stop = run.config["stop"]
     _refuse_other_cuts(run, config)
-    if stop and "hit" in (stop["value"], config.canonical_value) and config.canonical_value not in (stop["value"], OUTCOME):
+    if (
+        stop
+        and "hit" in (stop["value"], config.canonical_value)
+        and config.canonical_value not in (stop["value"], OUTCOME)
+    ):
         raise ValueError(
             f"{run.directory} stopped early for the value {stop['value']}, which biases {config.canonical_value}; "
             f"derive {stop['value']} or outcome, or sample without early stopping"
@@ -172,10 +212,18 @@ def rollout_labels(run: Run, cases: Iterable[LabelledCase], config: LabelConfig,
                     )
                 taken = outcomes[:num_rollouts]
                 labels.append(tally_label(sum(taken), len(taken), value))
-        yield LabelledSolution(case.problem.id, case.problem.question, steps, (*labels, final_label(case.is_correct)), case.is_correct)
+        yield LabelledSolution(
+            case.problem.id,
+            case.problem.question,
+            steps,
+            (*labels, final_label(case.is_correct)),
+            case.is_correct,
+        )
 
 
-def _is_decided(store: RolloutStore, prefix: Prefix, num: int, labels: LabelConfig, plan: RolloutPlan) -> bool:
+def _is_decided(
+    store: RolloutStore, prefix: Prefix, num: int, labels: LabelConfig, plan: RolloutPlan
+) -> bool:
     label = tally_label(sum(store.outcomes(prefix)[:num]), num, labels.step_value)
     return label.high - label.low <= plan.max_width
 
@@ -187,4 +235,6 @@ def _refuse_other_cuts(run: Run, config: LabelConfig) -> None:
             "need rollouts of their own"
         )
     if config.weighting != "uniform":
-        raise ValueError("rollouts are samples of the policy and count once each; weighting policy is for the leaves of trees")
+        raise ValueError(
+            "rollouts are samples of the policy and count once each; weighting policy is for the leaves of trees"
+        )

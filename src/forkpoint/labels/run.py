@@ -19,7 +19,13 @@ from forkpoint.labels.bisect import BisectPlan, bisect_labels, search_problems
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.leaves import Leaves
 from forkpoint.labels.rollout_store import RolloutStore
-from forkpoint.labels.rollouts import LabelledCase, RolloutPlan, rollout_cases, rollout_labels, sample_rollouts
+from forkpoint.labels.rollouts import (
+    LabelledCase,
+    RolloutPlan,
+    rollout_cases,
+    rollout_labels,
+    sample_rollouts,
+)
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Cost, LabelledSolution, Policy, Problem, Request
 from forkpoint.runs import Run
@@ -103,7 +109,9 @@ def label_problems(
         if steering is not None:
             config["steering"] = steering.identity()
     elif steering is not None:
-        raise ValueError("only trees can be pruned or searched; choose the plan leaves, or rollouts with source tree")
+        raise ValueError(
+            "only trees can be pruned or searched; choose the plan leaves, or rollouts with source tree"
+        )
     if plan is None:
         config["plan"] = "leaves"
     else:
@@ -114,7 +122,9 @@ def label_problems(
     with Run.open(out, "label", config) as run:
         store = RolloutStore(run)
         if isinstance(plan, BisectPlan):
-            keys = search_problems(run, store, executor, policy, problems, plan, plan.rollouts(max_tokens, seed), on_round)
+            keys = search_problems(
+                run, store, executor, policy, problems, plan, plan.rollouts(max_tokens, seed), on_round
+            )
         else:
             work: TreeWork | SampleWork
             if plan is None or plan.source == "tree":
@@ -129,16 +139,22 @@ def label_problems(
             for start in range(0, len(keys), PROBLEMS_AT_A_TIME):
                 rows = run.rows(keys[start : start + PROBLEMS_AT_A_TIME])
                 outcomes = [outcome_of(row) for row in rows if row["kind"] != "skipped"]
-                num_saved += sample_rollouts(run, store, executor, policy, outcomes, label_config, plan, rule, drawn)
+                num_saved += sample_rollouts(
+                    run, store, executor, policy, outcomes, label_config, plan, rule, drawn
+                )
         cases = rollout_cases(run, store, keys) if isinstance(plan, RolloutPlan) else None
         num_labels = write_labels(run, label_config, keys, num_rollouts, cases=cases)
-        summary = _summary(run, store, keys, len(problems), num_failed, num_labels, num_saved, tree_config.tau)
+        summary = _summary(
+            run, store, keys, len(problems), num_failed, num_labels, num_saved, tree_config.tau
+        )
         if num_failed == 0:
             run.finish({**asdict(summary), "labels": asdict(label_config)})
     return summary
 
 
-def relabel(directory: Path, configs: Sequence[tuple[LabelConfig, Path]], num_rollouts: int | None = None) -> list[int]:
+def relabel(
+    directory: Path, configs: Sequence[tuple[LabelConfig, Path]], num_rollouts: int | None = None
+) -> list[int]:
     """Derive labels from the outcomes of a run, without its policy: one file per configuration; the number of labels of each.
 
     Beside each file FILE.jsonl, FILE.label_config.json says what it holds; `num_rollouts` takes the first so many
@@ -175,7 +191,9 @@ def write_labels(
 
     path = path or run.directory / LABELS
     write_labelled(path, counted())
-    label_config_of(path).write_text(json.dumps({**asdict(config), "rule": asdict(anchor_rule(run))}, indent=2) + "\n")
+    label_config_of(path).write_text(
+        json.dumps({**asdict(config), "rule": asdict(anchor_rule(run))}, indent=2) + "\n"
+    )
     return num_labels
 
 
@@ -222,7 +240,13 @@ def resolve_tau(policy: Policy, problems: Sequence[Problem], config: TreeConfig)
     candidates = []
     for completion in completions:
         can_fork = config.rule.can_fork(policy.token_texts(completion.token_ids))
-        candidates.append([entropy for entropy, is_candidate in zip(completion.entropies, can_fork, strict=True) if is_candidate])
+        candidates.append(
+            [
+                entropy
+                for entropy, is_candidate in zip(completion.entropies, can_fork, strict=True)
+                if is_candidate
+            ]
+        )
     return config.with_tau(round(calibrate_tau(candidates, config.anchors_per_solution), 4))
 
 
@@ -239,7 +263,9 @@ def tree_outcomes(run: Run, keys: Sequence[str] | None = None) -> Iterator[TreeO
     return (TreeOutcome.from_row(row) for row in run.rows(keys) if row["kind"] == "tree")
 
 
-def labelled_solutions(outcome: TreeOutcome, config: LabelConfig, rule: AnchorRule) -> Iterator[LabelledSolution]:
+def labelled_solutions(
+    outcome: TreeOutcome, config: LabelConfig, rule: AnchorRule
+) -> Iterator[LabelledSolution]:
     """Every leaf of a tree, cut into steps, each labelled with the leaves that share it."""
     leaves = Leaves(outcome.tree, [end.is_correct for end in outcome.ends], config.weighting)
     for leaf_idx, end in enumerate(outcome.ends):
@@ -249,7 +275,14 @@ def labelled_solutions(outcome: TreeOutcome, config: LabelConfig, rule: AnchorRu
 
 
 def _summary(
-    run: Run, store: RolloutStore, keys: Sequence[str], num_problems: int, num_failed: int, num_labels: int, num_saved: int, tau: float
+    run: Run,
+    store: RolloutStore,
+    keys: Sequence[str],
+    num_problems: int,
+    num_failed: int,
+    num_labels: int,
+    num_saved: int,
+    tau: float,
 ) -> LabelSummary:
     cost, num_solved, num_solutions, num_correct, num_ungradable = store.cost, 0, 0, 0, 0
     num_pruned = num_prm_tokens = 0

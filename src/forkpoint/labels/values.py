@@ -41,21 +41,31 @@ class Value:
         """The value of at least one outcome; weights are non-negative, not all zero, and need not sum to 1."""
         weights = [1.0] * len(outcomes) if weights is None else list(weights)
         if not outcomes or len(weights) != len(outcomes):
-            raise ValueError(f"a value needs outcomes and as many weights; {len(outcomes)} and {len(weights)} were given")
+            raise ValueError(
+                f"a value needs outcomes and as many weights; {len(outcomes)} and {len(weights)} were given"
+            )
         total = math.fsum(weights)
         if min(weights) < 0 or not 0 < total < math.inf:
             raise ValueError("weights must be finite, non-negative and not all zero")
-        pairs = [(weight / total, outcome) for weight, outcome in zip(weights, outcomes, strict=True) if weight > 0]
+        pairs = [
+            (weight / total, outcome) for weight, outcome in zip(weights, outcomes, strict=True) if weight > 0
+        ]
         if math.isinf(self.eta):
             return (max if self.eta > 0 else min)(outcome for _, outcome in pairs)
         peak = max((outcome for _, outcome in pairs), key=lambda outcome: self.eta * outcome)
         if abs(self.eta) < TINY_ETA:
-            return math.fsum(weight * outcome for weight, outcome in zip(weights, outcomes, strict=True)) / total
+            return (
+                math.fsum(weight * outcome for weight, outcome in zip(weights, outcomes, strict=True)) / total
+            )
         # expm1 and log1p keep the digits that exp and log lose near eta = 0; shifting by the peak keeps exp from overflowing
         excess = math.fsum(weight * math.expm1(self.eta * (outcome - peak)) for weight, outcome in pairs)
         if excess > -0.5:
             return peak + math.log1p(excess) / self.eta
-        return peak + math.log(math.fsum(weight * math.exp(self.eta * (outcome - peak)) for weight, outcome in pairs)) / self.eta
+        return (
+            peak
+            + math.log(math.fsum(weight * math.exp(self.eta * (outcome - peak)) for weight, outcome in pairs))
+            / self.eta
+        )
 
     def of_share(self, share: float) -> float:
         """The value of 0/1 outcomes of which `share` (in [0, 1]) are right."""
@@ -113,10 +123,14 @@ def canonical_value(name: str, eta: float | None = None) -> str:
         try:
             found = float(number) if colon else DEFAULT_ETA if eta is None else float(eta)
         except ValueError:
-            raise ValueError(f"value {name!r} has no number after the colon; write for example er:2") from None
+            raise ValueError(
+                f"value {name!r} has no number after the colon; write for example er:2"
+            ) from None
         return f"er:{log_mean_exp(found).eta:g}"
     if base not in ("mean", "hit", OUTCOME):
-        raise ValueError(f"value {name!r} is unknown; choose from mean, hit, outcome, er:ETA (for example er:2), {', '.join(PRODUCTS)}")
+        raise ValueError(
+            f"value {name!r} is unknown; choose from mean, hit, outcome, er:ETA (for example er:2), {', '.join(PRODUCTS)}"
+        )
     if eta is not None:
         raise ValueError(f"value {name!r} has no eta; eta belongs to er")
     return base

@@ -76,11 +76,15 @@ class Planner:
     def __init__(self) -> None:
         self._labels: dict[Path, Labels] = {}
 
-    def work(self, command: str, arguments: Arguments, problems: Sequence[ProblemSet], pilot: Pilot | None = None) -> Work:
+    def work(
+        self, command: str, arguments: Arguments, problems: Sequence[ProblemSet], pilot: Pilot | None = None
+    ) -> Work:
         """The work of `forkpoint COMMAND`. ValueError where it is not known here, or the pilot did something else."""
         num_needed = {"label": 1, "evaluate": 1, "raft": 2}.get(command, 0)
         if len(problems) != num_needed:
-            raise ValueError(f"{command} is planned with {num_needed} problem sets; {len(problems)} were given")
+            raise ValueError(
+                f"{command} is planned with {num_needed} problem sets; {len(problems)} were given"
+            )
         if pilot is not None and command not in ("label", "evaluate"):
             raise ValueError(f"a pilot is for a stage of label or evaluate; this one is of {command}")
         if command == "label":
@@ -96,7 +100,9 @@ class Planner:
             return _evaluate(arguments, problems[0], pilot)
         if command == "raft":
             return _raft(arguments, *problems)
-        raise ValueError(f"there is no plan of {command}; there is one of label, train, evaluate, raft, {', '.join(FREE)}")
+        raise ValueError(
+            f"there is no plan of {command}; there is one of label, train, evaluate, raft, {', '.join(FREE)}"
+        )
 
     def _label(self, arguments: Arguments, problems: ProblemSet, pilot: Pilot | None) -> Work:
         tree: TreeConfig = arguments["tree"]
@@ -114,12 +120,18 @@ class Planner:
             settings |= rollouts.identity(arguments["labels"], tree.rule)
             del settings["rule"]  # tau may have been calibrated
         else:
-            cost, num_solutions = bisect_cost(problems, bisect.search), bisect_solutions(problems, bisect.search)
+            cost, num_solutions = (
+                bisect_cost(problems, bisect.search),
+                bisect_solutions(problems, bisect.search),
+            )
             settings |= bisect.identity()
         if pilot is not None:
             if is_tree:
                 settings["tree"] = _calibrated(tree, pilot)
-            pilot.check(_plain(settings), rollouts.num_rollouts if plan == "rollouts" and not rollouts.stop_early else None)
+            pilot.check(
+                _plain(settings),
+                rollouts.num_rollouts if plan == "rollouts" and not rollouts.stop_early else None,
+            )
             cost, num_solutions = pilot.scaled_cost(problems.num_problems), pilot.solutions_per_problem
         self._labels[arguments["out"]] = Labels(problems, num_solutions, is_tree)
         num_read = read_tokens(problems, num_solutions, is_tree, is_packed=False) if arguments["prm"] else 0
@@ -133,7 +145,9 @@ class Planner:
 
     def _labels_at(self, path: Path) -> Labels:
         if path not in self._labels:
-            raise ValueError(f"no stage before makes the labels {path}; there are {', '.join(map(str, self._labels)) or 'none'}")
+            raise ValueError(
+                f"no stage before makes the labels {path}; there are {', '.join(map(str, self._labels)) or 'none'}"
+            )
         return self._labels[path]
 
 
@@ -141,14 +155,18 @@ def _relabelled(arguments: Arguments) -> list[Path]:
     out: Path | None = arguments["out"]
     if out is None:
         return []
-    values = [replace(arguments["labels"], value=value, eta=None).canonical_value for value in arguments["values"]]
+    values = [
+        replace(arguments["labels"], value=value, eta=None).canonical_value for value in arguments["values"]
+    ]
     return [out / f"{value.replace(':', '-')}.jsonl" for value in values] or [out]
 
 
 def _evaluate(arguments: Arguments, problems: ProblemSet, pilot: Pilot | None) -> Work:
     config: EvaluateConfig = arguments["config"]
     if arguments["labels"] is not None:
-        raise ValueError("there is no plan of label quality; leave --labels out of the recipe, and give it in a command of its own")
+        raise ValueError(
+            "there is no plan of label quality; leave --labels out of the recipe, and give it in a command of its own"
+        )
     tree = replace(arguments["tree"], num_leaves=config.num_samples, max_tokens=config.max_tokens)
     problems = _with_means(problems, pilot)
     cost, num = evaluate_cost(problems, config), config.num_samples
@@ -156,9 +174,14 @@ def _evaluate(arguments: Arguments, problems: ProblemSet, pilot: Pilot | None) -
         pilot.check(_plain({"evaluate": asdict(config), "tree": asdict(tree)}))
         cost = pilot.scaled_cost(problems.num_problems)
     num_read = (
-        read_tokens(problems, 1, False) + len(config.temperatures) * read_tokens(problems, num, False) + read_tokens(problems, num, True)
+        read_tokens(problems, 1, False)
+        + len(config.temperatures) * read_tokens(problems, num, False)
+        + read_tokens(problems, num, True)
     )
-    return _placed(Work(sampled=cost, read_tokens=num_read if arguments["prm"] else 0, is_measured=pilot is not None), arguments)
+    return _placed(
+        Work(sampled=cost, read_tokens=num_read if arguments["prm"] else 0, is_measured=pilot is not None),
+        arguments,
+    )
 
 
 def _raft(arguments: Arguments, problems: ProblemSet, eval_problems: ProblemSet) -> Work:
@@ -166,7 +189,9 @@ def _raft(arguments: Arguments, problems: ProblemSet, eval_problems: ProblemSet)
     prompts = replace(problems, num_problems=config.num_prompts or problems.num_problems)
     work = Work(
         sampled=raft_cost(prompts, eval_problems, config),
-        read_tokens=config.num_iterations * read_tokens(prompts, config.num_samples, False) if arguments["prm"] else 0,
+        read_tokens=config.num_iterations * read_tokens(prompts, config.num_samples, False)
+        if arguments["prm"]
+        else 0,
         trained_tokens=fine_tuned_tokens(prompts, config),
         trains="policy",
         training=config.sft,

@@ -70,7 +70,9 @@ def estimate_recipe(
     pilots = pilots or {}
     names = [stage.name for stage in recipe.stages]
     for name in pilots.keys() - set(names):
-        raise ValueError(f"there is no stage {name!r} that a pilot could be for; choose from {', '.join(names)}")
+        raise ValueError(
+            f"there is no stage {name!r} that a pilot could be for; choose from {', '.join(names)}"
+        )
     hardware = replace(hardware, gpu=hardware.gpu or recipe.gpu)
     planner, prm_dtype, estimates = Planner(), "float32", []
     for stage in recipe.stages:
@@ -78,11 +80,15 @@ def estimate_recipe(
             continue
         command, arguments = parse(stage.command[1:])
         try:
-            work = planner.work(command, arguments, [recipe.problems[name] for name in stage.problems], pilots.get(stage.name))
+            work = planner.work(
+                command, arguments, [recipe.problems[name] for name in stage.problems], pilots.get(stage.name)
+            )
             if work.training is not None and work.trains == "prm":
                 prm_dtype = work.training.dtype
             if work != Work():
-                estimates.append(estimate_stage(stage, work, recipe.models, hardware, WEIGHT_BYTES[prm_dtype]))
+                estimates.append(
+                    estimate_stage(stage, work, recipe.models, hardware, WEIGHT_BYTES[prm_dtype])
+                )
         except ValueError as error:
             raise ValueError(f"stage {stage.name}: {error}") from None
     return estimates
@@ -99,8 +105,14 @@ def estimate_stage(
         replica_size = work.replica_size or hardware.replica_size(policy)
         num_sampling = work.sampling_gpus or max(1, stage.num_gpus - (work.read_tokens > 0))
         if num_sampling > stage.num_gpus:
-            raise ValueError(f"the command line samples on {num_sampling} GPUs, and the stage holds {stage.num_gpus}")
-        flops += 2 * policy.parameters * (work.sampled.prompt_tokens - work.sampled.reused_tokens + work.sampled.sampled_tokens)
+            raise ValueError(
+                f"the command line samples on {num_sampling} GPUs, and the stage holds {stage.num_gpus}"
+            )
+        flops += (
+            2
+            * policy.parameters
+            * (work.sampled.prompt_tokens - work.sampled.reused_tokens + work.sampled.sampled_tokens)
+        )
         sampling_s = hardware.sampling_s(work.sampled, policy, num_sampling, replica_size)
         needs.append(("the policy's weights", policy.sampling_bytes, min(replica_size, num_sampling)))
     if work.read_tokens:
@@ -116,7 +128,9 @@ def estimate_stage(
         flops += training_flops
         training_s = hardware.computing_s(training_flops, num_training)
         num_bytes = WEIGHT_BYTES[work.training.dtype] if is_lora else BYTES_TRAINING
-        needs.append((f"training at {num_bytes} bytes per weight", num_bytes * model.parameters, num_training))
+        needs.append(
+            (f"training at {num_bytes} bytes per weight", num_bytes * model.parameters, num_training)
+        )
     return StageEstimate(
         name=stage.name,
         num_gpus=stage.num_gpus,
@@ -139,5 +153,7 @@ def estimate_stage(
 
 def _model(models: Mapping[str, ModelSize], name: str) -> ModelSize:
     if name not in models:
-        raise ValueError(f"the recipe says nothing about models.{name}; there are {', '.join(models) or 'none'}")
+        raise ValueError(
+            f"the recipe says nothing about models.{name}; there are {', '.join(models) or 'none'}"
+        )
     return models[name]

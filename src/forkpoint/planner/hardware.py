@@ -59,7 +59,9 @@ class ModelSize:
 
     def __post_init__(self) -> None:
         if not min(self.parameters, self.num_layers, self.num_kv_heads, self.head_dim) > 0:
-            raise ValueError(f"parameters, num_layers, num_kv_heads and head_dim must be above 0; {self} was given")
+            raise ValueError(
+                f"parameters, num_layers, num_kv_heads and head_dim must be above 0; {self} was given"
+            )
 
     @property
     def sampling_bytes(self) -> float:
@@ -97,7 +99,9 @@ class HardwareConfig:
         for name in ("compute_utilisation", "bandwidth_utilisation"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in (0, 1]; {getattr(self, name)} was given")
-        if self.price_per_gpu_hour < 0 or (self.tokens_per_second is not None and not self.tokens_per_second > 0):
+        if self.price_per_gpu_hour < 0 or (
+            self.tokens_per_second is not None and not self.tokens_per_second > 0
+        ):
             raise ValueError("price_per_gpu_hour must be at least 0 and tokens_per_second above 0")
 
     @property
@@ -115,16 +119,22 @@ class HardwareConfig:
     def batch(self, model: ModelSize, replica_size: int, tokens_per_sequence: float) -> int:
         """Sequences of so many tokens that a replica decodes side by side: as many as fit, at least 1, at most `max_sequences`."""
         free = replica_size * self.room - model.sampling_bytes
-        return max(1, min(self.max_sequences, floor(free / (tokens_per_sequence * model.cache_bytes_per_token))))
+        return max(
+            1, min(self.max_sequences, floor(free / (tokens_per_sequence * model.cache_bytes_per_token)))
+        )
 
-    def decoding_rate(self, model: ModelSize, replica_size: int, context_tokens: float, new_tokens: float) -> float:
+    def decoding_rate(
+        self, model: ModelSize, replica_size: int, context_tokens: float, new_tokens: float
+    ) -> float:
         """Tokens per second of one replica, for requests of `context_tokens` that `new_tokens` are added to.
 
         A step gives each of B sequences a token. It takes the longer of 2 N B / FLOP/s and
         (weights + B (context + new / 2) cache bytes per token) / bandwidth.
         """
         batch = self.batch(model, replica_size, context_tokens + new_tokens)
-        num_bytes = model.sampling_bytes + batch * (context_tokens + new_tokens / 2) * model.cache_bytes_per_token
+        num_bytes = (
+            model.sampling_bytes + batch * (context_tokens + new_tokens / 2) * model.cache_bytes_per_token
+        )
         reading_s = num_bytes / (replica_size * self._facts.bandwidth * self.bandwidth_utilisation)
         return batch / max(self.computing_s(2 * model.parameters * batch, replica_size), reading_s)
 
@@ -133,8 +143,12 @@ class HardwareConfig:
         if self.tokens_per_second is not None:
             return cost.sampled_tokens / (self.tokens_per_second * num_gpus)
         num_replicas = max(1, num_gpus // replica_size)
-        rate = self.decoding_rate(model, replica_size, cost.prompt_tokens / cost.requests, cost.sampled_tokens / cost.requests)
-        reading_s = self.computing_s(2 * model.parameters * (cost.prompt_tokens - cost.reused_tokens), replica_size)
+        rate = self.decoding_rate(
+            model, replica_size, cost.prompt_tokens / cost.requests, cost.sampled_tokens / cost.requests
+        )
+        reading_s = self.computing_s(
+            2 * model.parameters * (cost.prompt_tokens - cost.reused_tokens), replica_size
+        )
         return (cost.sampled_tokens / rate + reading_s) / num_replicas
 
     def computing_s(self, flops: float, num_gpus: int) -> float:

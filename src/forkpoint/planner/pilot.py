@@ -68,7 +68,9 @@ class Pilot:
                     "make a pilot with the stage's own flags on fewer problems"
                 )
         if num_rollouts not in (None, self.num_rollouts):
-            raise ValueError(f"the pilot {self.directory} has {self.num_rollouts} rollouts per prefix, and the stage has {num_rollouts}")
+            raise ValueError(
+                f"the pilot {self.directory} has {self.num_rollouts} rollouts per prefix, and the stage has {num_rollouts}"
+            )
 
 
 def read_pilot(directory: Path) -> Pilot:
@@ -85,7 +87,9 @@ def read_pilot(directory: Path) -> Pilot:
             raise RunError(f"the run at {directory} is not finished; give its command again, then plan")
         pilot = _measured(run, run.manifest["seconds"])
     if pilot.cost.sampled_tokens == 0:
-        raise RunError(f"nothing was sampled in {directory}; a pilot needs problems that fit the policy's context")
+        raise RunError(
+            f"nothing was sampled in {directory}; a pilot needs problems that fit the policy's context"
+        )
     return pilot
 
 
@@ -99,7 +103,9 @@ def _measured(run: Run, seconds: float) -> Pilot:
         cost += outcome.cost
         per_problem[outcome.problem.id] += outcome.cost.sampled_tokens
         if run.config.get("plan") == "rollouts":
-            prefixes = step_prefixes(outcome, LabelConfig(segmentation=run.config["segmentation"]), anchor_rule(run))
+            prefixes = step_prefixes(
+                outcome, LabelConfig(segmentation=run.config["segmentation"]), anchor_rule(run)
+            )
             owners |= {prefix.key: outcome.problem.id for prefix in prefixes}
     num_searched = num_paths = 0
     for row in run.rows():
@@ -130,11 +136,20 @@ def _measured(run: Run, seconds: float) -> Pilot:
 
 def _means(run: Run, outcomes: list[TreeOutcome | SampleOutcome], num_problems: int) -> ProblemSet:
     lengths = [len(outcome.path(idx).completion) for outcome in outcomes for idx in range(len(outcome.ends))]
-    prompts = [outcome.cost.prompt_tokens / outcome.cost.requests for outcome in outcomes if isinstance(outcome, SampleOutcome)]
+    prompts = [
+        outcome.cost.prompt_tokens / outcome.cost.requests
+        for outcome in outcomes
+        if isinstance(outcome, SampleOutcome)
+    ]
     trees = [outcome.tree for outcome in outcomes if isinstance(outcome, TreeOutcome)]
     prompts += [len(tree.prompt_ids) for tree in trees]
     forks = [branch.fork for tree in trees for branch in tree.branches if branch.parent_idx is not None]
-    means = ProblemSet(num_problems, float(np.mean(prompts)), float(np.mean(lengths)), float(np.mean(list(_num_steps(run, outcomes)))))
+    means = ProblemSet(
+        num_problems,
+        float(np.mean(prompts)),
+        float(np.mean(lengths)),
+        float(np.mean(list(_num_steps(run, outcomes)))),
+    )
     return replace(means, fork_share=float(np.mean(forks)) / means.solution_tokens) if forks else means
 
 

@@ -78,20 +78,32 @@ def read_recipe(path: Path, out: Path, settings: Sequence[str] = ()) -> Recipe:
     stages = tuple(_stage(path, row, variables) for row in content.pop("stages", []))
     if not stages or len({stage.name for stage in stages}) < len(stages):
         raise ValueError(f"{path} needs [[stages]], each with a name of its own")
-    problems = {name: _made(ProblemSet, f"{path}, problems.{name}", row) for name, row in content.pop("problems", {}).items()}
-    models = {name: _made(ModelSize, f"{path}, models.{name}", row) for name, row in content.pop("models", {}).items()}
+    problems = {
+        name: _made(ProblemSet, f"{path}, problems.{name}", row)
+        for name, row in content.pop("problems", {}).items()
+    }
+    models = {
+        name: _made(ModelSize, f"{path}, models.{name}", row)
+        for name, row in content.pop("models", {}).items()
+    }
     for stage in stages:
         for name in set(stage.problems) - problems.keys():
-            raise ValueError(f"{path}, stage {stage.name}: problems {name!r} are unknown; there are {', '.join(problems) or 'none'}")
+            raise ValueError(
+                f"{path}, stage {stage.name}: problems {name!r} are unknown; there are {', '.join(problems) or 'none'}"
+            )
     return _made(Recipe, str(path), {**content, "stages": stages, "problems": problems, "models": models})
 
 
-def _variables(path: Path, out: Path, declared: Mapping[str, Value], settings: Sequence[str]) -> dict[str, list[str]]:
+def _variables(
+    path: Path, out: Path, declared: Mapping[str, Value], settings: Sequence[str]
+) -> dict[str, list[str]]:
     given: dict[str, str] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or name not in declared or name in given:
-            raise ValueError(f"{setting!r} is not NAME=VALUE of a variable of {path}, each once; it has {', '.join(declared) or 'none'}")
+            raise ValueError(
+                f"{setting!r} is not NAME=VALUE of a variable of {path}, each once; it has {', '.join(declared) or 'none'}"
+            )
         given[name] = value
     variables = {"out": [str(out)], "here": [str(path.parent)]}
     for name, default in declared.items():
@@ -138,9 +150,15 @@ def _made(kind: type[T], where: str, row: Mapping[str, Any]) -> T:
     """A record from a table. ValueError naming keys that are unknown or missing."""
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(row.keys() - known.keys())
-    missing = [name for name, item in known.items() if item.default is MISSING and item.default_factory is MISSING and name not in row]
+    missing = [
+        name
+        for name, item in known.items()
+        if item.default is MISSING and item.default_factory is MISSING and name not in row
+    ]
     if unknown or missing:
-        wrong = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [f"missing: {', '.join(missing)}"] * bool(missing)
+        wrong = [f"unknown: {', '.join(unknown)}"] * bool(unknown) + [
+            f"missing: {', '.join(missing)}"
+        ] * bool(missing)
         raise ValueError(f"{where}: {'; '.join(wrong)}; the keys are {', '.join(known)}")
     try:
         return kind(**row)

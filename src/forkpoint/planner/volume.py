@@ -42,7 +42,9 @@ class ProblemSet:
 
     def __post_init__(self) -> None:
         if not min(self.num_problems, self.prompt_tokens, self.solution_tokens, self.steps) > 0:
-            raise ValueError(f"num_problems, prompt_tokens, solution_tokens and steps must be above 0; {self} was given")
+            raise ValueError(
+                f"num_problems, prompt_tokens, solution_tokens and steps must be above 0; {self} was given"
+            )
         if not 0 <= self.fork_share < 1:
             raise ValueError(f"fork_share must be in [0, 1); {self.fork_share} was given")
 
@@ -51,15 +53,28 @@ class ProblemSet:
         return 1 + (num_solutions - 1) * (1 - self.fork_share) if is_tree else num_solutions
 
 
-def _total(problems: ProblemSet, requests: float, prompt_tokens: float, reused_tokens: float, sampled_tokens: float) -> Cost:
+def _total(
+    problems: ProblemSet, requests: float, prompt_tokens: float, reused_tokens: float, sampled_tokens: float
+) -> Cost:
     """Of all problems, from that of one."""
-    return Cost(*(round(problems.num_problems * number) for number in (requests, prompt_tokens, reused_tokens, sampled_tokens)))
+    return Cost(
+        *(
+            round(problems.num_problems * number)
+            for number in (requests, prompt_tokens, reused_tokens, sampled_tokens)
+        )
+    )
 
 
 def samples_cost(problems: ProblemSet, num_solutions: int) -> Cost:
     """`num_solutions` independent samples of every problem."""
     prompt, solution = problems.prompt_tokens, problems.solution_tokens
-    return _total(problems, num_solutions, num_solutions * prompt, (num_solutions - 1) * prompt, num_solutions * solution)
+    return _total(
+        problems,
+        num_solutions,
+        num_solutions * prompt,
+        (num_solutions - 1) * prompt,
+        num_solutions * solution,
+    )
 
 
 def tree_cost(problems: ProblemSet, num_leaves: int) -> Cost:
@@ -111,16 +126,27 @@ def evaluate_cost(problems: ProblemSet, config: EvaluateConfig) -> Cost:
 def raft_cost(problems: ProblemSet, eval_problems: ProblemSet, config: RaftConfig) -> Cost:
     """Samples of all `problems` in every iteration, and the evaluations of the base and of every iteration."""
     evaluation = samples_cost(eval_problems, 1) + samples_cost(eval_problems, config.num_eval_samples)
-    return scaled(samples_cost(problems, config.num_samples), config.num_iterations) + scaled(evaluation, config.num_iterations + 1)
+    return scaled(samples_cost(problems, config.num_samples), config.num_iterations) + scaled(
+        evaluation, config.num_iterations + 1
+    )
 
 
 def scaled(cost: Cost, factor: float) -> Cost:
     """The cost, times a factor."""
-    return Cost(*(round(number * factor) for number in (cost.requests, cost.prompt_tokens, cost.reused_tokens, cost.sampled_tokens)))
+    return Cost(
+        *(
+            round(number * factor)
+            for number in (cost.requests, cost.prompt_tokens, cost.reused_tokens, cost.sampled_tokens)
+        )
+    )
 
 
 def read_tokens(
-    problems: ProblemSet, num_solutions: float, is_tree: bool, is_packed: bool = True, max_pack_tokens: float = math.inf
+    problems: ProblemSet,
+    num_solutions: float,
+    is_tree: bool,
+    is_packed: bool = True,
+    max_pack_tokens: float = math.inf,
 ) -> int:
     """Tokens that a PRM reads, a tag per step included, of all problems.
 
@@ -140,7 +166,9 @@ def trained_tokens(problems: ProblemSet, num_solutions: float, is_tree: bool, co
     """Tokens that training a PRM computes, all epochs; solutions that are too long for it count too."""
     num_taken = min(num_solutions, config.max_solutions_per_problem or num_solutions)
     is_packed = config.packing == "tree"
-    return round(config.num_epochs * read_tokens(problems, num_taken, is_tree, is_packed, config.max_pack_tokens))
+    return round(
+        config.num_epochs * read_tokens(problems, num_taken, is_tree, is_packed, config.max_pack_tokens)
+    )
 
 
 def fine_tuned_tokens(problems: ProblemSet, config: RaftConfig) -> int:

@@ -29,7 +29,9 @@ def checkpoint_of(name_or_path: str | Path) -> str | Path:
     if shipped is None:
         return name_or_path
     if not (shipped / "config.json").exists():
-        raise FileNotFoundError(f"the policy {name_or_path} is not part of this installation; train it with recipes/train_lab_policy.py")
+        raise FileNotFoundError(
+            f"the policy {name_or_path} is not part of this installation; train it with recipes/train_lab_policy.py"
+        )
     return shipped
 
 
@@ -49,5 +51,10 @@ def load_policy(
     from forkpoint.policies.local import LocalPolicy
 
     return LocalPolicy.load(
-        checkpoint_of(name_or_path), device=device, dtype=dtype, batch_size=batch_size, template=template, cache_bytes=cache_bytes
+        checkpoint_of(name_or_path),
+        device=device,
+        dtype=dtype,
+        batch_size=batch_size,
+        template=template,
+        cache_bytes=cache_bytes,
     )

@@ -38,9 +38,13 @@ def attend(
         return output
     num_rows, num_heads, _, dim = query.shape
     num_kv_heads = key.shape[1]
-    query_B_K_G_D = query.reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, dim)  # a group shares keys and values
+    query_B_K_G_D = query.reshape(
+        num_rows, num_kv_heads, num_heads // num_kv_heads, dim
+    )  # a group shares keys and values
     scores_B_K_G_W = torch.matmul(query_B_K_G_D, key.transpose(2, 3))
-    scores_B_K_G_W = scores_B_K_G_W.float().mul_(dim**-0.5 if scaling is None else scaling).add_(attention_mask)
+    scores_B_K_G_W = (
+        scores_B_K_G_W.float().mul_(dim**-0.5 if scaling is None else scaling).add_(attention_mask)
+    )
     weights_B_K_G_W = torch.softmax(scores_B_K_G_W, dim=-1).to(value.dtype)
     return torch.matmul(weights_B_K_G_W, value).reshape(num_rows, 1, num_heads, value.shape[-1]), None
 

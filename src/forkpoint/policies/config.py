@@ -53,18 +53,28 @@ class PolicyConfig:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1; {self.batch_size} was given")
         if (self.engine == "openai") != (self.server is not None):
-            raise ValueError("engine openai and the address of a server belong together: give both or neither")
+            raise ValueError(
+                "engine openai and the address of a server belong together: give both or neither"
+            )
 
     def load(self) -> Policy:
         """The policy. FileNotFoundError where there is no such model, MissingPackageError where the engine is not installed."""
         if self.engine == "local":
-            return load_policy(self.policy, device=self.device, dtype=self.dtype, batch_size=self.batch_size, template=self.template)
+            return load_policy(
+                self.policy,
+                device=self.device,
+                dtype=self.dtype,
+                batch_size=self.batch_size,
+                template=self.template,
+            )
         path_or_id = checkpoint_of(self.policy)
         if self.engine == "vllm":
             try:
                 from forkpoint.policies.vllm import VLLMPolicy
             except ModuleNotFoundError as error:
-                raise MissingPackageError(f"engine vllm needs vLLM in this environment ({error}); see docs/engines.md") from error
+                raise MissingPackageError(
+                    f"engine vllm needs vLLM in this environment ({error}); see docs/engines.md"
+                ) from error
 
             return VLLMPolicy.load(
                 path_or_id,

@@ -39,11 +39,15 @@ class RowStates:
     `num_taken` tokens of a row are in columns 0 to `num_taken - 1` of the observations.
     """
 
-    def __init__(self, num_rows: int, num_columns: int, eos_ids: frozenset[int], device: torch.device) -> None:
+    def __init__(
+        self, num_rows: int, num_columns: int, eos_ids: frozenset[int], device: torch.device
+    ) -> None:
         def empty(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
 
-        self.last_ids_R, self.lengths_R, self.keys_R, self.num_taken_R, self.max_tokens_R = (empty(num_rows) for _ in range(5))
+        self.last_ids_R, self.lengths_R, self.keys_R, self.num_taken_R, self.max_tokens_R = (
+            empty(num_rows) for _ in range(5)
+        )
         self.temperatures_R, self.top_ps_R = (empty(num_rows, dtype=torch.double) for _ in range(2))
         self.ids_2_R_T = empty(2, num_rows, num_columns)
         self.floats_3_R_T = empty(3, num_rows, num_columns, dtype=torch.float32)
@@ -64,10 +68,14 @@ class RowStates:
         rows = slice(first_row, first_row + len(logits_B_V))
         steps_B = self.num_taken_R[rows]
         uniforms_B = uniforms(self.keys_R[rows], steps_B) if samples else None
-        taken = take(logits_B_V, self.temperatures_R[rows], self.top_ps_R[rows] if truncates else None, uniforms_B)
+        taken = take(
+            logits_B_V, self.temperatures_R[rows], self.top_ps_R[rows] if truncates else None, uniforms_B
+        )
         row_idxs_B = torch.arange(rows.start, rows.stop, device=logits_B_V.device)
         self.ids_2_R_T[:, row_idxs_B, steps_B] = torch.stack((taken.ids_B, taken.runner_up_ids_B))
-        self.floats_3_R_T[:, row_idxs_B, steps_B] = torch.stack((taken.logprobs_B, taken.entropies_B, taken.runner_up_logprobs_B))
+        self.floats_3_R_T[:, row_idxs_B, steps_B] = torch.stack(
+            (taken.logprobs_B, taken.entropies_B, taken.runner_up_logprobs_B)
+        )
         self.last_ids_R[rows] = taken.ids_B
         self.num_taken_R[rows] += 1
         self.lengths_R[rows] += 1
@@ -80,7 +88,9 @@ class RowStates:
         self.ids_2_R_T[:, targets] = self.ids_2_R_T[:, sources]
         self.floats_3_R_T[:, targets] = self.floats_3_R_T[:, sources]
 
-    def completions(self, rows: list[int], num_reused: Sequence[int], eos_ids: frozenset[int]) -> list[Completion]:
+    def completions(
+        self, rows: list[int], num_reused: Sequence[int], eos_ids: frozenset[int]
+    ) -> list[Completion]:
         """What finished rows have taken, one transfer from the device for all of them."""
         nums_taken = self.num_taken_R[rows].tolist()
         ids_2_F_T = self.ids_2_R_T[:, rows, : max(nums_taken)].cpu()
@@ -125,21 +135,39 @@ class _Prefill:
 class BatchDecoder:
     """Decodes one list of requests; rows and prefixes are the caller's and stay warm between lists."""
 
-    def __init__(self, rows: KVRows, prefixes: PrefixCache, eos_ids: frozenset[int], batch_size: int, device: torch.device) -> None:
-        self._rows, self._prefixes, self._eos_ids, self._batch_size, self._device = rows, prefixes, eos_ids, batch_size, device
+    def __init__(
+        self,
+        rows: KVRows,
+        prefixes: PrefixCache,
+        eos_ids: frozenset[int],
+        batch_size: int,
+        device: torch.device,
+    ) -> None:
+        self._rows, self._prefixes, self._eos_ids, self._batch_size, self._device = (
+            rows,
+            prefixes,
+            eos_ids,
+            batch_size,
+            device,
+        )
 
     def decode(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion per request, in the same order."""
         self._requests = requests
         self._num_rows = min(self._batch_size, len(requests))
-        self._states = RowStates(self._num_rows, max(request.max_tokens for request in requests), self._eos_ids, self._device)
+        self._states = RowStates(
+            self._num_rows, max(request.max_tokens for request in requests), self._eos_ids, self._device
+        )
         self._samples = any(request.temperature > 0 for request in requests)
         self._truncates = any(request.temperature > 0 and request.top_p < 1 for request in requests)
         self._completions: dict[int, Completion] = {}
         self._active: list[_Active] = []
         self._num_passes = 0
         # those with most left to do first, so that the batch stays full for long; equal prefixes and lengths side by side
-        order = sorted(range(len(requests)), key=lambda i: (-requests[i].max_tokens, -len(requests[i].prefix_ids), requests[i].prefix_ids))
+        order = sorted(
+            range(len(requests)),
+            key=lambda i: (-requests[i].max_tokens, -len(requests[i].prefix_ids), requests[i].prefix_ids),
+        )
         waiting = deque(order)
         while waiting or self._active:
             num_free = self._num_rows - len(self._active)
@@ -153,13 +181,18 @@ class BatchDecoder:
         """One more token for every active row."""
         num_active = len(self._active)
         self._rows.fit(self._num_rows, self._max_length(), num_active)
-        ids_B_1, positions_B_1 = self._states.last_ids_R[:num_active, None], self._states.lengths_R[:num_active, None] - 1
+        ids_B_1, positions_B_1 = (
+            self._states.last_ids_R[:num_active, None],
+            self._states.lengths_R[:num_active, None] - 1,
+        )
         logits_B_V = self._rows.forward(0, ids_B_1, positions_B_1)
         self._num_passes += 1
         self._take(0, logits_B_V)
 
     def _max_length(self) -> int:
-        return self._num_passes + max(len(self._requests[a.request_idx].prefix_ids) + 1 - a.age for a in self._active)
+        return self._num_passes + max(
+            len(self._requests[a.request_idx].prefix_ids) + 1 - a.age for a in self._active
+        )
 
     def _take(self, first_row: int, logits_B_V: Tensor) -> None:
         is_done_B = self._states.take(first_row, logits_B_V, self._samples, self._truncates)
@@ -169,10 +202,15 @@ class BatchDecoder:
     def _retire(self, done_rows: list[int]) -> None:
         """Take finished rows out of the batch, and close the gaps with the last rows."""
         actives = [self._active[row] for row in done_rows]
-        completions = self._states.completions(done_rows, [active.num_reused for active in actives], self._eos_ids)
+        completions = self._states.completions(
+            done_rows, [active.num_reused for active in actives], self._eos_ids
+        )
         self._completions.update(zip((active.request_idx for active in actives), completions, strict=True))
         prefixes = [self._requests[active.request_idx].prefix_ids for active in actives]
-        known_ids = [prefix_ids + completion.token_ids[:-1] for prefix_ids, completion in zip(prefixes, completions, strict=True)]
+        known_ids = [
+            prefix_ids + completion.token_ids[:-1]
+            for prefix_ids, completion in zip(prefixes, completions, strict=True)
+        ]
         self._prefixes.insert(self._rows, dict(zip(done_rows, known_ids, strict=True)))
         num_left = len(self._active) - len(done_rows)
         done = set(done_rows)
@@ -199,9 +237,15 @@ class BatchDecoder:
         longest = max(map(len, by_prefix))
         width = max([longest, self._max_length()] if self._active else [longest])
         self._rows.fit(self._num_rows, width, first_row)
-        self._prefixes.load(self._rows, {first_row + idx: prefill.match for idx, prefill in enumerate(prefills)})
+        self._prefixes.load(
+            self._rows, {first_row + idx: prefill.match for idx, prefill in enumerate(prefills)}
+        )
         logits_U_V = torch.cat([self._prefill(first, group) for first, group in _groups(prefills, first_row)])
-        copies = [(first_row + idx, request_idx) for idx, prefill in enumerate(prefills) for request_idx in prefill.request_idxs[1:]]
+        copies = [
+            (first_row + idx, request_idx)
+            for idx, prefill in enumerate(prefills)
+            for request_idx in prefill.request_idxs[1:]
+        ]
         sources, num_unique = [source for source, _ in copies], len(prefills)
         targets = list(range(first_row + num_unique, first_row + num_unique + len(copies)))
         if copies:
@@ -209,8 +253,12 @@ class BatchDecoder:
         for prefill in prefills:
             self._active.append(_Active(prefill.request_idxs[0], prefill.match.num_tokens, self._num_passes))
         for _, request_idx in copies:
-            self._active.append(_Active(request_idx, len(self._requests[request_idx].prefix_ids), self._num_passes))
-        self._states.start(first_row, [self._requests[active.request_idx] for active in self._active[first_row:]])
+            self._active.append(
+                _Active(request_idx, len(self._requests[request_idx].prefix_ids), self._num_passes)
+            )
+        self._states.start(
+            first_row, [self._requests[active.request_idx] for active in self._active[first_row:]]
+        )
         unique_idxs = [*range(num_unique), *(source - first_row for source in sources)]
         self._take(first_row, logits_U_V[torch.tensor(unique_idxs, device=self._device)])
 
@@ -222,9 +270,13 @@ class BatchDecoder:
         positions_B_Q = torch.full((len(prefills), num_fed), -1)
         for idx, (prefill, prefix_ids) in enumerate(zip(prefills, prefixes, strict=True)):
             ids_B_Q[idx, num_fed - prefill.num_tail :] = torch.tensor(prefix_ids[prefill.match.num_tokens :])
-            positions_B_Q[idx, num_fed - prefill.num_tail :] = torch.arange(prefill.match.num_tokens, len(prefix_ids))
+            positions_B_Q[idx, num_fed - prefill.num_tail :] = torch.arange(
+                prefill.match.num_tokens, len(prefix_ids)
+            )
         logits_B_V = self._rows.forward(first_row, ids_B_Q.to(self._device), positions_B_Q.to(self._device))
-        self._prefixes.insert(self._rows, {first_row + idx: prefix_ids for idx, prefix_ids in enumerate(prefixes)})
+        self._prefixes.insert(
+            self._rows, {first_row + idx: prefix_ids for idx, prefix_ids in enumerate(prefixes)}
+        )
         return logits_B_V
 
 
@@ -262,7 +314,9 @@ def decode_in_equal_lengths(
     return [completions[idx] for idx in range(len(requests))]
 
 
-def _decode_chunk(model: PreTrainedModel, requests: Sequence[Request], eos_ids: frozenset[int]) -> list[Completion]:
+def _decode_chunk(
+    model: PreTrainedModel, requests: Sequence[Request], eos_ids: frozenset[int]
+) -> list[Completion]:
     states = RowStates(len(requests), max(request.max_tokens for request in requests), eos_ids, model.device)
     states.start(0, requests)
     samples = any(request.temperature > 0 for request in requests)
@@ -272,7 +326,9 @@ def _decode_chunk(model: PreTrainedModel, requests: Sequence[Request], eos_ids: 
     cache = DynamicCache(config=model.config)
     finished: dict[int, Completion] = {}
     while len(finished) < len(requests):
-        logits_B_V = model(input_ids=ids_B_Q, attention_mask=mask_B_T, past_key_values=cache, use_cache=True).logits[:, -1]
+        logits_B_V = model(
+            input_ids=ids_B_Q, attention_mask=mask_B_T, past_key_values=cache, use_cache=True
+        ).logits[:, -1]
         is_done = states.take(0, logits_B_V, samples, truncates).tolist()
         rows = [row for row in range(len(requests)) if is_done[row] and row not in finished]
         if rows:

@@ -31,7 +31,9 @@ def probe(model: PreTrainedModel) -> tuple[list[Tensor], list[Tensor]] | None:
     model takes position ids (ALiBi reads them from the mask) and the masks of `sdpa` or `eager` attention.
     """
     config = model.config.get_text_config()
-    takes_positions = "position_ids" in inspect.signature(model.forward).parameters and not getattr(config, "alibi", False)
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters and not getattr(
+        config, "alibi", False
+    )
     if not takes_positions or config._attn_implementation not in ("sdpa", "eager", ROWS):
         return None
     cache = DynamicCache(config=model.config)
@@ -54,7 +56,9 @@ class KVRows:
         self._model = model
         self.keys, self.values = [layer[:0, :, :0] for layer in keys], [layer[:0, :, :0] for layer in values]
         self._cache = Cache(layers=[_RowLayer(self, layer_idx) for layer_idx in range(len(keys))])
-        self._options = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        self._options = (
+            {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+        )
         self._is_tight = model.device.type == "cpu"
         self._first_row = 0
         self._fed_rows_F = self._fed_queries_F = self._fed_columns_F = torch.empty(0, dtype=torch.long)
@@ -79,7 +83,9 @@ class KVRows:
             return
         for buffers in (self.keys, self.values):
             for layer_idx, old_R_H_W_D in enumerate(buffers):
-                new_R_H_W_D = old_R_H_W_D.new_empty((new_rows, old_R_H_W_D.shape[1], new_width, old_R_H_W_D.shape[3]))
+                new_R_H_W_D = old_R_H_W_D.new_empty(
+                    (new_rows, old_R_H_W_D.shape[1], new_width, old_R_H_W_D.shape[3])
+                )
                 kept_width = min(new_width, old_R_H_W_D.shape[2])
                 new_R_H_W_D[:num_kept, :, :kept_width] = old_R_H_W_D[:num_kept, :, :kept_width]
                 new_R_H_W_D[:num_kept, :, kept_width:] = 0
@@ -105,14 +111,19 @@ class KVRows:
         """
         self._first_row = first_row
         if ids_B_Q.shape[1] == 1:  # no padding, and `nonzero` would wait for the device
-            self._fed_rows_F, self._fed_columns_F = torch.arange(len(ids_B_Q), device=ids_B_Q.device), positions_B_Q[:, 0]
+            self._fed_rows_F, self._fed_columns_F = (
+                torch.arange(len(ids_B_Q), device=ids_B_Q.device),
+                positions_B_Q[:, 0],
+            )
             self._fed_queries_F = torch.zeros_like(self._fed_rows_F)
         else:
             self._fed_rows_F, self._fed_queries_F = (positions_B_Q >= 0).nonzero(as_tuple=True)
             self._fed_columns_F = positions_B_Q[self._fed_rows_F, self._fed_queries_F]
             positions_B_Q = positions_B_Q.clamp(min=0)
         columns_W, dtype = torch.arange(self.width, device=ids_B_Q.device), self.keys[0].dtype
-        mask_B_1_Q_W = torch.where(columns_W <= positions_B_Q[:, None, :, None], 0.0, torch.finfo(dtype).min).to(dtype)
+        mask_B_1_Q_W = torch.where(
+            columns_W <= positions_B_Q[:, None, :, None], 0.0, torch.finfo(dtype).min
+        ).to(dtype)
         output = self._model(
             input_ids=ids_B_Q,
             attention_mask=mask_B_1_Q_W,
@@ -130,7 +141,9 @@ class KVRows:
         views = self.keys[layer_idx][rows], self.values[layer_idx][rows]
         for view_B_H_W_D, new_B_H_Q_D in zip(views, (keys_B_H_Q_D, values_B_H_Q_D), strict=True):
             # indexed dimensions come first: both sides are [tokens fed, heads, dim]
-            view_B_H_W_D[self._fed_rows_F, :, self._fed_columns_F] = new_B_H_Q_D[self._fed_rows_F, :, self._fed_queries_F]
+            view_B_H_W_D[self._fed_rows_F, :, self._fed_columns_F] = new_B_H_Q_D[
+                self._fed_rows_F, :, self._fed_queries_F
+            ]
         return views
 
 
@@ -145,7 +158,9 @@ class _RowLayer(DynamicLayer):  # type: ignore[no-untyped-call] # transformers' 
         super().__init__()  # type: ignore[no-untyped-call]
         self._rows, self._layer_idx = rows, layer_idx
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         return self._rows.store(self._layer_idx, key_states, value_states)
 
     def get_seq_length(self) -> int:

@@ -61,7 +61,9 @@ class LocalPolicy:
         if cache_bytes < 0:
             raise ValueError(f"cache_bytes must be 0 (off) or above; {cache_bytes} was given")
         if "past_key_values" not in inspect.signature(model.forward).parameters:
-            raise ValueError(f"{type(model).__name__} takes no past_key_values, so its text cannot be continued token by token here")
+            raise ValueError(
+                f"{type(model).__name__} takes no past_key_values, so its text cannot be continued token by token here"
+            )
         ends = eos_ids(model.generation_config, model.config.get_text_config(), tokenizer)
         self.model, self._name, self._text = model, name, PolicyText(tokenizer, ends, template)
         model.train(False)
@@ -71,7 +73,11 @@ class LocalPolicy:
         self._prefixes: PrefixCache | None = None
         with torch.inference_mode():
             self._probed = kv_rows.probe(model)
-        if self._probed is not None and model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+        if (
+            self._probed is not None
+            and model.device.type == "cpu"
+            and model.config._attn_implementation == "sdpa"
+        ):
             model.set_attn_implementation(ROWS)
 
     @classmethod
@@ -104,14 +110,21 @@ class LocalPolicy:
             tokenizer = load_tokenizer(path_or_id)
             config_path = cached_file(path_or_id, "config.json")
         except OSError as error:
-            raise FileNotFoundError(f"'{path_or_id}' is neither a directory with a model nor a model on the hub: {error}") from error
+            raise FileNotFoundError(
+                f"'{path_or_id}' is neither a directory with a model nor a model on the hub: {error}"
+            ) from error
         assert config_path is not None, "cached_file raises where there is no file"
         name = f"{Path(path_or_id).resolve().name}-{fingerprint(Path(config_path).parent, str(torch_dtype), repr(template))}"
         nn.Module.to(model, target)
         options: dict[str, Any] = {"batch_size": batch_size, "template": template, "cache_bytes": cache_bytes}
         policy = cls(model, tokenizer, name, **options)
         origin = Path(path_or_id).resolve() if Path(path_or_id).is_dir() else path_or_id
-        policy._origin = {"path_or_id": origin, "device": device, "dtype": str(torch_dtype).removeprefix("torch."), **options}
+        policy._origin = {
+            "path_or_id": origin,
+            "device": device,
+            "dtype": str(torch_dtype).removeprefix("torch."),
+            **options,
+        }
         return policy
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -163,11 +176,15 @@ class LocalPolicy:
         """
         refuse_too_long(requests, self.max_length, self._name)
         completions = [Completion((), (), (), (), (), "stop")] * len(requests)
-        open_idxs = [idx for idx, request in enumerate(requests) if request.prefix_ids[-1] not in self._text.eos_ids]
+        open_idxs = [
+            idx for idx, request in enumerate(requests) if request.prefix_ids[-1] not in self._text.eos_ids
+        ]
         open_requests = [requests[idx] for idx in open_idxs]
         with torch.inference_mode():
             if self._probed is None:
-                done = decode_in_equal_lengths(self.model, open_requests, self._text.eos_ids, self._batch_size)
+                done = decode_in_equal_lengths(
+                    self.model, open_requests, self._text.eos_ids, self._batch_size
+                )
             else:
                 done = self._decoder().decode(open_requests) if open_requests else []
         for idx, completion in zip(open_idxs, done, strict=True):
@@ -184,4 +201,6 @@ class LocalPolicy:
             self._rows = KVRows(self.model, *self._probed)
             self._prefixes = PrefixCache(self._cache_bytes, *self._probed)
         assert self._prefixes is not None, "rows and prefixes are made together"
-        return BatchDecoder(self._rows, self._prefixes, self._text.eos_ids, self._batch_size, self.model.device)
+        return BatchDecoder(
+            self._rows, self._prefixes, self._text.eos_ids, self._batch_size, self.model.device
+        )

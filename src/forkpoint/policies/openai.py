@@ -42,14 +42,18 @@ class ServedModel:
         """The model called `name`, or the only one. ValueError where that is none, or several."""
         answer = client.get("models")
         try:
-            lengths: dict[str, int | None] = {card["id"]: card.get("max_model_len") for card in answer["data"]}
+            lengths: dict[str, int | None] = {
+                card["id"]: card.get("max_model_len") for card in answer["data"]
+            }
         except (KeyError, TypeError, AttributeError) as error:
             raise ServerError(f"the list of models cannot be read: {str(answer)[:200]}") from error
         if name is None and len(lengths) == 1:
             (name,) = lengths
         if name not in lengths:
             asked = "no model was named" if name is None else f"model {name!r} was asked for"
-            raise ValueError(f"{asked}, and the server has {', '.join(map(repr, lengths)) or 'none'}; name one of these")
+            raise ValueError(
+                f"{asked}, and the server has {', '.join(map(repr, lengths)) or 'none'}; name one of these"
+            )
         return cls(name, lengths[name])
 
 
@@ -74,7 +78,9 @@ class OpenAIPolicy:
     ) -> None:
         """A policy from its parts; see `load` for the options."""
         if top_logprobs < 2:
-            raise ValueError(f"top_logprobs must be at least 2, a token and its runner-up; {top_logprobs} was given")
+            raise ValueError(
+                f"top_logprobs must be at least 2, a token and its runner-up; {top_logprobs} was given"
+            )
         if entropy_bound not in BOUNDS:
             raise ValueError(f"entropy_bound {entropy_bound!r} is unknown; choose from {', '.join(BOUNDS)}")
         self._checkpoint, self._client, self._served = checkpoint, client, served
@@ -117,13 +123,22 @@ class OpenAIPolicy:
         evidence: dict[str, Any] = {"top_logprobs": top_logprobs, "entropy_bound": entropy_bound}
         policy = cls(checkpoint, client, served, checkpoint.name(served.name), **evidence)
         origin = Path(path_or_id).resolve() if Path(path_or_id).is_dir() else path_or_id
-        policy._origin = {"path_or_id": origin, "server": server, "model": served, "template": template, **evidence, **limits}
+        policy._origin = {
+            "path_or_id": origin,
+            "server": server,
+            "model": served,
+            "template": template,
+            **evidence,
+            **limits,
+        }
         return policy
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What to call with what to load the policy again. TypeError where it was not loaded."""
         if self._origin is None:
-            raise TypeError(f"policy {self._name} was put together in memory and cannot be pickled; use OpenAIPolicy.load")
+            raise TypeError(
+                f"policy {self._name} was put together in memory and cannot be pickled; use OpenAIPolicy.load"
+            )
         return load_again, (type(self), self._name, self._origin)
 
     @property
@@ -143,7 +158,9 @@ class OpenAIPolicy:
     @property
     def max_length(self) -> int | None:
         """The smaller of the checkpoint's and the server's limit."""
-        limits = [limit for limit in (self._checkpoint.max_length, self._served.max_length) if limit is not None]
+        limits = [
+            limit for limit in (self._checkpoint.max_length, self._served.max_length) if limit is not None
+        ]
         return min(limits, default=None)
 
     @property
@@ -186,7 +203,9 @@ class OpenAIPolicy:
             "return_tokens_as_token_ids": True,
             "return_token_ids": True,
             "ignore_eos": True,
-            "stop_token_ids": sorted(token_id for token_id in self.eos_ids if token_id < self._checkpoint.vocab_size),
+            "stop_token_ids": sorted(
+                token_id for token_id in self.eos_ids if token_id < self._checkpoint.vocab_size
+            ),
             "top_k": -1,
             "min_p": 0.0,
             "repetition_penalty": 1.0,
@@ -202,7 +221,10 @@ class OpenAIPolicy:
             if finish_reason not in ("stop", "length"):
                 raise Unanswered(f"the server ended the completion early: {finish_reason}")
             prompt_ids, token_ids = tuple(choice["prompt_token_ids"]), tuple(choice["token_ids"])
-            rows = [{_token_id(key): float(logprob) for key, logprob in row.items()} for row in choice["logprobs"]["top_logprobs"]]
+            rows = [
+                {_token_id(key): float(logprob) for key, logprob in row.items()}
+                for row in choice["logprobs"]["top_logprobs"]
+            ]
             details = (answer.get("usage") or {}).get("prompt_tokens_details") or {}
             completion = completion_from_top(
                 token_ids,
@@ -222,7 +244,9 @@ class OpenAIPolicy:
         self._check_ids(request, prompt_ids, token_ids, finish_reason)
         return completion
 
-    def _check_ids(self, request: Request, prompt_ids: tuple[int, ...], token_ids: tuple[int, ...], finish_reason: str) -> None:
+    def _check_ids(
+        self, request: Request, prompt_ids: tuple[int, ...], token_ids: tuple[int, ...], finish_reason: str
+    ) -> None:
         """ServerError where the server continued something else, or ended elsewhere than at an end token or the limit."""
         if prompt_ids != request.prefix_ids:
             raise ServerError(

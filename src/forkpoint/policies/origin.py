@@ -24,7 +24,9 @@ def load_again(cls: Any, name: str, origin: dict[str, Any]) -> Any:
         if shows_bars:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     if policy.name != name:
-        raise ValueError(f"{origin['path_or_id']} held {name} when it was loaded and holds {policy.name} now; load the policy again")
+        raise ValueError(
+            f"{origin['path_or_id']} held {name} when it was loaded and holds {policy.name} now; load the policy again"
+        )
     return policy
 
 

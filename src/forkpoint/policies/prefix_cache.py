@@ -67,7 +67,11 @@ class PrefixCache:
 
     def load(self, rows: KVRows, matches: Mapping[int, Match]) -> None:
         """Write matches into rows, by row; what lies beyond a match in its last block is of no meaning."""
-        places = [(idx, row, block_idx) for row, match in matches.items() for block_idx, idx in enumerate(match.pool_idxs)]
+        places = [
+            (idx, row, block_idx)
+            for row, match in matches.items()
+            for block_idx, idx in enumerate(match.pool_idxs)
+        ]
         if places:
             idxs_F, rows_F, blocks_F = torch.tensor(places, device=self._pools[0].device).T
             for pool_N_H_C_D, buffer_R_H_B_C_D in zip(self._pools, rows.blocks(), strict=True):
@@ -78,7 +82,10 @@ class PrefixCache:
         places: dict[int, tuple[int, int]] = {}
         for row, token_ids in ids_by_row.items():
             for block_idx, pool_idx in self._grow(token_ids).items():
-                places[pool_idx] = (row, block_idx)  # with a small pool, a later sequence may take the place of an earlier one
+                places[pool_idx] = (
+                    row,
+                    block_idx,
+                )  # with a small pool, a later sequence may take the place of an earlier one
         if places:
             idxs_F = torch.tensor(list(places), device=self._pools[0].device)
             rows_F, blocks_F = torch.tensor(list(places.values()), device=self._pools[0].device).T
@@ -93,7 +100,9 @@ class PrefixCache:
         new: dict[int, int] = {}
         for block_idx in range(len(chain), num_blocks):
             parent = chain[-1] if chain else self._root
-            block = _Block(tuple(token_ids[block_idx * BLOCK : (block_idx + 1) * BLOCK]), self._free_idx(), parent)
+            block = _Block(
+                tuple(token_ids[block_idx * BLOCK : (block_idx + 1) * BLOCK]), self._free_idx(), parent
+            )
             parent.children[block.token_ids] = block
             self._by_age[block] = None
             chain.append(block)

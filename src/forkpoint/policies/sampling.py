@@ -62,12 +62,16 @@ def sample(logits_B_V: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None, 
         before_B_V = sorted_B_V.cumsum(-1) - sorted_B_V
         is_out_B_V = (before_B_V >= top_ps_B[:, None]) & (top_ps_B[:, None] < 1)
         is_out_B_V[:, 0] = False
-        probs_B_V = torch.zeros_like(probs_B_V).scatter_(1, order_B_V, sorted_B_V.masked_fill_(is_out_B_V, 0.0))
+        probs_B_V = torch.zeros_like(probs_B_V).scatter_(
+            1, order_B_V, sorted_B_V.masked_fill_(is_out_B_V, 0.0)
+        )
     cdf_B_V = probs_B_V.cumsum(-1)
     return torch.searchsorted(cdf_B_V, uniforms_B[:, None] * cdf_B_V[:, -1:], right=True)[:, 0]
 
 
-def take(logits_B_V: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None, uniforms_B: Tensor | None) -> Taken:
+def take(
+    logits_B_V: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None, uniforms_B: Tensor | None
+) -> Taken:
     """The next token of every row: the most probable one where the temperature is 0, else a sample.
 
     `uniforms_B` None says that all rows are greedy, `top_ps_B` None that no row is truncated: both only save work.

@@ -53,7 +53,10 @@ class ScriptedPolicy:
         self._words = [token for token in tokens if len(token) > 1 and token != END]
         self._word_ids = {word: _FIRST_WORD_ID + idx for idx, word in enumerate(self._words)}
         self._script = script
-        self._name = name or f"scripted-{hashlib.blake2b(repr(script if table else words).encode(), digest_size=4).hexdigest()}"
+        self._name = (
+            name
+            or f"scripted-{hashlib.blake2b(repr(script if table else words).encode(), digest_size=4).hexdigest()}"
+        )
         self._spare_token = next((token for token in tokens if token != END), "\n")
         self.requests: list[Request] = []
         self.batch_sizes: list[int] = []
@@ -91,7 +94,9 @@ class ScriptedPolicy:
         return tuple(self._token_id(token) for token in tokens)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        return "".join(self._token(token_id) for token_id in token_ids if token_id not in (_END_ID, _PROMPT_ID))
+        return "".join(
+            self._token(token_id) for token_id in token_ids if token_id not in (_END_ID, _PROMPT_ID)
+        )
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
         return ["" if token_id in (_END_ID, _PROMPT_ID) else self._token(token_id) for token_id in token_ids]
@@ -121,11 +126,23 @@ class ScriptedPolicy:
         while len(seen) < request.max_tokens and prefix_ids[-1] != _END_ID:
             probs = self.next_token(prefix_ids)
             token = _draw(probs, request.temperature, request.top_p, rng.random())
-            runner_up = next((other for other in probs if other != token), self._spare_token if token == END else END)
+            runner_up = next(
+                (other for other in probs if other != token), self._spare_token if token == END else END
+            )
             entropy = -sum(p * math.log(p) for p in probs.values() if p > 0)
-            seen.append((self._token_id(token), _log(probs[token]), entropy, self._token_id(runner_up), _log(probs.get(runner_up, 0.0))))
+            seen.append(
+                (
+                    self._token_id(token),
+                    _log(probs[token]),
+                    entropy,
+                    self._token_id(runner_up),
+                    _log(probs.get(runner_up, 0.0)),
+                )
+            )
             prefix_ids = (*prefix_ids, seen[-1][0])
-        token_ids, logprobs, entropies, runner_up_ids, runner_up_logprobs = zip(*seen, strict=True) if seen else ((),) * 5
+        token_ids, logprobs, entropies, runner_up_ids, runner_up_logprobs = (
+            zip(*seen, strict=True) if seen else ((),) * 5
+        )
         finish: Finish = "stop" if prefix_ids[-1] == _END_ID else "length"
         return Completion(token_ids, logprobs, entropies, runner_up_ids, runner_up_logprobs, finish)
 
@@ -135,7 +152,9 @@ class ScriptedPolicy:
         if len(token) == 1:
             return _FIRST_CHARACTER_ID + ord(token)
         if token not in self._word_ids:
-            raise ValueError(f"token {token!r} has more than one character and is not among the words {self._words}")
+            raise ValueError(
+                f"token {token!r} has more than one character and is not among the words {self._words}"
+            )
         return self._word_ids[token]
 
     def _token(self, token_id: int) -> str:
@@ -149,7 +168,9 @@ class ScriptedPolicy:
 def _check(text: str, probs: Distribution) -> None:
     total = sum(probs.values())
     if not math.isclose(total, 1.0, abs_tol=1e-6) or any(p < 0 for p in probs.values()):
-        raise ValueError(f"the probabilities after {text!r} must be at least 0 and add up to 1; {dict(probs)} add up to {total}")
+        raise ValueError(
+            f"the probabilities after {text!r} must be at least 0 and add up to 1; {dict(probs)} add up to {total}"
+        )
     if "" in probs:
         raise ValueError(f"an empty token cannot follow {text!r}; the end token is {END!r}")
 

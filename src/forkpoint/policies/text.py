@@ -24,7 +24,9 @@ class PolicyText:
     def __init__(self, tokenizer: Any, eos_ids: frozenset[int], template: str | None = None) -> None:
         """`template` is a prompt with `{question}` in it; ValueError where it has none."""
         if template is not None and "{question}" not in template:
-            raise ValueError(f"template {template!r} has no {{question}} in it, so all prompts would be equal")
+            raise ValueError(
+                f"template {template!r} has no {{question}} in it, so all prompts would be equal"
+            )
         self.eos_ids, self.template = eos_ids, template
         self._tokenizer = tokenizer
         self._texts: dict[int, str] = {}
@@ -107,13 +109,17 @@ class Checkpoint:
             tokenizer = load_tokenizer(path_or_id)
             config_path = cached_file(path_or_id, "config.json")
         except OSError as error:
-            raise FileNotFoundError(f"'{path_or_id}' is neither a directory with a model nor a model on the hub: {error}") from error
+            raise FileNotFoundError(
+                f"'{path_or_id}' is neither a directory with a model nor a model on the hub: {error}"
+            ) from error
         assert config_path is not None, "cached_file raises where there is no file"
         text_config = config.get_text_config()
         return cls(
             path_or_id=path_or_id,
             directory=Path(config_path).parent,
-            text=PolicyText(tokenizer, eos_ids(_generation_config(path_or_id, config), text_config, tokenizer), template),
+            text=PolicyText(
+                tokenizer, eos_ids(_generation_config(path_or_id, config), text_config, tokenizer), template
+            ),
             vocab_size=text_config.vocab_size,
             max_length=getattr(text_config, "max_position_embeddings", None),
             num_parameters=_num_parameters(config),

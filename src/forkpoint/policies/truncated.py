@@ -27,8 +27,12 @@ def entropy_interval(logprobs: Mapping[int, float], vocab_size: int, num_top: in
     or more than `vocab_size` tokens are given.
     """
     if not 1 <= num_top <= len(logprobs) <= vocab_size:
-        raise ValueError(f"{len(logprobs)} tokens were given; the top {num_top} of {vocab_size} need {num_top} to {vocab_size}")
-    known = max(0.0, -sum(math.exp(logprob) * logprob for logprob in logprobs.values() if logprob > -math.inf))
+        raise ValueError(
+            f"{len(logprobs)} tokens were given; the top {num_top} of {vocab_size} need {num_top} to {vocab_size}"
+        )
+    known = max(
+        0.0, -sum(math.exp(logprob) * logprob for logprob in logprobs.values() if logprob > -math.inf)
+    )
     tail = 1.0 - math.fsum(math.exp(logprob) for logprob in logprobs.values())
     num_others = vocab_size - len(logprobs)
     if num_others == 0 or tail <= 0.0:  # rounding alone can leave something where nothing is left
@@ -56,14 +60,18 @@ def completion_from_top(
 
     Its entropies are the lower or upper ends of their intervals. `num_top` is at least 2: a runner-up is needed.
     """
-    runners_up = [_most_probable(known, token_id) for token_id, known in zip(token_ids, logprobs, strict=True)]
+    runners_up = [
+        _most_probable(known, token_id) for token_id, known in zip(token_ids, logprobs, strict=True)
+    ]
     intervals = [entropy_interval(known, vocab_size, num_top) for known in logprobs]
     return Completion(
         token_ids=tuple(token_ids),
         logprobs=tuple(known[token_id] for token_id, known in zip(token_ids, logprobs, strict=True)),
         entropies=tuple(interval[BOUNDS.index(bound)] for interval in intervals),
         runner_up_ids=tuple(runners_up),
-        runner_up_logprobs=tuple(known[runner_up] for runner_up, known in zip(runners_up, logprobs, strict=True)),
+        runner_up_logprobs=tuple(
+            known[runner_up] for runner_up, known in zip(runners_up, logprobs, strict=True)
+        ),
         finish=finish,
         num_reused_tokens=num_reused_tokens,
     )
@@ -71,7 +79,10 @@ def completion_from_top(
 
 def _most_probable(logprobs: Mapping[int, float], but: int) -> int:
     """The most probable token other than `but`; of equals the one with the lowest id."""
-    return min((token_id for token_id in logprobs if token_id != but), key=lambda token_id: (-logprobs[token_id], token_id))
+    return min(
+        (token_id for token_id in logprobs if token_id != but),
+        key=lambda token_id: (-logprobs[token_id], token_id),
+    )
 
 
 def _plogp(p: float) -> float:

@@ -56,7 +56,9 @@ class VLLMPolicy:
         self._start, self._checkpoint, self._text, self._name = start, checkpoint, checkpoint.text, name
         self._llm: LLM | None = None
         self._max_length, self._top_logprobs, self._bound = max_length, top_logprobs, entropy_bound
-        self._stop_ids = sorted(token_id for token_id in self.eos_ids if token_id < checkpoint.vocab_size)  # vLLM refuses others
+        self._stop_ids = sorted(
+            token_id for token_id in self.eos_ids if token_id < checkpoint.vocab_size
+        )  # vLLM refuses others
         self._origin: dict[str, Any] | None = None
 
     @classmethod
@@ -109,7 +111,9 @@ class VLLMPolicy:
         )
         settings = "exact" if top_logprobs == ALL else f"top{top_logprobs}-{entropy_bound}"
         name = f"{checkpoint.name(str(torch_dtype))}-vllm-{settings}"
-        policy = cls(start, checkpoint, name, max_length=length, top_logprobs=top_logprobs, entropy_bound=entropy_bound)
+        policy = cls(
+            start, checkpoint, name, max_length=length, top_logprobs=top_logprobs, entropy_bound=entropy_bound
+        )
         policy._origin = {
             "path_or_id": Path(path_or_id).resolve() if Path(path_or_id).is_dir() else path_or_id,
             "dtype": str(torch_dtype).removeprefix("torch."),
@@ -127,7 +131,9 @@ class VLLMPolicy:
     def __reduce__(self) -> tuple[Any, ...]:
         """What to call with what to load the policy again. TypeError where it was not loaded."""
         if self._origin is None:
-            raise TypeError(f"policy {self._name} was made of a running engine and cannot be pickled; use VLLMPolicy.load")
+            raise TypeError(
+                f"policy {self._name} was made of a running engine and cannot be pickled; use VLLMPolicy.load"
+            )
         return load_again, (type(self), self._name, self._origin)
 
     @property
@@ -170,7 +176,9 @@ class VLLMPolicy:
         """
         refuse_too_long(requests, self.max_length, self._name)
         completions = [Completion((), (), (), (), (), "stop")] * len(requests)
-        open_idxs = [idx for idx, request in enumerate(requests) if request.prefix_ids[-1] not in self.eos_ids]
+        open_idxs = [
+            idx for idx, request in enumerate(requests) if request.prefix_ids[-1] not in self.eos_ids
+        ]
         prompts = [{"prompt_token_ids": list(requests[idx].prefix_ids)} for idx in open_idxs]
         params = [self._sampling_params(requests[idx]) for idx in open_idxs]
         outputs = self._engine().generate(prompts, params, use_tqdm=False) if prompts else []
@@ -203,12 +211,16 @@ class VLLMPolicy:
 
     def _completion(self, output: RequestOutput) -> Completion:
         (sample,) = output.outputs
-        assert sample.finish_reason in ("stop", "length"), f"vLLM finished a request with {sample.finish_reason!r}"
+        assert sample.finish_reason in ("stop", "length"), (
+            f"vLLM finished a request with {sample.finish_reason!r}"
+        )
         found, vocab_size = sample.logprobs, self._checkpoint.vocab_size
         spans = [slice(*span) for span in zip(found.start_indices, found.end_indices, strict=True)]
         return completion_from_top(
             sample.token_ids,
-            [dict(zip(found.token_ids[span], found.logprobs[span], strict=True)) for span in spans],  # the token taken comes twice
+            [
+                dict(zip(found.token_ids[span], found.logprobs[span], strict=True)) for span in spans
+            ],  # the token taken comes twice
             sample.finish_reason,
             vocab_size=vocab_size,
             num_top=vocab_size if self._top_logprobs == ALL else self._top_logprobs,
@@ -219,6 +231,8 @@ class VLLMPolicy:
 
 def _check_entropies(top_logprobs: int, entropy_bound: Bound, vocab_size: int) -> None:
     if top_logprobs != ALL and not 2 <= top_logprobs <= vocab_size:
-        raise ValueError(f"top_logprobs must be -1 (the whole vocabulary) or 2 to {vocab_size}; {top_logprobs} was given")
+        raise ValueError(
+            f"top_logprobs must be -1 (the whole vocabulary) or 2 to {vocab_size}; {top_logprobs} was given"
+        )
     if entropy_bound not in BOUNDS:
         raise ValueError(f"entropy_bound {entropy_bound!r} is unknown; choose from {', '.join(BOUNDS)}")

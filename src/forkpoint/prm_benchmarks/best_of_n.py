@@ -57,7 +57,9 @@ def best_of_n(
     problems = file.problems
     has_scores = [problem.scores is not None for problem in problems]
     if any(has_scores) and (scorer is not None or not all(has_scores)):
-        raise ValueError("scores are a PRM's, for all problems, or the file's, for all problems; give one of the two")
+        raise ValueError(
+            "scores are a PRM's, for all problems, or the file's, for all problems; give one of the two"
+        )
     refused: dict[str, Any] | None = None
     scores = [problem.scores for problem in problems]
     if scorer is not None:
@@ -66,7 +68,11 @@ def best_of_n(
     largest = max(len(problem.solutions) for problem in problems)
     sizes = sorted({*(1 << power for power in range(largest.bit_length())), largest})
     left_out = _left_out(scores)
-    points = [point for point in curve(attempts, sizes, config.exchangeable) if (point.select, point.aggregate) not in left_out]
+    points = [
+        point
+        for point in curve(attempts, sizes, config.exchangeable)
+        if (point.select, point.aggregate) not in left_out
+    ]
     resamples = Resamples.of(np.stack([point.accuracy_P for point in points], axis=1))
 
     def accuracy(idx: int, sums: Floats) -> Floats:
@@ -90,7 +96,9 @@ def best_of_n(
         "fewest_candidates": min(len(problem.solutions) for problem in problems),
         "rows": rows,
         "gains": gains,
-        "digest": content_key([[problem.question, [solution.text for solution in problem.solutions]] for problem in problems]),
+        "digest": content_key(
+            [[problem.question, [solution.text for solution in problem.solutions]] for problem in problems]
+        ),
         "num_ungradable": file.num_ungradable,
         "refused": refused,
     }
@@ -105,7 +113,9 @@ def _score(
         for solution, steps in zip(problem.solutions, problem.steps, strict=True):
             if steps is None:
                 if how is None:
-                    raise ValueError("candidates that are texts have to be cut into steps: say lines, paragraphs or whole, or give `steps`")
+                    raise ValueError(
+                        "candidates that are texts have to be cut into steps: say lines, paragraphs or whole, or give `steps`"
+                    )
                 steps = cut(solution.text, how)
             solutions.append((problem.question, steps))
     scored = score_solutions(scorer, solutions, out, executor)

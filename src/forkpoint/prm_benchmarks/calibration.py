@@ -54,9 +54,15 @@ def bin_idxs(scores: Floats, num_bins: int) -> np.ndarray[Any, np.dtype[np.int64
 def bin_sums(scores: Floats, labels: Floats, num_bins: int) -> Floats:
     """Per bin, what `COUNT`, `SCORE`, `LABEL` and `SQUARED_ERROR` say: [B, 4]. ValueError where a score is not in [0, 1]."""
     if not np.all((scores >= 0) & (scores <= 1)):
-        raise ValueError(f"calibration is of scores from 0 to 1; {scores.min():g} to {scores.max():g} were given")
+        raise ValueError(
+            f"calibration is of scores from 0 to 1; {scores.min():g} to {scores.max():g} were given"
+        )
     sums_B_4 = np.zeros((num_bins, 4))
-    np.add.at(sums_B_4, bin_idxs(scores, num_bins), np.stack([np.ones_like(scores), scores, labels, (scores - labels) ** 2], axis=1))
+    np.add.at(
+        sums_B_4,
+        bin_idxs(scores, num_bins),
+        np.stack([np.ones_like(scores), scores, labels, (scores - labels) ** 2], axis=1),
+    )
     return sums_B_4
 
 
@@ -85,10 +91,21 @@ def calibration(
 
     Problems are told apart by their questions. ValueError where there are no solutions, or the scorer refuses all of them.
     """
-    scored = score_solutions(scorer, [(solution.question, solution.steps) for solution in solutions], out, executor or LocalExecutor())
-    kept = [(solution, scores) for solution, scores in zip(solutions, scored.scores, strict=True) if scores is not None]
+    scored = score_solutions(
+        scorer,
+        [(solution.question, solution.steps) for solution in solutions],
+        out,
+        executor or LocalExecutor(),
+    )
+    kept = [
+        (solution, scores)
+        for solution, scores in zip(solutions, scored.scores, strict=True)
+        if scores is not None
+    ]
     if not kept:
-        raise ValueError(f"there is nothing to calibrate: {len(solutions)} solutions were given and {len(scored.refusals)} refused")
+        raise ValueError(
+            f"there is nothing to calibrate: {len(solutions)} solutions were given and {len(scored.refusals)} refused"
+        )
     sums_N_K = np.stack([_solution_sums(solution, scores, config).ravel() for solution, scores in kept])
     resamples = Resamples.of(sums_by([solution.question for solution, _ in kept], sums_N_K))
 
@@ -97,7 +114,9 @@ def calibration(
         return bins
 
     def mean_label(sums: Floats, bin_idx: int) -> Floats:
-        return ratio(of_bins(sums)[..., bin_idx, LABEL], of_bins(sums)[..., bin_idx, COUNT], otherwise=float("nan"))
+        return ratio(
+            of_bins(sums)[..., bin_idx, LABEL], of_bins(sums)[..., bin_idx, COUNT], otherwise=float("nan")
+        )
 
     sums_B_4 = of_bins(resamples.sums_K)
     found = {
@@ -118,7 +137,9 @@ def calibration(
             for idx, sums in enumerate(sums_B_4)
             if sums[COUNT]
         ],
-        "digest": content_key([[item.question, item.steps, [label.value for label in item.labels]] for item in solutions]),
+        "digest": content_key(
+            [[item.question, item.steps, [label.value for label in item.labels]] for item in solutions]
+        ),
         "refused": scored.summary(),
     }
     return write_results(out, "calibration", scorer.name, asdict(config), found)

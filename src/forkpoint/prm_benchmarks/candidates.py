@@ -119,9 +119,13 @@ def _row(row: Mapping[str, Any], columns: CandidateColumns) -> _Row:
     if not entries:
         raise ValueError(f"column {columns.candidates!r} is empty; a problem needs at least one candidate")
     steps, texts = zip(*(_steps_and_text(entry) for entry in entries), strict=True)
-    answers, verdicts, scores = (_said(row, entries, name) for name in (columns.answers, columns.verdicts, columns.scores))
+    answers, verdicts, scores = (
+        _said(row, entries, name) for name in (columns.answers, columns.verdicts, columns.scores)
+    )
     if verdicts is not None and not all(verdict in (True, False) for verdict in verdicts):
-        raise ValueError(f"column {columns.verdicts!r} must hold true or false for every candidate; it holds {verdicts!r:.80}")
+        raise ValueError(
+            f"column {columns.verdicts!r} must hold true or false for every candidate; it holds {verdicts!r:.80}"
+        )
     return _Row(
         question=text(row, columns.question),
         gold=str(cell(row, columns.answer)) if verdicts is None else "",
@@ -139,7 +143,9 @@ def _steps_and_text(entry: Any) -> tuple[tuple[str, ...] | None, str]:
         return None, content
     if isinstance(content, list) and content and all(isinstance(step, str) for step in content):
         return tuple(content), "\n".join(content)
-    raise ValueError(f"a candidate is a text, a list of steps, or a record with `text` or `steps`; {entry!r:.80} was given")
+    raise ValueError(
+        f"a candidate is a text, a list of steps, or a record with `text` or `steps`; {entry!r:.80} was given"
+    )
 
 
 def _said(row: Mapping[str, Any], entries: Sequence[Any], column: str | None) -> tuple[Any, ...] | None:
@@ -156,14 +162,21 @@ def _said(row: Mapping[str, Any], entries: Sequence[Any], column: str | None) ->
 
 def _scores(value: Any) -> tuple[float, ...]:
     scores = value if isinstance(value, list) else [value]
-    if not scores or not all(isinstance(score, (int, float)) and not isinstance(score, bool) and isfinite(score) for score in scores):
-        raise ValueError(f"the scores of a candidate are a number or a list of numbers; {value!r:.80} was given")
+    if not scores or not all(
+        isinstance(score, (int, float)) and not isinstance(score, bool) and isfinite(score)
+        for score in scores
+    ):
+        raise ValueError(
+            f"the scores of a candidate are a number or a list of numbers; {value!r:.80} was given"
+        )
     return tuple(float(score) for score in scores)
 
 
 def _candidates(row: _Row, grader: str) -> Candidates:
     assert row.verdicts is not None, "rows without verdicts have been graded"
-    answers = row.answers if row.answers is not None else [answer_key(candidate, grader) for candidate in row.texts]
+    answers = (
+        row.answers if row.answers is not None else [answer_key(candidate, grader) for candidate in row.texts]
+    )
     solutions = tuple(
         Solution(candidate, (), (), None if answer is None else str(answer), is_correct, num_sampled_tokens=0)
         for candidate, answer, is_correct in zip(row.texts, answers, row.verdicts, strict=True)

@@ -107,7 +107,15 @@ def _processes(row: Row) -> list[Process]:
     question = text(row, "modified_question")
     found = [Process(problem_id, classification, question, steps, wrong_idxs, len(errors) - len(wrong_idxs))]
     if classification == CORRECT_FROM:
-        found.append(Process(problem_id, CORRECT, text(row, "original_question"), _steps(row, "original_process"), frozenset()))
+        found.append(
+            Process(
+                problem_id,
+                CORRECT,
+                text(row, "original_question"),
+                _steps(row, "original_process"),
+                frozenset(),
+            )
+        )
     return found
 
 
@@ -118,7 +126,9 @@ def _steps(row: Row, column: str) -> tuple[str, ...]:
     return tuple(separated(texts, SEPARATOR))
 
 
-def confusion(step_scores: Sequence[float], wrong_idxs: frozenset[int], threshold: float) -> tuple[int, int, int, int]:
+def confusion(
+    step_scores: Sequence[float], wrong_idxs: frozenset[int], threshold: float
+) -> tuple[int, int, int, int]:
     """How many steps are right and taken for right (TP), wrong and taken for right (FP), wrong and not (TN), right and not (FN)."""
     counts = [0, 0, 0, 0]
     for idx, score in enumerate(step_scores):
@@ -153,12 +163,18 @@ def prmbench(
 
     Classes share problems, so all figures are computed on the same resamples of problems.
     """
-    scored = score_solutions(scorer, [(process.question, process.steps) for process in processes], out, executor or LocalExecutor())
-    classes = [name for name in (*CLASSES, CORRECT) if any(process.classification == name for process in processes)]
+    scored = score_solutions(
+        scorer, [(process.question, process.steps) for process in processes], out, executor or LocalExecutor()
+    )
+    classes = [
+        name for name in (*CLASSES, CORRECT) if any(process.classification == name for process in processes)
+    ]
     counts_N_C_4 = np.zeros((len(processes), len(classes), 4))
     for idx, (process, scores) in enumerate(zip(processes, scored.scores, strict=True)):
         if scores is not None:
-            counts_N_C_4[idx, classes.index(process.classification)] = confusion(scores, process.wrong_idxs, config.threshold)
+            counts_N_C_4[idx, classes.index(process.classification)] = confusion(
+                scores, process.wrong_idxs, config.threshold
+            )
     problems = [process.problem_id for process in processes]
     resamples = Resamples.of(sums_by(problems, counts_N_C_4.reshape(len(processes), -1)))
     by_class = {name: partial(_counts_of, names=(name,), classes=classes) for name in classes}
@@ -190,16 +206,27 @@ def prmbench(
                 "num_errors_beyond": sum(process.num_errors_beyond for process in its_processes),
             }
         )
-    present = {category: [name for name in names if name in classes] for category, names in CATEGORIES.items()}
+    present = {
+        category: [name for name in names if name in classes] for category, names in CATEGORIES.items()
+    }
     found = {
-        "overall": {"prm_score": asdict(resamples.measured(overall)), **_accuracies(_counts_of(resamples.sums_K, measured_names, classes))},
+        "overall": {
+            "prm_score": asdict(resamples.measured(overall)),
+            **_accuracies(_counts_of(resamples.sums_K, measured_names, classes)),
+        },
         "categories": [
-            {"name": category, "classes": names, "prm_score": asdict(resamples.measured(partial(category_score, names)))}
+            {
+                "name": category,
+                "classes": names,
+                "prm_score": asdict(resamples.measured(partial(category_score, names))),
+            }
             for category, names in present.items()
             if names
         ],
         "classes": rows,
-        "digest": content_key([[process.question, process.steps, sorted(process.wrong_idxs)] for process in processes]),
+        "digest": content_key(
+            [[process.question, process.steps, sorted(process.wrong_idxs)] for process in processes]
+        ),
         "refused": scored.summary(),
     }
     return write_results(out, "prmbench", scorer.name, asdict(config), found)

@@ -102,10 +102,14 @@ class Spans:
         middles = (edges[:-1] + edges[1:]) / 2
         accuracies = []
         for kind in (1, 0):
-            lows, highs = (np.sort(ends[has_span_N & (self.has_error_N == kind)]) for ends in (self.lows_N, self.highs_N))
+            lows, highs = (
+                np.sort(ends[has_span_N & (self.has_error_N == kind)]) for ends in (self.lows_N, self.highs_N)
+            )
             num_right = np.searchsorted(lows, middles) - np.searchsorted(highs, middles)
             accuracies.append(ratio(num_right, np.sum(self.has_error_N == kind)))
-        quality = np.lexsort((-middles, accuracies[0] + accuracies[1], harmonic_mean(accuracies[0], accuracies[1])))
+        quality = np.lexsort(
+            (-middles, accuracies[0] + accuracies[1], harmonic_mean(accuracies[0], accuracies[1]))
+        )
         return float(middles[quality[-1]])
 
 
@@ -167,15 +171,24 @@ def processbench(
             "give its file too, name another with threshold_subset, or fix threshold"
         )
     solutions = [solution for its_solutions in subsets.values() for solution in its_solutions]
-    scored = score_solutions(scorer, [(solution.question, solution.steps) for solution in solutions], out, executor or LocalExecutor())
+    scored = score_solutions(
+        scorer,
+        [(solution.question, solution.steps) for solution in solutions],
+        out,
+        executor or LocalExecutor(),
+    )
     spans: dict[str, Spans] = {}
     remaining = iter(scored.scores)
     for name, its_solutions in subsets.items():
         its_scores = [next(remaining) for _ in its_solutions]
         spans[name] = spans_of(its_scores, [first_wrong_step(solution) for solution in its_solutions])
-    threshold = spans[config.threshold_subset].best_threshold() if config.threshold is None else config.threshold
+    threshold = (
+        spans[config.threshold_subset].best_threshold() if config.threshold is None else config.threshold
+    )
     resamples = {
-        name: Resamples.of(spans[name].sums([solution.question for solution in its_solutions], threshold), seed)
+        name: Resamples.of(
+            spans[name].sums([solution.question for solution in its_solutions], threshold), seed
+        )
         for seed, (name, its_solutions) in enumerate(subsets.items())
     }
     source = config.threshold_subset if config.threshold is None else None
@@ -189,7 +202,9 @@ def processbench(
                 "name": name,
                 "num_solutions": len(its_solutions),
                 "num_with_error": int(spans[name].has_error_N.sum()),
-                "digest": content_key([[item.question, item.steps, first_wrong_step(item)] for item in its_solutions]),
+                "digest": content_key(
+                    [[item.question, item.steps, first_wrong_step(item)] for item in its_solutions]
+                ),
                 "chose_threshold": name == source,
                 "f1": asdict(resamples[name].measured(f1)),
                 "acc_error": asdict(resamples[name].measured(acc_error)),

@@ -61,7 +61,9 @@ class Resamples:
 
 def ratio(numerator: Floats, denominator: Floats, otherwise: float = 0.0) -> Floats:
     """The quotient, and `otherwise` where the denominator is 0."""
-    numerator, denominator = np.broadcast_arrays(np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64))
+    numerator, denominator = np.broadcast_arrays(
+        np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    )
     quotient: Floats = np.full(denominator.shape, otherwise)
     np.divide(numerator, denominator, out=quotient, where=denominator != 0)
     return quotient

@@ -16,7 +16,9 @@ LIBRARIES = ("numpy", "torch", "transformers")
 """Libraries that can move a score."""
 
 
-def write_results(out: Path, benchmark: str, prm: str | None, config: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def write_results(
+    out: Path, benchmark: str, prm: str | None, config: dict[str, Any], found: dict[str, Any]
+) -> dict[str, Any]:
     """Write OUT/results.json, replacing it at once, and return what is in it."""
     results = {
         "benchmark": benchmark,
@@ -27,5 +29,7 @@ def write_results(out: Path, benchmark: str, prm: str | None, config: dict[str, 
         "versions": {"forkpoint": __version__} | {name: version(name) for name in LIBRARIES},
     }
     out.mkdir(parents=True, exist_ok=True)
-    replace_file(out / RESULTS, [(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()])
+    replace_file(
+        out / RESULTS, [(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()]
+    )
     return results

@@ -58,7 +58,9 @@ class ScoreWork:
         found = self._scorer.score([question for question, _ in solutions], [steps for _, steps in solutions])
         for (_, steps), scores in zip(solutions, found, strict=True):
             if len(scores) != len(steps):
-                raise ValueError(f"{self._scorer.name} gave {len(scores)} scores for {len(steps)} steps; one per step is needed")
+                raise ValueError(
+                    f"{self._scorer.name} gave {len(scores)} scores for {len(steps)} steps; one per step is needed"
+                )
         return [{"scores": list(scores)} for scores in found]
 
     def _scored_or_refused(self, solution: Solution) -> dict[str, Any]:

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from forkpoint.prms.tagged import TaggedPRM
 
 
-def load_prm(path: str | Path, device: str = "auto", family: str | None = None, **options: Any) -> TaggedPRM | FamilyPRM:
+def load_prm(
+    path: str | Path, device: str = "auto", family: str | None = None, **options: Any
+) -> TaggedPRM | FamilyPRM:
     """The PRM in a directory, or of that name on the hub: one saved by `forkpoint train`, or of a public family.
 
     The family is read from the checkpoint, or named: forkpoint, math-shepherd, er-prm, rlhflow, implicit, qwen, skywork,

@@ -11,7 +11,9 @@ from forkpoint.errors import LayoutError
 def render(tokenizer: Any, *turns: tuple[str, str], **options: bool) -> str:
     """Turns of (role, content) as the tokenizer's chat template writes them. LayoutError where it has none."""
     if not getattr(tokenizer, "chat_template", None):
-        raise LayoutError("this family reads conversations, and the checkpoint's tokenizer has no chat template: restore it from the card")
+        raise LayoutError(
+            "this family reads conversations, and the checkpoint's tokenizer has no chat template: restore it from the card"
+        )
     messages = [{"role": role, "content": content} for role, content in turns]
     text: str = tokenizer.apply_chat_template(messages, tokenize=False, **options)
     return text

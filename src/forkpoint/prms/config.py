@@ -53,5 +53,11 @@ class FamilyConfig:
 
     def load_weights(self, prm: str, device: str = "auto") -> TaggedPRM | FamilyPRM:
         """The PRM in a directory or of that name on the hub; raises what `load_prm` raises."""
-        options: dict[str, Any] = {"separator": self.separator, "reference": self.reference, "beta": self.beta}
-        return load_prm(prm, device, self.family, **{name: value for name, value in options.items() if value is not None})
+        options: dict[str, Any] = {
+            "separator": self.separator,
+            "reference": self.reference,
+            "beta": self.beta,
+        }
+        return load_prm(
+            prm, device, self.family, **{name: value for name, value in options.items() if value is not None}
+        )

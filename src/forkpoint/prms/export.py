@@ -21,7 +21,9 @@ def save_as_qwen(prm: TaggedPRM, directory: Path) -> None:
     """Raises ValueError where the PRM's model is not a Qwen2, FileExistsError where the directory holds something."""
     config = prm.model.config
     if config.model_type != "qwen2":
-        raise ValueError(f"a {config.model_type} cannot be written in the layout of Qwen2.5-Math-PRM; it takes a PRM whose base is a qwen2")
+        raise ValueError(
+            f"a {config.model_type} cannot be written in the layout of Qwen2.5-Math-PRM; it takes a PRM whose base is a qwen2"
+        )
     if directory.is_dir() and any(directory.iterdir()):
         raise FileExistsError(f"{directory} is not empty; name a new directory")
     weight_2_D, bias_2 = _bad_and_good(prm)

@@ -47,7 +47,9 @@ DESCRIPTIONS = ("*.json", "*.txt", "*.model", "*.jinja")
 """The files of a checkpoint on the hub that are not weights."""
 
 
-def load_checkpoint(path_or_id: str | Path, device: str, family: str | None, options: dict[str, Any]) -> TaggedPRM | FamilyPRM:
+def load_checkpoint(
+    path_or_id: str | Path, device: str, family: str | None, options: dict[str, Any]
+) -> TaggedPRM | FamilyPRM:
     """See `forkpoint.prms.load_prm`."""
     if family not in (None, OURS, *FAMILIES):
         raise ValueError(f"PRM family {family!r} is unknown; choose from {', '.join((OURS, *FAMILIES))}")
@@ -62,7 +64,11 @@ def load_checkpoint(path_or_id: str | Path, device: str, family: str | None, opt
 
     model, bound = family_class(family).load(path_or_id, load_tokenizer(path_or_id), "auto", **options)
     settings = [family, *(f"{name}={value}" for name, value in sorted(options.items()))]
-    return FamilyPRM(model.to(device_named(device)), bound, f"{Path(path_or_id).resolve().name}-{fingerprint(directory, *settings)}")
+    return FamilyPRM(
+        model.to(device_named(device)),
+        bound,
+        f"{Path(path_or_id).resolve().name}-{fingerprint(directory, *settings)}",
+    )
 
 
 def recognise(directory: Path, published_name: str = "") -> str:
@@ -107,7 +113,9 @@ def _fitting(directory: Path, architectures: Sequence[str]) -> str:
         except LayoutError:
             continue
         fitting.append(name)
-    return f", whose tokens would do for {', '.join(fitting) or 'none of the families that are language models'}"
+    return (
+        f", whose tokens would do for {', '.join(fitting) or 'none of the families that are language models'}"
+    )
 
 
 def _weight_names(directory: Path) -> set[str]:
@@ -149,4 +157,6 @@ def _load_ours(directory: Path, device: str) -> TaggedPRM:
     from forkpoint.prms.qwen import Qwen2ForProcessRewardModel
 
     model = load_weights(Qwen2ForProcessRewardModel, directory, "auto", "qwen").to(device_named(device))
-    return TaggedPRM(model, load_tokenizer(directory), prm_format, f"{directory.resolve().name}-{fingerprint(directory)}")
+    return TaggedPRM(
+        model, load_tokenizer(directory), prm_format, f"{directory.resolve().name}-{fingerprint(directory)}"
+    )

@@ -57,7 +57,9 @@ class Family(ABC):
         """Token ids, and the position at which each step is read; steps come without white space around them."""
 
     @abstractmethod
-    def read(self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor) -> torch.Tensor:
+    def read(
+        self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor
+    ) -> torch.Tensor:
         """Scores in [0, 1], float32 [K], at K places (row and column of the inputs)."""
 
     def encode(self, question: str, steps: Sequence[str]) -> EncodedSolution:
@@ -65,10 +67,15 @@ class Family(ABC):
         if not steps:
             raise LayoutError("a solution without steps cannot be scored; give at least one step")
         steps = [step.strip() for step in steps]
-        for where, text in [("the question", question), *((f"step {number}", step) for number, step in enumerate(steps, start=1))]:
+        for where, text in [
+            ("the question", question),
+            *((f"step {number}", step) for number, step in enumerate(steps, start=1)),
+        ]:
             for token in self.reserved:
                 if token in f" {text}":
-                    raise LayoutError(f"{where} contains {token!r}, which has a meaning of its own in the {self.name} layout: remove it")
+                    raise LayoutError(
+                        f"{where} contains {token!r}, which has a meaning of its own in the {self.name} layout: remove it"
+                    )
         input_ids, positions = self.lay_out(question, steps)
         if len(positions) != len(steps):
             raise LayoutError(
@@ -86,7 +93,9 @@ class Family(ABC):
         """The id of a text that must be one known token. LayoutError where it is not."""
         ids = self.tokenizer.encode(text, add_special_tokens=False)
         if len(ids) != 1 or ids[0] == self.tokenizer.unk_token_id:
-            raise LayoutError(f"the {what} {text!r} of the {self.name} family is {ids} for this tokenizer and must be one token")
+            raise LayoutError(
+                f"the {what} {text!r} of the {self.name} family is {ids} for this tokenizer and must be one token"
+            )
         return int(ids[0])
 
 
@@ -95,13 +104,19 @@ class FamilyPRM(PackedPRM):
 
     def __init__(self, model: Any, family: Family, name: str, batch_tokens: int | None = None) -> None:
         """`batch_tokens` bounds the padded tokens of one forward pass; None: what the family says."""
-        super().__init__(model, name, 0, family.batch_tokens if batch_tokens is None else batch_tokens, family.packs_trees)
+        super().__init__(
+            model, name, 0, family.batch_tokens if batch_tokens is None else batch_tokens, family.packs_trees
+        )
         self.family = family
 
     @property
     def format(self) -> PRMFormat:
         """How its steps are cut, and what is made of their scores; the text is laid out by the family, not by this."""
-        return PRMFormat(segmentation=self.family.segmentation, aggregate=self.family.aggregate, max_length=self.family.max_length)
+        return PRMFormat(
+            segmentation=self.family.segmentation,
+            aggregate=self.family.aggregate,
+            max_length=self.family.max_length,
+        )
 
     def encode(self, question: str, steps: Sequence[str]) -> EncodedSolution:
         return self.family.encode(question, steps)
@@ -124,7 +139,9 @@ def load_weights(model_class: Any, path_or_id: str | Path, dtype: str, family: s
             for verb, keys in (("lacks", missing), ("also holds", left_over))
             if keys
         )
-        raise LayoutError(f"{path_or_id} is no PRM of the {family} family: it {what}; name the family that it is of")
+        raise LayoutError(
+            f"{path_or_id} is no PRM of the {family} family: it {what}; name the family that it is of"
+        )
     return model
 
 
@@ -134,7 +151,11 @@ def max_length_of(model: Any) -> int:
 
 
 def token_logits(
-    model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor, token_ids: Sequence[int]
+    model: Any,
+    inputs: dict[str, Any],
+    rows_K: torch.Tensor,
+    columns_K: torch.Tensor,
+    token_ids: Sequence[int],
 ) -> torch.Tensor:
     """A language model's logits of some tokens at K places: [K, tokens], float32.
 
@@ -146,7 +167,12 @@ def token_logits(
 
 
 def token_pair_scores(
-    model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor, good_id: int, bad_id: int
+    model: Any,
+    inputs: dict[str, Any],
+    rows_K: torch.Tensor,
+    columns_K: torch.Tensor,
+    good_id: int,
+    bad_id: int,
 ) -> torch.Tensor:
     """A language model's softmax over two tokens, first one, at K places: [K], float32."""
     return token_logits(model, inputs, rows_K, columns_K, (good_id, bad_id)).softmax(-1)[:, 0]

@@ -59,7 +59,12 @@ class Implicit(Family):
 
     @classmethod
     def load(
-        cls, path_or_id: str | Path, tokenizer: Any, dtype: str, reference: str | Path = REFERENCE, beta: float = 0.001
+        cls,
+        path_or_id: str | Path,
+        tokenizer: Any,
+        dtype: str,
+        reference: str | Path = REFERENCE,
+        beta: float = 0.001,
     ) -> tuple[Any, Self]:
         """`reference` is the model, in a directory or on the hub, that the PRM was trained from."""
         try:
@@ -69,21 +74,33 @@ class Implicit(Family):
                 load_weights(AutoModelForCausalLM, reference, dtype, cls.name),
             )
         except OSError as error:
-            raise FileNotFoundError(f"an implicit PRM needs its reference model; {reference} cannot be loaded: {error}") from error
-        own_tokens = {token: idx for token, idx in tokenizer.get_vocab().items() if token not in tokenizer.get_added_vocab()}
+            raise FileNotFoundError(
+                f"an implicit PRM needs its reference model; {reference} cannot be loaded: {error}"
+            ) from error
+        own_tokens = {
+            token: idx
+            for token, idx in tokenizer.get_vocab().items()
+            if token not in tokenizer.get_added_vocab()
+        }
         differing = [token for token, idx in own_tokens.items() if reference_tokens.get(token) != idx]
         if differing:
-            raise LayoutError(f"{reference} cannot be the reference: {len(differing)} tokens, such as {differing[0]!r}, differ")
+            raise LayoutError(
+                f"{reference} cannot be the reference: {len(differing)} tokens, such as {differing[0]!r}, differ"
+            )
         return model, cls(tokenizer, min(max_length_of(model.policy), max_length_of(model.reference)), beta)
 
     def lay_out(self, question: str, steps: Sequence[str]) -> tuple[list[int], list[int]]:
         positions = []
         for num_steps in range(1, len(steps) + 1):
-            text = self._text(question, steps[:num_steps]).strip() + (SEPARATOR if num_steps < len(steps) else "")
+            text = self._text(question, steps[:num_steps]).strip() + (
+                SEPARATOR if num_steps < len(steps) else ""
+            )
             positions.append(len(self._ids(text)) - 1)
         return self._ids(self._text(question, steps)), positions
 
-    def read(self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor) -> torch.Tensor:
+    def read(
+        self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor
+    ) -> torch.Tensor:
         ratios_B_T = _log_probabilities(model.policy, inputs) - _log_probabilities(model.reference, inputs)
         for row, row_ids in enumerate(inputs["input_ids"].tolist()):
             ratios_B_T[row, : ends_of(self._header, row_ids)[0]] = 0

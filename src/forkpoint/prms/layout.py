@@ -51,7 +51,9 @@ class PRMFormat:
         if self.head not in ("tokens", "classifier"):
             raise ValueError(f"head {self.head!r} is unknown; choose from tokens, classifier")
         if self.segmentation not in SEGMENTATIONS:
-            raise ValueError(f"segmentation {self.segmentation!r} is unknown; choose from {', '.join(SEGMENTATIONS)}")
+            raise ValueError(
+                f"segmentation {self.segmentation!r} is unknown; choose from {', '.join(SEGMENTATIONS)}"
+            )
         if self.aggregate not in AGGREGATES:
             raise ValueError(f"aggregate {self.aggregate!r} is unknown; choose from {', '.join(AGGREGATES)}")
         if "{question}" not in self.template:
@@ -90,7 +92,9 @@ class Layout:
 
     def __init__(self, tokenizer: Any, prm_format: PRMFormat) -> None:
         self._tokenizer = tokenizer
-        self._encode = lru_cache(NUM_KNOWN_TEXTS)(self._tokenize)  # solutions of one tree share their question and most steps
+        self._encode = lru_cache(NUM_KNOWN_TEXTS)(
+            self._tokenize
+        )  # solutions of one tree share their question and most steps
         self.format = prm_format
         self._bos = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
         self.tag_id = self._one_token(prm_format.tag, "step tag")
@@ -123,7 +127,9 @@ class Layout:
     def _one_token(self, text: str, what: str) -> int:
         ids = list(self._encode(text))
         if ids == [self._tokenizer.unk_token_id]:
-            raise LayoutError(f"the {what} {text!r} is unknown to this tokenizer: choose another, or add it as a token of its own")
+            raise LayoutError(
+                f"the {what} {text!r} is unknown to this tokenizer: choose another, or add it as a token of its own"
+            )
         if len(ids) != 1:
             raise LayoutError(
                 f"the {what} {text!r} is {len(ids)} tokens ({ids}) for this tokenizer and must be one: choose a text that is "

@@ -43,7 +43,9 @@ class MathShepherd(Family):
         input_ids = list(self.tokenizer.encode(text))
         return input_ids, [position for position, token_id in enumerate(input_ids) if token_id == self.tag_id]
 
-    def read(self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor) -> torch.Tensor:
+    def read(
+        self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor
+    ) -> torch.Tensor:
         return token_pair_scores(model, inputs, rows_K, columns_K, self.good_id, self.bad_id)
 
 

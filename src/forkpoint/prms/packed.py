@@ -37,21 +37,30 @@ class PackedPRM(ABC):
         """Scores in [0, 1], float32 [K], at K places (row and column of the inputs)."""
 
     def score(
-        self, questions: Sequence[str], steps: Sequence[Sequence[str]], on_batch: Callable[[int], None] | None = None
+        self,
+        questions: Sequence[str],
+        steps: Sequence[Sequence[str]],
+        on_batch: Callable[[int], None] | None = None,
     ) -> list[list[float]]:
         """One score in [0, 1] per step of each solution, in the order given.
 
         Every solution is laid out before the first one is scored: LayoutError names the first that does not fit.
         `on_batch` is called with the number of solutions of each batch that is done.
         """
-        encoded = [self.encode(question, its_steps) for question, its_steps in zip(questions, steps, strict=True)]
+        encoded = [
+            self.encode(question, its_steps) for question, its_steps in zip(questions, steps, strict=True)
+        ]
         groups = group_rows(questions, encoded, self._batch_tokens if self._packs_trees else 1)
-        if any(len(group) > 1 for group in groups) and not self._takes_trees(max(len(row.input_ids) for row in encoded)):
+        if any(len(group) > 1 for group in groups) and not self._takes_trees(
+            max(len(row.input_ids) for row in encoded)
+        ):
             groups = [[idx] for idx in range(len(encoded))]
         packs = [pack([encoded[idx] for idx in group]) for group in groups]
         scores: list[list[float]] = [[] for _ in encoded]
         for batch in _length_sorted(packs, self._batch_tokens):
-            for pack_idx, its_scores in zip(batch, self._score_batch([packs[pack_idx] for pack_idx in batch]), strict=True):
+            for pack_idx, its_scores in zip(
+                batch, self._score_batch([packs[pack_idx] for pack_idx in batch]), strict=True
+            ):
                 for idx, row_scores in zip(groups[pack_idx], its_scores, strict=True):
                     scores[idx] = row_scores
             if on_batch:

@@ -49,7 +49,9 @@ class Pack:
     def depths(self) -> list[int]:
         """How far each node is from the root, which has depth 0."""
         return [
-            num_before + idx for (_, num_before), (_, num_own) in zip(self.branches, self.paths(), strict=True) for idx in range(num_own)
+            num_before + idx
+            for (_, num_before), (_, num_own) in zip(self.branches, self.paths(), strict=True)
+            for idx in range(num_own)
         ]
 
 
@@ -135,7 +137,9 @@ def tag_places(packs: Sequence[Pack]) -> tuple[torch.Tensor, torch.Tensor]:
     places = []
     num_before = 0
     for idx, item in enumerate(packs):
-        places += [(0, num_before + node) if in_one_row else (idx, node) for tags in item.tags for node in tags]
+        places += [
+            (0, num_before + node) if in_one_row else (idx, node) for tags in item.tags for node in tags
+        ]
         num_before += len(item)
     rows_K, columns_K = torch.tensor(places).T
     return rows_K, columns_K
@@ -161,7 +165,12 @@ def takes_trees(model: Any, longest: int) -> bool:
     try:
         model.set_attn_implementation(TREES)
         is_right = _computes_trees(model, text_config.vocab_size)
-    except (TypeError, ValueError, RuntimeError, IndexError):  # what models raise that do not know such inputs
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        IndexError,
+    ):  # what models raise that do not know such inputs
         pass
     finally:
         model.train(was_training)
@@ -171,7 +180,10 @@ def takes_trees(model: Any, longest: int) -> bool:
 
 
 def _computes_trees(model: Any, num_tokens: int) -> bool:
-    stem, ends = [3 % num_tokens, 5 % num_tokens, 7 % num_tokens], ([11 % num_tokens, 13 % num_tokens], [2 % num_tokens] * 3)
+    stem, ends = (
+        [3 % num_tokens, 5 % num_tokens, 7 % num_tokens],
+        ([11 % num_tokens, 13 % num_tokens], [2 % num_tokens] * 3),
+    )
     rows = [EncodedSolution([*stem, *end], [len(stem) + len(end) - 1]) for end in ends]
     tree = pack(rows)
     packed = _logits(model, model_inputs([tree], 0, model.dtype))[0]

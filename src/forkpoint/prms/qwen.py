@@ -28,12 +28,16 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
     def __init__(self, config: Qwen2Config) -> None:
         super().__init__(config)
         self.model = Qwen2Model(config)
-        self.score = nn.Sequential(nn.Linear(config.hidden_size, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, 2))
+        self.score = nn.Sequential(
+            nn.Linear(config.hidden_size, config.hidden_size), nn.ReLU(), nn.Linear(config.hidden_size, 2)
+        )
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(self, use_cache: bool = False, **inputs: Any) -> TokenClassifierOutput:
         """Logits [B, T, 2] of what `Qwen2Model` takes."""
-        return TokenClassifierOutput(logits=self.score(self.model(**inputs, use_cache=use_cache).last_hidden_state))
+        return TokenClassifierOutput(
+            logits=self.score(self.model(**inputs, use_cache=use_cache).last_hidden_state)
+        )
 
 
 class QwenPRM(Family):
@@ -58,7 +62,9 @@ class QwenPRM(Family):
         input_ids = list(self.tokenizer.encode(text))
         return input_ids, [position for position, token_id in enumerate(input_ids) if token_id == self.tag_id]
 
-    def read(self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor) -> torch.Tensor:
+    def read(
+        self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor
+    ) -> torch.Tensor:
         hidden_B_T_D: torch.Tensor = model.model(**inputs, use_cache=False).last_hidden_state
         logits_K_2: torch.Tensor = model.score(hidden_B_T_D[rows_K, columns_K])
         return logits_K_2.float().softmax(-1)[:, 1]

@@ -22,13 +22,22 @@ OVERHEAD_BYTES = len('{"items": []}')
 class RemotePRM:
     """A `Scorer` behind `forkpoint serve`; its name and format are those of the PRM that is served."""
 
-    def __init__(self, url: str, token: str | None = None, timeout_s: float = 120.0, retry_s: float = 300.0, batch_items: int = 64) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        timeout_s: float = 120.0,
+        retry_s: float = 300.0,
+        batch_items: int = 64,
+    ) -> None:
         """Ask the server what it serves; one that cannot be reached is not waited for.
 
         `timeout_s` is for one attempt at a request of up to `batch_items` solutions, `retry_s` for all after its first failure.
         Raises ValueError for an address that is none, ServerError where no forkpoint answers or the token is wrong.
         """
-        self._http = HTTPClient(url, api_key=token, max_in_flight=MAX_IN_FLIGHT, timeout_s=timeout_s, retry_s=retry_s)
+        self._http = HTTPClient(
+            url, api_key=token, max_in_flight=MAX_IN_FLIGHT, timeout_s=timeout_s, retry_s=retry_s
+        )
         answer = self._http.get("v1/models")
         try:
             (card,) = answer["data"]
@@ -38,7 +47,9 @@ class RemotePRM:
             self._max_bytes: int = card["limits"]["max_body_bytes"]
             self._batch_items = min(batch_items, card["limits"]["max_items"])
         except (TypeError, KeyError, ValueError) as error:
-            raise ServerError(f"{url} does not say what a forkpoint of this version says about its PRM ({error!r})") from error
+            raise ServerError(
+                f"{url} does not say what a forkpoint of this version says about its PRM ({error!r})"
+            ) from error
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
         """One score in [0, 1] per step of each solution, in the order given.
@@ -47,14 +58,18 @@ class RemotePRM:
         same, or does not answer for too long.
         """
         try:
-            answers = self._http.ask("score", list(self._batches(questions, steps)), lambda items: {"items": items}, _step_scores)
+            answers = self._http.ask(
+                "score", list(self._batches(questions, steps)), lambda items: {"items": items}, _step_scores
+            )
         except ServerError as error:
             if error.status == 422:
                 raise LayoutError(str(error)) from error
             raise
         return [scores for answer in answers for scores in answer]
 
-    def _batches(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> Iterator[list[dict[str, Any]]]:
+    def _batches(
+        self, questions: Sequence[str], steps: Sequence[Sequence[str]]
+    ) -> Iterator[list[dict[str, Any]]]:
         """Items in bodies that the server takes; one that alone is too long is sent, and refused there."""
         items: list[dict[str, Any]] = []
         num_bytes = OVERHEAD_BYTES
@@ -76,7 +91,9 @@ def _step_scores(items: Sequence[dict[str, Any]], answer: Any) -> list[list[floa
         scores = [item["step_scores"] for item in answer["items"]]
         is_whole = [len(its_scores) for its_scores in scores] == [len(item["steps"]) for item in items]
     except (TypeError, KeyError) as error:
-        raise ServerError(f"the server's answer holds no step scores ({error!r}); is it a forkpoint of this version?") from error
+        raise ServerError(
+            f"the server's answer holds no step scores ({error!r}); is it a forkpoint of this version?"
+        ) from error
     if not is_whole:
         raise ServerError("the server gave another number of scores than there are steps")
     return scores

@@ -34,9 +34,17 @@ class RLHFlow(Family):
         return model, cls(tokenizer, max_length_of(model))
 
     def lay_out(self, question: str, steps: Sequence[str]) -> tuple[list[int], list[int]]:
-        turns = [turn for step in (f"{question} {steps[0]}", *steps[1:]) for turn in (("user", step), ("assistant", "+"))]
+        turns = [
+            turn
+            for step in (f"{question} {steps[0]}", *steps[1:])
+            for turn in (("user", step), ("assistant", "+"))
+        ]
         input_ids = list(self.tokenizer.encode(render(self.tokenizer, *turns), add_special_tokens=False))
-        return input_ids, [end for end in ends_of(self._header, input_ids) if input_ids[end + 1] == self.good_id]
+        return input_ids, [
+            end for end in ends_of(self._header, input_ids) if input_ids[end + 1] == self.good_id
+        ]
 
-    def read(self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor) -> torch.Tensor:
+    def read(
+        self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor
+    ) -> torch.Tensor:
         return token_pair_scores(model, inputs, rows_K, columns_K, self.good_id, self.bad_id)

@@ -39,13 +39,19 @@ def _problem_with(row: Any) -> str | None:
         return "a JSON object with a text `question` is needed"
     steps = row.get("steps")
     if steps is None:
-        return None if isinstance(row.get("solution"), str) else "`steps` (a list of texts) or `solution` (a text) is needed"
+        return (
+            None
+            if isinstance(row.get("solution"), str)
+            else "`steps` (a list of texts) or `solution` (a text) is needed"
+        )
     if not isinstance(steps, list) or not steps or not all(isinstance(step, str) for step in steps):
         return "`steps` must be a list of at least one text"
     return None
 
 
-def score_rows(rows: Sequence[dict[str, Any]], scorer: Scorer, how: Aggregate, segmentation: Segmentation) -> list[dict[str, Any]]:
+def score_rows(
+    rows: Sequence[dict[str, Any]], scorer: Scorer, how: Aggregate, segmentation: Segmentation
+) -> list[dict[str, Any]]:
     """The rows with `steps`, `step_scores` and `score` (the aggregate).
 
     Steps are taken as they are; a `solution` is cut at line ends, which only a PRM trained on lines can score.

@@ -41,7 +41,9 @@ class Qwen2ForPrmModel(Qwen2PreTrainedModel):
 
     def forward(self, use_cache: bool = False, **inputs: Any) -> TokenClassifierOutput:
         """Logits [B, T, 1] of what `Qwen2Model` takes."""
-        return TokenClassifierOutput(logits=self.v_head(self.model(**inputs, use_cache=use_cache).last_hidden_state))
+        return TokenClassifierOutput(
+            logits=self.v_head(self.model(**inputs, use_cache=use_cache).last_hidden_state)
+        )
 
 
 class Skywork(Family):
@@ -60,7 +62,11 @@ class Skywork(Family):
         return model, cls(tokenizer, max_length_of(model))
 
     def lay_out(self, question: str, steps: Sequence[str]) -> tuple[list[int], list[int]]:
-        input_ids = list(self.tokenizer.encode((self.tokenizer.bos_token or "") + question + "\n", add_special_tokens=False))
+        input_ids = list(
+            self.tokenizer.encode(
+                (self.tokenizer.bos_token or "") + question + "\n", add_special_tokens=False
+            )
+        )
         positions = []
         for step in steps:
             for line in step.split("\n"):
@@ -68,7 +74,9 @@ class Skywork(Family):
             positions.append(len(input_ids) - 1)
         return input_ids, positions
 
-    def read(self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor) -> torch.Tensor:
+    def read(
+        self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor
+    ) -> torch.Tensor:
         hidden_B_T_D: torch.Tensor = model.model(**inputs, use_cache=False).last_hidden_state
         values_K_1: torch.Tensor = model.v_head(hidden_B_T_D[rows_K, columns_K])
         return values_K_1.float().sigmoid()[:, 0]

@@ -22,7 +22,13 @@ class TaggedPRM(PackedPRM):
     """A `Scorer`: softmax over good and bad at each step's tag, first entry."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, prm_format: PRMFormat, name: str, batch_tokens: int = 8192, packs_trees: bool = True
+        self,
+        model: Any,
+        tokenizer: Any,
+        prm_format: PRMFormat,
+        name: str,
+        batch_tokens: int = 8192,
+        packs_trees: bool = True,
     ) -> None:
         """`batch_tokens` bounds the padded tokens of one forward pass; `packs_trees` False computes every solution alone."""
         self.tokenizer = tokenizer
@@ -38,7 +44,9 @@ class TaggedPRM(PackedPRM):
         """Load a PRM saved by `forkpoint train`; `batch_tokens` bounds the padded tokens of one forward pass."""
         directory = Path(directory)
         prm_format = PRMFormat.load(directory)
-        model = load_weights(model_class_of(prm_format), directory, "auto", "forkpoint").to(device_named(device))
+        model = load_weights(model_class_of(prm_format), directory, "auto", "forkpoint").to(
+            device_named(device)
+        )
         return cls(
             model,
             load_tokenizer(directory),
@@ -54,7 +62,9 @@ class TaggedPRM(PackedPRM):
         return tag_logits(self.model, self.layout, inputs, rows_K, columns_K).softmax(-1)[:, 0]
 
 
-def tag_logits(model: Any, layout: Layout, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor) -> torch.Tensor:
+def tag_logits(
+    model: Any, layout: Layout, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor
+) -> torch.Tensor:
     """The (good, bad) logits at K places (row and column of the inputs): [K, 2], float32."""
     if layout.good_bad_ids is None:
         logits_B_T_2: torch.Tensor = model(**inputs).logits

@@ -37,7 +37,10 @@ def routes_of(branches: Sequence[tuple[Sequence[int], int]], num_nodes: int, dty
     num_placed, first = 0, 0
     while first < len(ordered):
         longest = ordered[first][1]
-        past = next((idx for idx in range(first, len(ordered)) if ordered[idx][1] * MAX_STRETCH < longest), len(ordered))
+        past = next(
+            (idx for idx in range(first, len(ordered)) if ordered[idx][1] * MAX_STRETCH < longest),
+            len(ordered),
+        )
         chosen = ordered[first:past]
         width = max(len(path) for path, _ in chosen)
         paths_N_L = torch.zeros((len(chosen), width), dtype=torch.long)
@@ -49,7 +52,9 @@ def routes_of(branches: Sequence[tuple[Sequence[int], int]], num_nodes: int, dty
         forks_N = torch.tensor([len(path) - num_own for path, num_own in chosen])
         depths_N_Q = forks_N[:, None] + torch.arange(longest)
         hidden_N_Q_L = torch.arange(width) > depths_N_Q[:, :, None]
-        added_N_Q_L = torch.zeros(hidden_N_Q_L.shape, dtype=dtype).masked_fill_(hidden_N_Q_L, torch.finfo(dtype).min)
+        added_N_Q_L = torch.zeros(hidden_N_Q_L.shape, dtype=dtype).masked_fill_(
+            hidden_N_Q_L, torch.finfo(dtype).min
+        )
         groups.append((paths_N_L, own_N_Q, added_N_Q_L[:, None]))
         num_placed += own_N_Q.numel()
         first = past
@@ -81,7 +86,9 @@ def attend(
     for paths_N_L, own_N_Q, added_N_1_Q_L in groups:
         num_branches, num_own = own_N_Q.shape
         keys_N_K_L_D, values_N_K_L_D = (
-            states.index_select(0, paths_N_L.flatten()).view(*paths_N_L.shape, num_kv_heads, -1).transpose(1, 2)
+            states.index_select(0, paths_N_L.flatten())
+            .view(*paths_N_L.shape, num_kv_heads, -1)
+            .transpose(1, 2)
             for states in (key_T_K_D, value_T_K_D)
         )
         # query heads that share keys and values are further queries of theirs
@@ -95,11 +102,15 @@ def attend(
             query_N_K_GQ_D,
             keys_N_K_L_D,
             values_N_K_L_D,
-            attn_mask=added_N_1_Q_L.to(query.dtype).repeat(1, 1, group_size, 1),  # autocast computes in another dtype
+            attn_mask=added_N_1_Q_L.to(query.dtype).repeat(
+                1, 1, group_size, 1
+            ),  # autocast computes in another dtype
             dropout_p=dropout,
             scale=scaling,
         )
-        out_N_Q_H_D = out_N_K_GQ_D.view(num_branches, num_kv_heads, group_size, num_own, -1).permute(0, 3, 1, 2, 4)
+        out_N_Q_H_D = out_N_K_GQ_D.view(num_branches, num_kv_heads, group_size, num_own, -1).permute(
+            0, 3, 1, 2, 4
+        )
         attended.append(out_N_Q_H_D.reshape(num_branches * num_own, num_heads, -1))
     return torch.cat(attended).index_select(0, place_T)[None], None
 

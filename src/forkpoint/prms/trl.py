@@ -37,23 +37,32 @@ class TRL(Family):
             raise LayoutError(f"the separator {separator!r} has no tokens; steps are read at its last one")
 
     @classmethod
-    def load(cls, path_or_id: str | Path, tokenizer: Any, dtype: str, separator: str | None = None) -> tuple[Any, Self]:
+    def load(
+        cls, path_or_id: str | Path, tokenizer: Any, dtype: str, separator: str | None = None
+    ) -> tuple[Any, Self]:
         model = load_weights(AutoModelForTokenClassification, path_or_id, dtype, cls.name)
         labels = model.config.id2label
         if len(labels) != 2 or str(labels[1]).lower() not in GOOD_NAMES:
-            raise LayoutError(f"{path_or_id} has the classes {labels}; the {cls.name} family has two, of which 1 is good")
+            raise LayoutError(
+                f"{path_or_id} has the classes {labels}; the {cls.name} family has two, of which 1 is good"
+            )
         return model, cls(tokenizer, max_length_of(model), separator)
 
     def lay_out(self, question: str, steps: Sequence[str]) -> tuple[list[int], list[int]]:
         bos = self.tokenizer.bos_token_id
-        input_ids = [*([] if bos is None else [bos]), *self.tokenizer.encode(question, add_special_tokens=False)]
+        input_ids = [
+            *([] if bos is None else [bos]),
+            *self.tokenizer.encode(question, add_special_tokens=False),
+        ]
         positions = []
         for step in steps:
             input_ids += [*self.tokenizer.encode(step, add_special_tokens=False), *self._separator_ids]
             positions.append(len(input_ids) - 1)
         return input_ids, positions
 
-    def read(self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor) -> torch.Tensor:
+    def read(
+        self, model: Any, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor
+    ) -> torch.Tensor:
         logits_B_T_2: torch.Tensor = model(**inputs, use_cache=False).logits
         return logits_B_T_2[rows_K, columns_K].float().softmax(-1)[:, 1]
 

@@ -148,9 +148,16 @@ def curves(rows: Sequence[Row], greedy: float | None) -> Curves | None:
     selects = tuple(sorted(dict.fromkeys(line.select for line in lines), key=_select_order))
     samplers = tuple(dict.fromkeys(line.sampler_name for line in lines))
     by_key = {line.key: line for line in lines}
-    hidden = frozenset(key for key, line in by_key.items() if len(by_key) > _MAX_SHOWN and line.select == "weighted")
-    cells = {key: LegendCell(line, key not in hidden, marker(line.shape, 17, 7, 4.2)) for key, line in by_key.items()}
-    legend = tuple((sampler, tuple(cells.get(_key(sampler, select)) for select in selects)) for sampler in samplers)
+    hidden = frozenset(
+        key for key, line in by_key.items() if len(by_key) > _MAX_SHOWN and line.select == "weighted"
+    )
+    cells = {
+        key: LegendCell(line, key not in hidden, marker(line.shape, 17, 7, 4.2))
+        for key, line in by_key.items()
+    }
+    legend = tuple(
+        (sampler, tuple(cells.get(_key(sampler, select)) for select in selects)) for sampler in samplers
+    )
     return Curves(
         selects,
         legend,
@@ -231,7 +238,12 @@ def log_ticks(low: float, high: float) -> list[float]:
     """Round values inside [low, high] for a logarithmic axis: 1-2-5 decades, finer where fewer than three of them fit."""
     for factors in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(idx / 10 for idx in range(10, 100))):
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [factor * 10.0**decade for decade in decades for factor in factors if low <= factor * 10.0**decade <= high]
+        ticks = [
+            factor * 10.0**decade
+            for decade in decades
+            for factor in factors
+            if low <= factor * 10.0**decade <= high
+        ]
         if len(ticks) >= 3:
             return ticks
     return [low, high] if high > low else [low]
@@ -241,14 +253,26 @@ def _n_axis(lines: Sequence[Series], frame: Frame) -> _Axis:
     ns = sorted({row.n for line in lines for row in line.rows})
     place = _log_place(ns[0], ns[-1], frame)
     ticks = _apart([Tick(place(n), str(n)) for n in ns], 24)
-    return _Axis("Accuracy by number of solutions", "n, solutions per problem (log scale)", lambda row: float(row.n), place, ticks)
+    return _Axis(
+        "Accuracy by number of solutions",
+        "n, solutions per problem (log scale)",
+        lambda row: float(row.n),
+        place,
+        ticks,
+    )
 
 
 def _token_axis(lines: Sequence[Series], frame: Frame) -> _Axis:
     known = [row.tokens for line in lines for row in line.rows if row.tokens] or [1.0]
     place = _log_place(min(known), max(known), frame)
     ticks = _apart([Tick(place(value), f"{value:,g}") for value in log_ticks(min(known), max(known))], 34)
-    return _Axis("Accuracy by sampled tokens", "sampled tokens per problem (log scale)", lambda row: row.tokens or None, place, ticks)
+    return _Axis(
+        "Accuracy by sampled tokens",
+        "sampled tokens per problem (log scale)",
+        lambda row: row.tokens or None,
+        place,
+        ticks,
+    )
 
 
 def _apart(ticks: Sequence[Tick], gap: float) -> tuple[Tick, ...]:
@@ -267,10 +291,14 @@ def _log_place(low: float, high: float, frame: Frame) -> Callable[[float], float
     return lambda value: left + width * (math.log(value / low) / span if span else 0.5)
 
 
-def _chart(lines: Sequence[Series], greedy: float | None, aggregates: Sequence[str], frame: Frame, axis: _Axis) -> Chart:
+def _chart(
+    lines: Sequence[Series], greedy: float | None, aggregates: Sequence[str], frame: Frame, axis: _Axis
+) -> Chart:
     """A drawing; lines are named at their ends in one view per aggregate."""
     every = [row for line in lines for row in line.rows]
-    bounds = [value for row in every for value in (row.accuracy, row.ci_low, row.ci_high)] + ([] if greedy is None else [greedy])
+    bounds = [value for row in every for value in (row.accuracy, row.ci_low, row.ci_high)] + (
+        [] if greedy is None else [greedy]
+    )
     ticks = nice_ticks(100 * max(0.0, min(bounds)), 100 * min(1.0, max(bounds)))
     low, high = ticks[0], ticks[-1]
     plot_height = frame.height - frame.top - frame.bottom
@@ -307,7 +335,9 @@ def _line(line: Series, axis: _Axis, place_y: Callable[[float], float], shift: f
         if value is None:
             continue
         x, y = axis.place(value) + shift, place_y(row.accuracy)
-        marks.append(Mark(x, y, place_y(row.ci_low), place_y(row.ci_high), marker(line.shape, x, y, 3.6), _tip(row)))
+        marks.append(
+            Mark(x, y, place_y(row.ci_low), place_y(row.ci_high), marker(line.shape, x, y, 3.6), _tip(row))
+        )
     path = "M" + "L".join(f"{mark.x:.1f} {mark.y:.1f}" for mark in marks) if marks else ""
     return Line(line, path, tuple(marks))
 
@@ -316,7 +346,9 @@ def _end_labels(lines: Sequence[Line], aggregate: str, frame: Frame) -> list[End
     shown = [line for line in lines if line.marks and line.series.aggregate in (None, aggregate)]
     heights = spread([line.marks[-1].y for line in shown], _LABEL_GAP, frame.top, frame.height - frame.bottom)
     x = frame.width - frame.right + 8
-    names = [f"{line.series.sampler_name} {line.series.select}".replace("T\u00a0=\u00a0", "") for line in shown]
+    names = [
+        f"{line.series.sampler_name} {line.series.select}".replace("T\u00a0=\u00a0", "") for line in shown
+    ]
     return [
         EndLabel(line.series, aggregate, x, y, line.marks[-1].x + 6, line.marks[-1].y, name)
         for line, y, name in zip(shown, heights, names, strict=True)

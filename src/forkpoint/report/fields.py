@@ -87,13 +87,22 @@ class Fields:
         return self.inner(key) if self.values.get(key) else None
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        return tuple(Fields({key: value}, f"{self.where}.{key}[{idx}]").number(key) for idx, value in enumerate(self.items(key)))
+        return tuple(
+            Fields({key: value}, f"{self.where}.{key}[{idx}]").number(key)
+            for idx, value in enumerate(self.items(key))
+        )
 
     def texts(self, key: str) -> tuple[str, ...]:
-        return tuple(Fields({key: value}, f"{self.where}.{key}[{idx}]").text(key) for idx, value in enumerate(self.items(key)))
+        return tuple(
+            Fields({key: value}, f"{self.where}.{key}[{idx}]").text(key)
+            for idx, value in enumerate(self.items(key))
+        )
 
     def flags(self, key: str) -> tuple[bool, ...]:
-        return tuple(Fields({key: value}, f"{self.where}.{key}[{idx}]").flag(key) for idx, value in enumerate(self.items(key)))
+        return tuple(
+            Fields({key: value}, f"{self.where}.{key}[{idx}]").flag(key)
+            for idx, value in enumerate(self.items(key))
+        )
 
     def _number(self, key: str, value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
@@ -112,5 +121,12 @@ def read_json(path: Path) -> Any:
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
-    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "a number", float: "a number"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "a string",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+    }
     return names.get(type(value), type(value).__name__)

@@ -55,7 +55,11 @@ def headline(results: Results) -> Headline:
     pair = _usual_pair(results.rows)
     if pair is not None:
         return _from_rows(results, *pair)
-    conclusion = "results.json holds no rows." if not results.rows else "There is no best-of-n row with a majority row beside it."
+    conclusion = (
+        "results.json holds no rows."
+        if not results.rows
+        else "There is no best-of-n row with a majority row beside it."
+    )
     return Headline("Nothing to compare yet.", "none", conclusion, "", _tiles(results, None))
 
 
@@ -76,7 +80,8 @@ def sides(rows: Sequence[Row], comparison: Comparison) -> tuple[Row, Row] | None
         (left, right)
         for left in lefts
         for right in rights
-        if left.num_problems == right.num_problems and abs(left.accuracy - right.accuracy - comparison.difference) < _ROUNDING
+        if left.num_problems == right.num_problems
+        and abs(left.accuracy - right.accuracy - comparison.difference) < _ROUNDING
     ]
     if len(pairs) > 1:
         pairs = [(left, right) for left, right in pairs if left.temperature == right.temperature]
@@ -131,9 +136,15 @@ def _from_rows(results: Results, left: Row, right: Row) -> Headline:
         verdict: Verdict = "better"
         conclusion = f"The two 95 % intervals do not overlap: {left_name} beats {right_name}."
     elif left.ci_high < right.ci_low:
-        verdict, conclusion = "worse", f"The two 95 % intervals do not overlap: {left_name} does worse than {right_name}."
+        verdict, conclusion = (
+            "worse",
+            f"The two 95 % intervals do not overlap: {left_name} does worse than {right_name}.",
+        )
     else:
-        verdict, conclusion = "open", "The two 95 % intervals overlap: these numbers alone do not show a difference."
+        verdict, conclusion = (
+            "open",
+            "The two 95 % intervals overlap: these numbers alone do not show a difference.",
+        )
     source = "From the rows for the first sampler at its largest n; results.json holds no paired comparison."
     return Headline(sentence, verdict, conclusion, source, _tiles(results, (left, right)))
 
@@ -195,4 +206,8 @@ def _tiles(results: Results, pair: tuple[Row, Row] | None) -> tuple[Tile, ...]:
 
 
 def _ceilings(rows: Sequence[Row], like: Row) -> list[Row]:
-    return [row for row in rows if row.select == "oracle" and row.sampler_name == like.sampler_name and row.n == like.n][:1]
+    return [
+        row
+        for row in rows
+        if row.select == "oracle" and row.sampler_name == like.sampler_name and row.n == like.n
+    ][:1]

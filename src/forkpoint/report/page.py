@@ -73,7 +73,9 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict) and value:
             lines += flat(value, f"{prefix}{key}.")
         else:
-            lines.append((prefix + key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+            lines.append(
+                (prefix + key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+            )
     return lines
 
 
@@ -105,7 +107,16 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("percent", "interval", "points", "points_interval", "count", "decimal", "parameters", "duration"):
+    for name in (
+        "percent",
+        "interval",
+        "points",
+        "points_interval",
+        "count",
+        "decimal",
+        "parameters",
+        "duration",
+    ):
         environment.filters[name] = getattr(words, name)
     environment.globals["marker"] = marker
     return environment

@@ -80,7 +80,9 @@ class Results:
 def read_results(path: Path) -> Results:
     """Read `results.json`; FileNotFoundError where there is none, ValueError naming what is missing or mistyped."""
     if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {path.parent}; a report is written from the results of a finished evaluation")
+        raise FileNotFoundError(
+            f"no {path.name} in {path.parent}; a report is written from the results of a finished evaluation"
+        )
     top = Fields.of(read_json(path), path.name)
     policy = top.inner("policy")
     seconds = top.maybe_inner("seconds")
@@ -92,9 +94,15 @@ def read_results(path: Path) -> Results:
         num_parameters=policy.maybe_count("num_parameters"),
         greedy=_greedy(policy, rows),
         rows=rows,
-        comparisons=tuple(_comparison(fields) for fields in top.objects("comparisons")) if top.values.get("comparisons") else (),
-        first_error=_numbers(top.maybe_inner("first_error"), ("f1", "acc_error", "acc_correct"), ("threshold", "num_problems")),
-        label_quality=_numbers(top.maybe_inner("label_quality"), (), ("mae", "correlation", "num_labels", "rollouts")),
+        comparisons=tuple(_comparison(fields) for fields in top.objects("comparisons"))
+        if top.values.get("comparisons")
+        else (),
+        first_error=_numbers(
+            top.maybe_inner("first_error"), ("f1", "acc_error", "acc_correct"), ("threshold", "num_problems")
+        ),
+        label_quality=_numbers(
+            top.maybe_inner("label_quality"), (), ("mae", "correlation", "num_labels", "rollouts")
+        ),
         cost=_cost(top.maybe_inner("cost")),
         seconds={key: seconds.number(key) for key in seconds.values} if seconds else {},
     )
@@ -138,7 +146,9 @@ def _greedy(policy: Fields, rows: tuple[Row, ...]) -> tuple[float, float | None,
     return accuracy, policy.maybe_number("greedy_accuracy_low"), policy.maybe_number("greedy_accuracy_high")
 
 
-def _numbers(fields: Fields | None, required: tuple[str, ...], optional: tuple[str, ...]) -> Mapping[str, float | None] | None:
+def _numbers(
+    fields: Fields | None, required: tuple[str, ...], optional: tuple[str, ...]
+) -> Mapping[str, float | None] | None:
     if fields is None:
         return None
     for key in required:
@@ -149,4 +159,7 @@ def _numbers(fields: Fields | None, required: tuple[str, ...], optional: tuple[s
 def _cost(fields: Fields | None) -> Mapping[str, int | None] | None:
     if fields is None:
         return None
-    return {key: fields.maybe_count(key) for key in ("requests", "prompt_tokens", "reused_tokens", "sampled_tokens")}
+    return {
+        key: fields.maybe_count(key)
+        for key in ("requests", "prompt_tokens", "reused_tokens", "sampled_tokens")
+    }

@@ -122,7 +122,13 @@ def forest(comparisons: Sequence[Comparison]) -> Forest | None:
         return round(100 * (value - low) / (high - low), 2)
 
     whiskers = tuple(
-        Whisker(comparison, verdict_of(comparison), place(comparison.ci_low), place(comparison.difference), place(comparison.ci_high))
+        Whisker(
+            comparison,
+            verdict_of(comparison),
+            place(comparison.ci_low),
+            place(comparison.difference),
+            place(comparison.ci_high),
+        )
         for comparison in comparisons
     )
     return Forest(place(0.0), whiskers)
@@ -141,4 +147,6 @@ def _measured(row: Row, highest: Row | None) -> Measured:
 
 
 def _tokens(members: Sequence[Row], n: int) -> str:
-    return " / ".join(dict.fromkeys(count(row.tokens) for row in members if row.n == n and row.tokens is not None))
+    return " / ".join(
+        dict.fromkeys(count(row.tokens) for row in members if row.n == n and row.tokens is not None)
+    )

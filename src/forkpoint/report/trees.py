@@ -69,18 +69,26 @@ def nodes_of(branches: list[ShownBranch]) -> list[Node]:
     forks: dict[tuple[int, int], list[int]] = {}
     for idx, branch in enumerate(branches):
         if branch.parent_idx is not None:
-            forks.setdefault((_owner(branches, branch.parent_idx, branch.fork - 1), branch.fork), []).append(idx)
+            forks.setdefault((_owner(branches, branch.parent_idx, branch.fork - 1), branch.fork), []).append(
+                idx
+            )
     nodes: list[Node] = []
     owed: list[tuple[int | None, int, int, bool]] = [(None, 0, 0, False)]
     while owed:
         parent, idx, start, is_past_fork = owed.pop()
-        later = [fork for host, fork in forks if host == idx and (fork > start or (fork == start and not is_past_fork))]
+        later = [
+            fork
+            for host, fork in forks
+            if host == idx and (fork > start or (fork == start and not is_past_fork))
+        ]
         end = min(later, default=branches[idx].end)
         is_forced = idx > 0 and start == branches[idx].fork
         nodes.append(Node(parent, idx, start, end, is_forced, is_leaf=not later))
         if later:
             here = len(nodes) - 1
-            owed += [(here, child, end, True) for child in reversed(forks[idx, end])] + [(here, idx, end, True)]
+            owed += [(here, child, end, True) for child in reversed(forks[idx, end])] + [
+                (here, idx, end, True)
+            ]
     for node in reversed(nodes):
         if node.is_leaf:
             node.num_leaves, node.num_correct = 1, int(branches[node.branch_idx].is_correct)
@@ -147,10 +155,14 @@ def _branches(tree: Fields) -> list[ShownBranch]:
         if (branch.parent_idx is None) != (not branches):
             raise ValueError(f"{fields.where}.parent_idx must be null for the first branch and for no other")
         if branch.parent_idx is not None and branch.parent_idx >= len(branches):
-            raise ValueError(f"{fields.where}.parent_idx must be the index of an earlier branch; {branch.parent_idx} was given")
+            raise ValueError(
+                f"{fields.where}.parent_idx must be the index of an earlier branch; {branch.parent_idx} was given"
+            )
         longest = 0 if branch.parent_idx is None else branches[branch.parent_idx].end
         if branch.fork > longest:
-            raise ValueError(f"{fields.where}.fork must be a position in the parent's path, at most {longest}; {branch.fork} was given")
+            raise ValueError(
+                f"{fields.where}.fork must be a position in the parent's path, at most {longest}; {branch.fork} was given"
+            )
         branches.append(branch)
     if not branches:
         raise ValueError(f"{tree.where}.branches is empty; a tree has at least its root branch")
@@ -172,7 +184,9 @@ def _branch(fields: Fields) -> ShownBranch:
     )
     for key in ("entropies", "logprobs", "runner_ups", "is_anchor"):
         if len(getattr(branch, key)) != len(branch.tokens):
-            raise ValueError(f"{fields.where}.{key} must have one entry for each of the {len(branch.tokens)} tokens")
+            raise ValueError(
+                f"{fields.where}.{key} must have one entry for each of the {len(branch.tokens)} tokens"
+            )
     return branch
 
 
@@ -181,10 +195,17 @@ def _attach_steps(tree: Fields, branches: list[ShownBranch], nodes: list[Node]) 
     for fields in tree.objects("fragments"):
         idx, start, end = fields.count("branch_idx"), fields.count("start"), fields.count("end")
         if idx >= len(branches) or not start < end <= branches[idx].end:
-            raise ValueError(f"{fields.where} must cover tokens of a path: branch_idx {idx}, start {start}, end {end} do not")
+            raise ValueError(
+                f"{fields.where} must cover tokens of a path: branch_idx {idx}, start {start}, end {end} do not"
+            )
         owner = _owner(branches, idx, end - 1)
         node = next(node for node in nodes if node.branch_idx == owner and node.start < end <= node.end)
-        step = {"after": end - node.start, "num_tokens": end - start, "label": _label(fields), "score": fields.maybe_number("score")}
+        step = {
+            "after": end - node.start,
+            "num_tokens": end - start,
+            "label": _label(fields),
+            "score": fields.maybe_number("score"),
+        }
         if step not in node.steps:
             node.steps.append(step)
     for node in nodes:

@@ -35,7 +35,9 @@ class RewardGuards:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_steps <= self.max_steps:
-            raise ValueError(f"min_steps must be at least 1 and at most max_steps; {self.min_steps} and {self.max_steps} were given")
+            raise ValueError(
+                f"min_steps must be at least 1 and at most max_steps; {self.min_steps} and {self.max_steps} were given"
+            )
         for name in ("max_repeated_steps", "max_repeated_words"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share in [0, 1]; {getattr(self, name)} was given")
@@ -55,7 +57,9 @@ class RewardGuards:
             return "too many steps"
         if repeated_share([" ".join(step.split()) for step in steps]) > self.max_repeated_steps:
             return "repeated steps"
-        runs = [tuple(words[start : start + self.num_words]) for start in range(len(words) - self.num_words + 1)]
+        runs = [
+            tuple(words[start : start + self.num_words]) for start in range(len(words) - self.num_words + 1)
+        ]
         if repeated_share(runs) > self.max_repeated_words:
             return "repeated words"
         return None

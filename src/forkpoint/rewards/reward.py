@@ -59,23 +59,34 @@ class PRMReward:
         self._scorer, self._aggregate, self._guards = SharedScorer(prm), aggregate, guards
         self.outcome_weight, self._grader = outcome_weight, grader
 
-    def __call__(self, questions: Sequence[str], texts: Sequence[str], answers: Sequence[str] | None = None) -> list[Reward]:
+    def __call__(
+        self, questions: Sequence[str], texts: Sequence[str], answers: Sequence[str] | None = None
+    ) -> list[Reward]:
         """One reward per solution text; `answers` are the right ones. The PRM is asked once.
 
         ValueError where outcomes count and there are no answers.
         """
         if answers is None and self.outcome_weight > 0:
-            raise ValueError("outcome_weight is above 0 and there are no right answers to grade by; give them, or set it to 0")
+            raise ValueError(
+                "outcome_weight is above 0 and there are no right answers to grade by; give them, or set it to 0"
+            )
         lines = [newline_steps(text) for text in texts]
         steps = [(text,) for text in texts] if self._is_whole else lines
         caught = [self._guards.catch(its_lines) for its_lines in lines]
         owed = [idx for idx, reason in enumerate(caught) if reason is None]
         scores = self._scorer.score([(questions[idx], steps[idx]) for idx in owed])
         found = dict(zip(owed, scores, strict=True))
-        verdicts = None if answers is None else grade_all(list(zip(answers, texts, strict=True)), self._grader)
-        return [self._reward(found.get(idx), verdicts[idx].is_correct if verdicts else None, caught[idx]) for idx in range(len(texts))]
+        verdicts = (
+            None if answers is None else grade_all(list(zip(answers, texts, strict=True)), self._grader)
+        )
+        return [
+            self._reward(found.get(idx), verdicts[idx].is_correct if verdicts else None, caught[idx])
+            for idx in range(len(texts))
+        ]
 
-    def _reward(self, scores: tuple[float, ...] | None, is_correct: bool | None, caught: Caught | None) -> Reward:
+    def _reward(
+        self, scores: tuple[float, ...] | None, is_correct: bool | None, caught: Caught | None
+    ) -> Reward:
         if scores is None:
             return Reward(self._guards.penalty, None, is_correct, caught or "unreadable")
         score = aggregate(scores, self._aggregate)

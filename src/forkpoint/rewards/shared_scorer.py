@@ -55,7 +55,11 @@ class SharedScorer:
         if not items:
             return []
         try:
-            return [*checked_scores(self._scorer, [question for question, _ in items], [steps for _, steps in items])]
+            return [
+                *checked_scores(
+                    self._scorer, [question for question, _ in items], [steps for _, steps in items]
+                )
+            ]
         except LayoutError:
             if len(items) == 1:
                 return [None]

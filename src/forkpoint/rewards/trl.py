@@ -35,11 +35,17 @@ def prm_reward(
     reward = PRMReward(prm, aggregate, guards, outcome_weight, grader)
 
     def prm_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
-        questions = [question_of(prompt) for prompt in prompts] if question_column is None else _column(columns, question_column)
+        questions = (
+            [question_of(prompt) for prompt in prompts]
+            if question_column is None
+            else _column(columns, question_column)
+        )
         answers = _column(columns, answer_column) if outcome_weight > 0 else None
         rewards = reward(questions, [text_of(completion) for completion in completions], answers)
         if rewards and "log_metric" in columns:
-            columns["log_metric"]("prm_reward/caught", sum(item.caught is not None for item in rewards) / len(rewards))
+            columns["log_metric"](
+                "prm_reward/caught", sum(item.caught is not None for item in rewards) / len(rewards)
+            )
         return [item.value for item in rewards]
 
     return prm_reward
@@ -51,7 +57,9 @@ def question_of(prompt: Any) -> str:
         return prompt
     said = [message["content"] for message in prompt if message["role"] == "user"]
     if not said:
-        raise ValueError("a conversational prompt without a message of the user has no question; name a question_column")
+        raise ValueError(
+            "a conversational prompt without a message of the user has no question; name a question_column"
+        )
     return _content(said[-1])
 
 
@@ -59,7 +67,9 @@ def text_of(completion: Any) -> str:
     """The completion, or all that the assistant said in it."""
     if isinstance(completion, str):
         return completion
-    return "".join(_content(message.get("content")) for message in completion if message["role"] == "assistant")
+    return "".join(
+        _content(message.get("content")) for message in completion if message["role"] == "assistant"
+    )
 
 
 def _content(content: Any) -> str:
@@ -71,5 +81,7 @@ def _content(content: Any) -> str:
 
 def _column(columns: dict[str, Any], name: str) -> list[str]:
     if name not in columns:
-        raise ValueError(f"the data set has no column {name!r}; its columns here are {', '.join(sorted(columns)) or 'none'}")
+        raise ValueError(
+            f"the data set has no column {name!r}; its columns here are {', '.join(sorted(columns)) or 'none'}"
+        )
     return [str(item) for item in columns[name]]

@@ -54,7 +54,9 @@ def compute_score(
     with _loading:
         if key not in _rewards:
             scorer = FamilyConfig(**dict(family or {})).load(prm, device)
-            _rewards[key] = PRMReward(scorer, aggregate, RewardGuards(**dict(guards or {})), outcome_weight, grader)
+            _rewards[key] = PRMReward(
+                scorer, aggregate, RewardGuards(**dict(guards or {})), outcome_weight, grader
+            )
     (reward,) = _rewards[key]([str(extra_info[question_key])], [solution_str], [str(ground_truth)])
     return {
         "score": reward.value,

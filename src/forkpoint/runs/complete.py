@@ -10,4 +10,6 @@ def complete(run: Run, executor: Executor, work: Work) -> None:
     """Execute the work. RuntimeError where some of its items failed; they are owed again."""
     num_failed = executor.execute(run, work).rows_failed
     if num_failed:
-        raise RuntimeError(f"{num_failed} items failed, see {run.directory / 'failures.jsonl'}; run the same command to try again")
+        raise RuntimeError(
+            f"{num_failed} items failed, see {run.directory / 'failures.jsonl'}; run the same command to try again"
+        )

@@ -42,7 +42,9 @@ def replace_file(path: Path, pieces: Iterable[bytes]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
-        raise RunError(f"{path} could not be written ({error}); make room, then run the same command again") from error
+        raise RunError(
+            f"{path} could not be written ({error}); make room, then run the same command again"
+        ) from error
 
 
 def draft_of(path: Path) -> Path:

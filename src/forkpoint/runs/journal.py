@@ -150,7 +150,9 @@ class Journal:
     def _to_row(self, key: str, line: bytes) -> dict[str, Any]:
         """The row in `line`, as it was given to `append`."""
         if _key_of(line) != key:
-            raise JournalCorrupt(f"the row of {key} in {self.path} has changed since the run was opened; open it again")
+            raise JournalCorrupt(
+                f"the row of {key} in {self.path} has changed since the run was opened; open it again"
+            )
         row: dict[str, Any] = json.loads(line)
         for name in RESERVED:
             del row[name]
@@ -160,10 +162,14 @@ class Journal:
 def _to_line(key: str, row: Mapping[str, Any]) -> bytes:
     """The sealed line of a row."""
     if not KEY_PATTERN.fullmatch(key):
-        raise ValueError(f"key {key!r} is not a journal key; use content_key, or letters, digits and _ . : / - only")
+        raise ValueError(
+            f"key {key!r} is not a journal key; use content_key, or letters, digits and _ . : / - only"
+        )
     taken = [name for name in RESERVED if name in row]
     if taken:
-        raise ValueError(f"a row has the field {taken[0]!r}, which the journal keeps for itself; name it otherwise")
+        raise ValueError(
+            f"a row has the field {taken[0]!r}, which the journal keeps for itself; name it otherwise"
+        )
     text = json.dumps({"key": key, **row}, separators=(",", ":"), allow_nan=False)
     body = text[:-1].encode()
     return body + SEAL_START + _seal(body) + SEAL_END

@@ -46,7 +46,9 @@ class LocalExecutor:
         An exception in `perform` is recorded for every owed item of its chunk, and the next chunk is tried; the items are
         owed again. RunError after `max_failed_chunks` such chunks in a row, and where the disk refuses.
         """
-        with Pass(run, work.keys, self.chunk_size, self.max_failed_chunks, self.progress and shows_progress(work)) as under_way:
+        with Pass(
+            run, work.keys, self.chunk_size, self.max_failed_chunks, self.progress and shows_progress(work)
+        ) as under_way:
             for chunk in under_way.chunks:
                 under_way.settle(chunk, partial(work.perform, chunk))
         return under_way.tally
@@ -58,20 +60,26 @@ class Pass:
     Where the chunks are performed is up to the executor.
     """
 
-    def __init__(self, run: Run, keys: Sequence[str], chunk_size: int, max_failed_chunks: int, progress: bool) -> None:
+    def __init__(
+        self, run: Run, keys: Sequence[str], chunk_size: int, max_failed_chunks: int, progress: bool
+    ) -> None:
         """ValueError where two of the keys are equal."""
         _refuse_doubles(keys)
         self._run, self._keys, self._max_failed_chunks = run, keys, max_failed_chunks
         self.chunks = list(owed_chunks(run, keys, chunk_size))
         self._num_added = self._num_failed = self._num_failed_in_a_row = 0
         self._num_reused = sum(key in run for key in keys)
-        self._display = display(run.command, Pace(len(keys), self._num_reused), sys.stderr if progress else None)
+        self._display = display(
+            run.command, Pace(len(keys), self._num_reused), sys.stderr if progress else None
+        )
 
     def __enter__(self) -> Pass:
         self._display.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._display.__exit__(kind, error, trace)
 
     @property
@@ -102,7 +110,9 @@ class Pass:
         try:
             rows = perform()
             if len(rows) != len(chunk):
-                raise ValueError(f"perform returned {len(rows)} rows for {len(chunk)} items; one per item is needed")
+                raise ValueError(
+                    f"perform returned {len(rows)} rows for {len(chunk)} items; one per item is needed"
+                )
             self._run.append((self._keys[idx], row) for idx, row in zip(chunk, rows, strict=True))
         except RunError:
             raise
@@ -130,7 +140,9 @@ def _refuse_doubles(keys: Sequence[str]) -> None:
     for idx, key in enumerate(keys):
         first_idx = first_idxs.setdefault(key, idx)
         if first_idx != idx:
-            raise ValueError(f"items {first_idx} and {idx} have the same key {key}; drop one, or put what tells them apart into the key")
+            raise ValueError(
+                f"items {first_idx} and {idx} have the same key {key}; drop one, or put what tells them apart into the key"
+            )
 
 
 def _gave_up(run: Run, num_chunks: int, error: Exception) -> str:

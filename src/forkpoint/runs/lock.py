@@ -54,13 +54,20 @@ class RunLock:
 
     def note_seconds(self, seconds: float) -> None:
         """Keep `seconds` for the next writer, should this one be killed. RunError where the disk refuses."""
-        holder = {"pid": os.getpid(), "host": socket.gethostname(), "started": self._started, "seconds": round(seconds, 3)}
+        holder = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "started": self._started,
+            "seconds": round(seconds, 3),
+        }
         data = (json.dumps(holder) + "\n").encode()
         try:
             os.pwrite(self._fd, data, 0)
             os.ftruncate(self._fd, len(data))
         except OSError as error:
-            raise RunError(f"{self.path} could not be written ({error}); make room, then run the same command again") from error
+            raise RunError(
+                f"{self.path} could not be written ({error}); make room, then run the same command again"
+            ) from error
 
     def close(self) -> None:
         """Let the next writer in; closing twice is fine."""

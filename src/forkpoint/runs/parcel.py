@@ -40,7 +40,10 @@ def parcel_of(run: Run, work: Work, chunk_size: int) -> bytes | None:
     try:
         return _pickled(work)
     except Exception as error:  # noqa: BLE001 (pickling runs foreign code; what it raises is in the warning)
-        warnings.warn(f"{type(work).__name__} cannot be sent to worker processes ({error}); it is done in this one", stacklevel=3)
+        warnings.warn(
+            f"{type(work).__name__} cannot be sent to worker processes ({error}); it is done in this one",
+            stacklevel=3,
+        )
         return None
 
 
@@ -97,11 +100,18 @@ class Failure:
     def to_load(cls, error: Exception) -> Failure:
         """Of a worker that cannot unpickle the work."""
         reason = f"the work could not be loaded by a worker process ({type(error).__name__}: {error})"
-        return cls("RunError", f"{reason}; put it right, then run the same command again", traceback.format_exc(), is_fatal=True)
+        return cls(
+            "RunError",
+            f"{reason}; put it right, then run the same command again",
+            traceback.format_exc(),
+            is_fatal=True,
+        )
 
     def rows(self) -> Sequence[dict[str, Any]]:
         """Raises an exception of the same name and message, or a RunError."""
-        error: Exception = RunError(self.message) if self.is_fatal else type(self.name, (Exception,), {})(self.message)
+        error: Exception = (
+            RunError(self.message) if self.is_fatal else type(self.name, (Exception,), {})(self.message)
+        )
         if self.trace:
             error.add_note(f"In a worker process:\n{self.trace}")
         raise error

@@ -75,7 +75,9 @@ class PoolExecutor:
     def __enter__(self) -> PoolExecutor:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -92,7 +94,13 @@ class PoolExecutor:
         if pickled_work is None:
             return LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks).execute(run, work)
         try:
-            with Pass(run, work.keys, self.chunk_size, self.max_failed_chunks, self.progress and shows_progress(work)) as under_way:
+            with Pass(
+                run,
+                work.keys,
+                self.chunk_size,
+                self.max_failed_chunks,
+                self.progress and shows_progress(work),
+            ) as under_way:
                 outcomes = self._outcomes(pickled_work, under_way.chunks)
                 for chunk, outcome in zip(under_way.chunks, outcomes, strict=True):
                     under_way.settle(chunk, outcome.rows)
@@ -109,7 +117,11 @@ class PoolExecutor:
         outcomes: dict[int, Rows | Failure] = {}
         for turn in range(len(chunks)):
             while turn not in outcomes:
-                while owed and owed[0].idx < turn + CHUNKS_AHEAD * self.num_workers and (worker := self._free_worker()):
+                while (
+                    owed
+                    and owed[0].idx < turn + CHUNKS_AHEAD * self.num_workers
+                    and (worker := self._free_worker())
+                ):
                     worker.give(owed.popleft(), pickled_work)
                 for worker in ready(self._workers):
                     task, outcome = worker.task, worker.listen()
@@ -198,7 +210,9 @@ class Worker:
         self._has_work = self._is_up = False
         context = get_context("spawn")
         self._connection, there = context.Pipe()
-        self._process = context.Process(target=serve, args=(there, num_threads), name="forkpoint worker", daemon=True)
+        self._process = context.Process(
+            target=serve, args=(there, num_threads), name="forkpoint worker", daemon=True
+        )
         with spawning(num_threads), there:
             self._process.start()
 
@@ -241,7 +255,10 @@ class Worker:
             if self._order is not None:
                 self._send(self._order)
         elif message.is_on_gpu:
-            warnings.warn("each worker process holds its own copy of the model on the GPU; see PoolExecutor.num_workers", stacklevel=2)
+            warnings.warn(
+                "each worker process holds its own copy of the model on the GPU; see PoolExecutor.num_workers",
+                stacklevel=2,
+            )
         return None
 
     def end(self) -> None:

@@ -39,14 +39,18 @@ try:
     import ray
     from ray.exceptions import RayActorError, RayError
 except ModuleNotFoundError as missing:
-    raise ModuleNotFoundError(f"work on several machines needs Ray ({missing}); pip install 'forkpoint[ray]'") from missing
+    raise ModuleNotFoundError(
+        f"work on several machines needs Ray ({missing}); pip install 'forkpoint[ray]'"
+    ) from missing
 
 NUM_ATTEMPTS = 3
 """At a chunk whose worker dies. One more than among processes of one machine: machines also leave for reasons of their own."""
 PATIENCE_S = 60.0
 """Without a worker, before that is looked into."""
 CONNECT_TIMEOUT_S = 10.0
-START_HINT = "forkpoint, and what it needs, must be installed on every machine, and a worker needs room for the model"
+START_HINT = (
+    "forkpoint, and what it needs, must be installed on every machine, and a worker needs room for the model"
+)
 MESSAGE_LENGTH = 400
 """Of what Ray has to say about a death, at most; it goes on with advice."""
 
@@ -90,12 +94,16 @@ class RayExecutor:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; {getattr(self, name)} was given")
         if self.gpus_per_worker < 0 or (self.gpus_per_worker > 1 and self.gpus_per_worker % 1):
-            raise ValueError(f"gpus_per_worker must be a whole number, or a fraction of one GPU; {self.gpus_per_worker} was given")
+            raise ValueError(
+                f"gpus_per_worker must be a whole number, or a fraction of one GPU; {self.gpus_per_worker} was given"
+            )
 
     def __enter__(self) -> RayExecutor:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -116,7 +124,13 @@ class RayExecutor:
             return LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks).execute(run, work)
         try:
             self._connect()
-            with Pass(run, work.keys, self.chunk_size, self.max_failed_chunks, self.progress and shows_progress(work)) as under_way:
+            with Pass(
+                run,
+                work.keys,
+                self.chunk_size,
+                self.max_failed_chunks,
+                self.progress and shows_progress(work),
+            ) as under_way:
                 outcomes = self._outcomes(ray.put(parcel), under_way.chunks)
                 for chunk, outcome in zip(under_way.chunks, outcomes, strict=True):
                     under_way.settle(chunk, outcome.rows)
@@ -156,11 +170,15 @@ class RayExecutor:
                     ready.end()
                     num_lost += task is None
                     if news.is_final or num_lost == NUM_ATTEMPTS * self.num_workers:
-                        raise RunError(f"workers of the Ray cluster do not start: {news.message}; {START_HINT}")
+                        raise RunError(
+                            f"workers of the Ray cluster do not start: {news.message}; {START_HINT}"
+                        )
                     if task is not None and task.attempt < NUM_ATTEMPTS:
                         owed.appendleft(replace(task, attempt=task.attempt + 1))
                     elif task is not None:
-                        outcomes[task.idx] = Failure("ChildProcessError", f"{NUM_ATTEMPTS} workers died at this chunk: {news.message}")
+                        outcomes[task.idx] = Failure(
+                            "ChildProcessError", f"{NUM_ATTEMPTS} workers died at this chunk: {news.message}"
+                        )
                 elif task is None:
                     num_lost = 0
                     if news is not None:
@@ -172,7 +190,9 @@ class RayExecutor:
 
     def _fill_up(self, num_owed: int, parcel_ref: Any) -> None:
         """Start workers until there is one for every chunk that is not done, or as many as there may be."""
-        num_wanted = min(self.num_workers, num_owed + sum(worker.task is not None for worker in self._workers))
+        num_wanted = min(
+            self.num_workers, num_owed + sum(worker.task is not None for worker in self._workers)
+        )
         while len(self._workers) < num_wanted:
             worker = Worker(self.cpus_per_worker, self.gpus_per_worker)
             worker.load(parcel_ref)
@@ -187,7 +207,10 @@ class RayExecutor:
         if all(worker.task is None for worker in workers.values()):  # nothing is being done at all
             if lack := self._lack_of_room(1):
                 raise RunError(f"{lack}; then run the same command again")
-            warnings.warn("no worker is ready: they load the work, or wait for room that others have on the Ray cluster", stacklevel=2)
+            warnings.warn(
+                "no worker is ready: they load the work, or wait for room that others have on the Ray cluster",
+                stacklevel=2,
+            )
         return None
 
     def _lack_of_room(self, num_workers: int) -> str:
@@ -226,8 +249,12 @@ class Worker:
         # a worker that died has forgotten the work, so Ray is not to bring it back
         environment = {"OMP_NUM_THREADS": str(num_cpus)}
         if num_gpus == 0:
-            environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides those of others only from workers that have one
-        actor = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, runtime_env={"env_vars": environment})(Performer)
+            environment["CUDA_VISIBLE_DEVICES"] = (
+                ""  # Ray hides those of others only from workers that have one
+            )
+        actor = ray.remote(
+            num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, runtime_env={"env_vars": environment}
+        )(Performer)
         self._actor: Any = actor.remote(num_cpus)
         self.answer_ref: Any = None
         """To what it was asked last; None where that was listened to."""

@@ -29,7 +29,13 @@ from forkpoint.version import __version__
 
 FORMAT = 1
 """Of the directory; a run of another format is refused."""
-CONFIG, LOCK, JOURNAL, FAILURES, MANIFEST = "config.json", "lock", "journal.jsonl", "failures.jsonl", "manifest.json"
+CONFIG, LOCK, JOURNAL, FAILURES, MANIFEST = (
+    "config.json",
+    "lock",
+    "journal.jsonl",
+    "failures.jsonl",
+    "manifest.json",
+)
 ABSENT = object()
 
 
@@ -84,7 +90,9 @@ class Run:
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __contains__(self, key: object) -> bool:
@@ -196,7 +204,9 @@ def _refuse_foreign(directory: Path) -> None:
         return
     names -= {LOCK, draft_of(directory / CONFIG).name}
     if names:
-        raise RunError(f"{directory} holds {min(names)} but no {CONFIG}, so it is not a run; give a new or empty directory")
+        raise RunError(
+            f"{directory} holds {min(names)} but no {CONFIG}, so it is not a run; give a new or empty directory"
+        )
 
 
 def _read_settings(directory: Path) -> dict[str, Any]:
@@ -211,7 +221,9 @@ def _read_settings(directory: Path) -> dict[str, Any]:
     if not isinstance(settings, dict) or not {"format", "command", "config"} <= settings.keys():
         raise RunError(f"{path} is not the configuration of a run; give another directory")
     if settings["format"] != FORMAT:
-        raise RunError(f"{directory} is a run of format {settings['format']}; this version reads format {FORMAT}: give another directory")
+        raise RunError(
+            f"{directory} is a run of format {settings['format']}; this version reads format {FORMAT}: give another directory"
+        )
     return settings
 
 
@@ -221,10 +233,16 @@ def _refuse_other_settings(directory: Path, there: Mapping[str, Any], here: Mapp
     shown = [(name, _shown(old), _shown(new)) for name, old, new in triples]
     lines = [f"  {name}: {old} there, {new} here" for name, old, new in shown if old != new]
     if lines:
-        raise ConfigDiffers("\n".join([f"{directory} was started otherwise; give the same values or another directory", *lines]))
+        raise ConfigDiffers(
+            "\n".join(
+                [f"{directory} was started otherwise; give the same values or another directory", *lines]
+            )
+        )
 
 
-def _triples(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _triples(
+    old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
     """(dotted name, old value, new value) of every key of two nested configurations."""
     for name in sorted(old.keys() | new.keys()):
         there, here = old.get(name, ABSENT), new.get(name, ABSENT)

@@ -33,7 +33,9 @@ class WorkersConfig:
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1; {self.workers} was given")
         if self.ray is None and (self.gpus_per_worker, self.cpus_per_worker) != (0.0, 1):
-            raise ValueError("gpus_per_worker and cpus_per_worker are for Ray; say --ray auto, or leave them out")
+            raise ValueError(
+                "gpus_per_worker and cpus_per_worker are for Ray; say --ray auto, or leave them out"
+            )
 
     @contextmanager
     def executor(self, chunk_size: int) -> Iterator[Executor]:
@@ -44,7 +46,9 @@ class WorkersConfig:
             except ModuleNotFoundError as error:
                 raise MissingPackageError(str(error)) from error
             address = None if self.ray == "auto" else self.ray
-            with RayExecutor(self.workers, self.gpus_per_worker, self.cpus_per_worker, chunk_size, address) as spread:
+            with RayExecutor(
+                self.workers, self.gpus_per_worker, self.cpus_per_worker, chunk_size, address
+            ) as spread:
                 yield spread
         elif self.workers == 1:
             yield LocalExecutor(chunk_size=chunk_size)

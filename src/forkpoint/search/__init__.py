@@ -5,8 +5,8 @@ Solutions come from a policy, scores from a PRM, and every token of both is coun
 
 from __future__ import annotations
 
-from forkpoint.search.config import METHODS, InferenceConfig, MethodName
+from forkpoint.search.config import METHODS, MethodName, SearchConfig
 from forkpoint.search.guide import Guide
 from forkpoint.search.run import MethodReport, run_search
 
-__all__ = ["METHODS", "Guide", "InferenceConfig", "MethodName", "MethodReport", "run_search"]
+__all__ = ["METHODS", "Guide", "MethodName", "MethodReport", "SearchConfig", "run_search"]

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from forkpoint.records import Completion, Cost, Finish, Policy, Request
-from forkpoint.search.config import InferenceConfig
+from forkpoint.search.config import SearchConfig
 from forkpoint.search.guide import Draft
 from forkpoint.solutions.sample import sample_seed
 from forkpoint.steps import newline_steps
@@ -41,7 +41,9 @@ ROOT = Beam((), Draft((), (), ()), (), None)
 class Growth:
     """A continuation of a beam in the making."""
 
-    def __init__(self, prompt_ids: tuple[int, ...], room: int, start: Beam, slot: int, is_first: bool) -> None:
+    def __init__(
+        self, prompt_ids: tuple[int, ...], room: int, start: Beam, slot: int, is_first: bool
+    ) -> None:
         """`slot` tells continuations of the same tokens apart; the first one of a beam begins with its tail."""
         self._prompt_ids, self._room, self._start, self._slot = prompt_ids, room, start, slot
         self._token_ids = start.token_ids + (start.tail_ids if is_first else ())
@@ -54,11 +56,17 @@ class Growth:
         assert self.grown is not None, "asked only after `grow`"
         return self.grown
 
-    def request(self, config: InferenceConfig) -> Request:
+    def request(self, config: SearchConfig) -> Request:
         """The next chunk."""
         prefix_ids = self._prompt_ids + self._token_ids
         max_tokens = min(config.chunk_tokens, self._room - len(self._token_ids))
-        return Request(prefix_ids, max_tokens, config.temperature, config.top_p, sample_seed(prefix_ids, config.seed, self._slot))
+        return Request(
+            prefix_ids,
+            max_tokens,
+            config.temperature,
+            config.top_p,
+            sample_seed(prefix_ids, config.seed, self._slot),
+        )
 
     def absorb(self, request: Request, completion: Completion) -> None:
         """Take what a request brought."""
@@ -81,10 +89,12 @@ class Growth:
         text = "".join(texts[:end])
         steps = newline_steps(text) if finish else complete_steps(text)
         num_read = len(kept_ids) - (finish == "stop")  # the end token has no text to read
-        self.grown = Beam(kept_ids, Draft(steps, kept_ids[:num_read], tuple(texts[:num_read])), tail_ids, finish)
+        self.grown = Beam(
+            kept_ids, Draft(steps, kept_ids[:num_read], tuple(texts[:num_read])), tail_ids, finish
+        )
 
 
-def grow(policy: Policy, growths: Sequence[Growth], config: InferenceConfig) -> None:
+def grow(policy: Policy, growths: Sequence[Growth], config: SearchConfig) -> None:
     """Continue all side by side, one chunk per call of the policy, until each has grown its beam."""
     waiting = list(growths)
     for growth in waiting:

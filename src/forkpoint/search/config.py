@@ -20,16 +20,18 @@ from typing import Literal
 from forkpoint.records import Policy
 from forkpoint.select import AGGREGATES, SHARPNESS, Aggregate
 
-Search = Literal["samples", "tree", "adaptive", "beam", "dvts"]
+SearchKind = Literal["samples", "tree", "adaptive", "beam", "dvts"]
 Choose = Literal["best", "weighted", "majority", "policy-weighted"]
-MethodName = Literal["best-of-n", "vote", "majority", "tree", "tree-vote", "adaptive", "beam", "beam-vote", "dvts", "dvts-vote"]
+MethodName = Literal[
+    "best-of-n", "vote", "majority", "tree", "tree-vote", "adaptive", "beam", "beam-vote", "dvts", "dvts-vote"
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
     """A search, and the choice among the solutions that it ends with."""
 
-    search: Search
+    search: SearchKind
     choose: Choose
 
 
@@ -48,7 +50,7 @@ METHODS: dict[MethodName, Method] = {
 
 
 @dataclass(frozen=True)
-class InferenceConfig:
+class SearchConfig:
     """How wide and how long a search is; the same for all methods that are compared."""
 
     num_samples: int = 16
@@ -82,7 +84,9 @@ class InferenceConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; {getattr(self, name)} was given")
         if self.num_samples % self.branching:
-            raise ValueError(f"num_samples must be a multiple of branching; {self.num_samples} and {self.branching} were given")
+            raise ValueError(
+                f"num_samples must be a multiple of branching; {self.num_samples} and {self.branching} were given"
+            )
         if not self.tau >= 0:
             raise ValueError(f"tau must be at least 0 nats; {self.tau} was given")
         if not 0 <= self.sharpness < math.inf:
@@ -99,4 +103,8 @@ class InferenceConfig:
 
     def room(self, policy: Policy, num_prompt_tokens: int) -> int:
         """Tokens that a solution may have after a prompt."""
-        return self.max_tokens if policy.max_length is None else min(self.max_tokens, policy.max_length - num_prompt_tokens)
+        return (
+            self.max_tokens
+            if policy.max_length is None
+            else min(self.max_tokens, policy.max_length - num_prompt_tokens)
+        )

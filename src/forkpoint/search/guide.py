@@ -75,11 +75,17 @@ class Guide:
         ValueError where scores are too few, too many or outside [0, 1]; and whatever the scorer raises for a text that it
         cannot read.
         """
-        owed = {(id(readings), draft.steps): (readings, draft) for readings, draft in items if draft.steps not in readings.scores}
+        owed = {
+            (id(readings), draft.steps): (readings, draft)
+            for readings, draft in items
+            if draft.steps not in readings.scores
+        }
         if not owed:
             return
         asked = list(owed.values())
-        scores = checked_scores(self.scorer, [readings.question for readings, _ in asked], [draft.steps for _, draft in asked])
+        scores = checked_scores(
+            self.scorer, [readings.question for readings, _ in asked], [draft.steps for _, draft in asked]
+        )
         for (readings, draft), its_scores in zip(asked, scores, strict=True):
             readings.scores[draft.steps] = tuple(round(float(score), NUM_DECIMALS) for score in its_scores)
             readings.read_ids.append(tuple(self._ids(readings, draft)))

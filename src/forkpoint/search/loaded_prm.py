@@ -40,5 +40,7 @@ class LoadedPRM:
 def _loaded_again(prm: str, family: FamilyConfig, device: str, name: str) -> LoadedPRM:
     loaded = LoadedPRM(prm, family, device)
     if loaded.name != name:
-        raise ValueError(f"{prm} was {name} when it was loaded and is {loaded.name} now; start again with one PRM")
+        raise ValueError(
+            f"{prm} was {name} when it was loaded and is {loaded.name} now; start again with one PRM"
+        )
     return loaded

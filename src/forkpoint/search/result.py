@@ -54,7 +54,9 @@ class SearchTokens:
     def of(cls, cost: Cost, readings: Readings) -> SearchTokens:
         """Out of what was asked of the policy, and what the PRM read."""
         num_prompt = len(readings.prompt_ids)
-        return cls(cost.sampled_tokens, num_prompt, cost.prompt_tokens, readings.num_read, readings.num_read_once)
+        return cls(
+            cost.sampled_tokens, num_prompt, cost.prompt_tokens, readings.num_read, readings.num_read_once
+        )
 
     def policy(self, has_reuse: bool = True) -> int:
         """Tokens that the policy computed."""
@@ -103,11 +105,20 @@ class SearchResult:
 
     def to_row(self) -> dict[str, Any]:
         found = [asdict(item) for item in self.found]
-        return {"kind": "search", "problem": asdict(self.problem), "found": found, "tokens": asdict(self.tokens)}
+        return {
+            "kind": "search",
+            "problem": asdict(self.problem),
+            "found": found,
+            "tokens": asdict(self.tokens),
+        }
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> SearchResult:
-        return cls(Problem(**row["problem"]), tuple(_found(item) for item in row["found"]), SearchTokens(**row["tokens"]))
+        return cls(
+            Problem(**row["problem"]),
+            tuple(_found(item) for item in row["found"]),
+            SearchTokens(**row["tokens"]),
+        )
 
 
 def _found(item: dict[str, Any]) -> Found:

@@ -19,7 +19,7 @@ from forkpoint.estimates import Estimate, bootstrap
 from forkpoint.records import Policy, Problem
 from forkpoint.runs import Run
 from forkpoint.runs.work import Executor
-from forkpoint.search.config import METHODS, InferenceConfig, MethodName, Search
+from forkpoint.search.config import METHODS, MethodName, SearchConfig, SearchKind
 from forkpoint.search.guide import Guide
 from forkpoint.search.result import SearchResult
 from forkpoint.search.step_search import search_beams, search_subtrees
@@ -28,7 +28,7 @@ from forkpoint.select import Aggregate
 from forkpoint.solutions.work import fits_context
 
 RESULTS, RESULT_ROWS = "results.json", "results.jsonl"
-SEARCHES: dict[Search, Callable[[Policy, Sequence[Problem], Guide, InferenceConfig], list[SearchResult]]] = {
+SEARCHES: dict[SearchKind, Callable[[Policy, Sequence[Problem], Guide, SearchConfig], list[SearchResult]]] = {
     "samples": search_samples,
     "tree": search_tree,
     "adaptive": search_adaptive,
@@ -40,15 +40,31 @@ SEARCHES: dict[Search, Callable[[Policy, Sequence[Problem], Guide, InferenceConf
 class SearchWork:
     """One search per problem."""
 
-    def __init__(self, policy: Policy, problems: Sequence[Problem], search: Search, guide: Guide, config: InferenceConfig) -> None:
-        self._policy, self._problems, self._search, self._guide, self._config = policy, problems, search, guide, config
+    def __init__(
+        self,
+        policy: Policy,
+        problems: Sequence[Problem],
+        search: SearchKind,
+        guide: Guide,
+        config: SearchConfig,
+    ) -> None:
+        self._policy, self._problems, self._search, self._guide, self._config = (
+            policy,
+            problems,
+            search,
+            guide,
+            config,
+        )
         identity = {"search": search, "inference": asdict(config), "policy": policy.name, **guide.identity()}
         self.keys = [content_key({**identity, "problem": asdict(problem)}) for problem in problems]
 
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
         self._policy.reset_cache()  # so that a row does not depend on which chunks were done before
         problems = [self._problems[idx] for idx in idxs]
-        return [result.to_row() for result in SEARCHES[self._search](self._policy, problems, self._guide, self._config)]
+        return [
+            result.to_row()
+            for result in SEARCHES[self._search](self._policy, problems, self._guide, self._config)
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +98,7 @@ def run_search(
     guide: Guide,
     out: Path,
     methods: Sequence[MethodName],
-    config: InferenceConfig,
+    config: SearchConfig,
     executor: Executor,
     prm_weight: float = 1.0,
 ) -> tuple[list[MethodReport], int]:
@@ -94,10 +110,14 @@ def run_search(
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
-        raise ValueError(f"methods {', '.join(unknown) or 'without a name'} are unknown; choose from {', '.join(METHODS)}")
+        raise ValueError(
+            f"methods {', '.join(unknown) or 'without a name'} are unknown; choose from {', '.join(METHODS)}"
+        )
     num_unfit = sum(not fits_context(policy, problem) for problem in problems)
     if num_unfit:
-        raise ValueError(f"{num_unfit} prompts do not fit the policy's context of {policy.max_length} tokens; leave those problems out")
+        raise ValueError(
+            f"{num_unfit} prompts do not fit the policy's context of {policy.max_length} tokens; leave those problems out"
+        )
     resolved: dict[str, Any] = {
         "policy": policy.name,
         "inference": asdict(config),
@@ -114,7 +134,10 @@ def run_search(
         num_failed = sum(executor.execute(run, work).rows_failed for work in works.values())
         if num_failed:
             return [], num_failed
-        results = {search: [SearchResult.from_row(row) for row in run.rows(work.keys)] for search, work in works.items()}
+        results = {
+            search: [SearchResult.from_row(row) for row in run.rows(work.keys)]
+            for search, work in works.items()
+        }
         reports: list[MethodReport] = []
         rows: list[dict[str, Any]] = []
         is_right: dict[MethodName, list[float]] = {}
@@ -146,7 +169,12 @@ def _row(name: MethodName, result: SearchResult, how: Aggregate, sharpness: floa
 
 
 def _report(
-    name: MethodName, how: Aggregate, results: Sequence[SearchResult], accuracy: Estimate, difference: Estimate | None, prm_weight: float
+    name: MethodName,
+    how: Aggregate,
+    results: Sequence[SearchResult],
+    accuracy: Estimate,
+    difference: Estimate | None,
+    prm_weight: float,
 ) -> MethodReport:
     def mean(numbers: Sequence[float]) -> float:
         return float(np.mean(numbers))
@@ -168,7 +196,9 @@ def _report(
     )
 
 
-def _write(out: Path, rows: Sequence[dict[str, Any]], reports: Sequence[MethodReport], prm_weight: float) -> None:
+def _write(
+    out: Path, rows: Sequence[dict[str, Any]], reports: Sequence[MethodReport], prm_weight: float
+) -> None:
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (out / RESULT_ROWS).write_text(lines, encoding="utf-8")
     summary = {"prm_weight": prm_weight, "methods": [asdict(report) for report in reports]}

@@ -18,24 +18,33 @@ from collections.abc import Sequence
 from forkpoint.grading.ends import graded
 from forkpoint.records import Cost, Policy, Problem
 from forkpoint.search.beam import ROOT, Beam, Growth, grow
-from forkpoint.search.config import InferenceConfig
+from forkpoint.search.config import SearchConfig
 from forkpoint.search.guide import Guide, Readings
 from forkpoint.search.result import Found, SearchResult, SearchTokens
 from forkpoint.select import Aggregate, aggregate
 
 
-def search_beams(policy: Policy, problems: Sequence[Problem], guide: Guide, config: InferenceConfig) -> list[SearchResult]:
+def search_beams(
+    policy: Policy, problems: Sequence[Problem], guide: Guide, config: SearchConfig
+) -> list[SearchResult]:
     """Beam search: of the continuations of a round the best N/M are kept. ValueError for a PRM of other steps than lines."""
     return _search_steps(policy, problems, guide, config, num_groups=1, width=config.num_kept)
 
 
-def search_subtrees(policy: Policy, problems: Sequence[Problem], guide: Guide, config: InferenceConfig) -> list[SearchResult]:
+def search_subtrees(
+    policy: Policy, problems: Sequence[Problem], guide: Guide, config: SearchConfig
+) -> list[SearchResult]:
     """DVTS: in each of N/M subtrees the best of M continuations is kept. ValueError for a PRM of other steps than lines."""
     return _search_steps(policy, problems, guide, config, num_groups=config.num_kept, width=1)
 
 
 def _search_steps(
-    policy: Policy, problems: Sequence[Problem], guide: Guide, config: InferenceConfig, num_groups: int, width: int
+    policy: Policy,
+    problems: Sequence[Problem],
+    guide: Guide,
+    config: SearchConfig,
+    num_groups: int,
+    width: int,
 ) -> list[SearchResult]:
     if guide.prm_format.segmentation != "newline":
         raise ValueError(
@@ -57,7 +66,13 @@ def _search_steps(
     results = []
     for search, its_ends in zip(searches, ends, strict=True):
         found = tuple(
-            Found(beam.draft.steps, search.readings.scores[beam.draft.steps], len(beam.token_ids), beam.finish == "stop", end)
+            Found(
+                beam.draft.steps,
+                search.readings.scores[beam.draft.steps],
+                len(beam.token_ids),
+                beam.finish == "stop",
+                end,
+            )
             for beam, end in zip(search.beams, its_ends, strict=True)
         )
         results.append(SearchResult(search.problem, found, SearchTokens.of(search.cost, search.readings)))
@@ -67,7 +82,9 @@ def _search_steps(
 class _StepSearch:
     """The beams of one problem, in groups."""
 
-    def __init__(self, policy: Policy, problem: Problem, config: InferenceConfig, num_groups: int, width: int) -> None:
+    def __init__(
+        self, policy: Policy, problem: Problem, config: SearchConfig, num_groups: int, width: int
+    ) -> None:
         prompt_ids = policy.encode_question(problem.question)
         self.problem, self.readings, self.cost = problem, Readings(problem.question, prompt_ids), Cost()
         self._prompt_ids, self._room = prompt_ids, config.room(policy, len(prompt_ids))

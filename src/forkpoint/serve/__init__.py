@@ -27,6 +27,8 @@ def serve(
     try:
         from forkpoint.serve.server import serve_prm
     except ModuleNotFoundError as error:
-        raise MissingPackageError(f"serving needs {error.name}, which is not installed: pip install 'forkpoint[serve]'") from error
+        raise MissingPackageError(
+            f"serving needs {error.name}, which is not installed: pip install 'forkpoint[serve]'"
+        ) from error
     token = config.read_token()
     serve_prm(family.load_weights(str(prm), device), config, token, on_ready)

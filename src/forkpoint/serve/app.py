@@ -56,7 +56,10 @@ logger = logging.getLogger(__name__)
 ASKED = declared(400, 401, 404, 408, 413, 422, 429, 500, 503, 504)
 """How a request for scores can be refused."""
 
-EXPOSED = {200: {"description": "All counters.", "content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}}, **declared(401)}
+EXPOSED = {
+    200: {"description": "All counters.", "content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}},
+    **declared(401),
+}
 
 
 class OtherModel(ValueError):
@@ -67,11 +70,19 @@ class ClientGone(ConnectionError):
     """Nobody waits for the answer."""
 
 
-def make_app(prm: ServedPRM, batcher: Batcher, config: ServeConfig, token: str | None, metrics: Metrics) -> FastAPI:
+def make_app(
+    prm: ServedPRM, batcher: Batcher, config: ServeConfig, token: str | None, metrics: Metrics
+) -> FastAPI:
     """The ASGI application; `batcher` scores with `prm`."""
-    security = [Security(HTTPBearer(auto_error=False))] if token is not None else []  # for the OpenAPI; the gate checks it
+    security = (
+        [Security(HTTPBearer(auto_error=False))] if token is not None else []
+    )  # for the OpenAPI; the gate checks it
     app = FastAPI(
-        title="forkpoint", version=__version__, description="Step scores of a process reward model.", docs_url=None, redoc_url=None
+        title="forkpoint",
+        version=__version__,
+        description="Step scores of a process reward model.",
+        docs_url=None,
+        redoc_url=None,
     )
     service = Service(prm, batcher, config)
     started = int(time.time())
@@ -105,7 +116,9 @@ def make_app(prm: ServedPRM, batcher: Batcher, config: ServeConfig, token: str |
         return await service.rerank(asked, request)
 
     _declare_refusals(app)
-    app.add_middleware(Gate, config=config, token=token, metrics=metrics, paths=frozenset(app.openapi()["paths"]))
+    app.add_middleware(
+        Gate, config=config, token=token, metrics=metrics, paths=frozenset(app.openapi()["paths"])
+    )
     return app
 
 
@@ -119,7 +132,10 @@ class Service:
         how = self._aggregate(asked)
         segmentation = self._prm.format.segmentation
         if isinstance(asked, ScoreItems):
-            named = [(f"items.{idx}: ", item.problem, steps_of(item, segmentation)) for idx, item in enumerate(asked.items)]
+            named = [
+                (f"items.{idx}: ", item.problem, steps_of(item, segmentation))
+                for idx, item in enumerate(asked.items)
+            ]
         else:
             named = [("", asked.problem, steps_of(asked, segmentation))]
         found = [
@@ -132,7 +148,10 @@ class Service:
 
     async def rerank(self, asked: RerankRequest, request: Request) -> Reranked:
         how = self._aggregate(asked)
-        named = [(f"documents.{idx}: ", asked.query, cut(text, self._prm.format.segmentation)) for idx, text in enumerate(asked.documents)]
+        named = [
+            (f"documents.{idx}: ", asked.query, cut(text, self._prm.format.segmentation))
+            for idx, text in enumerate(asked.documents)
+        ]
         found = await self._scores(named, request)
         ranked = [
             Ranked(
@@ -149,10 +168,14 @@ class Service:
     def _aggregate(self, asked: Asked) -> Aggregate:
         """The aggregate to use. OtherModel where another model is asked for."""
         if asked.model not in (None, self._prm.name):
-            raise OtherModel(f"the model {asked.model!r} is not served here; ask for {self._prm.name!r}, or for none")
+            raise OtherModel(
+                f"the model {asked.model!r} is not served here; ask for {self._prm.name!r}, or for none"
+            )
         return asked.aggregate or self._prm.format.aggregate
 
-    async def _scores(self, named: Sequence[tuple[str, str, Sequence[str]]], request: Request) -> list[StepScores]:
+    async def _scores(
+        self, named: Sequence[tuple[str, str, Sequence[str]]], request: Request
+    ) -> list[StepScores]:
         """The scores of (name in messages, problem, steps).
 
         LayoutError names the first that the PRM cannot read. TimeoutError and ClientGone where the answer is late, or for
@@ -171,12 +194,16 @@ class Service:
 
         scoring, leaving = asyncio.create_task(settled()), asyncio.create_task(_leaving(request))
         try:
-            done, _ = await asyncio.wait((scoring, leaving), timeout=self._config.timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                (scoring, leaving), timeout=self._config.timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
             if scoring in done:
                 return scoring.result()
             if leaving in done:
                 raise ClientGone
-            raise TimeoutError(f"the scores were not there within {self._config.timeout_s:g} s; ask for less at once, or later")
+            raise TimeoutError(
+                f"the scores were not there within {self._config.timeout_s:g} s; ask for less at once, or later"
+            )
         finally:
             scoring.cancel()
             leaving.cancel()
@@ -191,7 +218,9 @@ def steps_of(given: GivenSteps | GivenSolution, segmentation: Segmentation) -> S
 def cut(text: str, segmentation: Segmentation) -> Sequence[str]:
     """The steps of a text. LayoutError where they cannot be read off it."""
     if segmentation == "entropy":
-        raise LayoutError("this PRM was trained on entropy steps, which cannot be read off a text; give `steps` to /score")
+        raise LayoutError(
+            "this PRM was trained on entropy steps, which cannot be read off a text; give `steps` to /score"
+        )
     steps = newline_steps(text) if segmentation == "newline" else (text,)
     if len(steps) > MAX_STEPS:
         raise LayoutError(f"the solution has {len(steps)} lines, each a step; {MAX_STEPS} are taken at most")
@@ -228,10 +257,18 @@ def _declare_refusals(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
         error_id = uuid.uuid4().hex[:12]
-        logger.error("answering %s failed, id %s", request.url.path, error_id)  # the server logs the exception itself
+        logger.error(
+            "answering %s failed, id %s", request.url.path, error_id
+        )  # the server logs the exception itself
         return refuse(500, "the server failed", error_id)
 
-    for kind, status in ((OtherModel, 404), (LayoutError, 422), (QueueFull, 429), (Stopping, 503), (TimeoutError, 504)):
+    for kind, status in (
+        (OtherModel, 404),
+        (LayoutError, 422),
+        (QueueFull, 429),
+        (Stopping, 503),
+        (TimeoutError, 504),
+    ):
         app.add_exception_handler(kind, lambda _, error, status=status: refuse(status, str(error)))
 
 

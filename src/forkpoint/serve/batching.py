@@ -132,7 +132,10 @@ class Batcher:
         """Wait for a batch worth scoring; False where none will come."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._is_stopping)
-            self._changed.wait_for(lambda: len(self._queue) >= self._config.batch_items or self._is_stopping, self._config.batch_wait_s)
+            self._changed.wait_for(
+                lambda: len(self._queue) >= self._config.batch_items or self._is_stopping,
+                self._config.batch_wait_s,
+            )
             return bool(self._queue) or not self._is_stopping
 
     def _next_batch(self) -> list[_Entry]:
@@ -177,7 +180,9 @@ class Batcher:
             else:
                 batch[0].future.set_exception(_failed(error))
             return
-        self._metrics.count_batch([len(entry.steps) for entry in batch], [entry.num_tokens or 0 for entry in batch])
+        self._metrics.count_batch(
+            [len(entry.steps) for entry in batch], [entry.num_tokens or 0 for entry in batch]
+        )
         for entry, its_scores in zip(batch, scores, strict=True):
             reason = _reason_against(its_scores, len(entry.steps))
             if reason:

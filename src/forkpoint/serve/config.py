@@ -41,7 +41,9 @@ class ServeConfig:
         if not 0 < self.timeout_s < float("inf"):
             raise ValueError(f"timeout_s must be above 0; {self.timeout_s} was given")
         if not 0 <= self.batch_wait_s < self.timeout_s:
-            raise ValueError(f"batch_wait_s must be 0 or above, and below timeout_s; {self.batch_wait_s} was given")
+            raise ValueError(
+                f"batch_wait_s must be 0 or above, and below timeout_s; {self.batch_wait_s} was given"
+            )
         if self.token_env is not None and self.token_file is not None:
             raise ValueError("token_env and token_file were both given; the token has one place")
 
@@ -55,5 +57,7 @@ class ServeConfig:
             return None
         token = text.strip()
         if not token or not all("!" <= character <= "~" for character in token):
-            raise ValueError(f"{place} holds no token; put one there: at least one visible ASCII character, and no spaces")
+            raise ValueError(
+                f"{place} holds no token; put one there: at least one visible ASCII character, and no spaces"
+            )
         return token

@@ -25,7 +25,9 @@ OPEN_PATHS = ("/health",)
 class Gate:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, config: ServeConfig, token: str | None, metrics: Metrics, paths: Container[str]) -> None:
+    def __init__(
+        self, app: ASGIApp, config: ServeConfig, token: str | None, metrics: Metrics, paths: Container[str]
+    ) -> None:
         """`paths` are those that metrics tell apart."""
         self._app, self._config, self._metrics, self._paths = app, config, metrics, paths
         self._credentials = f"Bearer {token}".encode() if token is not None else None
@@ -50,7 +52,9 @@ class Gate:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._is_known(scope):
-            await refuse(401, "a bearer token is needed; send the header Authorization: Bearer TOKEN")(scope, receive, send)
+            await refuse(401, "a bearer token is needed; send the header Authorization: Bearer TOKEN")(
+                scope, receive, send
+            )
             return
         if scope["method"] == "POST":
             body = await self._body(receive)
@@ -89,7 +93,10 @@ class Gate:
         except TimeoutError:
             return refuse(408, f"the body did not arrive within {self._config.timeout_s:g} s")
         if size > self._config.max_body_bytes:
-            return refuse(413, f"the body has {size} bytes, more than the {self._config.max_body_bytes} that are taken; send fewer items")
+            return refuse(
+                413,
+                f"the body has {size} bytes, more than the {self._config.max_body_bytes} that are taken; send fewer items",
+            )
         return b"".join(chunks)
 
 

@@ -18,16 +18,26 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._requests = Counter("forkpoint_requests", "Requests answered.", ["path", "status"], registry=self._registry)
-        self._seconds = Histogram(
-            "forkpoint_request_seconds", "From a request's head to its answer.", ["path"], buckets=SECONDS, registry=self._registry
+        self._requests = Counter(
+            "forkpoint_requests", "Requests answered.", ["path", "status"], registry=self._registry
         )
-        self._batch = Histogram("forkpoint_batch_solutions", "Solutions scored together.", buckets=SIZES, registry=self._registry)
+        self._seconds = Histogram(
+            "forkpoint_request_seconds",
+            "From a request's head to its answer.",
+            ["path"],
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._batch = Histogram(
+            "forkpoint_batch_solutions", "Solutions scored together.", buckets=SIZES, registry=self._registry
+        )
         self._queue = Gauge("forkpoint_queue_solutions", "Solutions that wait.", registry=self._registry)
         self._solutions = Counter("forkpoint_scored_solutions", "Solutions scored.", registry=self._registry)
         self._steps = Counter("forkpoint_scored_steps", "Steps scored.", registry=self._registry)
         self._tokens = Counter(
-            "forkpoint_scored_tokens", "Tokens of the solutions scored, a prefix counted for each that has it.", registry=self._registry
+            "forkpoint_scored_tokens",
+            "Tokens of the solutions scored, a prefix counted for each that has it.",
+            registry=self._registry,
         )
 
     def watch_queue(self, size: Callable[[], int]) -> None:

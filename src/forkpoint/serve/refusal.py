@@ -44,7 +44,8 @@ _HEADERS = {
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The refusals of an endpoint, for its OpenAPI."""
     return {
-        status: {"model": Refusal, "description": REASONS[status]} | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
+        status: {"model": Refusal, "description": REASONS[status]}
+        | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
         for status in statuses
     }
 
@@ -54,5 +55,11 @@ def refuse(status: int, detail: str, error_id: str | None = None) -> JSONRespons
     sentence = detail.encode("utf-8", "replace").decode()
     if len(sentence) > MAX_CHARACTERS:
         sentence = sentence[:MAX_CHARACTERS] + " .."
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": str(RETRY_AFTER_S)}, 503: {"Retry-After": str(RETRY_AFTER_S)}}
-    return JSONResponse(Refusal(detail=sentence, id=error_id).model_dump(exclude_none=True), status, headers.get(status))
+    headers = {
+        401: {"WWW-Authenticate": "Bearer"},
+        429: {"Retry-After": str(RETRY_AFTER_S)},
+        503: {"Retry-After": str(RETRY_AFTER_S)},
+    }
+    return JSONResponse(
+        Refusal(detail=sentence, id=error_id).model_dump(exclude_none=True), status, headers.get(status)
+    )

@@ -30,7 +30,8 @@ class Server(uvicorn.Server):
                 log_level="warning",
                 access_log=False,  # metrics count requests
                 server_header=False,
-                timeout_graceful_shutdown=math.ceil(config.timeout_s) + 1,  # by then every request has its answer
+                timeout_graceful_shutdown=math.ceil(config.timeout_s)
+                + 1,  # by then every request has its answer
             )
         )
 
@@ -39,7 +40,9 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve_prm(prm: ServedPRM, config: ServeConfig, token: str | None, on_ready: Callable[[str], None]) -> None:
+def serve_prm(
+    prm: ServedPRM, config: ServeConfig, token: str | None, on_ready: Callable[[str], None]
+) -> None:
     """Serve until SIGINT or SIGTERM; `on_ready` gets the address. OSError where it cannot be had."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     with socket.create_server((config.host, config.port), family=family) as listener:

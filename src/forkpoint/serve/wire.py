@@ -19,7 +19,9 @@ TAGS = frozenset({"<steps>", "<solution>", "<items>"})
 
 
 def _text(text: str) -> str:
-    if any("\ud800" <= character <= "\udfff" for character in text):  # which JSON can say and no tokenizer can read
+    if any(
+        "\ud800" <= character <= "\udfff" for character in text
+    ):  # which JSON can say and no tokenizer can read
         raise ValueError("half of a surrogate pair is no unicode text")
     return text
 
@@ -67,11 +69,15 @@ class ScoreSolution(GivenSolution, Asked):
 
 def _kind(value: Any) -> str:
     """The alternative that a value, JSON or a model, is meant to be."""
-    keys = value if isinstance(value, dict) else type(value).model_fields if isinstance(value, BaseModel) else ()
+    keys = (
+        value if isinstance(value, dict) else type(value).model_fields if isinstance(value, BaseModel) else ()
+    )
     return next((f"<{key}>" for key in ("items", "solution") if key in keys), "<steps>")
 
 
-Item = Annotated[Annotated[GivenSteps, Tag("<steps>")] | Annotated[GivenSolution, Tag("<solution>")], Discriminator(_kind)]
+Item = Annotated[
+    Annotated[GivenSteps, Tag("<steps>")] | Annotated[GivenSolution, Tag("<solution>")], Discriminator(_kind)
+]
 
 
 class ScoreItems(Asked):
@@ -81,7 +87,9 @@ class ScoreItems(Asked):
 
 
 ScoreRequest = Annotated[
-    Annotated[ScoreSteps, Tag("<steps>")] | Annotated[ScoreSolution, Tag("<solution>")] | Annotated[ScoreItems, Tag("<items>")],
+    Annotated[ScoreSteps, Tag("<steps>")]
+    | Annotated[ScoreSolution, Tag("<solution>")]
+    | Annotated[ScoreItems, Tag("<items>")],
     Discriminator(_kind),
 ]
 

@@ -11,7 +11,17 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from forkpoint.grading.ends import End
-from forkpoint.records import NUM_DECIMALS, Branch, Completion, Cost, Policy, Problem, ScoringCost, Solution, Tree
+from forkpoint.records import (
+    NUM_DECIMALS,
+    Branch,
+    Completion,
+    Cost,
+    Policy,
+    Problem,
+    ScoringCost,
+    Solution,
+    Tree,
+)
 from forkpoint.steps import Path
 
 
@@ -50,7 +60,13 @@ class TreeOutcome:
             for branch, texts in zip(self.tree.branches, self.branch_texts, strict=True)
         ]
         steered = {"scoring": asdict(self.scoring), "num_pruned": self.num_pruned} if self.scoring else {}
-        return {"kind": "tree", "prompt_ids": list(self.tree.prompt_ids), "branches": branches, **_common_row(self), **steered}
+        return {
+            "kind": "tree",
+            "prompt_ids": list(self.tree.prompt_ids),
+            "branches": branches,
+            **_common_row(self),
+            **steered,
+        }
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> TreeOutcome:
@@ -59,7 +75,9 @@ class TreeOutcome:
         steered: dict[str, Any] = {}
         if "scoring" in row:
             steered = {"scoring": ScoringCost(**row["scoring"]), "num_pruned": row["num_pruned"]}
-        return cls(tree=Tree(tuple(row["prompt_ids"]), branches), branch_texts=texts, **_common(row), **steered)
+        return cls(
+            tree=Tree(tuple(row["prompt_ids"]), branches), branch_texts=texts, **_common(row), **steered
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +93,10 @@ class SampleOutcome:
         return self.paths[leaf_idx]
 
     def solutions(self) -> tuple[Solution, ...]:
-        return tuple(_solution(path, end, len(path.completion)) for path, end in zip(self.paths, self.ends, strict=True))
+        return tuple(
+            _solution(path, end, len(path.completion))
+            for path, end in zip(self.paths, self.ends, strict=True)
+        )
 
     def to_row(self) -> dict[str, Any]:
         samples = [_completion_row(path.completion, path.token_texts) for path in self.paths]
@@ -83,16 +104,28 @@ class SampleOutcome:
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> SampleOutcome:
-        return cls(paths=tuple(Path(_completion(item), tuple(item["texts"])) for item in row["samples"]), **_common(row))
+        return cls(
+            paths=tuple(Path(_completion(item), tuple(item["texts"])) for item in row["samples"]),
+            **_common(row),
+        )
 
 
 def paths_of(policy: Policy, completions: Sequence[Completion]) -> tuple[Path, ...]:
     """Completions with the text of their tokens."""
-    return tuple(Path(completion, tuple(policy.token_texts(completion.token_ids))) for completion in completions)
+    return tuple(
+        Path(completion, tuple(policy.token_texts(completion.token_ids))) for completion in completions
+    )
 
 
 def _solution(path: Path, end: End, num_sampled_tokens: int) -> Solution:
-    return Solution(path.text, path.completion.token_ids, path.completion.entropies, end.answer, end.is_correct, num_sampled_tokens)
+    return Solution(
+        path.text,
+        path.completion.token_ids,
+        path.completion.entropies,
+        end.answer,
+        end.is_correct,
+        num_sampled_tokens,
+    )
 
 
 def _completion_row(completion: Completion, texts: Sequence[str]) -> dict[str, Any]:
@@ -121,11 +154,19 @@ def _completion(item: dict[str, Any]) -> Completion:
 
 
 def _common_row(outcome: TreeOutcome | SampleOutcome) -> dict[str, Any]:
-    return {"problem": asdict(outcome.problem), "ends": [asdict(end) for end in outcome.ends], "cost": asdict(outcome.cost)}
+    return {
+        "problem": asdict(outcome.problem),
+        "ends": [asdict(end) for end in outcome.ends],
+        "cost": asdict(outcome.cost),
+    }
 
 
 def _common(row: dict[str, Any]) -> dict[str, Any]:
-    return {"problem": Problem(**row["problem"]), "ends": tuple(End(**end) for end in row["ends"]), "cost": Cost(**row["cost"])}
+    return {
+        "problem": Problem(**row["problem"]),
+        "ends": tuple(End(**end) for end in row["ends"]),
+        "cost": Cost(**row["cost"]),
+    }
 
 
 def _rounded(numbers: Sequence[float]) -> list[float]:

@@ -38,12 +38,19 @@ def sample(
     limits = max_tokens or [config.max_tokens] * len(prefixes)
     spans = spans or [range(config.num_samples)] * len(prefixes)
     requests = [
-        [Request(prefix, limit, config.temperature, config.top_p, sample_seed(prefix, config.seed, sample_idx)) for sample_idx in span]
+        [
+            Request(
+                prefix, limit, config.temperature, config.top_p, sample_seed(prefix, config.seed, sample_idx)
+            )
+            for sample_idx in span
+        ]
         for prefix, limit, span in zip(prefixes, limits, spans, strict=True)
     ]
     completions = iter(policy.generate([request for group in requests for request in group]))
     groups = [[next(completions) for _ in group] for group in requests]
-    return [(group, Cost.of(its_requests, group)) for its_requests, group in zip(requests, groups, strict=True)]
+    return [
+        (group, Cost.of(its_requests, group)) for its_requests, group in zip(requests, groups, strict=True)
+    ]
 
 
 def sample_seed(prefix_ids: Sequence[int], seed: int, sample_idx: int) -> int:

@@ -26,15 +26,33 @@ class ScoreWork:
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
         outcomes = [outcome_of(row) for row in self._run.rows([self._outcome_keys[idx] for idx in idxs])]
         steps = [solution_steps(outcome, self._format) for outcome in outcomes]
-        distinct = {(outcome.problem.question, item): 0 for outcome, items in zip(outcomes, steps, strict=True) for item in items}
+        distinct = {
+            (outcome.problem.question, item): 0
+            for outcome, items in zip(outcomes, steps, strict=True)
+            for item in items
+        }
         pairs = list(distinct)
-        scores = dict(zip(pairs, self._scorer.score([pair[0] for pair in pairs], [pair[1] for pair in pairs]), strict=True))
+        scores = dict(
+            zip(
+                pairs,
+                self._scorer.score([pair[0] for pair in pairs], [pair[1] for pair in pairs]),
+                strict=True,
+            )
+        )
         return [
-            {"kind": "scores", "scores": [[round(score, 6) for score in scores[outcome.problem.question, item]] for item in items]}
+            {
+                "kind": "scores",
+                "scores": [
+                    [round(score, 6) for score in scores[outcome.problem.question, item]] for item in items
+                ],
+            }
             for outcome, items in zip(outcomes, steps, strict=True)
         ]
 
 
 def solution_steps(outcome: TreeOutcome | SampleOutcome, prm_format: PRMFormat) -> list[tuple[str, ...]]:
     """The steps of every solution, cut as the PRM's training data was."""
-    return [outcome.path(idx).steps(prm_format.segmentation, prm_format.rule)[0] for idx in range(len(outcome.ends))]
+    return [
+        outcome.path(idx).steps(prm_format.segmentation, prm_format.rule)[0]
+        for idx in range(len(outcome.ends))
+    ]

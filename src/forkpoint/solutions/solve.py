@@ -13,10 +13,12 @@ from forkpoint.records import Cost, Policy, Problem, Tree
 from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome, paths_of
 from forkpoint.solutions.sample import RolloutConfig, sample
 from forkpoint.trees.grow import TreeConfig, grow_trees
-from forkpoint.trees.steer import Steering, search_trees
+from forkpoint.trees.steer import Steering, steer_trees
 
 
-def solve_by_tree(policy: Policy, problems: Sequence[Problem], config: TreeConfig, steering: Steering | None = None) -> list[TreeOutcome]:
+def solve_by_tree(
+    policy: Policy, problems: Sequence[Problem], config: TreeConfig, steering: Steering | None = None
+) -> list[TreeOutcome]:
     """An EDU tree per problem, steered by a PRM where `steering` says how (P-EDU, MCTS-EDU).
 
     ValueError where a prompt does not fit the policy's context.
@@ -24,25 +26,39 @@ def solve_by_tree(policy: Policy, problems: Sequence[Problem], config: TreeConfi
     if steering is None:
         grown = grow_trees(policy, [policy.encode_question(problem.question) for problem in problems], config)
         return _graded_trees(policy, problems, grown)
-    found = search_trees(policy, problems, config, steering.search, steering.scorer, steering.prm_format, steering.count_tokens)
+    found = steer_trees(
+        policy, problems, config, steering.search, steering.scorer, steering.prm_format, steering.count_tokens
+    )
     outcomes = _graded_trees(policy, problems, [(item.tree, item.cost) for item in found])
-    return [replace(outcome, scoring=item.scoring, num_pruned=item.num_pruned) for outcome, item in zip(outcomes, found, strict=True)]
+    return [
+        replace(outcome, scoring=item.scoring, num_pruned=item.num_pruned)
+        for outcome, item in zip(outcomes, found, strict=True)
+    ]
 
 
-def _graded_trees(policy: Policy, problems: Sequence[Problem], grown: Sequence[tuple[Tree, Cost]]) -> list[TreeOutcome]:
+def _graded_trees(
+    policy: Policy, problems: Sequence[Problem], grown: Sequence[tuple[Tree, Cost]]
+) -> list[TreeOutcome]:
     paths = [paths_of(policy, [tree.path(idx) for idx in range(tree.num_leaves)]) for tree, _ in grown]
     ends = graded(problems, [[path.text for path in its_paths] for its_paths in paths])
     outcomes = []
     for problem, (tree, cost), its_paths, its_ends in zip(problems, grown, paths, ends, strict=True):
-        own_texts = tuple(path.token_texts[branch.fork :] for path, branch in zip(its_paths, tree.branches, strict=True))
+        own_texts = tuple(
+            path.token_texts[branch.fork :] for path, branch in zip(its_paths, tree.branches, strict=True)
+        )
         outcomes.append(TreeOutcome(problem, tree, own_texts, its_ends, cost))
     return outcomes
 
 
-def solve_by_sampling(policy: Policy, problems: Sequence[Problem], config: RolloutConfig) -> list[SampleOutcome]:
+def solve_by_sampling(
+    policy: Policy, problems: Sequence[Problem], config: RolloutConfig
+) -> list[SampleOutcome]:
     """Independent samples of every prompt. ValueError where a prompt does not fit the policy's context."""
     prompts = [policy.encode_question(problem.question) for problem in problems]
-    room = [config.max_tokens if policy.max_length is None else policy.max_length - len(prompt) for prompt in prompts]
+    room = [
+        config.max_tokens if policy.max_length is None else policy.max_length - len(prompt)
+        for prompt in prompts
+    ]
     sampled = sample(policy, prompts, config, [min(config.max_tokens, tokens) for tokens in room])
     paths = [paths_of(policy, completions) for completions, _ in sampled]
     ends = graded(problems, [[path.text for path in its_paths] for its_paths in paths])

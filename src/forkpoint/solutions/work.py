@@ -21,14 +21,24 @@ from forkpoint.trees.steer import Steering
 class TreeWork:
     """One tree per problem; a problem whose prompt does not fit the policy's context gets a row that says so."""
 
-    def __init__(self, policy: Policy, problems: Sequence[Problem], config: TreeConfig, steering: Steering | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        problems: Sequence[Problem],
+        config: TreeConfig,
+        steering: Steering | None = None,
+    ) -> None:
         self._policy, self._problems, self._config, self._steering = policy, problems, config, steering
         identity = {"tree": asdict(config), "policy": policy.name} | (steering.identity() if steering else {})
         self.keys = [content_key({**identity, "problem": asdict(problem)}) for problem in problems]
 
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
         problems = [self._problems[idx] for idx in idxs]
-        return _solved(self._policy, problems, lambda fitting: solve_by_tree(self._policy, fitting, self._config, self._steering))
+        return _solved(
+            self._policy,
+            problems,
+            lambda fitting: solve_by_tree(self._policy, fitting, self._config, self._steering),
+        )
 
 
 class SampleWork:
@@ -36,11 +46,16 @@ class SampleWork:
 
     def __init__(self, policy: Policy, problems: Sequence[Problem], config: RolloutConfig) -> None:
         self._policy, self._problems, self._config = policy, problems, config
-        self.keys = [content_key({"samples": asdict(config), "policy": policy.name, "problem": asdict(problem)}) for problem in problems]
+        self.keys = [
+            content_key({"samples": asdict(config), "policy": policy.name, "problem": asdict(problem)})
+            for problem in problems
+        ]
 
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
         problems = [self._problems[idx] for idx in idxs]
-        return _solved(self._policy, problems, lambda fitting: solve_by_sampling(self._policy, fitting, self._config))
+        return _solved(
+            self._policy, problems, lambda fitting: solve_by_sampling(self._policy, fitting, self._config)
+        )
 
 
 def outcome_of(row: dict[str, Any]) -> TreeOutcome | SampleOutcome:

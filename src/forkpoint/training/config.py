@@ -27,7 +27,15 @@ class SFTConfig:
     weight_decay: float = 0.0
     lora_rank: int = 0
     """Rank of LoRA adapters, merged into the saved model; 0 trains all weights."""
-    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    lora_targets: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
     """Modules that get adapters."""
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     """Of the weights while training and as saved; auto keeps the checkpoint's. bfloat16 rounds steps of 5e-7 away."""
@@ -36,11 +44,15 @@ class SFTConfig:
 
     def __post_init__(self) -> None:
         if not (self.learning_rate > 0 and self.num_epochs > 0):
-            raise ValueError(f"learning_rate and num_epochs must be above 0; {self.learning_rate} and {self.num_epochs} were given")
+            raise ValueError(
+                f"learning_rate and num_epochs must be above 0; {self.learning_rate} and {self.num_epochs} were given"
+            )
         if min(self.batch_size, self.micro_batch_size, self.save_every) < 1:
             raise ValueError("batch_size, micro_batch_size and save_every must be at least 1")
         if self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
         if not 0 <= self.warmup_share < 1 or self.weight_decay < 0 or self.lora_rank < 0:
             raise ValueError("warmup_share must be in [0, 1), weight_decay and lora_rank at least 0")
         if self.dtype not in ("float32", "bfloat16", "auto"):
@@ -100,7 +112,15 @@ class TrainConfig:
     """Solutions of one problem to train on at most, right and wrong in turn; 0 takes all."""
     lora_rank: int = 0
     """Rank of LoRA adapters, merged into the saved model; 0 trains all weights."""
-    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    lora_targets: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
     """Modules that get adapters."""
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     """Of the weights while training; auto keeps the checkpoint's."""
@@ -111,11 +131,15 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.batch_size % self.micro_batch_size:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}")
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
+            )
         if self.packing not in ("tree", "flat"):
             raise ValueError(f"packing {self.packing!r} is unknown; choose from tree, flat")
         if self.label_weighting not in ("uniform", "evidence"):
-            raise ValueError(f"label_weighting {self.label_weighting!r} is unknown; choose from uniform, evidence")
+            raise ValueError(
+                f"label_weighting {self.label_weighting!r} is unknown; choose from uniform, evidence"
+            )
         if self.learning_rate <= 0 or self.num_epochs <= 0:
             raise ValueError("learning_rate and num_epochs must be above 0")
 

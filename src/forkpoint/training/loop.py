@@ -71,7 +71,12 @@ class LengthSampler(Sampler[int]):
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, num_blank: int = 0) -> None:
         """`num_blank` times the index after the last row ends every epoch."""
-        self._lengths, self._batch_size, self._seed, self._num_blank = list(lengths), batch_size, seed, num_blank
+        self._lengths, self._batch_size, self._seed, self._num_blank = (
+            list(lengths),
+            batch_size,
+            seed,
+            num_blank,
+        )
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -89,11 +94,17 @@ class LengthSampler(Sampler[int]):
         batches: list[list[int]] = []
         for start in range(0, len(idxs), pool):
             pooled = sorted(idxs[start : start + pool], key=lambda idx: -self._lengths[idx])
-            batches += [pooled[first : first + self._batch_size] for first in range(0, len(pooled), self._batch_size)]
+            batches += [
+                pooled[first : first + self._batch_size] for first in range(0, len(pooled), self._batch_size)
+            ]
         rng.shuffle(batches)
-        longest = max(range(len(batches)), key=lambda which: max(self._lengths[idx] for idx in batches[which]))
+        longest = max(
+            range(len(batches)), key=lambda which: max(self._lengths[idx] for idx in batches[which])
+        )
         batches[0], batches[longest] = batches[longest], batches[0]
-        batches.sort(key=lambda batch: len(batch) < self._batch_size)  # incomplete ones last, or they would shift all others
+        batches.sort(
+            key=lambda batch: len(batch) < self._batch_size
+        )  # incomplete ones last, or they would shift all others
         return iter([idx for batch in batches for idx in batch] + [len(idxs)] * self._num_blank)
 
 
@@ -112,7 +123,9 @@ class LoopTrainer(Trainer):
         num_at_once = self.args.train_batch_size * num_processes
         num_blank = -len(rows) % num_at_once if num_processes > 1 else 0
         batch_size = num_at_once * self.args.gradient_accumulation_steps
-        sampler = LengthSampler([len(row["input_ids"]) for row in rows], batch_size, self.args.seed, num_blank)
+        sampler = LengthSampler(
+            [len(row["input_ids"]) for row in rows], batch_size, self.args.seed, num_blank
+        )
         self.add_callback(_EpochCallback(sampler))
         return sampler
 
@@ -164,7 +177,8 @@ def trainer_arguments(checkpoints: Path, config: LoopConfig, seed: int) -> Train
         save_total_limit=2,
         logging_steps=1,
         seed=seed,
-        bf16=os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16",  # DeepSpeed compares it with what accelerate was told
+        bf16=os.environ.get("ACCELERATE_MIXED_PRECISION")
+        == "bf16",  # DeepSpeed compares it with what accelerate was told
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -172,7 +186,9 @@ def trainer_arguments(checkpoints: Path, config: LoopConfig, seed: int) -> Train
         dataloader_pin_memory=torch.cuda.is_available(),
         log_level="error",
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # one process has one GPU: the Trainer would spread a batch over all it sees
+    arguments._n_gpu = min(
+        arguments.n_gpu, 1
+    )  # one process has one GPU: the Trainer would spread a batch over all it sees
     return arguments
 
 
@@ -183,7 +199,12 @@ def with_lora(model: Any, config: LoopConfig, modules_to_save: Sequence[str] | N
     from peft import LoraConfig, get_peft_model
 
     kept = list(modules_to_save) if modules_to_save else None
-    lora = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=list(config.lora_targets), modules_to_save=kept)
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=2 * config.lora_rank,
+        target_modules=list(config.lora_targets),
+        modules_to_save=kept,
+    )
     return get_peft_model(model, lora)
 
 
@@ -244,6 +265,8 @@ class _StepCallback(TrainerCallback):
     def __init__(self, on_step: OnStep) -> None:
         self._on_step = on_step
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any
+    ) -> None:
         if logs and "loss" in logs:
             self._on_step(state.global_step, state.max_steps, logs["loss"])

@@ -28,7 +28,11 @@ TRAINING = "training"
 
 
 def train_prm(
-    labels: Path, base: str, out: Path, config: TrainConfig, on_step: Callable[[int, int, float], None] | None = None
+    labels: Path,
+    base: str,
+    out: Path,
+    config: TrainConfig,
+    on_step: Callable[[int, int, float], None] | None = None,
 ) -> TrainReport:
     """Train on the labelled solutions at `labels` from the model `base`, save the PRM at `out`.
 
@@ -73,7 +77,10 @@ def choose_solutions(solutions: Sequence[LabelledSolution], config: TrainConfig)
         by_problem.setdefault(solution.problem_id, []).append(solution)
     for problem_id, group in by_problem.items():
         rng = random.Random(f"{config.seed}/{problem_id}")
-        kinds = [[solution for solution in group if solution.is_correct == is_correct] for is_correct in (True, False)]
+        kinds = [
+            [solution for solution in group if solution.is_correct == is_correct]
+            for is_correct in (True, False)
+        ]
         for kind in kinds:
             rng.shuffle(kind)
         num_right = min(len(kinds[0]), max(limit - len(kinds[1]), (limit + 1) // 2))

@@ -24,7 +24,16 @@ from forkpoint.prms.packing import INPUT_NAMES, group_rows, model_inputs, pack, 
 from forkpoint.prms.tagged import GOOD_CLASS, model_class_of, tag_logits
 from forkpoint.records import LabelledSolution
 from forkpoint.training.config import TrainConfig, TrainReport
-from forkpoint.training.loop import IGNORED, LoopTrainer, OnStep, run_trainer, shared, trained_model, trainer_arguments, with_lora
+from forkpoint.training.loop import (
+    IGNORED,
+    LoopTrainer,
+    OnStep,
+    run_trainer,
+    shared,
+    trained_model,
+    trainer_arguments,
+    with_lora,
+)
 
 
 def train_rows(
@@ -44,18 +53,24 @@ def train_rows(
     layout = Layout(tokenizer, config.format)
     chosen, encoded, refusals = layout_rows(solutions, layout)
     if not chosen:
-        raise ValueError(f"no solution can be trained on; refused: {dict(refusals) or 'none, there are no labelled solutions'}")
+        raise ValueError(
+            f"no solution can be trained on; refused: {dict(refusals) or 'none, there are no labelled solutions'}"
+        )
     model = _model(base, config)
     packing = config.packing
     if packing == "tree" and not shared(takes_trees(model, max(len(row.input_ids) for row in encoded))):
         packing = "flat"
-    rows = pack_rows(chosen, encoded, config.max_pack_tokens if packing == "tree" else 0, label_weights(chosen, config))
+    rows = pack_rows(
+        chosen, encoded, config.max_pack_tokens if packing == "tree" else 0, label_weights(chosen, config)
+    )
     trainer = TagTrainer(
         layout=layout,
         model=model,
         args=trainer_arguments(checkpoints, config, config.seed),
         train_dataset=[*rows, blank_of(rows)],
-        data_collator=TagCollator(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else layout.tag_id, model.dtype),
+        data_collator=TagCollator(
+            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else layout.tag_id, model.dtype
+        ),
     )
     losses = run_trainer(trainer, checkpoints, on_step)
     trained = trained_model(trainer, config, load=lambda: _model(base, config))
@@ -144,7 +159,12 @@ class TagCollator:
         tag_rows_K, tag_columns_K = tag_places(packs)
         values_K = torch.tensor([value for row in rows for value in row["values"]])
         weights_K = torch.tensor([weight for row in rows for weight in row["weights"]])
-        steps = {"tag_rows": tag_rows_K, "tag_columns": tag_columns_K, "weights": weights_K, "labels": values_K}
+        steps = {
+            "tag_rows": tag_rows_K,
+            "tag_columns": tag_columns_K,
+            "weights": weights_K,
+            "labels": values_K,
+        }
         return {**model_inputs(packs, self.pad_id, self.dtype), **steps}
 
 
@@ -161,19 +181,27 @@ class TagTrainer(LoopTrainer):
     ) -> tuple[list[dict[str, Any]], torch.Tensor]:
         """The next micro-batches of this process, and how many steps all processes have in theirs together."""
         batches = list(islice(epoch_iterator, num_batches))
-        num_steps = torch.tensor(sum(int((batch["labels"] != IGNORED).sum()) for batch in batches), device=device)
+        num_steps = torch.tensor(
+            sum(int((batch["labels"] != IGNORED).sum()) for batch in batches), device=device
+        )
         return batches, self.accelerator.reduce(num_steps)
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         values_K, rows_K, columns_K = inputs["labels"], inputs["tag_rows"], inputs["tag_columns"]
         read = {name: inputs[name] for name in INPUT_NAMES if name in inputs}
         logits_K_2 = tag_logits(model, self.layout, read, rows_K, columns_K)
         total = soft_cross_entropy(logits_K_2, values_K, inputs["weights"])
-        loss = total / num_items_in_batch * self.accelerator.num_processes  # the gradients of the processes are averaged
+        loss = (
+            total / num_items_in_batch * self.accelerator.num_processes
+        )  # the gradients of the processes are averaged
         return (loss, logits_K_2) if return_outputs else loss
 
 
-def soft_cross_entropy(logits_K_2: torch.Tensor, values_K: torch.Tensor, weights_K: torch.Tensor | None = None) -> torch.Tensor:
+def soft_cross_entropy(
+    logits_K_2: torch.Tensor, values_K: torch.Tensor, weights_K: torch.Tensor | None = None
+) -> torch.Tensor:
     """sum_k -w_k [v_k ln p_k + (1 - v_k) ln(1 - p_k)] with p = softmax(good, bad)[good]; values in [0, 1], weights 1 by default."""
     log_p_K_2 = logits_K_2.log_softmax(-1)
     losses_K = -(values_K * log_p_K_2[:, 0] + (1 - values_K) * log_p_K_2[:, 1])

@@ -20,7 +20,9 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-def train_once(directory: Path, product: Path, command: str, config: Mapping[str, Any], train: Callable[[Path], Any]) -> dict[str, Any]:
+def train_once(
+    directory: Path, product: Path, command: str, config: Mapping[str, Any], train: Callable[[Path], Any]
+) -> dict[str, Any]:
     """The fields of the report that `train(checkpoints)` gives, from the run `directory` where it is finished and `product` is there.
 
     Of several processes the first alone opens the run; all of them train, and return what it wrote. ValueError in one

@@ -21,7 +21,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from forkpoint.checkpoint import fingerprint, load_tokenizer
 from forkpoint.content_key import content_key
 from forkpoint.training.config import SFTConfig, SFTReport, SFTRow
-from forkpoint.training.loop import IGNORED, LoopTrainer, run_trainer, trained_model, trainer_arguments, with_lora
+from forkpoint.training.loop import (
+    IGNORED,
+    LoopTrainer,
+    run_trainer,
+    trained_model,
+    trainer_arguments,
+    with_lora,
+)
 from forkpoint.training.processes import train_once
 
 TRAINING = "training"
@@ -124,6 +131,10 @@ def _refuse_misfits(rows: Sequence[SFTRow], model_config: Any) -> None:
     for row_idx, row in enumerate(rows):
         ids = (*row.prompt_ids, *row.completion_ids)
         if not 0 <= min(ids) <= max(ids) < model_config.vocab_size:
-            raise ValueError(f"row {row_idx} has token ids outside of the model's {model_config.vocab_size}; was it made by another model?")
+            raise ValueError(
+                f"row {row_idx} has token ids outside of the model's {model_config.vocab_size}; was it made by another model?"
+            )
         if limit is not None and len(ids) > limit:
-            raise ValueError(f"row {row_idx} has {len(ids)} tokens, more than the model's {limit} positions; leave it out")
+            raise ValueError(
+                f"row {row_idx} has {len(ids)} tokens, more than the model's {limit} positions; leave it out"
+            )

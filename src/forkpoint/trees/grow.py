@@ -55,7 +55,9 @@ class TreeConfig:
         if self.order not in ORDERS:
             raise ValueError(f"order {self.order!r} is unknown; choose from {', '.join(ORDERS)}")
         if self.duplicates not in DUPLICATES:
-            raise ValueError(f"duplicates {self.duplicates!r} is unknown; choose from {', '.join(DUPLICATES)}")
+            raise ValueError(
+                f"duplicates {self.duplicates!r} is unknown; choose from {', '.join(DUPLICATES)}"
+            )
         if self.anchors_per_solution is not None and self.anchors_per_solution <= 0:
             raise ValueError(f"anchors_per_solution must be above 0; {self.anchors_per_solution} was given")
         self.rule  # noqa: B018 (checks tau and min_gap)
@@ -131,7 +133,10 @@ class OrderFrontier:
 
 
 def grow_trees(
-    policy: Policy, prompts: Sequence[tuple[int, ...]], config: TreeConfig, on_wave: Callable[[int], None] | None = None
+    policy: Policy,
+    prompts: Sequence[tuple[int, ...]],
+    config: TreeConfig,
+    on_wave: Callable[[int], None] | None = None,
 ) -> list[tuple[Tree, Cost]]:
     """One tree per prompt, with what it cost; the trees grow side by side, one request each per wave.
 
@@ -154,7 +159,9 @@ def _fitting(config: TreeConfig, policy: Policy, prompt_ids: tuple[int, ...]) ->
     if policy.max_length is None or len(prompt_ids) + config.max_tokens <= policy.max_length:
         return config
     if len(prompt_ids) >= policy.max_length:
-        raise ValueError(f"a prompt of {len(prompt_ids)} tokens leaves no room in the policy's context of {policy.max_length}")
+        raise ValueError(
+            f"a prompt of {len(prompt_ids)} tokens leaves no room in the policy's context of {policy.max_length}"
+        )
     return replace(config, max_tokens=policy.max_length - len(prompt_ids))
 
 
@@ -165,7 +172,9 @@ class TreeGrower:
     read: the frontier decides.
     """
 
-    def __init__(self, policy: Policy, prompt_ids: tuple[int, ...], config: TreeConfig, frontier: Frontier) -> None:
+    def __init__(
+        self, policy: Policy, prompt_ids: tuple[int, ...], config: TreeConfig, frontier: Frontier
+    ) -> None:
         self._policy, self._config, self._rule = policy, _fitting(config, policy, prompt_ids), config.rule
         self._prompt_ids = prompt_ids
         self._frontier = frontier
@@ -246,13 +255,17 @@ class TreeGrower:
             self._texts.add(text)
         self._branches.append(branch)
         texts = tuple(self._policy.token_texts(path.token_ids))
-        self._frontier.add(Leaf(branch_idx, branch.parent_idx, branch.fork, path, texts, self._anchors(branch, path, texts)))
+        self._frontier.add(
+            Leaf(branch_idx, branch.parent_idx, branch.fork, path, texts, self._anchors(branch, path, texts))
+        )
 
     def _anchors(self, branch: Branch, path: Completion, token_texts: Sequence[str]) -> tuple[int, ...]:
         """The anchors on the branch's own tokens; the forced first token of a fork is forked already."""
         can_fork = self._rule.can_fork(token_texts)
         first_own = branch.fork + (branch.parent_idx is not None)
-        return tuple(position for position in self._rule.anchors(path.entropies, can_fork) if position >= first_own)
+        return tuple(
+            position for position in self._rule.anchors(path.entropies, can_fork) if position >= first_own
+        )
 
 
 def shared_lengths(tree: Tree) -> list[list[int]]:

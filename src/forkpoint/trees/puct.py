@@ -31,7 +31,9 @@ class Judgement:
 
     def before(self, position: int) -> tuple[float, ...]:
         """The scores of the steps that are complete before a token position: what a PRM trained on steps can judge there."""
-        return tuple(score for score, end in zip(self.step_scores, self.step_ends, strict=True) if end <= position)
+        return tuple(
+            score for score, end in zip(self.step_scores, self.step_ends, strict=True) if end <= position
+        )
 
 
 @dataclass(slots=True)
@@ -62,7 +64,9 @@ class _Below:
         return self.total / self.num_leaves if self.num_leaves else default
 
     def __add__(self, other: _Below) -> _Below:
-        return _Below(self.num_leaves + other.num_leaves, self.total + other.total, self.is_open or other.is_open)
+        return _Below(
+            self.num_leaves + other.num_leaves, self.total + other.total, self.is_open or other.is_open
+        )
 
 
 class PUCTChooser:
@@ -80,12 +84,18 @@ class PUCTChooser:
         self._forks: list[list[_Fork]] = []
 
     def add(self, leaf: Leaf, judgement: Judgement) -> None:
-        assert leaf.branch_idx == len(self._values), "every branch is added, in the order in which they were grown"
+        assert leaf.branch_idx == len(self._values), (
+            "every branch is added, in the order in which they were grown"
+        )
         assert judgement.value is not None, "a search needs the value of every leaf"
         if leaf.parent_idx is not None:
-            next(fork for fork in self._forks[leaf.parent_idx] if fork.position == leaf.fork).child_idx = leaf.branch_idx
+            next(
+                fork for fork in self._forks[leaf.parent_idx] if fork.position == leaf.fork
+            ).child_idx = leaf.branch_idx
         self._values.append(judgement.value)
-        self._forks.append([self._fork(leaf, position, judgement.before(position)) for position in leaf.anchors])
+        self._forks.append(
+            [self._fork(leaf, position, judgement.before(position)) for position in leaf.anchors]
+        )
 
     def _fork(self, leaf: Leaf, position: int, scores: Sequence[float]) -> _Fork:
         taken, runner_up = leaf.path.logprobs[position], leaf.path.runner_up_logprobs[position]

@@ -38,7 +38,7 @@ CountTokens = Callable[[str, Sequence[str]], int]
 
 
 @dataclass(frozen=True)
-class SearchConfig:
+class SteeringConfig:
     """How scores steer a tree; the default is the plain tree, for which no scorer is needed."""
 
     expand: Expand = "order"
@@ -83,7 +83,7 @@ class SearchConfig:
 class Steering:
     """A search, and the PRM that it reads."""
 
-    search: SearchConfig
+    search: SteeringConfig
     scorer: Scorer | None = None
     prm_format: PRMFormat | None = None
     """How the PRM's steps are cut; None: at line ends."""
@@ -98,7 +98,7 @@ class Steering:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchedTree:
+class SteeredTree:
     """A tree grown with a score in view, and what that took."""
 
     tree: Tree
@@ -114,16 +114,16 @@ class SearchedTree:
         return self.cost.sampled_tokens + prm_weight * self.scoring.tokens
 
 
-def search_trees(
+def steer_trees(
     policy: Policy,
     problems: Sequence[Problem],
     config: TreeConfig,
-    search: SearchConfig,
+    search: SteeringConfig,
     scorer: Scorer | None = None,
     prm_format: PRMFormat | None = None,
     count_tokens: CountTokens | None = None,
     on_wave: Callable[[int], None] | None = None,
-) -> list[SearchedTree]:
+) -> list[SteeredTree]:
     """One tree per problem; they grow side by side, one leaf each per wave, and what a wave grew is scored in one call.
 
     Steps are cut as `prm_format` says (None: at line ends). `count_tokens` counts what the PRM reads; without it the
@@ -135,14 +135,21 @@ def search_trees(
     raises for a solution that it cannot read.
     """
     if search.needs_scorer and scorer is None:
-        raise ValueError("pruning, and mcts with value 'prm', need a scorer; give one, or choose prune_below 0 and another value")
+        raise ValueError(
+            "pruning, and mcts with value 'prm', need a scorer; give one, or choose prune_below 0 and another value"
+        )
     prm_format = prm_format or PRMFormat()
     if search.prune_below > 0 and prm_format.segmentation == "solution":
-        raise ValueError("a scorer of whole solutions has no score for the steps before a fork; choose prune_below 0, or a PRM of steps")
+        raise ValueError(
+            "a scorer of whole solutions has no score for the steps before a fork; choose prune_below 0, or a PRM of steps"
+        )
     judge = _Judge(problems, search, scorer if search.needs_scorer else None, prm_format, count_tokens)
     frontiers = [_JudgedFrontier(_chooser(config, search), search.prune_below) for _ in problems]
     prompts = [policy.encode_question(problem.question) for problem in problems]
-    growers = [TreeGrower(policy, prompt, config, frontier) for prompt, frontier in zip(prompts, frontiers, strict=True)]
+    growers = [
+        TreeGrower(policy, prompt, config, frontier)
+        for prompt, frontier in zip(prompts, frontiers, strict=True)
+    ]
     scoring = [ScoringCost() for _ in problems]
     while growing := [idx for idx, grower in enumerate(growers) if not grower.is_grown]:
         asked = [(growers[idx], request) for idx in growing if (request := growers[idx].step()) is not None]
@@ -151,13 +158,17 @@ def search_trees(
         completions = policy.generate([request for _, request in asked]) if asked else []
         for (grower, request), completion in zip(asked, completions, strict=True):
             grower.absorb(request, completion)
-        waiting = [(idx, leaf) for idx in growing if not growers[idx].is_grown and (leaf := frontiers[idx].waiting) is not None]
+        waiting = [
+            (idx, leaf)
+            for idx in growing
+            if not growers[idx].is_grown and (leaf := frontiers[idx].waiting) is not None
+        ]
         judged = judge([(idx, len(prompts[idx]), leaf) for idx, leaf in waiting])
         for (idx, _), (judgement, its_scoring) in zip(waiting, judged, strict=True):
             frontiers[idx].judge(judgement)
             scoring[idx] += its_scoring
     return [
-        SearchedTree(grower.tree, grower.cost, its_scoring, frontier.num_pruned)
+        SteeredTree(grower.tree, grower.cost, its_scoring, frontier.num_pruned)
         for grower, its_scoring, frontier in zip(growers, scoring, frontiers, strict=True)
     ]
 
@@ -168,7 +179,7 @@ class _Judge:
     def __init__(
         self,
         problems: Sequence[Problem],
-        search: SearchConfig,
+        search: SteeringConfig,
         scorer: Scorer | None,
         prm_format: PRMFormat,
         count_tokens: CountTokens | None,
@@ -206,7 +217,9 @@ class _Judge:
         assert self._scorer is not None, "steps are read only for a scorer"
         found = self._scorer.score([questions[idx] for idx in idxs], [steps[idx] for idx in idxs])
         if len(found) != len(idxs):
-            raise ValueError(f"scorer {self._scorer.name!r} was given {len(idxs)} solutions and scored {len(found)}; one each is needed")
+            raise ValueError(
+                f"scorer {self._scorer.name!r} was given {len(idxs)} solutions and scored {len(found)}; one each is needed"
+            )
         for idx, its_scores in zip(idxs, found, strict=True):
             if len(its_scores) != len(steps[idx]):
                 raise ValueError(
@@ -215,11 +228,15 @@ class _Judge:
                 )
             wrong = [score for score in its_scores if not 0 <= score <= 1]
             if wrong:
-                raise ValueError(f"scorer {self._scorer.name!r} gave the score {wrong[0]}; scores must be numbers in [0, 1]")
+                raise ValueError(
+                    f"scorer {self._scorer.name!r} gave the score {wrong[0]}; scores must be numbers in [0, 1]"
+                )
             scores[idx] = tuple(round(float(score), NUM_DECIMALS) for score in its_scores)
         return scores
 
-    def _values(self, items: Sequence[tuple[int, int, Leaf]], scores: Sequence[tuple[float, ...]]) -> list[float | None]:
+    def _values(
+        self, items: Sequence[tuple[int, int, Leaf]], scores: Sequence[tuple[float, ...]]
+    ) -> list[float | None]:
         if self._search.expand == "order":
             return [None] * len(items)
         if self._search.value == "prm":
@@ -230,7 +247,9 @@ class _Judge:
         ends = graded(problems, [["".join(leaf.token_texts)] for _, _, leaf in items])
         return [float(end.is_correct) for (end,) in ends]
 
-    def _cost(self, question: str, num_prompt: int, leaf: Leaf, steps: Sequence[str], ends: Sequence[int]) -> ScoringCost:
+    def _cost(
+        self, question: str, num_prompt: int, leaf: Leaf, steps: Sequence[str], ends: Sequence[int]
+    ) -> ScoringCost:
         if not steps:
             return ScoringCost()
         if self._count_tokens:
@@ -276,7 +295,11 @@ class _JudgedFrontier:
     def judge(self, judgement: Judgement) -> None:
         assert self.waiting is not None, "only a leaf that waits is judged"
         leaf, self.waiting = self.waiting, None
-        kept = tuple(position for position in leaf.anchors if min(judgement.before(position), default=1.0) >= self._prune_below)
+        kept = tuple(
+            position
+            for position in leaf.anchors
+            if min(judgement.before(position), default=1.0) >= self._prune_below
+        )
         self.num_pruned += len(leaf.anchors) - len(kept)
         self._chooser.add(replace(leaf, anchors=kept), judgement)
 
@@ -285,7 +308,7 @@ class _JudgedFrontier:
         return self._chooser.pop()
 
 
-def _chooser(config: TreeConfig, search: SearchConfig) -> Chooser:
+def _chooser(config: TreeConfig, search: SteeringConfig) -> Chooser:
     if search.expand == "mcts":
         return PUCTChooser(search.exploration, search.prior, search.aggregate)
     return _OrderChooser(OrderFrontier(config.order))
