@@ -468,7 +468,7 @@ def test_a_hanging_process_ends_even_where_its_parent_was_killed(user_graders: s
 def test_importing_the_grader_is_light() -> None:
     heavy = {"torch", "math_verify", "sympy", "datasets", "pyarrow", "transformers"}
     done = run_python(
-        "-c", f"import sys, forkpoint.grade, forkpoint.problems; print({heavy} & set(sys.modules))"
+        "-c", f"import sys, forkpoint.grading.grade, forkpoint.problems; print({heavy} & set(sys.modules))"
     )
     assert done.stdout.strip() == "set()"
 

@@ -138,7 +138,8 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_label_run import LABELLED_WHEN_KILLED, slow_policy, TREE
-from forkpoint.label_run import LabelConfig, label_problems
+from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.run import label_problems
 from forkpoint.runs import LocalExecutor
 label_problems(LABELLED_WHEN_KILLED, slow_policy(), Path(sys.argv[1]), TREE, LabelConfig(), LocalExecutor(chunk_size=3, progress=False))
 """
