@@ -51,12 +51,18 @@ class Durations:
 
     def unmarked(self) -> list[tuple[float, str]]:
         """(seconds, test), the slowest first."""
-        found = [(seconds, name) for name, seconds in self._seconds.items() if seconds > SLOW_S and name not in self._marked]
+        found = [
+            (seconds, name)
+            for name, seconds in self._seconds.items()
+            if seconds > SLOW_S and name not in self._marked
+        ]
         return sorted(found, reverse=True)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if unmarked := self.unmarked():
-            terminalreporter.section(f"took over {SLOW_S:g} s and have no marker `slow` (on a busy machine this can be chance)")
+            terminalreporter.section(
+                f"took over {SLOW_S:g} s and have no marker `slow` (on a busy machine this can be chance)"
+            )
             for seconds, name in unmarked:
                 terminalreporter.line(f"{seconds:6.1f} s  {name}")
 

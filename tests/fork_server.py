@@ -17,14 +17,22 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ["torch", "transformers", "accelerate", "peft", "datasets", "pyarrow", "numpy", "rich", "cyclopts"]
-"""Nothing of forkpoint: it reads the environment of its process when it is imported."""
+LOADED = ["torch", "transformers.trainer", "accelerate", "peft", "datasets", "rich", "cyclopts"]
+"""No `forkpoint.console`, which reads the environment of its process when it is imported."""
+JOBS = [
+    "forkpoint.training.prm_trainer",
+    "forkpoint.training.sft",
+    "forkpoint.policies.local",
+    "test_kills",
+    "test_distributed_training",
+]
+"""What processes of tests run."""
 
 
 def fork_server() -> ForkServerContext:
     """The context whose processes are forked from the server of these tests."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LIBRARIES)
+    context.set_forkserver_preload([*LOADED, *JOBS])
     return context
 
 
@@ -36,7 +44,10 @@ def start(target: Callable[..., Any], *args: Any) -> BaseProcess:
 
 
 def forkpoint(
-    *arguments: object, cwd: Path | None = None, environment: Mapping[str, str] | None = None, timeout_s: float = 240
+    *arguments: object,
+    cwd: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float = 240,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command line of forkpoint and return its exit status and what it wrote; `environment` adds to this process's."""
     command = [*map(str, arguments)]
@@ -48,10 +59,14 @@ def forkpoint(
             process.kill()
             process.join()
             raise subprocess.TimeoutExpired(command, timeout_s)
-        return subprocess.CompletedProcess(command, process.exitcode, *(path.read_text(encoding="utf-8") for path in outputs))
+        return subprocess.CompletedProcess(
+            command, process.exitcode, *(path.read_text(encoding="utf-8") for path in outputs)
+        )
 
 
-def _run(command: list[str], cwd: Path | None, environment: dict[str, str], stdout: Path, stderr: Path) -> None:
+def _run(
+    command: list[str], cwd: Path | None, environment: dict[str, str], stdout: Path, stderr: Path
+) -> None:
     os.environ.clear()
     os.environ.update(environment)
     if cwd is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import make_checkpoint
+from fork_server import forkpoint
 from forkpoint.formats.labels_file import write_labelled
 from labelled import visible_errors
 
@@ -35,13 +36,6 @@ COMMANDS = [
     "search",
     "push",
 ]
-
-
-def forkpoint(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "forkpoint", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, timeout=240, env={**os.environ, "COLUMNS": "160"}
-    )
 
 
 def succeeded(*arguments: object) -> str:

@@ -1,6 +1,6 @@
 """Training by several processes: what they learn is what one process learns, and one directory comes out.
 
-Children come from a fork server that has torch loaded; they find each other through a store that the test holds, so no
+Processes come from the fork server, which has torch loaded; they find each other through a store that the test holds, so no
 port is guessed. Two tests go through torchrun itself. Sharded training (FSDP2) runs on CPUs as accelerate sets it up on GPUs
 from our own recipe, in float32; DeepSpeed is not run.
 """
@@ -8,7 +8,6 @@ from our own recipe, in float32; DeepSpeed is not run.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -32,6 +31,7 @@ from safetensors.torch import load_file
 from torch.distributed import TCPStore, init_process_group  # type: ignore[attr-defined]
 from transformers import AutoModelForCausalLM, Trainer
 
+import fork_server
 from checkpoints import make_checkpoint, make_tokenizer
 from forkpoint.formats.labels_file import read_labelled, write_labelled
 from forkpoint.prms import load_prm
@@ -49,15 +49,6 @@ NUM_PROCESSES = 2
 PATIENCE_S = 300
 """For what takes seconds; nobody waits so long unless something hangs."""
 RECIPES = Path(__file__).parents[1] / "recipes" / "accelerate"
-PRELOADED = [
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "forkpoint.training.prm_trainer",
-    "forkpoint.training.sft",
-    "test_distributed_training",
-]
 Job = Callable[..., None]
 
 FLAT = TrainConfig(
@@ -180,17 +171,11 @@ class Started:
 def start(job: Job, *args: Any, sharded: bool = False) -> Started:
     """Start the processes as torchrun does, or with FSDP as accelerate does."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    processes: list[BaseProcess] = [
-        context.Process(
-            target=as_one_of_several,
-            args=(rank, store.port, fsdp_environment() if sharded else {}, job, *args),
-        )
+    environment = fsdp_environment() if sharded else {}
+    processes = [
+        fork_server.start(as_one_of_several, rank, store.port, environment, job, *args)
         for rank in range(NUM_PROCESSES)
     ]
-    for process in processes:
-        process.start()
     return Started(processes, store)
 
 

@@ -1,13 +1,12 @@
 """Two hundred SIGKILLs at random moments of `label`, `train` and `raft`: nothing lost, nothing doubled, the same data at the end.
 
-Children come from a fork server that has torch loaded, so a kill costs a fraction of a second. Moments are drawn between the
+Processes come from the fork server, which has torch loaded, so a kill costs a fraction of a second. Moments are drawn between the
 start and the time that a whole run takes; a run that ends is compared with one that was never killed, and begun anew.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import signal
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import make_checkpoint
+from fork_server import start
 from forkpoint.formats.labels_file import write_labelled
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.rollouts import RolloutPlan
@@ -47,15 +47,6 @@ TRAIN = TrainConfig(
     save_every=2,
     format=PRMFormat(tag="#", max_length=128),
 )
-PRELOADED = [
-    "torch",
-    "transformers",
-    "accelerate",
-    "forkpoint.training.prm_trainer",
-    "forkpoint.training.sft",
-    "forkpoint.policies.local",
-    "test_kills",
-]
 NUM_KILLS = {"label": 110, "train": 50, "raft": 40}
 SHARE = {"label": 0.5, "train": 1.1, "raft": 0.5}
 """Of the time of a whole run, before which a kill comes; training is short, and its start is most of it."""
@@ -128,17 +119,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_at_random_moments_the_data_is_that_of_a_run_that_never_was(
     job: str, base: Path, tmp_path: Path
 ) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-
-    def start(out: Path) -> multiprocessing.process.BaseProcess:
-        process = context.Process(target=JOBS[job], args=(base, out))
-        process.start()
-        return process
-
     def finished(out: Path) -> float:
         started = time.monotonic()
-        process = start(out)
+        process = start(JOBS[job], base, out)
         process.join(120)
         assert process.exitcode == 0
         return time.monotonic() - started
@@ -152,7 +135,7 @@ def test_killed_at_random_moments_the_data_is_that_of_a_run_that_never_was(
     reach = SHARE[job] * duration
     while num_kills < NUM_KILLS[job]:
         out = tmp_path / f"often-{num_runs}"
-        process = start(out)
+        process = start(JOBS[job], base, out)
         process.join(rng.uniform(0, reach))
         if process.exitcode is None:
             num_at_work += has_done_something(job, out)

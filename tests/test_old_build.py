@@ -23,13 +23,32 @@ LABEL = ["--max-tokens", "120"]
 PLANS = {
     "trees": [*LABEL, "--num-leaves", "4"],
     "rollouts": [*LABEL, "--method", "er", "--eta", "2", "--num-solutions", "2", "--num-rollouts", "3"],
-    "bisect": [*LABEL, "--method", "omega", "--bisect.search.num-rollouts", "4", "--bisect.search.max-searches", "2"],
+    "bisect": [
+        *LABEL,
+        "--method",
+        "omega",
+        "--bisect.search.num-rollouts",
+        "4",
+        "--bisect.search.max-searches",
+        "2",
+    ],
 }
 TRAIN = ["--learning-rate", "0.01", "--num-epochs", "4", "--batch-size", "2", "--micro-batch-size", "1"]
 FORMAT = ["--format.tag", "#", "--format.max-length", "1024"]
 TRUTH = ["--labels", "trees", "--prefixes.num-prefixes", "3", "--prefixes.num-rollouts", "4"]
 EVALUATE = ["--num-samples", "2", "--max-tokens", "120", "--threshold-problems", "lab:valid?num=2", *TRUTH]
-SEARCH = ["--method", "vote", "--method", "tree-vote", "--method", "beam", "--num-samples", "4", "--max-tokens", "120"]
+SEARCH = [
+    "--method",
+    "vote",
+    "--method",
+    "tree-vote",
+    "--method",
+    "beam",
+    "--num-samples",
+    "4",
+    "--max-tokens",
+    "120",
+]
 
 
 @pytest.fixture
@@ -63,7 +82,9 @@ def files_of(directory: Path) -> dict[str, bytes]:
 
 def test_its_prm_gives_the_scores_that_it_gave() -> None:
     rows = rows_of(OLD / "scores.jsonl")
-    scores = load_prm(OLD / "prm").score([row["question"] for row in rows], [tuple(row["steps"]) for row in rows])
+    scores = load_prm(OLD / "prm").score(
+        [row["question"] for row in rows], [tuple(row["steps"]) for row in rows]
+    )
     assert len(rows) == 10 and len({row["step_scores"][-1] for row in rows}) > 5
     for row, found in zip(rows, scores, strict=True):
         assert found == pytest.approx(row["step_scores"], abs=1e-5)
@@ -78,22 +99,31 @@ def test_a_finished_label_run_stays_as_it_is(plan: str, old: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "value"), [("trees", ["er:2", "--weighting", "policy"]), ("rollouts", ["mean"]), ("bisect", ["hit"])]
+    ("plan", "value"),
+    [("trees", ["er:2", "--weighting", "policy"]), ("rollouts", ["mean"]), ("bisect", ["hit"])],
 )
-def test_other_labels_of_its_outcomes_are_those_that_it_derived(plan: str, value: list[str], old: Path) -> None:
+def test_other_labels_of_its_outcomes_are_those_that_it_derived(
+    plan: str, value: list[str], old: Path
+) -> None:
     succeeded(old, "relabel", plan, "--value", *value, "--out", "labels.jsonl")
     assert (old / "labels.jsonl").read_bytes() == (OLD / "relabelled" / f"{plan}.jsonl").read_bytes()
 
 
-@pytest.mark.parametrize(("plan", "num", "num_done", "num_rows"), [("trees", 6, 2, 6), ("rollouts", 3, 8, 21)])
-def test_a_killed_label_run_goes_on_and_no_row_is_done_again(plan: str, num: int, num_done: int, num_rows: int, old: Path) -> None:
+@pytest.mark.parametrize(
+    ("plan", "num", "num_done", "num_rows"), [("trees", 6, 2, 6), ("rollouts", 3, 8, 21)]
+)
+def test_a_killed_label_run_goes_on_and_no_row_is_done_again(
+    plan: str, num: int, num_done: int, num_rows: int, old: Path
+) -> None:
     run = old / f"{plan}-killed"
     done = rows_of(run / "journal.jsonl")
     succeeded(old, "label", f"lab:train?num={num}", *PLANS[plan], "--batch-size", "1", "--out", run.name)
     assert len(done) == num_done
     assert rows_of(run / "journal.jsonl")[:num_done] == done
     assert len(by_key(run)) == num_rows
-    assert by_key(run).keys() >= by_key(OLD / plan).keys(), "the first problems are those of the run that was not killed"
+    assert by_key(run).keys() >= by_key(OLD / plan).keys(), (
+        "the first problems are those of the run that was not killed"
+    )
     assert (run / "manifest.json").is_file() and (run / "labels.jsonl").is_file()
 
 
@@ -104,7 +134,9 @@ def test_a_prm_is_trained_from_its_labels_as_it_was_then(old: Path) -> None:
     for name, weight in expected.items():
         assert torch.allclose(trained[name], weight, atol=1e-4), name
     assert max(float((weight - base[name]).abs().max()) for name, weight in expected.items()) > 0.01
-    assert (old / "new" / "forkpoint_prm.json").read_bytes() == (OLD / "prm" / "forkpoint_prm.json").read_bytes()
+    assert (old / "new" / "forkpoint_prm.json").read_bytes() == (
+        OLD / "prm" / "forkpoint_prm.json"
+    ).read_bytes()
 
 
 def test_a_finished_training_is_not_done_again(old: Path) -> None:
