@@ -147,6 +147,8 @@ def test_killed_at_random_moments_the_data_is_that_of_a_run_that_never_was(
         if process.exitcode == 0:
             assert files_of(job, out) == expected, f"after {num_kills} kills"
             num_runs += 1
+            if num_runs > num_kills + 5:
+                reach *= 0.9  # the machine has become faster: more runs end than are killed
         else:
             assert process.exitcode == -signal.SIGKILL, "a continued run failed"
     finished(tmp_path / f"often-{num_runs}")
