@@ -1,18 +1,25 @@
 # Two commands on a fresh machine with Python >= 3.11 and make: `make demo` and `make test`.
+# While editing: `make test-quick`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
+# processes that share the tests, and the memory of each (about 1 GB); more than two are untried
+TEST_PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test test-vllm lint clean
+.PHONY: demo test test-quick test-vllm lint clean
 
 demo: $(READY)
 	$(BIN)/forkpoint demo --out runs/demo
 
 test: $(READY) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(PYTEST)
+
+test-quick: $(READY)
+	$(PYTEST) -m 'not slow'
 
 test-vllm: $(VLLM_READY)
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests_vllm
