@@ -1,4 +1,4 @@
-"""Settings for all tests: one thread, a Ctrl-C that is heard, how tests are shared out to processes, and which are slow.
+"""Settings for all tests: one thread, a Ctrl-C that is heard, which files come first, and which tests are slow.
 
 One thread, since two on a busy core are many times slower than one. A shell that starts the tests in the background has them,
 and the processes that they start, ignore Ctrl-C; it is restored here.
@@ -19,22 +19,23 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 SLOW_S = 10.0
 """A test that takes longer has the marker `slow`."""
-SPREAD: set[str] = set()
-"""Files whose tests share nothing that takes time to make: each test goes to the process that is free."""
+LONGEST = [
+    "test_kills",
+    "test_distributed_training",
+    "test_ray",
+    "test_evidence",
+    "test_cli",
+    "test_raft",
+    "test_real_recipes",
+]
+"""Files that take longest, longest first: several processes begin with them, so that none has a long file left at the end."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several processes, keep the tests of a file together, and begin with the files that have slow tests."""
-    if not hasattr(config, "workerinput"):
-        return
-    slow: dict[str, int] = defaultdict(int)
-    for item in items:
-        name = item.path.stem
-        if name not in SPREAD:
-            item.add_marker(pytest.mark.xdist_group(name))
-        slow[name] += item.get_closest_marker("slow") is not None
-    items.sort(key=lambda item: -slow[item.path.stem])
+    """With several processes, begin with the files that take longest; one process takes the files in their order."""
+    if hasattr(config, "workerinput"):
+        ranks = {name: rank for rank, name in enumerate(LONGEST)}
+        items.sort(key=lambda item: ranks.get(item.path.stem, len(LONGEST)))
 
 
 class Durations:
