@@ -1,7 +1,7 @@
-"""One fork server for all tests that start processes: what is slow to import is imported once, and each process is forked from it.
+"""One fork server for all tests that start processes: it imports once what is slow to import.
 
-A process is as separate as one that a shell starts: it has its own memory, signals, standard streams and exit status. Only the
-import of libraries is shared. The server starts with its first process and ends with the tests.
+A process is as separate as one that a shell starts: it has its own memory, signals, standard streams and exit
+status. Only the import of libraries is shared. The server starts with its first process and ends with the tests.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def forkpoint(
     environment: Mapping[str, str] | None = None,
     timeout_s: float = 240,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command line of forkpoint and return its exit status and what it wrote; `environment` adds to this process's."""
+    """Run a command line of forkpoint and return its exit status and what it wrote.
+
+    `environment` adds to that of this process.
+    """
     command = [*map(str, arguments)]
     with tempfile.TemporaryDirectory() as directory:
         outputs = [Path(directory) / name for name in ("stdout", "stderr")]
