@@ -105,6 +105,7 @@ def test_bad_input_is_one_clear_sentence_and_status_2(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_label_runs_on_published_gsm8k_with_any_model_directory(tmp_path: Path) -> None:
     file = DATA / "gsm8k" / "test.jsonl"
     if not file.exists():
@@ -123,6 +124,7 @@ def test_label_runs_on_published_gsm8k_with_any_model_directory(tmp_path: Path) 
     )
 
 
+@pytest.mark.slow
 def test_train_and_score_a_file(tmp_path: Path) -> None:
     write_labelled(tmp_path / "labels.jsonl", visible_errors(20))
     base = make_checkpoint(tmp_path / "base", initializer_range=0.1)
@@ -156,6 +158,7 @@ def test_train_and_score_a_file(tmp_path: Path) -> None:
     assert not (tmp_path / "other.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_one_run_of_rollouts_gives_every_label_in_every_format(tmp_path: Path) -> None:
     run, plan = tmp_path / "run", ["--num-solutions", 2, "--num-rollouts", 4, "--max-tokens", 120]
     assert "num_rollouts " in succeeded(
@@ -191,6 +194,7 @@ def test_one_run_of_rollouts_gives_every_label_in_every_format(tmp_path: Path) -
     assert "6 solutions written, 0 rows left out" in again
 
 
+@pytest.mark.slow
 def test_a_sweep_and_a_raft_run_end_with_a_table(tmp_path: Path) -> None:
     plan = ["--plan", "rollouts", "--num-solutions", 2, "--num-rollouts", 2, "--max-tokens", 120]
     succeeded("label", "lab:train?num=3", *plan, "--out", tmp_path / "run")

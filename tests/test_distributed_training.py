@@ -45,6 +45,8 @@ from forkpoint.training.prm_trainer import TagCollator, layout_rows, pack_rows, 
 from forkpoint.training.sft import fine_tune
 from labelled import label
 
+pytestmark = pytest.mark.slow
+
 NUM_PROCESSES = 2
 PATIENCE_S = 300
 """For what takes seconds; nobody waits so long unless something hangs."""

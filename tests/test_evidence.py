@@ -25,6 +25,8 @@ from forkpoint.solutions.solve import solve_by_tree
 from forkpoint.steps import AnchorRule
 from forkpoint.trees.grow import TreeConfig
 
+pytestmark = pytest.mark.slow
+
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 

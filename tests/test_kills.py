@@ -33,6 +33,8 @@ from labelled import visible_errors
 from test_raft import files_of as files_of_raft
 from test_raft import learned
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = {
     "": {"one\n": 0.6, "two\n": 0.4},
     "one\n": {"half\n": 0.5, "The answer is 2": 0.5},

@@ -42,6 +42,7 @@ def test_any_text_survives_its_tokenizer(policy: LocalPolicy) -> None:
     assert policy.decode(policy.encode_question(text)) == text + "\n"
 
 
+@pytest.mark.slow
 def test_it_is_useful_on_held_out_problems(policy: LocalPolicy) -> None:
     found = check_policy(policy, CheckConfig(problems="lab:test?num=150&seed=7", num_samples=64))
     assert found.greedy.low < 0.65 and found.greedy.high > 0.35

@@ -51,6 +51,8 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fork
 
 from forkpoint.runs.ray import NUM_ATTEMPTS, RayExecutor, _room  # noqa: E402 (needs Ray)
 
+pytestmark = pytest.mark.slow
+
 PATIENCE_S = 180.0
 """With a busy machine."""
 NUM_CPUS = 4
