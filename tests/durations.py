@@ -10,7 +10,7 @@ from collections import defaultdict
 import pytest
 
 SLOW_S = 10.0
-"""A test that takes longer on a quiet core has the marker `slow`."""
+"""A test that takes half of this on a quiet core has the marker `slow`; cores are seldom quiet."""
 
 
 class Durations:

@@ -54,6 +54,7 @@ def test_a_goal_is_met_by_the_median_from_its_own_side(benchmark_of: Any) -> Non
     assert ratio([1.0]).is_met is None
 
 
+@pytest.mark.slow
 def test_labelling_compares_all_ways_and_the_loops_estimate_what_rollouts_do(
     benchmark_of: Any, keeps_torch_settings: None, tmp_path: Path
 ) -> None:

@@ -174,6 +174,7 @@ def test_how_many_searches_are_under_way_changes_neither_labels_nor_their_order(
     )
 
 
+@pytest.mark.slow
 def test_first_errors_are_those_of_rolling_every_prefix_out(tmp_path: Path) -> None:
     """On lab problems with the lab policy, for every searched solution whose values are monotone."""
     policy, problems = load_policy("lab"), load_problems("lab:train?num=12&seed=3")

@@ -156,6 +156,7 @@ def slow_policy() -> ScriptedPolicy:
     return SlowPolicy(SCRIPT, name="slow")
 
 
+@pytest.mark.slow
 def test_killed_at_20_random_moments_the_journal_is_the_uninterrupted_one(tmp_path: Path) -> None:
     program = tmp_path / "label.py"
     program.write_text(LABEL.format(tests=str(Path(__file__).parent)))

@@ -245,6 +245,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Raft
 Finished = tuple[Path, Path, RaftReport, list[str]]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_at_every_stage_and_killed_once_comes_to_the_same_bytes(
     tmp_path: Path, finished: Finished
 ) -> None:
@@ -325,6 +326,7 @@ def test_results_have_the_promised_shape(finished: Finished) -> None:
     assert "seconds" not in (once / "raft.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_lab_policy_learns_from_its_own_right_solutions(tmp_path: Path) -> None:
     config = RaftConfig(
         num_iterations=1, num_samples=8, max_tokens=100, select="outcome", num_eval_samples=2,

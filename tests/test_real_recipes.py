@@ -219,6 +219,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["7b", "72b"])
 def test_edu_prm_runs_from_end_to_end_on_a_tiny_qwen2(
     size: str, models: dict[str, Path], problem_files: dict[str, str], tmp_path: Path
@@ -274,6 +275,7 @@ def er_runs(
     return runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("generator", "value"), [("mistral", "er:2"), ("deepseek", "er:10")])
 def test_er_prm_runs_from_end_to_end_on_tiny_models(
     generator: str, value: str, er_runs: dict[str, Finished]
@@ -285,6 +287,7 @@ def test_er_prm_runs_from_end_to_end_on_tiny_models(
     assert all((out / f"evaluate-{name}-{value}" / "report.html").is_file() for name in ("gsm8k", "math"))
 
 
+@pytest.mark.slow
 def test_a_baseline_is_another_value_of_the_same_rollouts(er_runs: dict[str, Finished]) -> None:
     done = er_runs["mistral"]
     journal = (done.out / "rollouts" / "journal.jsonl").read_bytes()
@@ -299,6 +302,7 @@ def test_a_baseline_is_another_value_of_the_same_rollouts(er_runs: dict[str, Fin
     assert (done.out / "labels-mean.jsonl").is_file()
 
 
+@pytest.mark.slow
 def test_raft_runs_from_end_to_end_on_a_tiny_mistral(
     er_runs: dict[str, Finished], models: dict[str, Path], problem_files: dict[str, str], tmp_path: Path
 ) -> None:

@@ -457,6 +457,7 @@ def test_seconds_go_on_where_a_killed_writer_last_added_a_row(
 # --- stopped at any moment
 
 
+@pytest.mark.slow
 def test_a_run_killed_thirty_times_ends_byte_for_byte_like_one_that_never_was(
     directory: Path, uninterrupted: Callable[[int, int], bytes]
 ) -> None:
