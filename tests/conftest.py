@@ -23,10 +23,10 @@ hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
 
 LONGEST = [
-    "test_kills",
-    "test_distributed_training",
-    "test_ray",
     "test_evidence",
+    "test_distributed_training",
+    "test_kills",
+    "test_ray",
     "test_cli",
     "test_raft",
     "test_real_recipes",
