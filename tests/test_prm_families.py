@@ -24,7 +24,7 @@ from transformers import (
 
 from checkpoints import make_checkpoint, make_public_prm, make_tokenizer
 from forkpoint.cli import main
-from forkpoint.errors import LayoutError
+from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms import load_prm
 from forkpoint.prms.export import save_as_qwen
 from forkpoint.prms.families import FAMILIES, PUBLISHED, family_class, recognise
@@ -251,7 +251,7 @@ def test_what_does_not_fit_the_model_is_refused_never_cut(checkpoints: dict[str,
     prm = load(checkpoints, family)
     fits = "x" * 600
     assert len(prm.score([fits], [["Step 1: 1", "Step 2: 2"]])[0]) == 2
-    with pytest.raises(LayoutError, match=r"takes \d+ tokens in the .* layout, and the model reads 1024"):
+    with pytest.raises(TooLongError, match=r"takes \d+ tokens in the .* layout, and the model reads 1024"):
         prm.score(["1 + 1?", fits], [["Step 1: 1"], ["Step 1: " + fits]])
     with pytest.raises(LayoutError, match="without steps"):
         prm.score(["1 + 1?"], [[]])

@@ -7,6 +7,7 @@ Exception
     │   ├── ConfigDiffers   it was started with another configuration
     │   └── JournalCorrupt  a complete line of the journal cannot be read
     ├── LayoutError         text, tags and tokens do not fit together; scoring would be silently wrong
+    │   └── TooLongError    the solution has more tokens than the PRM reads
     ├── ServerError         a server refused, answered what cannot be used, or stayed away for too long
     └── MissingPackageError what was asked for needs a package that is not installed
 """
@@ -36,6 +37,10 @@ class JournalCorrupt(RunError):
 
 class LayoutError(ForkpointError):
     """Step tags, positions or lengths do not fit a model's tokenizer; refusing is the only honest answer."""
+
+
+class TooLongError(LayoutError):
+    """A solution has more tokens than the PRM reads; it is refused, never cut."""
 
 
 class ServerError(ForkpointError):

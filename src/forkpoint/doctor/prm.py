@@ -20,7 +20,7 @@ from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.reader import Reader, directory_of, reader_of
 from forkpoint.doctor.samples import ORDINARY, PAIRS, TRICKY, Sample
 from forkpoint.doctor.vocabulary import check_vocabulary, num_embeddings
-from forkpoint.errors import LayoutError
+from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms import load_prm
 from forkpoint.prms.families import OURS
 from forkpoint.prms.layout import EncodedSolution
@@ -244,7 +244,7 @@ def _solutions(reader: Reader, solutions: Sequence[Sample]) -> Finding:
             fault = _misplaced(reader, sample)
         except LayoutError as error:
             fault = str(error)
-            why["too long" if "takes " in fault else "does not fit"] += 1
+            why["too long" if isinstance(error, TooLongError) else "does not fit"] += 1
         else:
             why["read in the wrong places"] += fault is not None
         if fault:

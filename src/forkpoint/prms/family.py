@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from forkpoint.errors import LayoutError
+from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms.layout import EncodedSolution, PRMFormat
 from forkpoint.prms.packed import PackedPRM
 from forkpoint.select import Aggregate
@@ -83,7 +83,7 @@ class Family(ABC):
                 "some text runs into a tag or looks like one, so no score could be told from another"
             )
         if len(input_ids) > self.max_length:
-            raise LayoutError(
+            raise TooLongError(
                 f"the solution takes {len(input_ids)} tokens in the {self.name} layout, and the model reads {self.max_length}; "
                 "a cut would lose steps, so it is refused: leave it out"
             )

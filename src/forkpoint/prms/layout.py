@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from forkpoint.errors import LayoutError
+from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.select import AGGREGATES, Aggregate
 from forkpoint.steps import SEGMENTATIONS, AnchorRule, Segmentation
 
@@ -115,7 +115,7 @@ class Layout:
             tag_positions.append(len(input_ids))
             input_ids.append(self.tag_id)
         if len(input_ids) > self.format.max_length:
-            raise LayoutError(
+            raise TooLongError(
                 f"the solution takes {len(input_ids)} tokens with its tags, more than max_length {self.format.max_length}; "
                 "a cut would lose step tags, so it is refused: raise max_length or leave it out"
             )
