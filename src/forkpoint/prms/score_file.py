@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from forkpoint.prms.scores import checked_scores
 from forkpoint.records import Scorer
 from forkpoint.select import Aggregate, aggregate
 from forkpoint.steps import Segmentation, newline_steps
@@ -61,9 +62,14 @@ def score_rows(
             f"this PRM was trained on {segmentation} steps, which cannot be read off a text; give `steps` instead of `solution`"
         )
     steps = [row["steps"] if "steps" in row else newline_steps(row["solution"]) for row in rows]
-    scores = scorer.score([row["question"] for row in rows], steps)
+    scores = checked_scores(scorer, [row["question"] for row in rows], steps)
     return [
-        {**row, "steps": list(its_steps), "step_scores": its_scores, "score": aggregate(its_scores, how)}
+        {
+            **row,
+            "steps": list(its_steps),
+            "step_scores": list(its_scores),
+            "score": aggregate(its_scores, how),
+        }
         for row, its_steps, its_scores in zip(rows, steps, scores, strict=True)
     ]
 
