@@ -47,7 +47,7 @@ class LocalExecutor:
         owed again. RunError after `max_failed_chunks` such chunks in a row, and where the disk refuses.
         """
         with Pass(
-            run, work.keys, self.chunk_size, self.max_failed_chunks, self.progress and shows_progress(work)
+            run, work.keys, self.chunk_size, self.max_failed_chunks, self.progress and work.shows_progress
         ) as under_way:
             for chunk in under_way.chunks:
                 under_way.settle(chunk, partial(work.perform, chunk))
@@ -119,11 +119,6 @@ class Pass:
         except Exception as error:  # noqa: BLE001 (whatever the world did to a chunk is recorded, and the items stay owed)
             return error
         return None
-
-
-def shows_progress(work: Work) -> bool:
-    """Whether the work wants to be shown; one of many small rounds says no, by an attribute `shows_progress`."""
-    return bool(getattr(work, "shows_progress", True))
 
 
 def owed_chunks(run: Run, keys: Sequence[str], chunk_size: int) -> Iterator[range]:

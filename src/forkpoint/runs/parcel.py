@@ -35,7 +35,7 @@ def parcel_of(run: Run, work: Work, chunk_size: int) -> bytes | None:
     That is where the work's `stays_here` says so, and, with a warning, where it cannot be sent.
     """
     is_owed = any(True for _ in owed_chunks(run, work.keys, chunk_size))
-    if not is_owed or getattr(work, "stays_here", False):
+    if not is_owed or work.stays_here:
         return None
     try:
         return _pickled(work)

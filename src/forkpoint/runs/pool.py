@@ -28,7 +28,7 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 
 from forkpoint.errors import RunError
-from forkpoint.runs.local import LocalExecutor, Pass, shows_progress
+from forkpoint.runs.local import LocalExecutor, Pass
 from forkpoint.runs.parcel import Failure, Rows, forget_policy, limit_torch, parcel_of, performed
 from forkpoint.runs.run import Run
 from forkpoint.runs.work import Tally, Work
@@ -99,7 +99,7 @@ class PoolExecutor:
                 work.keys,
                 self.chunk_size,
                 self.max_failed_chunks,
-                self.progress and shows_progress(work),
+                self.progress and work.shows_progress,
             ) as under_way:
                 outcomes = self._outcomes(pickled_work, under_way.chunks)
                 for chunk, outcome in zip(under_way.chunks, outcomes, strict=True):

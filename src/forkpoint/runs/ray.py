@@ -29,7 +29,7 @@ from types import TracebackType
 from typing import Any
 
 from forkpoint.errors import RunError
-from forkpoint.runs.local import LocalExecutor, Pass, shows_progress
+from forkpoint.runs.local import LocalExecutor, Pass
 from forkpoint.runs.parcel import Failure, Rows, limit_torch, parcel_of, performed
 from forkpoint.runs.pool import CHUNKS_AHEAD, Task
 from forkpoint.runs.run import Run
@@ -129,7 +129,7 @@ class RayExecutor:
                 work.keys,
                 self.chunk_size,
                 self.max_failed_chunks,
-                self.progress and shows_progress(work),
+                self.progress and work.shows_progress,
             ) as under_way:
                 outcomes = self._outcomes(ray.put(parcel), under_way.chunks)
                 for chunk, outcome in zip(under_way.chunks, outcomes, strict=True):

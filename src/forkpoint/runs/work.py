@@ -37,6 +37,19 @@ class Work(Protocol):
         """One key per item, unique (see `forkpoint.runs.content_key`)."""
         ...
 
+    @property
+    def stays_here(self) -> bool:
+        """Whether the work is done in the process that has it, even by an executor with workers in other processes.
+
+        True for a work that holds an open run or a model in memory: copies of these must not exist.
+        """
+        ...
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether an executor may show how far the work is; False for a work that is one of many small rounds."""
+        ...
+
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
         """One JSON row per item index, in the same order, without the fields `key` and `sum` (the journal adds them).
 
