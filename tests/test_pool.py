@@ -25,8 +25,8 @@ from forkpoint.lab.problem_set import lab_problems
 from forkpoint.policies import ScriptedPolicy, load_policy
 from forkpoint.records import Problem, Request
 from forkpoint.runs import LocalExecutor, PoolExecutor, Run
-from forkpoint.runs.pool import CHUNKS_AHEAD
 from forkpoint.runs.work import Executor, Tally, Work
+from forkpoint.runs.worker import CHUNKS_AHEAD
 from forkpoint.solutions.work import TreeWork
 from forkpoint.trees.grow import TreeConfig
 from test_runs import SOURCE, TESTS, Sums, opened
@@ -318,7 +318,8 @@ def test_a_chunk_that_kills_every_worker_is_recorded_and_owed_again_while_others
         ]
         assert {failure["error"] for failure in failures} == {"ChildProcessError"}
         assert {failure["message"] for failure in failures} == {
-            "the worker process was ended by SIGKILL (which is what happens where memory runs out), 2 times at this chunk"
+            "2 workers died at this chunk: "
+            "the worker process was ended by SIGKILL (which is what happens where memory runs out)"
         }
         with opened(directory) as run:
             assert executor.execute(run, Sums(24)) == Tally(rows_added=8, rows_reused=16, rows_failed=0)

@@ -27,8 +27,8 @@ from forkpoint.labels.run import LABELS, label_problems
 from forkpoint.policies import ScriptedPolicy, load_policy
 from forkpoint.records import Problem
 from forkpoint.runs.parcel import forget_policy, parcel_of
-from forkpoint.runs.pool import CHUNKS_AHEAD
 from forkpoint.runs.work import Executor, Tally, Work
+from forkpoint.runs.worker import CHUNKS_AHEAD
 from forkpoint.solutions.work import TreeWork
 from forkpoint.trees.grow import TreeConfig
 from test_pool import (

@@ -116,7 +116,7 @@ class Pass:
             self._run.append((self._keys[idx], row) for idx, row in zip(chunk, rows, strict=True))
         except RunError:
             raise
-        except Exception as error:  # noqa: BLE001 (whatever the world did to a chunk is recorded, and the items stay owed)
+        except Exception as error:  # noqa: BLE001 (a work is foreign code; what it raised is recorded, and the items stay owed)
             return error
         return None
 

@@ -39,10 +39,10 @@ def parcel_of(run: Run, work: Work, chunk_size: int) -> bytes | None:
         return None
     try:
         return _pickled(work)
-    except Exception as error:  # noqa: BLE001 (pickling runs foreign code; what it raises is in the warning)
+    except Exception as error:  # noqa: BLE001 (pickling runs foreign code, which may raise anything; the warning says what)
         warnings.warn(
             f"{type(work).__name__} cannot be sent to worker processes ({error}); it is done in this one",
-            stacklevel=3,
+            stacklevel=4,  # where `execute` is called
         )
         return None
 
@@ -120,11 +120,21 @@ class Failure:
 # --- the side that does the work
 
 
+def unpacked(parcel: bytes, num_threads: int) -> Work | Failure:
+    """Load a work, and limit the threads of torch if the work brought torch along; a Failure if it cannot be loaded."""
+    try:
+        work: Work = pickle.loads(parcel)
+    except Exception as error:  # noqa: BLE001 (unpickling runs foreign code; the other side raises what it raised)
+        return Failure.to_load(error)
+    limit_torch(num_threads)
+    return work
+
+
 def performed(work: Work, chunk: range) -> Rows | Failure:
-    """What comes of a chunk."""
+    """Perform a chunk; the exception of one that fails becomes a Failure."""
     try:
         return Rows(pickle.dumps(work.perform(chunk)))
-    except Exception as error:  # noqa: BLE001 (told to the other side, which records it)
+    except Exception as error:  # noqa: BLE001 (a work is foreign code; the other side records what it raised)
         return Failure.of(error)
 
 
@@ -143,13 +153,17 @@ def forget_policy() -> None:
     free_memory()
 
 
-def limit_torch(num_threads: int) -> bool:
-    """Set torch's threads if the work brought torch along; whether it has a GPU in use."""
+def limit_torch(num_threads: int) -> None:
+    """Set the number of torch's threads, if this process has imported torch."""
     torch = sys.modules.get("torch")
-    if torch is None:
-        return False
-    torch.set_num_threads(num_threads)
-    return bool(torch.cuda.is_initialized())
+    if torch is not None:
+        torch.set_num_threads(num_threads)
+
+
+def is_on_gpu() -> bool:
+    """Whether this process uses a GPU through torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def free_memory() -> None:

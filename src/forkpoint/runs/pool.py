@@ -19,24 +19,24 @@ import pickle
 import signal
 import threading
 import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context, parent_process, resource_tracker, set_start_method
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 
 from forkpoint.errors import RunError
-from forkpoint.runs.local import LocalExecutor, Pass
-from forkpoint.runs.parcel import Failure, Rows, forget_policy, limit_torch, parcel_of, performed
+from forkpoint.runs.local import LocalExecutor
+from forkpoint.runs.parcel import Failure, Rows, forget_policy, is_on_gpu, performed, unpacked
 from forkpoint.runs.run import Run
 from forkpoint.runs.work import Tally, Work
+from forkpoint.runs.worker import Crew, Death, Task, execute_with_workers
 
-CHUNKS_AHEAD = 4
-"""Per worker: how far chunks are performed ahead of the oldest one that is not journaled yet, and what a stop costs at most."""
 NUM_ATTEMPTS = 2
 """At a chunk whose worker dies."""
+START_HINT = "see what they wrote above, then run the same command again"
 POLL_S = 1.0
 """How soon a death is noticed whose pipe a process of the dead one's keeps open."""
 
@@ -90,84 +90,22 @@ class PoolExecutor:
 
         RunError after `max_failed_chunks` failed chunks in a row, where the disk refuses, and where a worker cannot load the work.
         """
-        pickled_work = parcel_of(run, work, self.chunk_size)
-        if pickled_work is None:
-            return LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks).execute(run, work)
-        try:
-            with Pass(
-                run,
-                work.keys,
-                self.chunk_size,
-                self.max_failed_chunks,
-                self.progress and work.shows_progress,
-            ) as under_way:
-                outcomes = self._outcomes(pickled_work, under_way.chunks)
-                for chunk, outcome in zip(under_way.chunks, outcomes, strict=True):
-                    under_way.settle(chunk, outcome.rows)
-            for worker in self._workers:
-                worker.forget()
-        except BaseException:
-            self.close()
-            raise
-        return under_way.tally
+        local = LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks)
+        return execute_with_workers(run, work, local, self._outcomes, self.close)
 
-    def _outcomes(self, pickled_work: bytes, chunks: Sequence[range]) -> Iterator[Rows | Failure]:
-        """What came of every chunk, in their order."""
-        owed = deque(Task(idx, chunk) for idx, chunk in enumerate(chunks))
-        outcomes: dict[int, Rows | Failure] = {}
-        for turn in range(len(chunks)):
-            while turn not in outcomes:
-                while (
-                    owed
-                    and owed[0].idx < turn + CHUNKS_AHEAD * self.num_workers
-                    and (worker := self._free_worker())
-                ):
-                    worker.give(owed.popleft(), pickled_work)
-                for worker in ready(self._workers):
-                    task, outcome = worker.task, worker.listen()
-                    if isinstance(outcome, Death):
-                        outcome = self._replace(worker, outcome, pickled_work)
-                    if outcome is not None:
-                        assert task is not None, "workers without a task have nothing to tell"
-                        outcomes[task.idx] = outcome
-            yield outcomes.pop(turn)
-
-    def _replace(self, dead: Worker, death: Death, pickled_work: bytes) -> Failure | None:
-        """Have a fresh worker do what the dead one left; a failure where this was the last attempt."""
-        self._workers.remove(dead)
-        dead.end()
-        task = dead.task
-        assert task is not None, "workers without a task are not listened to"
-        if task.attempt == NUM_ATTEMPTS:
-            return Failure("ChildProcessError", f"{death.message}, {NUM_ATTEMPTS} times at this chunk")
-        self._started().give(replace(task, attempt=task.attempt + 1), pickled_work)
-        return None
-
-    def _free_worker(self) -> Worker | None:
-        """A worker without a chunk, started where there are fewer than there may be; None where all are busy."""
-        for worker in [worker for worker in self._workers if worker.task is None]:
-            if worker.is_alive:
-                return worker
+    def _outcomes(self, parcel: bytes, chunks: Sequence[range]) -> Iterator[Rows | Failure]:
+        """Have the chunks performed by living workers, which then drop the work."""
+        for worker in [worker for worker in self._workers if not worker.is_alive]:
             self._workers.remove(worker)
             worker.end()
-        return self._started() if len(self._workers) < self.num_workers else None
-
-    def _started(self) -> Worker:
-        self._workers.append(Worker(self.threads_per_worker))
-        return self._workers[-1]
+        start = partial(Worker, self.threads_per_worker)
+        crew = Crew(self._workers, self.num_workers, NUM_ATTEMPTS, start, ready, START_HINT)
+        yield from crew.outcomes(parcel, chunks)
+        for worker in self._workers:
+            worker.forget()
 
 
 # --- what the two sides say to each other
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A chunk in the hands of a worker."""
-
-    idx: int
-    """Among the chunks of the pass."""
-    chunk: range
-    attempt: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +113,7 @@ class Order:
     """To a worker: load the work if there is one, then perform the chunk; without a chunk, drop the work."""
 
     chunk: range | None
-    pickled_work: bytes | None = None
+    parcel: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +128,6 @@ class Loaded:
     is_on_gpu: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Death:
-    """A worker process ended without an answer."""
-
-    message: str
-
-
 # --- this side
 
 
@@ -205,9 +136,10 @@ class Worker:
 
     def __init__(self, num_threads: int) -> None:
         self.task: Task | None = None
-        """What the worker was given and has not answered; None where it is free."""
         self._order: Order | None = None
-        self._has_work = self._is_up = False
+        self._parcel: bytes | None = None
+        """The work, as long as the worker was not told to load it."""
+        self._is_up = False
         context = get_context("spawn")
         self._connection, there = context.Pipe()
         self._process = context.Process(
@@ -228,16 +160,24 @@ class Worker:
     def has_news(self) -> bool:
         return self._connection.poll() or not self.is_alive
 
-    def give(self, task: Task, pickled_work: bytes) -> None:
-        """Have a chunk performed, and before that the work loaded where it was not."""
+    @property
+    def is_free(self) -> bool:
+        return self.task is None
+
+    def load(self, parcel: bytes) -> None:
+        """Have the work loaded, with the next chunk."""
+        self._parcel = parcel
+
+    def give(self, task: Task) -> None:
+        """Have a chunk performed."""
         self.task = task
-        self._send(Order(task.chunk, None if self._has_work else pickled_work))
-        self._has_work = True
+        self._send(Order(task.chunk, self._parcel))
+        self._parcel = None
 
     def forget(self) -> None:
         """Have the work dropped, and its memory given back."""
+        self._parcel = None
         self._send(Order(None))
-        self._has_work = False
 
     def listen(self) -> Rows | Failure | Death | None:
         """What came of the chunk; None where the worker had something else to say. Only for one that has news."""
@@ -291,10 +231,9 @@ class Worker:
 
 
 def ready(workers: Sequence[Worker]) -> list[Worker]:
-    """Those with a task that have something to say or died; empty where that takes long."""
-    busy = [worker for worker in workers if worker.task is not None]
-    wait([worker.connection for worker in busy], POLL_S)
-    return [worker for worker in busy if worker.has_news]
+    """Those that have something to say or died; empty if that takes long."""
+    wait([worker.connection for worker in workers], POLL_S)
+    return [worker for worker in workers if worker.has_news]
 
 
 @contextmanager
@@ -340,13 +279,13 @@ def answers(connection: Connection, num_threads: int) -> Iterator[Up | Loaded | 
             work = None
             forget_policy()
             continue
-        try:
-            if order.pickled_work is not None:
-                work = pickle.loads(order.pickled_work)
-                yield Loaded(is_on_gpu=limit_torch(num_threads))
-        except Exception as error:  # noqa: BLE001 (told to the other side, which stops the pass)
-            yield Failure.to_load(error)
-            continue
+        if order.parcel is not None:
+            loaded = unpacked(order.parcel, num_threads)
+            if isinstance(loaded, Failure):
+                yield loaded
+                continue
+            work = loaded
+            yield Loaded(is_on_gpu())
         assert work is not None, "the first order has the work in it"
         yield performed(work, order.chunk)
 

@@ -17,23 +17,22 @@ from __future__ import annotations
 
 import logging
 import os
-import pickle
 import socket
 import textwrap
 import warnings
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from forkpoint.errors import RunError
-from forkpoint.runs.local import LocalExecutor, Pass
-from forkpoint.runs.parcel import Failure, Rows, limit_torch, parcel_of, performed
-from forkpoint.runs.pool import CHUNKS_AHEAD, Task
+from forkpoint.runs.local import LocalExecutor
+from forkpoint.runs.parcel import Failure, Rows, performed, unpacked
 from forkpoint.runs.run import Run
 from forkpoint.runs.work import Tally, Work
+from forkpoint.runs.worker import Crew, Death, Task, execute_with_workers
 
 try:
     import ray
@@ -119,25 +118,8 @@ class RayExecutor:
         RunError after `max_failed_chunks` failed chunks in a row, where the disk refuses, where a worker cannot load the
         work, and where workers do not stay alive until they have.
         """
-        parcel = parcel_of(run, work, self.chunk_size)
-        if parcel is None:
-            return LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks).execute(run, work)
-        try:
-            self._connect()
-            with Pass(
-                run,
-                work.keys,
-                self.chunk_size,
-                self.max_failed_chunks,
-                self.progress and work.shows_progress,
-            ) as under_way:
-                outcomes = self._outcomes(ray.put(parcel), under_way.chunks)
-                for chunk, outcome in zip(under_way.chunks, outcomes, strict=True):
-                    under_way.settle(chunk, outcome.rows)
-        except BaseException:
-            self.close()
-            raise
-        return under_way.tally
+        local = LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks)
+        return execute_with_workers(run, work, local, self._outcomes, self.close)
 
     def _connect(self) -> None:
         """Join the cluster, or start one. ValueError where it has no room for the workers."""
@@ -149,69 +131,27 @@ class RayExecutor:
         if not self._workers and (lack := self._lack_of_room(self.num_workers)):
             raise ValueError(lack)
 
-    def _outcomes(self, parcel_ref: Any, chunks: Sequence[range]) -> Iterator[Rows | Failure]:
-        """What came of every chunk, in their order."""
-        owed = deque(Task(idx, chunk) for idx, chunk in enumerate(chunks))
-        outcomes: dict[int, Rows | Failure] = {}
-        num_lost = 0
-        for worker in self._workers:
-            worker.load(parcel_ref)
-        for turn in range(len(chunks)):
-            while turn not in outcomes:
-                self._fill_up(len(owed), parcel_ref)
-                for worker in self._workers:
-                    if worker.is_free and owed and owed[0].idx < turn + CHUNKS_AHEAD * self.num_workers:
-                        worker.give(owed.popleft())
-                if (ready := self._ready()) is None:
-                    continue
-                task, news = ready.task, ready.listen()
-                if isinstance(news, Death):
-                    self._workers.remove(ready)
-                    ready.end()
-                    num_lost += task is None
-                    if news.is_final or num_lost == NUM_ATTEMPTS * self.num_workers:
-                        raise RunError(
-                            f"workers of the Ray cluster do not start: {news.message}; {START_HINT}"
-                        )
-                    if task is not None and task.attempt < NUM_ATTEMPTS:
-                        owed.appendleft(replace(task, attempt=task.attempt + 1))
-                    elif task is not None:
-                        outcomes[task.idx] = Failure(
-                            "ChildProcessError", f"{NUM_ATTEMPTS} workers died at this chunk: {news.message}"
-                        )
-                elif task is None:
-                    num_lost = 0
-                    if news is not None:
-                        news.rows()  # raises
-                else:
-                    assert news is not None, "something comes of every chunk"
-                    outcomes[task.idx] = news
-            yield outcomes.pop(turn)
+    def _outcomes(self, parcel: bytes, chunks: Sequence[range]) -> Iterator[Rows | Failure]:
+        """Have the chunks performed by actors, which keep the work for as long as they have no other."""
+        self._connect()
+        start = partial(Worker, self.cpus_per_worker, self.gpus_per_worker)
+        crew = Crew(self._workers, self.num_workers, NUM_ATTEMPTS, start, self._ready, START_HINT)
+        return crew.outcomes(ray.put(parcel), chunks)
 
-    def _fill_up(self, num_owed: int, parcel_ref: Any) -> None:
-        """Start workers until there is one for every chunk that is not done, or as many as there may be."""
-        num_wanted = min(
-            self.num_workers, num_owed + sum(worker.task is not None for worker in self._workers)
-        )
-        while len(self._workers) < num_wanted:
-            worker = Worker(self.cpus_per_worker, self.gpus_per_worker)
-            worker.load(parcel_ref)
-            self._workers.append(worker)
-
-    def _ready(self) -> Worker | None:
-        """One that has done what it was asked to, or died; None where that takes long."""
-        workers = {worker.answer_ref: worker for worker in self._workers if not worker.is_free}
-        ready, _ = ray.wait(list(workers), timeout=PATIENCE_S)
+    def _ready(self, workers: Sequence[Worker]) -> list[Worker]:
+        """One that has done what it was asked to, or died; empty if that takes long."""
+        asked = {worker.answer_ref: worker for worker in workers if not worker.is_free}
+        ready, _ = ray.wait(list(asked), timeout=PATIENCE_S)
         if ready:
-            return workers[ready[0]]
-        if all(worker.task is None for worker in workers.values()):  # nothing is being done at all
+            return [asked[ready[0]]]
+        if all(worker.task is None for worker in asked.values()):  # nothing is being done at all
             if lack := self._lack_of_room(1):
                 raise RunError(f"{lack}; then run the same command again")
             warnings.warn(
                 "no worker is ready: they load the work, or wait for room that others have on the Ray cluster",
                 stacklevel=2,
             )
-        return None
+        return []
 
     def _lack_of_room(self, num_workers: int) -> str:
         """What to say where the machines of the cluster have no room for so many workers, whoever uses them now; else nothing."""
@@ -225,21 +165,6 @@ class RayExecutor:
             f"the Ray cluster has room for {room} ({num_cpus:g} CPUs and {num_gpus:g} GPUs on {len(machines)} machines): "
             "ask for fewer or smaller ones, or add machines"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """A worker ended without an answer."""
-
-    message: str
-    is_final: bool
-    """It could not be started, and the next one could not either."""
-
-    @classmethod
-    def of(cls, error: RayError) -> Death:
-        if isinstance(error, RayActorError) and error.actor_init_failed:
-            return cls(str(error).strip().splitlines()[-1], is_final=True)
-        return cls(textwrap.shorten(str(error), MESSAGE_LENGTH, placeholder=" ..."), is_final=False)
 
 
 class Worker:
@@ -259,7 +184,6 @@ class Worker:
         self.answer_ref: Any = None
         """To what it was asked last; None where that was listened to."""
         self.task: Task | None = None
-        """What it performs; None where it loads the work, or is free."""
 
     @property
     def is_free(self) -> bool:
@@ -279,7 +203,10 @@ class Worker:
         try:
             answer: Rows | Failure | None = ray.get(answer_ref)
         except RayError as error:
-            return Death.of(error)
+            if isinstance(error, RayActorError) and error.actor_init_failed:
+                reason = str(error).strip().splitlines()[-1]
+                raise RunError(f"workers do not start: {reason}; {START_HINT}") from error
+            return Death(textwrap.shorten(str(error), MESSAGE_LENGTH, placeholder=" ..."))
         return answer
 
     def end(self) -> None:
@@ -297,12 +224,10 @@ class Performer:
     def load(self, parcel: bytes) -> Failure | None:
         """Have this work instead of the one before; a failure where it cannot be unpickled."""
         self._work = None
-        try:
-            self._work = pickle.loads(parcel)
-        except Exception as error:  # noqa: BLE001 (told to the other side, which stops the pass)
-            failure = Failure.to_load(error)
-            return replace(failure, message=f"on {socket.gethostname()} {failure.message}")
-        limit_torch(self._num_threads)
+        loaded = unpacked(parcel, self._num_threads)
+        if isinstance(loaded, Failure):
+            return replace(loaded, message=f"on {socket.gethostname()} {loaded.message}")
+        self._work = loaded
         return None
 
     def perform(self, chunk: range) -> Rows | Failure:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -66,15 +67,15 @@ class Run:
         _refuse_foreign(directory)
         directory.mkdir(parents=True, exist_ok=True)
         lock = RunLock(directory / LOCK)
-        try:
+        with ExitStack() as unless_opened:
+            unless_opened.callback(lock.close)
             if (directory / CONFIG).exists():
                 _refuse_other_settings(directory, _read_settings(directory), settings)
             else:
                 _write_json(directory / CONFIG, settings | {"version": __version__, "started": utc_now()})
-            return cls(directory, lock)
-        except BaseException:
-            lock.close()
-            raise
+            run = cls(directory, lock)
+            unless_opened.pop_all()
+        return run
 
     @classmethod
     def read(cls, directory: str | Path) -> Run:
