@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import re
@@ -26,8 +27,9 @@ from checkpoints import make_checkpoint, make_public_prm, make_tokenizer
 from forkpoint.cli import main
 from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms import load_prm
+from forkpoint.prms.config import FamilyConfig
 from forkpoint.prms.export import save_as_qwen
-from forkpoint.prms.families import FAMILIES, PUBLISHED, family_class, recognise
+from forkpoint.prms.families import FAMILIES, OURS, PUBLISHED, family_class, recognise
 from forkpoint.prms.family import FamilyPRM
 from forkpoint.prms.layout import Head, PRMFormat
 from forkpoint.prms.tagged import TaggedPRM
@@ -305,6 +307,17 @@ def test_a_tokenizer_without_what_the_family_needs_is_refused(family: str, messa
 def test_every_family_is_recognised(checkpoints: dict[str, Path]) -> None:
     for family in FAMILIES:
         assert recognise(checkpoints[family], checkpoints[family].name) == family
+
+
+def test_every_family_is_in_the_docs_with_its_aggregate_and_in_the_help() -> None:
+    document = Path(__file__).parents[1] / "docs" / "prms" / "README.md"
+    rows = re.findall(
+        r"^\| \[`([\w-]+)`\].*\| `(\w+)` \|$", document.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert sorted(rows) == sorted((family, family_class(family).aggregate) for family in FAMILIES)
+    listed = ", ".join((OURS, *FAMILIES))
+    for text in (inspect.getsource(FamilyConfig), str(inspect.getdoc(load_prm))):
+        assert listed in re.sub(r"\s+", " ", text)
 
 
 def test_a_skywork_checkpoint_is_recognised_by_its_head(checkpoints: dict[str, Path], tmp_path: Path) -> None:

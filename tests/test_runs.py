@@ -339,7 +339,9 @@ def test_rows_that_cannot_be_kept_are_a_failure(
         assert [message in failure["message"] for failure in run.failures()] == [True, True]
 
 
-def test_a_work_of_many_small_rounds_is_not_shown(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_work_of_many_small_rounds_is_not_shown(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Round(Sums):
         shows_progress = False
 

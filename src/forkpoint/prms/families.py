@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forkpoint.checks import check_choice
 from forkpoint.errors import LayoutError
 from forkpoint.prms.layout import FORMAT_FILE, PRMFormat
 
@@ -19,30 +21,47 @@ if TYPE_CHECKING:
     from forkpoint.prms.family import Family, FamilyPRM
     from forkpoint.prms.tagged import TaggedPRM
 
+
+@dataclass(frozen=True)
+class FamilyEntry:
+    """How a family of public PRMs is found: its class, and how its checkpoints are recognised."""
+
+    module: str
+    """The module in `forkpoint.prms` that holds the class."""
+    class_name: str
+    published: tuple[str, ...] = ()
+    """Names of published checkpoints whose files do not tell that they are of the family."""
+    is_language_model: bool = False
+    """Whether a checkpoint of the family has nothing that other language models do not have."""
+    has_classes: bool = False
+    """Whether a score is the probability of a class of the model's head, so that the order of the classes matters."""
+
+
 OURS = "forkpoint"
+"""The name of the family of PRMs that forkpoint trains."""
 FAMILIES = {
-    "math-shepherd": ("math_shepherd", "MathShepherd"),
-    "er-prm": ("math_shepherd", "ErPRM"),
-    "rlhflow": ("rlhflow", "RLHFlow"),
-    "implicit": ("implicit", "Implicit"),
-    "qwen": ("qwen", "QwenPRM"),
-    "skywork": ("skywork", "Skywork"),
-    "trl": ("trl", "TRL"),
-    "pure": ("trl", "Pure"),
+    "math-shepherd": FamilyEntry(
+        "math_shepherd", "MathShepherd", ("math-shepherd-mistral-7b-prm",), is_language_model=True
+    ),
+    "er-prm": FamilyEntry("math_shepherd", "ErPRM", ("Llama3.1-Math-PRM",), is_language_model=True),
+    "rlhflow": FamilyEntry(
+        "rlhflow",
+        "RLHFlow",
+        ("Llama3.1-8B-PRM-Mistral-Data", "Llama3.1-8B-PRM-Deepseek-Data"),
+        is_language_model=True,
+    ),
+    "implicit": FamilyEntry(
+        "implicit", "Implicit", ("EurusPRM-Stage1", "EurusPRM-Stage2"), is_language_model=True
+    ),
+    "qwen": FamilyEntry("qwen", "QwenPRM", has_classes=True),
+    "skywork": FamilyEntry("skywork", "Skywork"),
+    "trl": FamilyEntry("trl", "TRL", has_classes=True),
+    "pure": FamilyEntry("trl", "Pure", ("PURE-PRM-7B",), has_classes=True),
 }
-"""Of every name, the module and the class."""
-LANGUAGE_MODELS = ("math-shepherd", "er-prm", "rlhflow", "implicit")
-"""Families whose checkpoints have nothing that other language models have not."""
-PUBLISHED = {
-    "math-shepherd-mistral-7b-prm": "math-shepherd",
-    "Llama3.1-Math-PRM": "er-prm",
-    "Llama3.1-8B-PRM-Mistral-Data": "rlhflow",
-    "Llama3.1-8B-PRM-Deepseek-Data": "rlhflow",
-    "EurusPRM-Stage1": "implicit",
-    "EurusPRM-Stage2": "implicit",
-    "PURE-PRM-7B": "pure",
-}
-"""Names under which checkpoints were published that do not say themselves what they are."""
+"""The families of other people's PRMs by name; every list of families is made from this one."""
+LANGUAGE_MODELS = tuple(name for name, entry in FAMILIES.items() if entry.is_language_model)
+PUBLISHED = {published: name for name, entry in FAMILIES.items() for published in entry.published}
+"""The family of every published name."""
 DESCRIPTIONS = ("*.json", "*.txt", "*.model", "*.jinja")
 """The files of a checkpoint on the hub that are not weights."""
 
@@ -51,8 +70,7 @@ def load_checkpoint(
     path_or_id: str | Path, device: str, family: str | None, options: dict[str, Any]
 ) -> TaggedPRM | FamilyPRM:
     """See `forkpoint.prms.load_prm`."""
-    if family not in (None, OURS, *FAMILIES):
-        raise ValueError(f"PRM family {family!r} is unknown; choose from {', '.join((OURS, *FAMILIES))}")
+    check_family(family)
     directory = _directory(path_or_id, DESCRIPTIONS)
     family = family or recognise(directory, Path(path_or_id).name)
     if family == OURS:
@@ -69,6 +87,12 @@ def load_checkpoint(
         bound,
         f"{Path(path_or_id).resolve().name}-{fingerprint(directory, *settings)}",
     )
+
+
+def check_family(family: str | None) -> None:
+    """Raise ValueError unless `family` is the name of a family, or None for the one that a checkpoint's files tell."""
+    if family is not None:
+        check_choice("PRM family", family, (OURS, *FAMILIES))
 
 
 def recognise(directory: Path, published_name: str = "") -> str:
@@ -95,8 +119,9 @@ def recognise(directory: Path, published_name: str = "") -> str:
 
 
 def family_class(name: str) -> type[Family]:
-    module, cls = FAMILIES[name]
-    found: type[Family] = getattr(import_module(f"forkpoint.prms.{module}"), cls)
+    """The class of a family; imports its module."""
+    entry = FAMILIES[name]
+    found: type[Family] = getattr(import_module(f"forkpoint.prms.{entry.module}"), entry.class_name)
     return found
 
 
