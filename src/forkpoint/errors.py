@@ -8,15 +8,15 @@ Exception
     │   └── JournalCorrupt  a complete line of the journal cannot be read
     ├── LayoutError         text, tags and tokens do not fit together; scoring would be silently wrong
     │   └── TooLongError    the solution has more tokens than the PRM reads
-    ├── ServerError         a server refused, answered what cannot be used, or stayed away for too long
-    └── MissingPackageError what was asked for needs a package that is not installed
+    ├── ServerError         a server refused a request, gave no usable answer, or did not answer in time
+    └── MissingPackageError the request needs a package that is not installed
 """
 
 from __future__ import annotations
 
 
 class ForkpointError(Exception):
-    """Whatever forkpoint raises on purpose that is not a plain bad argument."""
+    """The base of every error that forkpoint raises on purpose, except for plain bad arguments."""
 
 
 class RunError(ForkpointError):
@@ -36,7 +36,7 @@ class JournalCorrupt(RunError):
 
 
 class LayoutError(ForkpointError):
-    """Step tags, positions or lengths do not fit a model's tokenizer; refusing is the only honest answer."""
+    """Step tags, positions or lengths do not fit a model's tokenizer; a score would be read at the wrong place."""
 
 
 class TooLongError(LayoutError):
@@ -44,10 +44,10 @@ class TooLongError(LayoutError):
 
 
 class ServerError(ForkpointError):
-    """A server refused a request, answered what cannot be used, or did not answer for too long."""
+    """A server refused a request, gave no usable answer, or did not answer in time."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
-        """`status` is the HTTP status of a refusal."""
+        """`status` is the HTTP status of a refusal; None for any other failure."""
         super().__init__(message)
         self.status = status
 
