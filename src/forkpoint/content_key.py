@@ -14,7 +14,10 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 
 
 def canonical_json(obj: Any) -> str:
-    """Return the canonical text of `obj`: sorted names, no blanks, ASCII; tuples as lists. ValueError for NaN and infinities."""
+    """Return the canonical text of `obj`: sorted names, no blanks, ASCII; tuples as lists.
+
+    ValueError for NaN and infinities.
+    """
     return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 

@@ -36,7 +36,10 @@ class JournalCorrupt(RunError):
 
 
 class LayoutError(ForkpointError):
-    """Step tags, positions or lengths do not fit a model's tokenizer; a score would be read at the wrong place."""
+    """Step tags, positions or lengths do not fit a model's tokenizer.
+
+    A score would be read at the wrong place.
+    """
 
 
 class TooLongError(LayoutError):

@@ -1,7 +1,8 @@
 """JSON over HTTP to one server: many requests at a time, sent again after failures that may pass.
 
-Invariant: `ask` returns one answer per question, in their order, or raises; a failed attempt leaves nothing behind. At most
-`max_in_flight` requests are open at any time, whoever asks, and the API key appears in no message and in no file.
+Invariant: `ask` returns one answer per question, in their order, or raises; a failed attempt leaves nothing
+behind. At most `max_in_flight` requests are open at any time, whoever asks, and the API key appears in no
+message and in no file.
 This file knows nothing of models: callers write the requests and read the answers.
 """
 
@@ -24,7 +25,8 @@ from forkpoint.errors import ServerError
 CONNECT_TIMEOUT_S = 10.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
-"""Pauses between attempts double from the first to the longest; each is shortened at random, to half at most."""
+"""Pauses between attempts double from the first to the longest; each is shortened at random, to half at
+most."""
 BUSY_STATUSES = frozenset([408, 429])
 """Statuses of a healthy server that may take the request later; every status from 500 on may pass as well."""
 
@@ -43,8 +45,8 @@ class Unanswered(Exception):
 class HTTPClient:
     """Connections to one server, kept open between requests; any number of threads may use them.
 
-    If an `ask` is stopped (Ctrl-C), or one of its questions fails for good, the connections of all its other questions are
-    closed, so that a server that watches for this stops working on them.
+    If an `ask` is stopped (Ctrl-C), or one of its questions fails for good, the connections of all its other
+    questions are closed, so that a server that watches for this stops working on them.
     """
 
     def __init__(
@@ -56,7 +58,9 @@ class HTTPClient:
         timeout_s: float = 600.0,
         retry_s: float = 300.0,
     ) -> None:
-        """`timeout_s` limits one attempt, from connecting to the last byte; `retry_s` all attempts after the first failure.
+        """`timeout_s` limits one attempt, from connecting to the last byte.
+
+        `retry_s` limits all attempts after the first failure of a question.
 
         ValueError if the URL or a setting cannot be used.
         """
@@ -92,7 +96,8 @@ class HTTPClient:
             return self._wait_for(self._attempt("GET", path))
         except Unanswered as reason:
             raise ServerError(
-                f"{self._url.join(path)} gives no answer: {reason}; is the server up, and is this its address?"
+                f"{self._url.join(path)} gives no answer: {reason}; "
+                "is the server up, and is this its address?"
             ) from reason
 
     def ask(
@@ -102,12 +107,14 @@ class HTTPClient:
         write: Callable[[Question], dict[str, Any]],
         read: Callable[[Question, Any], Answer],
     ) -> list[Answer]:
-        """Return one answer per question: `write` makes the request's JSON, and `read` makes an answer of the server's JSON.
+        """Return one answer per question.
 
-        `read` raises Unanswered if the JSON is no answer yet. After a time-out, a lost connection, an answer that is cut
-        short, or one of the statuses 408, 429 and 5xx, the request is sent again after a pause (at least as long as a
-        Retry-After asks for), until `retry_s` seconds have passed since the first failure of the question. ServerError
-        then, and at once for every other status.
+        `write` makes the JSON of the request, and `read` makes an answer of the JSON that the server returns.
+
+        `read` raises Unanswered if the JSON is no answer yet. After a time-out, a lost connection, an answer
+        that is cut short, or one of the statuses 408, 429 and 5xx, the request is sent again after a pause
+        (at least as long as a Retry-After asks for), until `retry_s` seconds have passed since the first
+        failure of the question. ServerError then, and at once for every other status.
         """
         return self._wait_for(self._ask_all(path, questions, write, read))
 
@@ -160,7 +167,10 @@ class HTTPClient:
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _attempt(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Send one request and return the JSON of its answer; Unanswered if another attempt may succeed, else ServerError."""
+        """Send one request and return the JSON of its answer.
+
+        Raises Unanswered if another attempt may succeed, else ServerError.
+        """
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._http.request(method, path, json=body)
@@ -212,14 +222,20 @@ def _checked(base_url: str) -> httpx2.URL:
 
 
 def _run(loop: asyncio.AbstractEventLoop, http: httpx2.AsyncClient) -> None:
-    """Run the loop of a client's thread; it holds no reference to the client, so that a client no longer used can end it."""
+    """Run the loop of a client's thread.
+
+    It holds no reference to the client, so that a client no longer used can end it.
+    """
     loop.run_forever()
     loop.run_until_complete(http.aclose())
     loop.close()
 
 
 def _retry_after_s(response: httpx2.Response) -> float:
-    """Return the seconds that a server asks to wait, given as seconds or a date (RFC 9110, 10.2.3); 0 if it asks for none."""
+    """Return the seconds that a server asks to wait, given as seconds or a date (RFC 9110, 10.2.3).
+
+    Returns 0 if it asks for none.
+    """
     value = response.headers.get("Retry-After", "")
     if value.isdecimal():
         return float(value)

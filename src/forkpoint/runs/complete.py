@@ -11,5 +11,6 @@ def complete(run: Run, executor: Executor, work: Work) -> None:
     num_failed = executor.execute(run, work).rows_failed
     if num_failed:
         raise RuntimeError(
-            f"{num_failed} items failed, see {run.directory / 'failures.jsonl'}; run the same command to try again"
+            f"{num_failed} items failed, see {run.directory / 'failures.jsonl'}; "
+            "run the same command to try again"
         )

@@ -1,7 +1,8 @@
 """Files that survive a killed writer: replaced as a whole, or appended to line by line.
 
-Invariant: whenever the process or the machine stops, a replaced file holds either all of the old text or all of the new
-one, and a line file holds whole lines followed by at most one torn line, which the next opening cuts off.
+Invariant: whenever the process or the machine stops, a replaced file holds either all of the old text or all
+of the new one, and a line file holds whole lines followed by at most one torn line, which the next opening
+cuts off.
 This file does not know what the lines mean, and does not keep two writers apart (see `lock.py`).
 """
 
@@ -16,7 +17,8 @@ from pathlib import Path
 from forkpoint.errors import RunError
 
 SYNC_INTERVAL_S = 1.0
-"""Seconds between two syncs: a power cut loses at most the lines of this time, a killed process loses none."""
+"""Seconds between two syncs: a power cut loses at most the lines of this time, a killed process loses
+none."""
 BLOCK_BYTES = 1 << 16
 
 
@@ -30,7 +32,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def replace_file(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write `path` whole or not at all, piece by piece. RunError if the disk refuses; the old file is then still there."""
+    """Write `path` whole or not at all, piece by piece.
+
+    RunError if the disk refuses; the old file is then still there.
+    """
     draft = draft_of(path)
     try:
         with draft.open("wb") as file:
@@ -48,7 +53,10 @@ def replace_file(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def draft_of(path: Path) -> Path:
-    """Return the path at which `replace_file` prepares the new text; only a killed writer leaves this file behind."""
+    """Return the path at which `replace_file` prepares the new text.
+
+    Only a killed writer leaves this file behind.
+    """
     return path.with_name(path.name + ".tmp")
 
 

@@ -1,13 +1,14 @@
 """The append-only file of a run's rows, one sealed JSON line per finished item.
 
-A line is `{"key": <item>, ..., "sum": <seal>}`, where the seal is 8 bytes of BLAKE2b over every byte of the line before it.
-Opening the file for writing repairs it, and the items of damaged lines are owed again: a torn last line is cut off; complete
-lines whose seal does not fit are moved to `journal.bad` beside the journal, counted and warned about. A reader must not
-write: it ignores a torn last line, and raises JournalCorrupt for any other damage.
+A line is `{"key": <item>, ..., "sum": <seal>}`, where the seal is 8 bytes of BLAKE2b over every byte of the
+line before it. Opening the file for writing repairs it, and the items of damaged lines are owed again: a torn
+last line is cut off; complete lines whose seal does not fit are moved to `journal.bad` beside the journal,
+counted and warned about. A reader must not write: it ignores a torn last line, and raises JournalCorrupt for
+any other damage.
 
 Invariant: there is one line per key, the first one written, and a written line is never changed.
-Keys are kept in memory, rows are not. This file does not keep two writers apart, and the seal protects against accidents
-only.
+Keys are kept in memory, rows are not. This file does not keep two writers apart, and the seal protects
+against accidents only.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ class Journal:
     def __init__(self, path: Path, *, is_writable: bool) -> None:
         """Open `path` and check every line; a missing file counts as empty.
 
-        Cost: one pass over the file. Warns if lines were set aside; JournalCorrupt if a reader finds a damaged line.
+        Cost: one pass over the file. Warns if lines were set aside; JournalCorrupt if a reader finds a
+        damaged line.
         """
         self.path = path
         self._file = LineFile(path) if is_writable else None
@@ -66,7 +68,8 @@ class Journal:
     def append(self, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
         """Write the (key, row) pairs with new keys in one go; returns how many there were.
 
-        ValueError or TypeError for a row that is not JSON, RunError if the disk refuses the write; nothing is written then.
+        ValueError or TypeError for a row that is not JSON, RunError if the disk refuses the write; nothing is
+        written then.
         """
         if self._file is None:
             raise RunError(f"{self.path} was opened for reading; open the run with Run.open to add rows")
@@ -86,7 +89,10 @@ class Journal:
         return len(lines)
 
     def items(self, keys: Iterable[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yield (key, row) pairs: of `keys` in their order, or all in the order of writing. KeyError for a key without a row."""
+        """Yield (key, row) pairs: of `keys` in their order, or all in the order of writing.
+
+        KeyError for a key without a row.
+        """
         wanted = list(self._offsets) if keys is None else keys
         if not self._offsets and keys is None:
             return
@@ -130,7 +136,10 @@ class Journal:
         return bad_lines
 
     def _set_aside(self, bad_lines: Sequence[bytes]) -> None:
-        """Move `bad_lines` out of the journal; a stop in between leaves them in both files, so that they are found again."""
+        """Move `bad_lines` out of the journal.
+
+        A stop in between leaves them in both files, so that they are found again.
+        """
         bad_path = self.path.with_suffix(".bad")
         bad_file = LineFile(bad_path)
         try:
@@ -144,7 +153,8 @@ class Journal:
         self._offsets, self._hash = {}, hashlib.blake2b(digest_size=16)
         self._scan()
         warnings.warn(
-            f"{len(bad_lines)} damaged lines of {self.path} were moved to {bad_path.name}; their items are owed again",
+            f"{len(bad_lines)} damaged lines of {self.path} were moved to {bad_path.name}; "
+            "their items are owed again",
             RuntimeWarning,
             stacklevel=2,
         )

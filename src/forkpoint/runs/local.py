@@ -1,10 +1,11 @@
 """The executor that does a work in this process, chunk by chunk.
 
-A work is cut into the same consecutive chunks whatever is done already. A chunk is performed whole or not at all, and its
-rows are journaled in item order in one write.
+A work is cut into the same consecutive chunks whatever is done already. A chunk is performed whole or not at
+all, and its rows are journaled in item order in one write.
 
-Invariant: if `perform` is deterministic and no item fails, the journal of a run that was killed any number of times is
-byte for byte that of a run that was never killed, as long as the chunk size stays the same. A stop costs at most one chunk.
+Invariant: if `perform` is deterministic and no item fails, the journal of a run that was killed any number of
+times is byte for byte that of a run that was never killed, as long as the chunk size stays the same. A stop
+costs at most one chunk.
 This file starts no threads and no processes; batching within a chunk is up to `perform`.
 """
 
@@ -41,8 +42,9 @@ class LocalExecutor:
     def execute(self, run: Run, work: Work) -> Tally:
         """Do the owed items of `work` and append their rows to the journal of `run`.
 
-        An exception in `perform` is recorded for every owed item of its chunk, and the next chunk is tried; the items stay
-        owed. RunError after `max_failed_chunks` such chunks in a row, and if the disk refuses a write.
+        An exception in `perform` is recorded for every owed item of its chunk, and the next chunk is tried;
+        the items stay owed. RunError after `max_failed_chunks` such chunks in a row, and if the disk refuses
+        a write.
         """
         with Pass(
             run, work.keys, self.chunk_size, self.max_failed_chunks, self.progress and work.shows_progress
@@ -53,8 +55,9 @@ class LocalExecutor:
 
 
 class Pass:
-    """One pass over a work: its owed chunks are settled in order, each with rows or with a failure; a context manager.
+    """One pass over a work: its owed chunks are settled in order, each with rows or with a failure.
 
+    Use it as a context manager.
     The executor decides in which process a chunk is performed.
     """
 
@@ -85,8 +88,9 @@ class Pass:
         return Tally(rows_added=self._num_added, rows_reused=self._num_reused, rows_failed=self._num_failed)
 
     def settle(self, chunk: range, perform: Callable[[], Sequence[dict[str, Any]]]) -> None:
-        """Journal the rows of a whole chunk that `perform` returns, or record its exception for the items still owed.
+        """Journal the rows of a whole chunk, or record a failure for those of its items that are still owed.
 
+        `perform` returns the rows; its exception is the failure.
         RunError if this is the failure in a row at which the pass gives up, and if the disk refuses a write.
         """
         owed = [self._keys[idx] for idx in chunk if self._keys[idx] not in self._run]
@@ -104,7 +108,10 @@ class Pass:
             raise RunError(_gave_up(self._run, self._num_failed_in_a_row, error)) from error
 
     def _journal(self, chunk: range, perform: Callable[[], Sequence[dict[str, Any]]]) -> Exception | None:
-        """Journal the missing rows of a chunk. Returns an error of the work; raises RunError for one of the run."""
+        """Journal the missing rows of a chunk.
+
+        Returns an error of the work; raises RunError for one of the run.
+        """
         try:
             rows = perform()
             if len(rows) != len(chunk):
@@ -134,7 +141,8 @@ def _refuse_doubles(keys: Sequence[str]) -> None:
         first_idx = first_idxs.setdefault(key, idx)
         if first_idx != idx:
             raise ValueError(
-                f"items {first_idx} and {idx} have the same key {key}; drop one, or put the difference between them into the key"
+                f"items {first_idx} and {idx} have the same key {key}; "
+                "drop one, or put the difference between them into the key"
             )
 
 

@@ -1,9 +1,9 @@
 """The lock that keeps a run directory to one writer.
 
-Invariant: the lock is the kernel's (flock) and ends with the process that holds it, however it ends. The text of the file
-only names that process, and stays as the record of the time spent so far.
-This file does not keep readers out, and has no effect on a file system without flock. A forked child of the writer shares
-the lock: as long as such a child lives, the run stays locked.
+Invariant: the lock is the kernel's (flock) and ends with the process that holds it, however it ends. The text
+of the file only names that process, and stays as the record of the time spent so far.
+This file does not keep readers out, and has no effect on a file system without flock. A forked child of the
+writer shares the lock: as long as such a child lives, the run stays locked.
 """
 
 from __future__ import annotations
@@ -49,11 +49,14 @@ class RunLock:
 
     @property
     def seconds(self) -> float:
-        """Seconds that writers have held the run: earlier ones until their last `note_seconds`, this one until now."""
+        """Seconds that writers have held the run: this one until now, earlier ones until their last note."""
         return self._seconds_before + time.monotonic() - self._opened_s
 
     def note_seconds(self, seconds: float) -> None:
-        """Keep `seconds` for the next writer, in case this one is killed. RunError if the disk refuses the write."""
+        """Keep `seconds` for the next writer, in case this one is killed.
+
+        RunError if the disk refuses the write.
+        """
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),

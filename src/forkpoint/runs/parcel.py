@@ -1,7 +1,8 @@
 """A work packed for other processes, and the outcomes that come back from them.
 
-Invariant: an open run and the weights of a model in memory are never packed, since a copy of them must not exist. A policy
-is packed apart from the work around it, and a process that has loaded it keeps it for the next work with the same policy.
+Invariant: an open run and the weights of a model in memory are never packed, since a copy of them must not
+exist. A policy is packed apart from the work around it, and a process that has loaded it keeps it for the
+next work with the same policy.
 This file does not send anything; that is up to the executors.
 """
 
@@ -30,7 +31,9 @@ _loaded: dict[bytes, Any] = {}
 
 
 def parcel_of(run: Run, work: Work, chunk_size: int) -> bytes | None:
-    """Pickle a work for other processes; None if nothing of it is owed, or if it has to be done in this process.
+    """Pickle a work for other processes.
+
+    Returns None if nothing of it is owed, or if it has to be done in this process.
 
     A work is done in this process if its `stays_here` says so, and, with a warning, if it cannot be pickled.
     """
@@ -73,7 +76,10 @@ def _pickled(obj: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The rows that `perform` returned, pickled by themselves: rows that cannot be unpickled then fail their chunk alone."""
+    """The rows that `perform` returned.
+
+    They are pickled by themselves, so that rows that cannot be unpickled fail their chunk alone.
+    """
 
     pickled_rows: bytes
 
@@ -121,7 +127,10 @@ class Failure:
 
 
 def unpacked(parcel: bytes, num_threads: int) -> Work | Failure:
-    """Load a work, and limit the threads of torch if the work brought torch along; a Failure if it cannot be loaded."""
+    """Load a work, and limit the threads of torch if the work brought torch along.
+
+    Returns a Failure if it cannot be loaded.
+    """
     try:
         work: Work = pickle.loads(parcel)
     except Exception as error:  # noqa: BLE001 (unpickling runs foreign code; the other side raises what it raised)
@@ -139,7 +148,10 @@ def performed(work: Work, chunk: range) -> Rows | Failure:
 
 
 def policy_of(pickled_policy: bytes) -> Any:
-    """Unpickle a policy, unless it is the one loaded last; another one is dropped first: memory may not hold both."""
+    """Unpickle a policy, unless it is the one loaded last.
+
+    Another one is dropped first: memory may not hold both.
+    """
     if pickled_policy not in _loaded:
         _loaded.clear()
         free_memory()

@@ -3,13 +3,14 @@
     with PoolExecutor(num_workers=4) as executor:
         executor.execute(run, work)
 
-The work is pickled once per pass; every worker process makes its own copy of it and performs the chunks that it is given.
-Only this process writes to the run, and it journals the chunks in their order.
+The work is pickled once per pass; every worker process makes its own copy of it and performs the chunks that
+it is given. Only this process writes to the run, and it journals the chunks in their order.
 
 Invariant: if a row depends on its chunk alone, and not on the process, the journal is byte for byte that of a
-`LocalExecutor` with the same chunk size, whichever workers die on the way. A torch model gives the same rows only with the
-same number of threads: another number rounds sums differently.
-This file does not share a model between processes, gives no process a device of its own, and knows one machine only.
+`LocalExecutor` with the same chunk size, whichever workers die on the way. A torch model gives the same rows
+only with the same number of threads: another number rounds sums differently.
+This file does not share a model between processes, gives no process a device of its own, and knows one
+machine only.
 """
 
 from __future__ import annotations
@@ -40,25 +41,27 @@ NUM_ATTEMPTS = 2
 START_HINT = "see what they wrote above, then run the same command again"
 """Advice in the error message if workers die one after the other."""
 POLL_S = 1.0
-"""Seconds after which a death is noticed at the latest, even if a child of the dead worker keeps its pipe open."""
+"""Seconds after which a death is noticed at the latest, even if a child of the dead worker keeps its pipe
+open."""
 
 
 @dataclass(frozen=True, eq=False)
 class PoolExecutor:
     """Does a work in worker processes, which are kept for the next work until `close`; a context manager.
 
-    A worker that dies (killed, out of memory) is replaced. Its chunk is tried once more, then recorded as failed. The rows
-    of a chunk wait for the chunks before it, so a stop costs up to `num_workers` * 4 chunks. Workers end with this process,
-    however it ends; Ctrl-C ends them at once.
+    A worker that dies (killed, out of memory) is replaced. Its chunk is tried once more, then recorded as
+    failed. The rows of a chunk wait for the chunks before it, so a stop costs up to `num_workers` * 4 chunks.
+    Workers end with this process, however it ends; Ctrl-C ends them at once.
     A work that cannot be pickled, or that holds an open run or a torch module, is done in this process as by
-    `LocalExecutor`, with a warning unless its `stays_here` is True. (A policy from `load_policy` is sent as its path.)
-    The main module of a program that uses workers must be importable: put its actions under
+    `LocalExecutor`, with a warning unless its `stays_here` is True. (A policy from `load_policy` is sent as
+    its path.) The main module of a program that uses workers must be importable: put its actions under
     `if __name__ == "__main__":`. `perform` may start programs, but not `multiprocessing` processes.
     """
 
     num_workers: int = 2
-    """Number of worker processes at most. Each holds its own copy of the work, with the policy's weights and caches, beside
-    the one in this process. On a GPU all copies share its memory, so one process with a larger batch is mostly better."""
+    """Number of worker processes at most. Each holds its own copy of the work, with the policy's weights and
+    caches, beside the one in this process. On a GPU all copies share its memory, so one process with a larger
+    batch is mostly better."""
     chunk_size: int = 32
     """Items per call of `perform`."""
     progress: bool = True
@@ -66,7 +69,8 @@ class PoolExecutor:
     max_failed_chunks: int = 3
     """Number of failed chunks in a row that stop the pass: the cause then is hardly in the items."""
     threads_per_worker: int = 1
-    """Number of threads that torch uses in each worker; more threads than cores in total make everything slower."""
+    """Number of threads that torch uses in each worker; more threads than cores in total make everything
+    slower."""
     _workers: list[Worker] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -92,10 +96,12 @@ class PoolExecutor:
             self._workers.pop().end()
 
     def execute(self, run: Run, work: Work) -> Tally:
-        """Do the owed items of `work` and append their rows to the journal of `run`; failures are as in `LocalExecutor`.
+        """Do the owed items of `work` and append their rows to the journal of `run`.
 
-        RunError after `max_failed_chunks` failed chunks in a row, if the disk refuses a write, and if a worker cannot load
-        the work.
+        Failures are as in `LocalExecutor`.
+
+        RunError after `max_failed_chunks` failed chunks in a row, if the disk refuses a write, and if a
+        worker cannot load the work.
         """
         local = LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks)
         return execute_with_workers(run, work, local, self._outcomes, self.close)
@@ -187,7 +193,10 @@ class Worker:
         self._send(Order(None))
 
     def listen(self) -> Rows | Failure | Death | None:
-        """Return the outcome of the chunk, or None if the message is another one. Only for a worker that has news."""
+        """Return the outcome of the chunk, or None if the message is another one.
+
+        Only for a worker that has news.
+        """
         try:
             message = pickle.loads(self._connection.recv_bytes()) if self._connection.poll() else None
         except (EOFError, OSError):
@@ -203,7 +212,8 @@ class Worker:
                 self._send(self._order)
         elif message.is_on_gpu:
             warnings.warn(
-                "each worker process holds its own copy of the model on the GPU; see PoolExecutor.num_workers",
+                "each worker process holds its own copy of the model on the GPU; "
+                "see PoolExecutor.num_workers",
                 stacklevel=2,
             )
         return None
@@ -216,7 +226,7 @@ class Worker:
         self._connection.close()
 
     def _send(self, order: Order) -> None:
-        """Send an order now, or as soon as the worker is up: it then reads at once, so nobody waits for its start."""
+        """Send an order now, or as soon as the worker is up, so that nobody waits for its start."""
         if not self._is_up:
             self._order = order
             return
@@ -224,7 +234,10 @@ class Worker:
             self._connection.send_bytes(pickle.dumps(order))
 
     def _ended(self) -> Death:
-        """Return why the process ended. RunError if it ended while it started: the next one would do the same."""
+        """Return why the process ended.
+
+        RunError if it ended while it started: the next one would do the same.
+        """
         self._process.join(POLL_S)  # its pipe is closed a little before its end
         code = self._process.exitcode
         if code is not None and code < 0:
@@ -247,7 +260,7 @@ def ready(workers: Sequence[Worker]) -> list[Worker]:
 
 @contextmanager
 def spawning(num_threads: int) -> Iterator[None]:
-    """Processes started inside use `num_threads` threads for torch, and get no Ctrl-C until they ignore it."""
+    """Give processes started inside `num_threads` threads for torch, and no Ctrl-C until they ignore it."""
     resource_tracker.ensure_running()  # starting it would let Ctrl-C through again
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     before = os.environ.get("OMP_NUM_THREADS")
@@ -270,7 +283,7 @@ def serve(connection: Connection, num_threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gives the chunks
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    # a lock made here is then unlinked at once, and not left behind by a kill; processes cannot be started here anyway
+    # a lock made under "fork" is unlinked at once, so a kill leaves none behind; no process is started here anyway
     set_start_method("fork", force=True)
     threading.Thread(target=end_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError):

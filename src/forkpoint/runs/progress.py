@@ -1,6 +1,7 @@
 """Shows how far a pass over a work is: a bar on a terminal, otherwise a plain line now and then.
 
-Invariant: rate and time left are measured on the items of this pass alone; reused rows count as done, not as speed.
+Invariant: rate and time left are measured on the items of this pass alone; reused rows count as done, not as
+speed.
 This file knows neither runs nor works.
 """
 
@@ -25,7 +26,10 @@ PLAIN_TENTHS = 10
 
 @dataclass
 class Pace:
-    """The numbers of a pass: `num_reused` items were done before it; `num_done` are settled in it, the failed ones included."""
+    """The numbers of a pass: `num_reused` items were done before it.
+
+    `num_done` are settled in it, the failed ones included.
+    """
 
     num_total: int
     num_reused: int
@@ -73,7 +77,8 @@ class Pace:
         asides = [f"{self.num_reused} reused"] if self.num_reused else []
         asides += [f"{self.num_failed} failed"] if self.num_failed else []
         count = f"{self.num_settled}/{self.num_total}" + (f" ({', '.join(asides)})" if asides else "")
-        return f"{count}, {_rate(self.items_per_s)}, {_duration(self.elapsed_s)} elapsed, {_duration(self.left_s)} left"
+        elapsed, left = _duration(self.elapsed_s), _duration(self.left_s)
+        return f"{count}, {_rate(self.items_per_s)}, {elapsed} elapsed, {left} left"
 
 
 class PaceColumn(ProgressColumn):
@@ -120,7 +125,10 @@ class BarDisplay:
 
 
 class LineDisplay:
-    """A plain line at the start, after every tenth of the work or ten seconds, and at the end; a context manager."""
+    """A plain line at the start, after every tenth of the work or ten seconds, and at the end.
+
+    A context manager.
+    """
 
     def __init__(self, title: str, pace: Pace, stream: TextIO) -> None:
         self.title = title

@@ -3,14 +3,14 @@
     with RayExecutor(num_workers=16, gpus_per_worker=1) as executor:
         executor.execute(run, work)
 
-Every worker is a Ray actor with its own copy of the work. The work goes to the object store once per pass, and to a worker
-once; from then on a worker is sent the bounds of one chunk at a time, and sends its rows back. Only this process writes to
-the run, and it journals the chunks in their order.
+Every worker is a Ray actor with its own copy of the work. The work goes to the object store once per pass,
+and to a worker once; from then on a worker is sent the bounds of one chunk at a time, and sends its rows
+back. Only this process writes to the run, and it journals the chunks in their order.
 
-Invariant: if a row depends on its chunk alone, and not on the process and the machine, the journal is byte for byte that of
-a `LocalExecutor` with the same chunk size, whatever dies on the way, this process included.
-This file does not bring the package, the model or the data to other machines, and does not spread one model over several
-workers. It is the only file that needs Ray.
+Invariant: if a row depends on its chunk alone, and not on the process and the machine, the journal is byte
+for byte that of a `LocalExecutor` with the same chunk size, whatever dies on the way, this process included.
+This file does not bring the package, the model or the data to other machines, and does not spread one model
+over several workers. It is the only file that needs Ray.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 NUM_ATTEMPTS = 3
-"""How often a chunk is tried if its worker dies; once more than on one machine, since machines may leave a cluster."""
+"""How often a chunk is tried if its worker dies; once more than on one machine, since machines may leave a
+cluster."""
 PATIENCE_S = 60.0
 """Seconds without news from any worker, after which the room on the cluster is checked."""
 CONNECT_TIMEOUT_S = 10.0
@@ -59,28 +60,30 @@ MESSAGE_LENGTH = 400
 class RayExecutor:
     """Does a work in Ray actors, which are kept for the next work until `close`; a context manager.
 
-    If a worker or its machine dies, the worker is replaced and its chunk is given to the next free worker. A chunk is tried
-    three times, then recorded as failed. The rows of a chunk wait for the chunks before it, so a stop costs up to
-    `num_workers` * 4 chunks. Workers end with this process, however it ends.
-    Every worker loads a policy from `load_policy` from the same path or hub id, and keeps it for later works with the same
-    policy. A work that cannot be pickled, or that holds an open run or a torch module, is done in this process, with a
-    warning unless its `stays_here` is True.
-    The first `execute` that has something to do starts Ray or joins the cluster; `close` leaves it, unless the program was
-    connected to it before.
+    If a worker or its machine dies, the worker is replaced and its chunk is given to the next free worker. A
+    chunk is tried three times, then recorded as failed. The rows of a chunk wait for the chunks before it, so
+    a stop costs up to `num_workers` * 4 chunks. Workers end with this process, however it ends.
+    Every worker loads a policy from `load_policy` from the same path or hub id, and keeps it for later works
+    with the same policy. A work that cannot be pickled, or that holds an open run or a torch module, is done
+    in this process, with a warning unless its `stays_here` is True.
+    The first `execute` that has something to do starts Ray or joins the cluster; `close` leaves it, unless
+    the program was connected to it before.
     """
 
     num_workers: int = 2
     """Number of actors at most, over all machines."""
     gpus_per_worker: float = 0.0
-    """Number of GPUs that each worker reserves and sees; at least as many as its policy is spread over (tensor parallel). With
-    a fraction such as 0.5, several workers share one GPU; with 0 a worker sees none."""
+    """Number of GPUs that each worker reserves and sees; at least as many as its policy is spread over
+    (tensor parallel). With a fraction such as 0.5, several workers share one GPU; with 0 a worker sees
+    none."""
     cpus_per_worker: int = 1
     """Number of cores that each worker reserves, and of threads that torch uses there."""
     chunk_size: int = 32
     """Items per call of `perform`."""
     address: str | None = None
-    """Address of the cluster, such as 10.0.0.1:6379. None takes the environment variable RAY_ADDRESS, or else the cluster that
-    this machine belongs to; without either, Ray is started for this process on this machine alone."""
+    """Address of the cluster, such as 10.0.0.1:6379. None takes the environment variable RAY_ADDRESS, or else
+    the cluster that this machine belongs to; without either, Ray is started for this process on this machine
+    alone."""
     progress: bool = True
     """Whether to show on stderr how far the work is."""
     max_failed_chunks: int = 3
@@ -99,7 +102,8 @@ class RayExecutor:
         )
         if self.gpus_per_worker < 0 or (self.gpus_per_worker > 1 and self.gpus_per_worker % 1):
             raise ValueError(
-                f"gpus_per_worker must be a whole number, or a fraction of one GPU; {self.gpus_per_worker} was given"
+                "gpus_per_worker must be a whole number, or a fraction of one GPU; "
+                f"{self.gpus_per_worker} was given"
             )
 
     def __enter__(self) -> RayExecutor:
@@ -117,11 +121,13 @@ class RayExecutor:
         self._ray.close()
 
     def execute(self, run: Run, work: Work) -> Tally:
-        """Do the owed items of `work` and append their rows to the journal of `run`; failures are as in `LocalExecutor`.
+        """Do the owed items of `work` and append their rows to the journal of `run`.
 
-        ValueError if the cluster has no room for the workers, ConnectionError if there is no cluster at the address.
-        RunError after `max_failed_chunks` failed chunks in a row, if the disk refuses a write, if a worker cannot load the
-        work, and if workers die before they have loaded it.
+        Failures are as in `LocalExecutor`.
+
+        ValueError if the cluster has no room for the workers, ConnectionError if there is no cluster at the
+        address. RunError after `max_failed_chunks` failed chunks in a row, if the disk refuses a write, if a
+        worker cannot load the work, and if workers die before they have loaded it.
         """
         local = LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks)
         return execute_with_workers(run, work, local, self._outcomes, self.close)
@@ -159,15 +165,19 @@ class RayExecutor:
         return []
 
     def _lack_of_room(self, num_workers: int) -> str:
-        """Return a message if the machines of the cluster, even if all idle, have no room for that many workers; else an empty text."""
+        """Return a message if the cluster has no room for that many workers, else an empty text.
+
+        Workers of others are not considered: their room counts as free.
+        """
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         room = sum(_room(machine, self.cpus_per_worker, self.gpus_per_worker) for machine in machines)
         if room >= num_workers:
             return ""
         num_cpus, num_gpus = (sum(machine.get(name, 0) for machine in machines) for name in ("CPU", "GPU"))
         return (
-            f"{self.num_workers} workers with {self.cpus_per_worker} CPUs and {self.gpus_per_worker:g} GPUs each were asked for; "
-            f"the Ray cluster has room for {room} ({num_cpus:g} CPUs and {num_gpus:g} GPUs on {len(machines)} machines): "
+            f"{self.num_workers} workers with {self.cpus_per_worker} CPUs and "
+            f"{self.gpus_per_worker:g} GPUs each were asked for; the Ray cluster has room for {room} "
+            f"({num_cpus:g} CPUs and {num_gpus:g} GPUs on {len(machines)} machines): "
             "ask for fewer or smaller ones, or add machines"
         )
 
@@ -202,7 +212,10 @@ class Worker:
         self.task, self.answer_ref = task, self._actor.perform.remote(task.chunk)
 
     def listen(self) -> Rows | Failure | Death | None:
-        """Return the outcome of the chunk, or of loading: None, or a failure. The worker then is free, or dead."""
+        """Return the outcome of the chunk, or of loading: None, or a failure.
+
+        The worker then is free, or dead.
+        """
         answer_ref, self.answer_ref, self.task = self.answer_ref, None, None
         try:
             answer: Rows | Failure | None = ray.get(answer_ref)
@@ -249,7 +262,7 @@ def _room(machine: Mapping[str, float], num_cpus: int, num_gpus: float) -> int:
 
 
 def _refuse_deaf(address: str) -> None:
-    """Raise ConnectionError if nobody listens at an address HOST:PORT: Ray itself would try for many minutes."""
+    """Raise ConnectionError if nobody listens at HOST:PORT: Ray itself would try for many minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if not port.isdigit():
         return

@@ -1,15 +1,15 @@
 """A run directory: its configuration, the rows done so far, and whether it is complete.
 
-    config.json      command, resolved configuration, and the package version that started the run; written first
+    config.json      command, resolved configuration, package version that started the run; written first
     lock             the process that writes now, and the seconds spent so far
     journal.jsonl    one sealed line per finished item (see `journal.py`); damaged lines go to journal.bad
     failures.jsonl   one line per item per failed attempt; the item is owed again
     manifest.json    row count, journal digest, summary; written last
 
-Invariant: a run can be stopped at any moment and opened again with the same command and configuration; rows that were
-journaled stay. A manifest counts only as long as its digest is that of the journal.
-Settings that do not change the rows (batch size, output path, progress) do not belong in the configuration: they may
-differ from one opening to the next. This file does no work (see `local.py`).
+Invariant: a run can be stopped at any moment and opened again with the same command and configuration; rows
+that were journaled stay. A manifest counts only as long as its digest is that of the journal.
+Settings that do not change the rows (batch size, output path, progress) do not belong in the configuration:
+they may differ from one opening to the next. This file does no work (see `local.py`).
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Run:
     def open(cls, directory: str | Path, command: str, config: Mapping[str, JSON]) -> Run:
         """Start a run, or continue one; until `close` no other process can write to the directory.
 
-        RunLocked if another process writes to it, ConfigDiffers if it was started with another command or configuration,
-        RunError if the directory holds something other than a run.
+        RunLocked if another process writes to it, ConfigDiffers if it was started with another command or
+        configuration, RunError if the directory holds something other than a run.
         """
         directory = Path(directory)
         settings = {"format": FORMAT, "command": command, "config": json.loads(canonical_json(config))}
@@ -79,7 +79,7 @@ class Run:
 
     @classmethod
     def read(cls, directory: str | Path) -> Run:
-        """Open a run for reading, even while another process writes to it: the rows are those journaled by now.
+        """Open a run for reading, even while another process writes to it; later rows are not seen.
 
         FileNotFoundError or RunError if there is no run, JournalCorrupt if a complete line is damaged.
         """
@@ -118,14 +118,18 @@ class Run:
         return self.manifest is not None
 
     def rows(self, keys: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Yield rows as they were given to `append`: those of `keys` in their order, or all in the order of writing.
+        """Yield rows as given to `append`: those of `keys` in their order, or all in the order of writing.
 
-        The two orders differ if a failed or damaged item was done again. KeyError for a key that is still owed.
+        The two orders differ if a failed or damaged item was done again. KeyError for a key that is still
+        owed.
         """
         return (row for _, row in self.journal.items(keys))
 
     def failures(self) -> Iterator[dict[str, Any]]:
-        """Yield every failed attempt, oldest first: key, error, message, time. The item may have succeeded since."""
+        """Yield every failed attempt, oldest first: key, error, message, time.
+
+        The item may have succeeded since.
+        """
         path = self.directory / FAILURES
         if not path.exists():
             return
@@ -135,7 +139,9 @@ class Run:
                     yield json.loads(line)
 
     def append(self, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
-        """Journal the (key, row) pairs whose key has no row yet, all or none of them; returns how many were added.
+        """Journal the (key, row) pairs whose key has no row yet, all or none of them.
+
+        Returns how many were added.
 
         ValueError or TypeError for a row that is not JSON, RunError if the disk refuses the write.
         """
@@ -195,7 +201,10 @@ class Run:
 
 
 def _refuse_foreign(directory: Path) -> None:
-    """Raise if `directory` is used for something else; a run that was killed before it wrote its configuration is not."""
+    """Raise if `directory` is used for something else.
+
+    A run that was killed before it wrote its configuration is not refused.
+    """
     if not directory.exists() or (directory / CONFIG).exists():
         return
     if not directory.is_dir():
@@ -206,12 +215,16 @@ def _refuse_foreign(directory: Path) -> None:
     names -= {LOCK, draft_of(directory / CONFIG).name}
     if names:
         raise RunError(
-            f"{directory} holds {min(names)} but no {CONFIG}, so it is not a run; give a new or empty directory"
+            f"{directory} holds {min(names)} but no {CONFIG}, so it is not a run; "
+            "give a new or empty directory"
         )
 
 
 def _read_settings(directory: Path) -> dict[str, Any]:
-    """Return the content of config.json. RunError if it is missing, of another format, or not that of a run."""
+    """Return the content of config.json.
+
+    RunError if it is missing, of another format, or not that of a run.
+    """
     path = directory / CONFIG
     try:
         settings = json.loads(path.read_bytes())
@@ -223,7 +236,8 @@ def _read_settings(directory: Path) -> dict[str, Any]:
         raise RunError(f"{path} is not the configuration of a run; give another directory")
     if settings["format"] != FORMAT:
         raise RunError(
-            f"{directory} is a run of format {settings['format']}; this version reads format {FORMAT}: give another directory"
+            f"{directory} is a run of format {settings['format']}; "
+            f"this version reads format {FORMAT}: give another directory"
         )
     return settings
 

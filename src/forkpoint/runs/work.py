@@ -33,7 +33,7 @@ class Executor(Protocol):
 
 
 class Work(Protocol):
-    """A list of items, each identified by a content-hash key, and a function that turns some of them into rows."""
+    """A list of items with one content-hash key each, and a function that turns some of them into rows."""
 
     @property
     def keys(self) -> Sequence[str]:
@@ -42,7 +42,7 @@ class Work(Protocol):
 
     @property
     def stays_here(self) -> bool:
-        """Whether the work is done in the process that has it, even by an executor with workers in other processes.
+        """Whether the work is done in the process that has it, even by an executor with workers.
 
         True for a work that holds an open run or a model in memory: copies of these must not exist.
         """
@@ -50,12 +50,17 @@ class Work(Protocol):
 
     @property
     def shows_progress(self) -> bool:
-        """Whether an executor may show how far the work is; False for a work that is one of many small rounds."""
+        """Whether an executor may show how far the work is.
+
+        False for a work that is one of many small rounds.
+        """
         ...
 
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
-        """Return one JSON row per item index, in the same order, without the fields `key` and `sum`: the journal adds them.
+        """Return one JSON row per item index, in the same order.
 
-        An exception fails every item of the call; a failure of one item alone belongs in the row of that item.
+        Rows do not have the fields `key` and `sum`: the journal adds them.
+        An exception fails every item of the call; a failure of one item alone belongs in the row of that
+        item.
         """
         ...

@@ -1,6 +1,7 @@
-"""What every executor with workers does: give them chunks, replace those that die, and keep the chunks in their order.
+"""The part that executors with workers share: they give out chunks, replace dead workers and keep the order.
 
-Invariant: outcomes come in the order of the chunks, one per chunk, whichever worker performed it and whatever died.
+Invariant: outcomes come in the order of the chunks, one per chunk, whichever worker performed it and whatever
+died.
 This file starts no processes and sends nothing; an executor brings workers that do.
 """
 
@@ -19,7 +20,8 @@ from forkpoint.runs.run import Run
 from forkpoint.runs.work import Tally, Work
 
 CHUNKS_AHEAD = 4
-"""Chunks per worker that may be performed before the oldest one is journaled; a stop costs at most this many per worker."""
+"""Chunks per worker that may be performed before the oldest one is journaled; a stop costs at most this many
+per worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,9 @@ class Worker(Protocol):
         ...
 
     def listen(self) -> Rows | Failure | Death | None:
-        """Return the outcome of the task, or of loading the work: None, or a Failure. Only for a worker with news.
+        """Return the outcome of the task, or of loading the work: None, or a Failure.
+
+        Only for a worker with news.
 
         RunError if the worker could not be started, and another one could not be started either.
         """
@@ -148,7 +152,10 @@ class _Backlog:
         return self._owed.popleft()
 
     def settle(self, task: Task | None, news: Rows | Failure | Death | None) -> None:
-        """Take in what a worker says; it had no task if it loaded the work. Raises if the work cannot be loaded."""
+        """Take in what a worker says; it had no task if it loaded the work.
+
+        Raises if the work cannot be loaded.
+        """
         if task is None:
             if isinstance(news, Failure):
                 news.rows()  # raises
@@ -171,8 +178,9 @@ def execute_with_workers(
 ) -> Tally:
     """Do what is owed of `work` with workers, or as `local` does if the work has to stay in this process.
 
-    `perform` yields the outcomes of the chunks of the work that it is given as a parcel. `close` ends the workers; it is
-    called if the pass is not finished, for whatever reason. Chunk size, progress and failures are those of `local`.
+    `perform` yields the outcomes of the chunks of the work that it is given as a parcel. `close` ends the
+    workers; it is called if the pass is not finished, for whatever reason. Chunk size, progress and failures
+    are those of `local`.
     """
     parcel = parcel_of(run, work, local.chunk_size)
     if parcel is None:

@@ -21,11 +21,11 @@ class WorkersConfig:
     """How many workers do the work, and where."""
 
     workers: int = 1
-    """Number of processes that sample, each with its own policy; on CPUs one per core is fastest. 1 is this process alone,
-    unless --ray is given."""
+    """Number of processes that sample, each with its own policy; on CPUs one per core is fastest. 1 is this
+    process alone, unless --ray is given."""
     ray: str | None = None
-    """Spread the workers over machines with Ray: the address of a cluster (HOST:PORT), or `auto` for the cluster that this
-    machine is in, or for this machine alone if it is in none."""
+    """Spread the workers over machines with Ray: the address of a cluster (HOST:PORT), or `auto` for the
+    cluster that this machine is in, or for this machine alone if it is in none."""
     gpus_per_worker: float = 0.0
     """Number of GPUs of each worker, with Ray; at least as many as --tensor-parallel."""
     cpus_per_worker: int = 1
@@ -40,7 +40,10 @@ class WorkersConfig:
 
     @contextmanager
     def executor(self, chunk_size: int) -> Iterator[Executor]:
-        """The executor; its workers end with the context. MissingPackageError if Ray is asked for and not installed."""
+        """The executor; its workers end with the context.
+
+        MissingPackageError if Ray is asked for and not installed.
+        """
         if self.ray is not None:
             try:
                 from forkpoint.runs.ray import RayExecutor
