@@ -1,7 +1,7 @@
-"""Step scores of a benchmark's solutions, journaled as they come.
+"""The step scores of a benchmark's solutions, journaled as they are computed.
 
-Invariant: the journal depends on the scorer and the solutions alone. Thresholds, aggregates and labels are applied to what is
-read back, so any of them may change, and more solutions may come, without anything being scored again.
+Invariant: the journal depends on the scorer and the solutions alone. Thresholds, aggregates and labels are applied to rows
+read back from it, so they may change, and solutions may be added, without scoring anything twice.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ SCORES = "scores"
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Step scores in the order of the solutions; None where the scorer refused one."""
+    """Step scores in the order of the solutions, and the reasons of refusals."""
 
-    scores: list[tuple[float, ...] | None]
+    scores: list[StepScores | None]
+    """None for a solution that the scorer refused."""
     refusals: list[str]
-    """Its reasons, one per refused solution."""
+    """The scorer's reasons, one per refused solution."""
 
     def summary(self) -> dict[str, Any]:
-        """For the results: how many were refused, and the distinct reasons."""
+        """Return the number of refused solutions and the distinct reasons, for the results."""
         return {"num": len(self.refusals), "reasons": sorted(set(self.refusals))}
 
 
@@ -51,7 +52,7 @@ def score_work(scorer: Scorer, solutions: Sequence[QuestionSteps]) -> ScoreWork:
 
 
 def solution_key(solution: QuestionSteps) -> str:
-    """Equal for solutions with the same question and the same steps."""
+    """Return the key of a solution; it depends on its question and its steps alone."""
     question, steps = solution
     return content_key({"question": question, "steps": steps})
 
@@ -59,9 +60,9 @@ def solution_key(solution: QuestionSteps) -> str:
 def score_solutions(
     scorer: Scorer, solutions: Sequence[QuestionSteps], out: Path, executor: Executor
 ) -> Scored:
-    """Score what is not journaled in `out` yet, and read all scores back; run again to continue.
+    """Score the solutions that are not journaled in `out` yet, and read all scores back; run again to continue.
 
-    ConfigDiffers where `out` holds the scores of another scorer, RuntimeError where solutions failed (they are owed again).
+    ConfigDiffers if `out` holds the scores of another scorer, RuntimeError if solutions failed (they stay owed).
     """
     work = score_work(scorer, solutions)
     with Run.open(out / SCORES, "benchmark scores", {"scorer": scorer.name}) as run:

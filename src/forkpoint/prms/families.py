@@ -1,7 +1,9 @@
-"""Which family a checkpoint is of, and how it is loaded. Importing this file does not import torch.
+"""The families of PRMs: how the family of a checkpoint is recognised, and how a PRM is loaded.
 
-Invariant: nothing is guessed. A head or an architecture that only one family has tells; a language model looks like any
-other, and is taken for a PRM only under the very name that it was published by, or where the family is named.
+Importing this file does not import torch.
+Invariant: nothing is guessed. A head or an architecture that only one family has tells the family. A language
+model looks like any other, and is taken for a PRM only under the exact name of its publication, or if the
+family is named.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ class FamilyEntry:
     is_language_model: bool = False
     """Whether a checkpoint of the family has nothing that other language models do not have."""
     has_classes: bool = False
-    """Whether a score is the probability of a class of the model's head, so that the order of the classes matters."""
+    """Whether a score is the probability of a class of the model's head, so that the order of the classes
+    matters."""
 
 
 OURS = "forkpoint"
@@ -63,7 +66,7 @@ LANGUAGE_MODELS = tuple(name for name, entry in FAMILIES.items() if entry.is_lan
 PUBLISHED = {published: name for name, entry in FAMILIES.items() for published in entry.published}
 """The family of every published name."""
 DESCRIPTIONS = ("*.json", "*.txt", "*.model", "*.jinja")
-"""The files of a checkpoint on the hub that are not weights."""
+"""Patterns of the files of a checkpoint on the hub that are not weights."""
 
 
 def load_checkpoint(
@@ -75,7 +78,7 @@ def load_checkpoint(
     family = family or recognise(directory, Path(path_or_id).name)
     if family == OURS:
         if options:
-            raise ValueError(f"a PRM of ours takes no options; {', '.join(options)} was given")
+            raise ValueError(f"a PRM of the family {OURS} takes no options; {', '.join(options)} was given")
         return _load_ours(_directory(path_or_id), device)
     from forkpoint.checkpoint import device_named, fingerprint, load_tokenizer
     from forkpoint.prms.family import FamilyPRM
@@ -90,13 +93,13 @@ def load_checkpoint(
 
 
 def check_family(family: str | None) -> None:
-    """Raise ValueError unless `family` is the name of a family, or None for the one that a checkpoint's files tell."""
+    """Raise ValueError unless `family` is a known name; None leaves it to the files of the checkpoint."""
     if family is not None:
         check_choice("PRM family", family, (OURS, *FAMILIES))
 
 
 def recognise(directory: Path, published_name: str = "") -> str:
-    """The family of the checkpoint in a directory. LayoutError where its files do not tell."""
+    """Return the family of the checkpoint in a directory. LayoutError if its files do not tell."""
     if (directory / FORMAT_FILE).is_file():
         return OURS
     if not (directory / "config.json").is_file():
@@ -113,20 +116,21 @@ def recognise(directory: Path, published_name: str = "") -> str:
     if name in LANGUAGE_MODELS:
         return name
     raise LayoutError(
-        f"{directory} does not tell which PRM it is: a {', '.join(architectures) or 'model without architecture'}"
+        f"{directory} does not tell which PRM it is: "
+        f"a {', '.join(architectures) or 'model without architecture'}"
         f"{_fitting(directory, architectures)}. Name its family: {', '.join(FAMILIES)}"
     )
 
 
 def family_class(name: str) -> type[Family]:
-    """The class of a family; imports its module."""
+    """Return the class of a family; imports its module."""
     entry = FAMILIES[name]
     found: type[Family] = getattr(import_module(f"forkpoint.prms.{entry.module}"), entry.class_name)
     return found
 
 
 def _fitting(directory: Path, architectures: Sequence[str]) -> str:
-    """For language models, which families their tokens would do for."""
+    """Return, for a language model, which families its tokens would fit; an empty text for other models."""
     if not any(architecture.endswith("ForCausalLM") for architecture in architectures):
         return ""
     from forkpoint.checkpoint import load_tokenizer
@@ -156,7 +160,7 @@ def _weight_names(directory: Path) -> set[str]:
 
 
 def _directory(path_or_id: str | Path, patterns: Sequence[str] | None = None) -> Path:
-    """The directory itself, or where the hub's files lie once they are here; `patterns` None: all of them."""
+    """Return the directory itself, or that of the downloaded files of the hub; `patterns` None takes all."""
     if Path(path_or_id).is_dir():
         return Path(path_or_id)
     from huggingface_hub import snapshot_download
@@ -165,7 +169,8 @@ def _directory(path_or_id: str | Path, patterns: Sequence[str] | None = None) ->
         return Path(snapshot_download(str(path_or_id), allow_patterns=list(patterns) if patterns else None))
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
-            f"there is no PRM directory {path_or_id}, and no such model on the hub can be had ({type(error).__name__}); "
+            f"there is no PRM directory {path_or_id}, and no such model on the hub can be had "
+            f"({type(error).__name__}); "
             "train one with `forkpoint train`"
         ) from error
 

@@ -1,7 +1,7 @@
 """Step scores of a scorer, checked, and journaled as the work of a run.
 
-Invariant: every score passes `checked_scores`. A scorer that answers with too few or too many numbers, or with numbers that
-are not scores, is an error; it never reaches a journal, an aggregate or a search.
+Invariant: every score passes `checked_scores`. A scorer that answers with too few or too many numbers, or
+with numbers that are not scores, is an error; it never reaches a journal, an aggregate or a search.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ StepScores = tuple[float, ...]
 def checked_scores(
     scorer: Scorer, questions: Sequence[str], steps: Sequence[Sequence[str]]
 ) -> list[StepScores]:
-    """Return the answer of `scorer.score`; ValueError unless it has one number in [0, 1] per step of every solution."""
+    """Score solutions; ValueError unless the scorer gives one number in [0, 1] per step of every solution."""
     found = scorer.score(questions, steps)
     if len(found) != len(steps):
         raise ValueError(
-            f"scorer {scorer.name!r} was given {len(steps)} solutions and scored {len(found)}; one each is needed"
+            f"scorer {scorer.name!r} was given {len(steps)} solutions and scored {len(found)}; "
+            "one each is needed"
         )
     for steps_of_solution, scores in zip(steps, found, strict=True):
         if len(scores) != len(steps_of_solution) or not all(0 <= score <= 1 for score in scores):
@@ -47,8 +48,8 @@ def scores_of(scorer: Scorer, solutions: Sequence[QuestionSteps]) -> list[StepSc
 def scores_or_refusals(scorer: Scorer, solutions: Sequence[QuestionSteps]) -> list[StepScores | LayoutError]:
     """Score solutions; a solution that the scorer refuses gets its error in place of scores.
 
-    If the scorer refuses a batch, each half is tried alone until the refused solutions are found, so k refusals among n
-    solutions cost about k log2(n) more calls. ValueError as in `checked_scores`.
+    If the scorer refuses a batch, each half is tried alone until the refused solutions are found, so k
+    refusals among n solutions cost about k log2(n) more calls. ValueError as in `checked_scores`.
     """
     try:
         return [*scores_of(scorer, solutions)]
@@ -61,9 +62,10 @@ def scores_or_refusals(scorer: Scorer, solutions: Sequence[QuestionSteps]) -> li
 
 @dataclass(frozen=True)
 class ScoreWork:
-    """The step scores of the solutions of each item, one row per item; equal solutions of one chunk are scored once.
+    """The step scores of the solutions of each item, one row per item.
 
-    Where the solutions come from and what a row looks like is up to the two functions.
+    Equal solutions of one chunk are scored once. The two functions decide which solutions an item has, and what a
+    row looks like.
     """
 
     scorer: Scorer
@@ -74,7 +76,8 @@ class ScoreWork:
     row: Callable[[Sequence[StepScores | LayoutError | None]], dict[str, Any]]
     """Makes the row of an item from the scores of its solutions, in their order."""
     keeps_refusals: bool = False
-    """Whether `row` is given the LayoutError of a solution that the scorer refuses; otherwise it fails the chunk."""
+    """Whether `row` is given the LayoutError of a solution that the scorer refuses; otherwise it fails the
+    chunk."""
     stays_here: ClassVar[bool] = True
     """The work holds the scorer, and may read the open run."""
     shows_progress: ClassVar[bool] = True

@@ -283,7 +283,7 @@ def serve(connection: Connection, num_threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gives the chunks
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    # a lock made under "fork" is unlinked at once, so a kill leaves none behind; no process is started here anyway
+    # under "fork" a lock is unlinked at once, so a kill leaves none behind; no process is started here anyway
     set_start_method("fork", force=True)
     threading.Thread(target=end_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError):

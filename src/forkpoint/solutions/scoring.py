@@ -16,7 +16,7 @@ from forkpoint.solutions.work import outcome_of
 
 
 def score_work(scorer: Scorer, prm_format: PRMFormat, run: Run, outcome_keys: Sequence[str]) -> ScoreWork:
-    """The step scores of every solution of an outcome row; a solution that the scorer refuses fails its chunk."""
+    """The step scores of every solution of an outcome row; one that the scorer refuses fails its chunk."""
 
     def read(idxs: Sequence[int]) -> list[list[QuestionSteps]]:
         outcomes = [outcome_of(row) for row in run.rows([outcome_keys[idx] for idx in idxs])]
@@ -30,7 +30,7 @@ def score_work(scorer: Scorer, prm_format: PRMFormat, run: Run, outcome_keys: Se
 
 
 def candidate_work(scorer: Scorer, prm_format: PRMFormat, run: Run, sample_keys: Sequence[str]) -> ScoreWork:
-    """The step scores of every completion that may be kept; null if it did not end or the scorer refuses it."""
+    """The step scores of every sample; null for one that did not end, or that the scorer refuses."""
 
     def read(idxs: Sequence[int]) -> list[list[QuestionSteps | None]]:
         outcomes = [SampleOutcome.from_row(row) for row in run.rows([sample_keys[idx] for idx in idxs])]
