@@ -173,7 +173,7 @@ def test_a_fixed_threshold_needs_no_subset_and_a_missing_one_is_named(tmp_path: 
         processbench(FunctionScorer(any_score), math, tmp_path / "out", executor=QUIET)
     with pytest.raises(ValueError, match="two sources are named 'math'"):
         read_subsets([str(tmp_path / "math.json")] * 2)
-    with pytest.raises(ValueError, match="threshold must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"threshold must be in \[0, 1\]"):
         ProcessBenchConfig(threshold=1.5)
 
 

@@ -1,11 +1,11 @@
 """Best-of-N from a file of candidates: does a PRM pick better than a vote?
 
-For every N, the benchmark measures the majority vote, the candidate with the best score and the weighted vote for every
-aggregate of step scores, the oracle (right if any candidate is right), and the gain of each way of picking by score over the
-majority on the same problems.
-Scores are those of a PRM or of the file. Scores of a file may lie outside [0, 1]: weighted votes and `prod` then mean
-nothing and are left out. If every candidate has one score, the only aggregate is `last`. A candidate that the PRM refuses
-scores 0.
+For every N, the benchmark measures the majority vote, the candidate with the best score and the weighted vote
+for every aggregate of step scores, the oracle (right if any candidate is right), and the gain of each way of
+picking by score over the majority on the same problems.
+Scores are those of a PRM or of the file. Scores of a file may lie outside [0, 1]: weighted votes and `prod`
+then mean nothing and are left out. If every candidate has one score, the only aggregate is `last`. A
+candidate that the PRM refuses scores 0.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class BestOfNConfig:
     cut: Cut | None = None
     """How candidates that are texts are cut into steps; None cuts them as the PRM's training data was cut."""
     exchangeable: bool = True
-    """Whether candidates are independent samples: all disjoint groups of N are averaged. Otherwise the first N count."""
+    """Whether candidates are independent samples: all disjoint groups of N are averaged. Otherwise the first
+    N count."""
 
 
 def best_of_n(
@@ -53,9 +54,9 @@ def best_of_n(
 ) -> dict[str, Any]:
     """Measure every way of picking; writes OUT/results.json and returns its content.
 
-    The scores of a scorer are journaled in `out`. Without a scorer the scores are those of the file; without either, nothing
-    is picked by score. ValueError if there are both, if only some problems have scores, or if a text has to be scored and
-    `config.cut` is None.
+    The scores of a scorer are journaled in `out`. Without a scorer the scores are those of the file; without
+    either, nothing is picked by score. ValueError if there are both, if only some problems have scores, or if
+    a text has to be scored and `config.cut` is None.
     """
     problems = file.problems
     has_scores = [problem.scores is not None for problem in problems]

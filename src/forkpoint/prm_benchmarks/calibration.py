@@ -1,11 +1,13 @@
 """Step calibration: of the steps that score 0.8, are 80 % right?
 
-Steps are put into B bins of equal width by their score: bin b holds scores in [b/B, (b+1)/B), the last bin also 1.
+Steps are put into B bins of equal width by their score: bin b holds scores in [b/B, (b+1)/B), the last bin
+also 1.
     ECE    sum over bins of (steps in the bin / all steps) * |mean score - mean label|      (arXiv 1706.04599)
     Brier  mean over steps of (score - label)^2
-Labels may be soft: they are averaged as they are. Every step counts once, so long solutions weigh more; problems are resampled
-with all their steps. The ECE of a resample is on average larger than that of the data, since noise adds to |.|: its interval
-lies somewhat too high, and with few steps per bin the ECE itself is too high.
+Labels may be soft: they are averaged as they are. Every step counts once, so long solutions weigh more;
+problems are resampled with all their steps. The ECE of a resample is on average larger than that of the data,
+since noise adds to |.|: its interval lies somewhat too high, and with few steps per bin the ECE itself is too
+high.
 A solution that the PRM refuses is left out and counted in `refused`.
 """
 
@@ -38,9 +40,11 @@ class CalibrationConfig:
     """Which steps are binned, and into how many bins."""
 
     num_bins: int = 10
-    """Number of bins of equal width (10 or 15 are usual; results with different numbers cannot be compared)."""
+    """Number of bins of equal width (10 or 15 are usual; results with different numbers cannot be
+    compared)."""
     past_first_error: bool = True
-    """Whether to include steps after the first one labelled 0; leave them out if nobody judged them, as in ProcessBench."""
+    """Whether to include steps after the first one labelled 0; leave them out if nobody judged them, as in
+    ProcessBench."""
 
     def __post_init__(self) -> None:
         check_at_least(1, num_bins=self.num_bins)
@@ -92,8 +96,8 @@ def calibration(
 ) -> dict[str, Any]:
     """Measure the scorer on labelled steps; writes OUT/results.json and returns its content.
 
-    Scores are journaled in `out`. Problems are told apart by their questions. ValueError if there are no solutions, or if
-    the scorer refuses all of them.
+    Scores are journaled in `out`. Problems are told apart by their questions. ValueError if there are no
+    solutions, or if the scorer refuses all of them.
     """
     scored = score_solutions(
         scorer,

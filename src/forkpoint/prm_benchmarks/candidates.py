@@ -1,10 +1,10 @@
 """Reads candidate solutions of problems from files, whoever wrote them.
 
-A row is a problem with its question, its gold answer and its candidates. A candidate is a text, a list of steps, or a record
-with `text` or `steps`. Answers, verdicts and scores of candidates are read from columns of your choice: each is a list in
-parallel with the candidates or, if candidates are records, a field of each.
-Invariant: a column that is not named is not used. Without a column of verdicts the candidates are graded here, and without
-one of answers the answers are read here.
+A row is a problem with its question, its gold answer and its candidates. A candidate is a text, a list of
+steps, or a record with `text` or `steps`. Answers, verdicts and scores of candidates are read from columns of
+your choice: each is a list in parallel with the candidates or, if candidates are records, a field of each.
+Invariant: a column that is not named is not used. Without a column of verdicts the candidates are graded
+here, and without one of answers the answers are read here.
 """
 
 from __future__ import annotations
@@ -38,13 +38,15 @@ class CandidateColumns:
     candidates: str = "candidates"
     """The column with the list of candidates."""
     answers: str | None = None
-    """The column with the candidates' answers, of which equal texts are equal votes; None reads them out of the candidates."""
+    """The column with the candidates' answers, of which equal texts are equal votes; None reads them out of
+    the candidates."""
     verdicts: str | None = None
     """The column with true or false for every candidate; None grades the candidates."""
     scores: str | None = None
     """The column with a number, or a list of step scores, for every candidate."""
     grader: str = "math"
-    """How answers are read and judged if no column gives them: numeric, math, exact, choice, code, or module:function."""
+    """How answers are read and judged if no column gives them: numeric, math, exact, choice, code, or
+    module:function."""
 
     def __post_init__(self) -> None:
         check_grader(self.grader)
@@ -65,16 +67,17 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class CandidateFile:
-    """The problems of a file, the columns that were read, and the number of answers without a verdict (they count as wrong)."""
+    """The problems of a file, and the columns that were read."""
 
     problems: tuple[Candidates, ...]
     columns: CandidateColumns
     num_ungradable: int = 0
+    """Number of answers without a verdict; they count as wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """The content of a row; all tuples have one entry per candidate, and None stands for a column that is not read."""
+    """The content of a row; tuples have one entry per candidate, and a column that is not read is None."""
 
     question: str
     gold: str
@@ -108,7 +111,7 @@ def read_candidates(source: str, columns: CandidateColumns = CandidateColumns())
 
 
 def cut(candidate: str, how: Cut) -> tuple[str, ...]:
-    """Return steps that joined are the text: its lines, its paragraphs (between blank lines), or all of it."""
+    """Cut a text into lines, paragraphs (between blank lines) or one step; the steps joined are the text."""
     match how:
         case "lines":
             return newline_steps(candidate)
@@ -149,8 +152,7 @@ def _steps_and_text(entry: Any) -> tuple[tuple[str, ...] | None, str]:
     if isinstance(content, list) and content and all(isinstance(step, str) for step in content):
         return tuple(content), "\n".join(content)
     raise ValueError(
-        f"a candidate is a text, a list of steps, or a record with `text` or `steps`; "
-        f"{entry!r:.80} was given"
+        f"a candidate is a text, a list of steps, or a record with `text` or `steps`; {entry!r:.80} was given"
     )
 
 

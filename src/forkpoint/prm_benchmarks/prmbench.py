@@ -1,21 +1,24 @@
 """PRMBench (arXiv 2501.03124): does a PRM tell right steps from wrong ones, for nine kinds of error?
 
-A step that scores above the threshold is taken as right. The rule is that of the authors' evaluation code (ssmisya/PRMBench,
-task `prmtest_classified` and its tables):
+A step that scores above the threshold is taken as right. The rule is that of the authors' evaluation code
+(ssmisya/PRMBench, task `prmtest_classified` and its tables):
 
-- The steps are `modified_process`, the question is `modified_question`; `error_steps` count from 1. An error step beyond the
-  last step is ignored (the published files have some); the results give their number.
+- The steps are `modified_process`, the question is `modified_question`; `error_steps` count from 1. An error
+  step beyond the last step is ignored (the published files have some); the results give their number.
 - Over the steps of a class, with right steps as the positives, PRMScore = 0.5 F1 + 0.5 negative F1. The class
-  `multi_solutions` has no wrong steps; its PRMScore is F1. An F1 is 2 hits / (2 hits + misses + false alarms) of its kind.
-- The overall PRMScore pools the steps of all classes, so a class weighs by its number of steps. Simplicity, soundness and
-  sensitivity are unweighted means of the PRMScores of their classes.
-- `original_process` of the rows of `redundency` (spelled so) is the class `correct`, reported beside the others and not
-  included in the overall figure. Among rows with the same class and `idx` the first one counts.
-- A number in front of a step (`Step 3.`, `3.`) is removed; unlike in that code, the `0.` of `0.5` and a number that is the
-  whole step stay.
+  `multi_solutions` has no wrong steps; its PRMScore is F1. An F1 is 2 hits / (2 hits + misses + false alarms)
+  of its kind.
+- The overall PRMScore pools the steps of all classes, so a class weighs by its number of steps. Simplicity,
+  soundness and sensitivity are unweighted means of the PRMScores of their classes.
+- `original_process` of the rows of `redundency` (spelled so) is the class `correct`, reported beside the
+  others and not included in the overall figure. Among rows with the same class and `idx` the first one
+  counts.
+- A number in front of a step (`Step 3.`, `3.`) is removed; unlike in that code, the `0.` of `0.5` and a
+  number that is the whole step stay.
 
-Unlike in that code, an F1 without hits is 0; the code writes -1 in some cases. As in that code, a process that the PRM
-refuses is left out; `refused` counts it. The steps of `redundency` and `circular` are judged by the same scores as all others.
+Unlike in that code, an F1 without hits is 0; the code writes -1 in some cases. As in that code, a process
+that the PRM refuses is left out; `refused` counts it. The steps of `redundency` and `circular` are judged by
+the same scores as all others.
 """
 
 from __future__ import annotations
@@ -62,7 +65,8 @@ class PRMBenchConfig:
     """Which steps are taken as right."""
 
     threshold: float = 0.5
-    """A step with a higher score is taken as right (the authors use 0.5 for scores that are probabilities)."""
+    """A step with a higher score is taken as right (the authors use 0.5 for scores that are
+    probabilities)."""
 
     def __post_init__(self) -> None:
         check_within("[0, 1]", threshold=self.threshold)
@@ -137,8 +141,8 @@ def confusion(
 ) -> tuple[int, int, int, int]:
     """Return four numbers of steps: TP, FP, TN and FN.
 
-    These are the steps that are right and taken as right, wrong and taken as right, wrong and not taken as right, and right
-    and not taken as right.
+    These are the steps that are right and taken as right, wrong and taken as right, wrong and not taken as
+    right, and right and not taken as right.
     """
     counts = [0, 0, 0, 0]
     for idx, score in enumerate(step_scores):

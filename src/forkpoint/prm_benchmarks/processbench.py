@@ -5,10 +5,10 @@ A solution is predicted to go wrong at the first step that scores below a thresh
     acc_correct  solutions predicted to go wrong nowhere, among those without a wrong step
     F1           2 acc_error acc_correct / (acc_error + acc_correct), 0 if both are 0
 
-As in the paper, the threshold is the one with the best F1 on one subset (GSM8K) and is used on all subsets, and the mean
-over subsets is unweighted. A figure on the subset that chose the threshold is not held out: that subset is marked, the mean
-of the others is given beside the mean of all, and the best F1 of each subset over all thresholds is given as an upper bound.
-The prediction for a solution that the PRM refuses is never right.
+As in the paper, the threshold is the one with the best F1 on one subset (GSM8K) and is used on all subsets,
+and the mean over subsets is unweighted. A figure on the subset that chose the threshold is not held out: that
+subset is marked, the mean of the others is given beside the mean of all, and the best F1 of each subset over
+all thresholds is given as an upper bound. The prediction for a solution that the PRM refuses is never right.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class ProcessBenchConfig:
     """The threshold, or the subset that chooses it."""
 
     threshold: float | None = None
-    """A step with a lower score is taken as wrong; None takes the threshold with the best F1 on `threshold_subset`."""
+    """A step with a lower score is taken as wrong; None takes the threshold with the best F1 on
+    `threshold_subset`."""
     threshold_subset: str = "gsm8k"
     """The subset that chooses the threshold: the name of its file without suffix, or its split on the hub."""
 
@@ -52,7 +53,7 @@ class ProcessBenchConfig:
 
 
 def read_subsets(sources: Sequence[str], **options: Any) -> dict[str, list[LabelledSolution]]:
-    """Read ProcessBench files (.json, .jsonl, .parquet) or hub:Qwen/ProcessBench?split=NAME, by the subset's name.
+    """Read ProcessBench files (.json, .jsonl, .parquet) or hub:Qwen/ProcessBench?split=NAME, by subset.
 
     `options` are those of `formats.read`. ValueError if there is no source, or if two have the same name.
     """
@@ -77,7 +78,7 @@ def _subset_name(source: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """The thresholds (low, high] at which each solution's prediction is right; no threshold if low >= high."""
+    """The thresholds (low, high] at which each solution's prediction is right; none if low >= high."""
 
     lows_N: Floats
     highs_N: Floats
@@ -85,16 +86,17 @@ class Spans:
     """1 for a solution with a wrong step, else 0."""
 
     def sums(self, problems: Sequence[str], threshold: float) -> Floats:
-        """Return, for each problem, right and all solutions with a wrong step, right and all without one: [P, 4]."""
+        """Return by problem: right and all solutions with a wrong step, right and all without one: [P, 4]."""
         is_right_N = ((self.lows_N < threshold) & (threshold <= self.highs_N)).astype(np.float64)
         error, fine = self.has_error_N, 1 - self.has_error_N
         return sums_by(problems, np.stack([is_right_N * error, error, is_right_N * fine, fine], axis=1))
 
     def best_threshold(self) -> float:
-        """Return the threshold with the best F1 of all; ties go to the best sum of both accuracies, then to the lowest.
+        """Return the threshold with the best F1.
 
-        F1 changes only at the ends of spans; between two such edges the middle is taken. Below the lowest edge no wrong step
-        is found, and above the highest no solution is taken as right: F1 is 0 on both sides.
+        Ties go to the best sum of both accuracies, then to the lowest threshold. F1 changes only at the ends of spans; between two such edges the middle is taken. Below the lowest
+        edge no wrong step is found, and above the highest no solution is taken as right: F1 is 0 on both
+        sides.
         """
         has_span_N = self.lows_N < self.highs_N
         edges = np.unique(np.concatenate([self.lows_N[has_span_N], self.highs_N[has_span_N]]))
@@ -164,8 +166,8 @@ def processbench(
 ) -> dict[str, Any]:
     """Measure the scorer on named subsets; writes OUT/results.json and returns its content.
 
-    Scores are journaled in `out`. The intervals take the threshold as fixed: they do not include how much another sample of
-    its subset would move it. ValueError if that subset is not among `subsets`.
+    Scores are journaled in `out`. The intervals take the threshold as fixed: they do not include how much
+    another sample of its subset would move it. ValueError if that subset is not among `subsets`.
     """
     if config.threshold is None and config.threshold_subset not in subsets:
         raise ValueError(

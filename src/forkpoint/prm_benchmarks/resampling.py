@@ -1,7 +1,8 @@
 """Intervals of figures that are not plain means: F1, PRMScore, calibration error.
 
-Each of them is a function of sums over problems. Invariant: a problem is resampled with all its solutions and steps, and all
-figures of one `Resamples` are computed on the same resamples, so a difference of two of them is a paired difference.
+Each of them is a function of sums over problems. Invariant: a problem is resampled with all its solutions and
+steps, and all figures of one `Resamples` are computed on the same resamples, so a difference of two of them
+is a paired difference.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def ratio(numerator: Floats, denominator: Floats, otherwise: float = 0.0) -> Flo
 
 
 def sums_by(problems: Sequence[Hashable], values_N_K: Floats) -> Floats:
-    """Sum the values of N solutions by problem: [P, K], with problems in the order of their first solution."""
+    """Sum the values of N solutions by problem: [P, K], problems in the order of their first solutions."""
     rows = {problem: idx for idx, problem in enumerate(dict.fromkeys(problems))}
     sums_P_K = np.zeros((len(rows), values_N_K.shape[1]))
     np.add.at(sums_P_K, [rows[problem] for problem in problems], values_N_K)

@@ -1,4 +1,4 @@
-"""Writes results.json of a benchmark: figures, PRM, configuration, data and versions."""
+"""Writes results.json of a benchmark, after all else: figures, PRM, configuration, data and versions."""
 
 from __future__ import annotations
 

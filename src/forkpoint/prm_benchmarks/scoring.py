@@ -1,7 +1,8 @@
 """The step scores of a benchmark's solutions, journaled as they are computed.
 
-Invariant: the journal depends on the scorer and the solutions alone. Thresholds, aggregates and labels are applied to rows
-read back from it, so they may change, and solutions may be added, without scoring anything twice.
+Invariant: the journal depends on the scorer and the solutions alone. Thresholds, aggregates and labels are
+applied to rows read back from it, so they may change, and solutions may be added, without scoring anything
+twice.
 """
 
 from __future__ import annotations
@@ -60,9 +61,10 @@ def solution_key(solution: QuestionSteps) -> str:
 def score_solutions(
     scorer: Scorer, solutions: Sequence[QuestionSteps], out: Path, executor: Executor
 ) -> Scored:
-    """Score the solutions that are not journaled in `out` yet, and read all scores back; run again to continue.
+    """Score the solutions that are not in the journal in `out`, and read all scores; run again to continue.
 
-    ConfigDiffers if `out` holds the scores of another scorer, RuntimeError if solutions failed (they stay owed).
+    ConfigDiffers if `out` holds the scores of another scorer, RuntimeError if solutions failed (they stay
+    owed).
     """
     work = score_work(scorer, solutions)
     with Run.open(out / SCORES, "benchmark scores", {"scorer": scorer.name}) as run:

@@ -86,8 +86,9 @@ class Family(ABC):
         input_ids, positions = self.lay_out(question, steps)
         if len(positions) != len(steps):
             raise LayoutError(
-                f"the {self.name} layout gives {len(positions)} places for {len(steps)} steps "
-                "with this tokenizer: some text runs into a tag or looks like one, so no score could be told from another"
+                f"the {self.name} layout gives {len(positions)} places for {len(steps)} steps with this "
+                "tokenizer: some text runs into a tag or looks like one, "
+                "so no score could be told from another"
             )
         if len(input_ids) > self.max_length:
             raise TooLongError(

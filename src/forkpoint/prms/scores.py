@@ -64,8 +64,8 @@ def scores_or_refusals(scorer: Scorer, solutions: Sequence[QuestionSteps]) -> li
 class ScoreWork:
     """The step scores of the solutions of each item, one row per item.
 
-    Equal solutions of one chunk are scored once. The two functions decide which solutions an item has, and what a
-    row looks like.
+    Equal solutions of one chunk are scored once. The two functions decide which solutions an item has, and
+    what a row looks like.
     """
 
     scorer: Scorer
