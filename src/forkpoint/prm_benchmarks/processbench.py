@@ -94,9 +94,9 @@ class Spans:
     def best_threshold(self) -> float:
         """Return the threshold with the best F1.
 
-        Ties go to the best sum of both accuracies, then to the lowest threshold. F1 changes only at the ends of spans; between two such edges the middle is taken. Below the lowest
-        edge no wrong step is found, and above the highest no solution is taken as right: F1 is 0 on both
-        sides.
+        Ties go to the best sum of both accuracies, then to the lowest threshold. F1 changes only at the ends
+        of spans; between two such edges the middle is taken. Below the lowest edge no wrong step is found,
+        and above the highest no solution is taken as right: F1 is 0 on both sides.
         """
         has_span_N = self.lows_N < self.highs_N
         edges = np.unique(np.concatenate([self.lows_N[has_span_N], self.highs_N[has_span_N]]))

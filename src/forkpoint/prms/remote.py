@@ -50,7 +50,7 @@ class RemotePRM:
             self._batch_items = min(batch_items, card["limits"]["max_items"])
         except (TypeError, KeyError, ValueError) as error:
             raise ServerError(
-                f"the answer of {url} is not that of a forkpoint of this version ({error!r})"
+                f"{url} does not say which PRM it serves, as a forkpoint of this version does ({error!r})"
             ) from error
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
