@@ -443,7 +443,11 @@ def test_progress_is_shown_as_by_one_process(directory: Path, capfd: pytest.Capt
 
 def started(directory: Path) -> subprocess.Popen[str]:
     """A process, leader of its group, whose two workers get stuck after 16 items."""
-    code = "from test_pool import *\nwith opened(Path(sys.argv[1])) as run:\n    pool().execute(run, Where(400, num_quick=16))"
+    code = (
+        "from test_pool import *\n"
+        "with opened(Path(sys.argv[1])) as run:\n"
+        "    pool().execute(run, Where(400, num_quick=16))"
+    )
     env = os.environ | {"PYTHONPATH": os.pathsep.join([SOURCE, TESTS])}
     pipe = subprocess.PIPE
     return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Public PRM families: the published rule, one forward pass per step, against one pass for all; and refusals instead of guesses."""
+"""Public PRM families: the published rule, one pass per step, against one pass for all; and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PRM layout and scoring: one tag per step, the same scores as one forward pass per step, and refusals instead of guesses."""
+"""PRM layout and scoring: one tag per step, the scores of one forward pass per step, and refusals."""
 
 from __future__ import annotations
 

@@ -306,7 +306,8 @@ def test_a_work_that_workers_cannot_load_stops_the_pass(cluster: str, directory:
     with opened(directory) as run, many(num_workers=1) as executor:
         with pytest.raises(
             RunError,
-            match=r"on .* the work could not be loaded by a worker process \(FileNotFoundError: no weights here\)",
+            match=r"on .* the work could not be loaded by a worker process "
+            r"\(FileNotFoundError: no weights here\)",
         ):
             executor.execute(run, Unloadable(8))
         with pytest.raises(
@@ -455,7 +456,8 @@ def test_workers_do_not_outlive_a_killed_program_and_its_run_goes_on(
 
 def test_an_address_where_no_cluster_is_ends_at_once(directory: Path) -> None:
     done = program(
-        "from test_ray import *\nwith opened(Path(sys.argv[1])) as run: many(address='127.0.0.1:1').execute(run, Sums(4))",
+        "from test_ray import *\n"
+        "with opened(Path(sys.argv[1])) as run: many(address='127.0.0.1:1').execute(run, Sums(4))",
         directory,
     )
     errors = done.communicate(timeout=PATIENCE_S)[1]
@@ -464,7 +466,8 @@ def test_an_address_where_no_cluster_is_ends_at_once(directory: Path) -> None:
 
 def test_without_ray_the_package_works_and_the_executor_says_what_to_install() -> None:
     done = program(
-        "import sys\nsys.modules['ray'] = None\nimport forkpoint.runs, forkpoint.cli\nimport forkpoint.runs.ray"
+        "import sys\nsys.modules['ray'] = None\n"
+        "import forkpoint.runs, forkpoint.cli\nimport forkpoint.runs.ray"
     )
     errors = done.communicate(timeout=PATIENCE_S)[1]
     assert "pip install 'forkpoint[ray]'" in errors.splitlines()[-1]
