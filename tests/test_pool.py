@@ -100,7 +100,7 @@ class Unloadable(Sums):
 
 
 def fake_gpu(num_items: int) -> Sums:
-    """What unpickling does where the work brings a torch that uses a GPU."""
+    """Stands in for torch with a GPU when the work is unpickled."""
     cuda = types.SimpleNamespace(is_initialized=lambda: True, empty_cache=lambda: None)
     sys.modules["torch"] = types.SimpleNamespace(cuda=cuda, set_num_threads=lambda num: None)  # type: ignore[assignment]
     return Sums(num_items)
@@ -319,7 +319,7 @@ def test_a_chunk_that_kills_every_worker_is_recorded_and_owed_again_while_others
         assert {failure["error"] for failure in failures} == {"ChildProcessError"}
         assert {failure["message"] for failure in failures} == {
             "2 workers died at this chunk: "
-            "the worker process was ended by SIGKILL (which is what happens where memory runs out)"
+            "the worker process was ended by SIGKILL (which is what happens if memory runs out)"
         }
         with opened(directory) as run:
             assert executor.execute(run, Sums(24)) == Tally(rows_added=8, rows_reused=16, rows_failed=0)

@@ -1,4 +1,4 @@
-"""Runs: stopped at any moment they go on where they were; what fails is recorded and owed again."""
+"""Runs: stopped at any moment, they continue from there; failures are recorded and owed again."""
 
 from __future__ import annotations
 

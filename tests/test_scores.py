@@ -6,7 +6,6 @@ import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +18,7 @@ from forkpoint.prms.score_file import score_rows
 from forkpoint.prms.scores import checked_scores
 from forkpoint.records import Problem
 from forkpoint.runs import LocalExecutor, PoolExecutor, Run
+from forkpoint.solutions.outcomes import SampleOutcome
 from forkpoint.solutions.sample import RolloutConfig
 from forkpoint.solutions.scoring import candidate_work, score_work
 from forkpoint.solutions.work import SampleWork
@@ -129,19 +129,13 @@ def test_candidates_are_scored_here_without_a_warning_null_if_refused_or_not_end
             warnings.simplefilter("error")
             pool.execute(run, work)
         for outcome, row in zip(run.rows(samples.keys), run.rows(work.keys), strict=True):
-            texts = ["".join(path["texts"]) for path in paths_in(outcome)]
+            texts = [path.text for path in SampleOutcome.from_row(outcome).paths]
             assert row["kind"] == "candidates"
             assert row["scores"] == [
                 None if "so on" in text or "bad" in text else [0.333333] * len(text.splitlines())
                 for text in texts
             ]
     assert len(scorer.read) == len(set(scorer.read)) > 0
-
-
-def paths_in(row: dict[str, Any]) -> list[dict[str, Any]]:
-    from forkpoint.solutions.outcomes import SampleOutcome
-
-    return [{"texts": path.token_texts} for path in SampleOutcome.from_row(row).paths]
 
 
 def test_rows_and_keys_of_scores_stay_what_they_were(tmp_path: Path) -> None:

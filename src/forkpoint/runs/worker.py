@@ -81,10 +81,10 @@ AnyWorker = TypeVar("AnyWorker", bound=Worker)
 
 @dataclass(frozen=True)
 class Crew(Generic[AnyWorker]):
-    """The workers of an executor, and how it starts and hears them."""
+    """The workers of an executor, and the functions with which it starts them and waits for them."""
 
     workers: list[AnyWorker]
-    """The workers that are there; they are kept for the next work."""
+    """The current workers; they are kept for the next work."""
     num_workers: int
     """The largest number of workers."""
     num_attempts: int
@@ -93,7 +93,7 @@ class Crew(Generic[AnyWorker]):
     ready: Callable[[Sequence[AnyWorker]], Sequence[AnyWorker]]
     """Waits for news, and returns the workers that have some; returns none of them if that takes long."""
     start_hint: str
-    """What to look into if workers die before they get a task."""
+    """Advice in the error message if workers die before they get a task."""
 
     def outcomes(self, parcel: Any, chunks: Sequence[range]) -> Iterator[Rows | Failure]:
         """Have all chunks of a work performed; yields the outcome of every chunk, in their order.
