@@ -33,7 +33,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     path.mkdir()
     if mount("-t", "tmpfs", "-o", f"size={SIZES_KIB[0]}k", "tmpfs", str(path)):
         pytest.skip(
-            "a tmpfs cannot be mounted here (that needs root); disks that fill up are simulated in test_runs.py and test_journal.py"
+            "a tmpfs cannot be mounted here (that needs root); "
+            "disks that fill up are simulated in test_runs.py and test_journal.py"
         )
     yield path
     subprocess.run(["umount", str(path)], check=True)

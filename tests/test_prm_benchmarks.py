@@ -1,4 +1,4 @@
-"""Public benchmarks of PRMs: their formulas against closed forms, brute force and what was published; killed and continued."""
+"""Public benchmarks of PRMs: formulas against closed forms, brute force and published numbers; kills."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def needs(name: str) -> pytest.MarkDecorator:
 
 
 class FunctionScorer:
-    """Scores every step by a function of question, steps and its index; counts solutions, refuses questions that say so."""
+    """Scores every step by a function of question, steps and index; refuses questions that say so."""
 
     name = "function"
 
@@ -173,7 +173,7 @@ def test_a_fixed_threshold_needs_no_subset_and_a_missing_one_is_named(tmp_path: 
         processbench(FunctionScorer(any_score), math, tmp_path / "out", executor=QUIET)
     with pytest.raises(ValueError, match="two sources are named 'math'"):
         read_subsets([str(tmp_path / "math.json")] * 2)
-    with pytest.raises(ValueError, match="threshold must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"threshold must be in \[0, 1\]"):
         ProcessBenchConfig(threshold=1.5)
 
 
@@ -217,7 +217,8 @@ def test_an_oracle_is_perfect_on_the_real_processbench(tmp_path: Path) -> None:
 def process(idx: str, classification: str, num_steps: int, error_steps: Sequence[int]) -> dict[str, Any]:
     steps = [f"{classification} {idx} {step}" for step in range(1, num_steps + 1)]
     return {
-        "idx": idx, "classification": classification, "original_question": f"{idx}?", "modified_question": f"{idx}!",
+        "idx": idx, "classification": classification, "original_question": f"{idx}?",
+        "modified_question": f"{idx}!",
         "original_process": ["right", "so"], "modified_process": steps, "error_steps": error_steps,
     }  # fmt: skip
 
@@ -248,7 +249,8 @@ def test_prmscore_has_its_closed_form_by_class_category_and_overall(tmp_path: Pa
         scorer, read_processes([write_jsonl(tmp_path / "rows.jsonl", rows)]), tmp_path / "out", executor=QUIET
     )
     classes = {row["name"]: row for row in results["classes"]}
-    # circular: TP 1, FP 1, TN 1, FN 1; redundency: FP 1, FN 1; multi_solutions: TP 1, FN 2; deception: TP 1, TN 1
+    # circular: TP 1, FP 1, TN 1, FN 1; redundency: FP 1, FN 1;
+    # multi_solutions: TP 1, FN 2; deception: TP 1, TN 1
     scores = {"circular": 0.5, "redundency": 0.0, "multi_solutions": 0.5, "deception": 1.0, "correct": 2 / 3}
     assert {name: row["prm_score"]["value"] for name, row in classes.items()} == pytest.approx(scores)
     categories = {row["name"]: row["prm_score"]["value"] for row in results["categories"]}
@@ -608,7 +610,8 @@ def test_the_commands_of_the_pages_run(
     write_jsonl(tmp_path / "math_cot_100.jsonl", published)
     found = {page.stem: commands_in(page) for page in PAGES.glob("*.md")}
     assert {page: [command[1] for command in commands] for page, commands in found.items()} == {
-        "processbench": ["processbench"], "prmbench": ["prmbench"], "best_of_n": ["best-of-n"] * 3, "calibration": ["calibration"]
+        "processbench": ["processbench"], "prmbench": ["prmbench"],
+        "best_of_n": ["best-of-n"] * 3, "calibration": ["calibration"]
     }  # fmt: skip
     for command in (command for commands in found.values() for command in commands):
         assert "Written: " in run_command(command, capsys)

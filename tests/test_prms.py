@@ -1,4 +1,4 @@
-"""PRM layout and scoring: one tag per step, the same scores as one forward pass per step, and refusals instead of guesses."""
+"""PRM layout and scoring: one tag per step, the scores of one forward pass per step, and refusals."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from checkpoints import make_checkpoint, make_tokenizer
-from forkpoint.errors import LayoutError
+from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import FORMAT_FILE, Layout, PRMFormat
 from forkpoint.prms.tagged import TaggedPRM
@@ -60,7 +60,7 @@ def test_a_tag_that_is_not_one_token_is_refused(prm_format: PRMFormat, message: 
 def test_a_solution_that_does_not_fit_is_refused_never_cut() -> None:
     layout = Layout(make_tokenizer(), PRMFormat(tag="#", max_length=10))
     assert len(layout.encode("ab", ["cde", "f"]).input_ids) == 9
-    with pytest.raises(LayoutError, match=r"takes 11 tokens .* more than max_length 10"):
+    with pytest.raises(TooLongError, match=r"takes 11 tokens .* more than max_length 10"):
         layout.encode("abcd", ["cde", "f"])
     with pytest.raises(LayoutError, match="without steps"):
         layout.encode("ab", [])

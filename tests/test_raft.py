@@ -19,9 +19,9 @@ from forkpoint.checkpoint import fingerprint
 from forkpoint.errors import ConfigDiffers, LayoutError, RunLocked
 from forkpoint.experiments.raft import RaftReport, check_prm, raft
 from forkpoint.experiments.raft_config import RaftConfig
-from forkpoint.experiments.raft_keep import scores_or_refusals
 from forkpoint.policies import ScriptedPolicy, load_policy
 from forkpoint.prms.layout import PRMFormat
+from forkpoint.prms.scores import scores_or_refusals
 from forkpoint.prms.tagged import TaggedPRM
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
@@ -167,7 +167,15 @@ def test_one_refusal_costs_no_other_solution_its_scores() -> None:
         (f"q{idx}", ("two\n" if idx % 2 else "one\n", "bad" if idx in (3, 4) else "good")) for idx in range(7)
     ]
     scores = scores_or_refusals(LikingScorer(["two"], hates="bad"), solutions)
-    assert [None if item is None else item[0] for item in scores] == [0.1, 0.9, 0.1, None, None, 0.9, 0.1]
+    assert [None if isinstance(item, LayoutError) else item[0] for item in scores] == [
+        0.1,
+        0.9,
+        0.1,
+        None,
+        None,
+        0.9,
+        0.1,
+    ]
     assert scores_or_refusals(LikingScorer([]), []) == []
 
 

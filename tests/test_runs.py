@@ -1,4 +1,4 @@
-"""Runs: stopped at any moment they go on where they were; what fails is recorded and owed again."""
+"""Runs: stopped at any moment, they continue from there; failures are recorded and owed again."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ TESTS = str(Path(__file__).parent)
 @dataclass
 class Sums:
     """Work whose rows depend on who else is in the chunk, as the last bits of batched arithmetic do."""
+
+    stays_here = False
+    shows_progress = True
 
     num_items: int
     sleep_s: float = 0.0
@@ -334,6 +337,19 @@ def test_rows_that_cannot_be_kept_are_a_failure(
     with opened(directory) as run:
         assert quiet().execute(run, Bad(2)) == Tally(rows_added=0, rows_reused=0, rows_failed=2)
         assert [message in failure["message"] for failure in run.failures()] == [True, True]
+
+
+def test_a_work_of_many_small_rounds_is_not_shown(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Round(Sums):
+        shows_progress = False
+
+    with opened(directory) as run:
+        LocalExecutor(chunk_size=4).execute(run, Round(4))
+        assert capsys.readouterr().err == ""
+        LocalExecutor(chunk_size=4).execute(run, Sums(8))
+        assert "8/8" in capsys.readouterr().err
 
 
 def test_three_failed_chunks_in_a_row_stop_the_pass_with_the_last_error(directory: Path) -> None:

@@ -447,9 +447,12 @@ def test_the_example_in_the_docs_prints_what_it_says(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ([[float("nan")] * 2], "'odd' gave the score nan; scores must be numbers in \\[0, 1\\]"),
-        ([[0.5, 1.5]], "gave the score 1.5"),
-        ([[0.5]], "gave 1 scores for a solution of 2 steps"),
+        (
+            [[float("nan")] * 2],
+            "'odd' gave the scores \\[nan, nan\\] for 2 steps; one number in \\[0, 1\\] per step",
+        ),
+        ([[0.5, 1.5]], "gave the scores \\[0.5, 1.5\\]"),
+        ([[0.5]], "gave the scores \\[0.5\\] for 2 steps"),
         ([], "was given 1 solutions and scored 0"),
     ],
 )

@@ -1,11 +1,12 @@
 """Read a model checkpoint: its fingerprint, its tokenizer, and the device that it goes to.
 
 Invariant: importing this file loads neither torch nor transformers.
-The fingerprint of the same files is the same wherever they lie. Only a sample of a large weight file is read, so a
-fingerprint tells models apart; it is no proof against tampering.
-A checkpoint that says its tokenizer is nothing but its `tokenizer.json` is tokenized by that file. `AutoTokenizer` does
-so for most models only: for some model types, qwen2 among them, it replaces the pre-tokenizer of the file with that of
-the type, and a model with its own vocabulary then reads text in pieces that it never saw.
+The fingerprint of the same files is the same wherever they lie. Only a sample of a large weight file is read,
+so a fingerprint tells models apart; it is no proof against tampering.
+A checkpoint that says its tokenizer is nothing but its `tokenizer.json` is tokenized by that file.
+`AutoTokenizer` does so for most models only: for some model types, qwen2 among them, it replaces the
+pre-tokenizer of the file with that of the type, and a model with its own vocabulary then reads text in pieces
+that it never saw.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerBase:
 def fingerprint(directory: Path, *settings: str) -> str:
     """Eight hexadecimal digits from a model's files and from settings that change what it does.
 
-    Configuration and tokenizer files count whole; of each weight file its name, its size and up to 16 MiB, evenly spread.
+    Configuration and tokenizer files count whole; of each weight file its name, its size and up to 16 MiB,
+    evenly spread.
     """
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=4)
     for path in sorted(directory.iterdir()):

@@ -15,7 +15,7 @@ from pathlib import Path
 from forkpoint.doctor.data_format import recognise_format
 from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.overlap import TestSet, find_overlaps, known_test_sets, read_test_set
-from forkpoint.errors import LayoutError
+from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.formats import FORMATS, parse_options
 from forkpoint.formats.containers import read_rows
 from forkpoint.records import LabelledSolution
@@ -219,7 +219,7 @@ def _length(data: DataFile, prm: str, family: str | None) -> Finding:
             reader.encoder.encode(solution.question, solution.steps)
         except LayoutError as error:
             refused.append(f"{where}: {error}")
-            num_long += f" {reader.max_length}" in str(error)
+            num_long += isinstance(error, TooLongError)
     if refused:
         share = len(refused) / len(data.solutions)
         text = f"{len(refused)} of {len(data.solutions)} solutions ({share:.1%}) do not fit the PRM, {num_long} for their length"

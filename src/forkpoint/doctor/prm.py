@@ -20,9 +20,9 @@ from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.reader import Reader, directory_of, reader_of
 from forkpoint.doctor.samples import ORDINARY, PAIRS, TRICKY, Sample
 from forkpoint.doctor.vocabulary import check_vocabulary, num_embeddings
-from forkpoint.errors import LayoutError
+from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms import load_prm
-from forkpoint.prms.families import OURS
+from forkpoint.prms.families import FAMILIES, OURS
 from forkpoint.prms.layout import EncodedSolution
 from forkpoint.prms.trl import GOOD_NAMES
 from forkpoint.records import Scorer
@@ -37,7 +37,7 @@ PUBLISHED_IDS: dict[str, tuple[int, ...]] = {
 """The token that steps are read at, good and bad, in the checkpoints that the authors published (docs/prms)."""
 SHORTEST = 256
 """Tokens; a PRM that reads fewer has no room for most solutions."""
-CLASSIFIERS = (OURS, "qwen", "trl", "pure")
+CLASSIFIERS = (OURS, *(name for name, entry in FAMILIES.items() if entry.has_classes))
 """Families that may score by class 1 of a head; ours do where they have no label tokens."""
 TOLERANCE = 1e-4
 """How much a score may depend on what else is in the batch."""
@@ -244,7 +244,7 @@ def _solutions(reader: Reader, solutions: Sequence[Sample]) -> Finding:
             fault = _misplaced(reader, sample)
         except LayoutError as error:
             fault = str(error)
-            why["too long" if "takes " in fault else "does not fit"] += 1
+            why["too long" if isinstance(error, TooLongError) else "does not fit"] += 1
         else:
             why["read in the wrong places"] += fault is not None
         if fault:

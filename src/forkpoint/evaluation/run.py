@@ -36,7 +36,7 @@ from forkpoint.runs.work import Executor
 from forkpoint.select import Aggregate
 from forkpoint.solutions.outcomes import TreeOutcome
 from forkpoint.solutions.sample import RolloutConfig
-from forkpoint.solutions.scoring import ScoreWork, solution_steps
+from forkpoint.solutions.scoring import score_work, solution_steps
 from forkpoint.solutions.work import SampleWork, TreeWork, fits_context, outcome_of
 from forkpoint.trees.grow import TreeConfig
 from forkpoint.trees.steer import Steering
@@ -133,7 +133,7 @@ class Evaluator:
         outcomes = [outcome_of(row) for row in self._run.rows(keys)]
         scores: list[tuple[tuple[float, ...], ...] | None] = [None] * len(outcomes)
         if self._scorer is not None:
-            work = ScoreWork(self._scorer, self._format, self._run, keys)
+            work = score_work(self._scorer, self._format, self._run, keys)
             complete(self._run, self._executor, work)
             scores = [tuple(tuple(item) for item in row["scores"]) for row in self._run.rows(work.keys)]
         trees = [outcome.tree if isinstance(outcome, TreeOutcome) else None for outcome in outcomes]

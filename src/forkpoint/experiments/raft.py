@@ -30,7 +30,7 @@ from forkpoint.content_key import content_key
 from forkpoint.errors import LayoutError
 from forkpoint.estimates import Estimate, bootstrap
 from forkpoint.experiments.raft_config import RaftConfig
-from forkpoint.experiments.raft_keep import KEPT, CandidateWork, Keeper, Kept, read_kept
+from forkpoint.experiments.raft_keep import KEPT, Keeper, Kept, read_kept
 from forkpoint.policies import checkpoint_of, load_policy
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Policy, Problem, Request, Scorer
@@ -39,6 +39,7 @@ from forkpoint.runs.durable import replace_file
 from forkpoint.runs.work import Executor
 from forkpoint.solutions.outcomes import SampleOutcome, paths_of
 from forkpoint.solutions.sample import RolloutConfig
+from forkpoint.solutions.scoring import candidate_work
 from forkpoint.solutions.work import SampleWork, fits_context
 from forkpoint.training.config import SFTReport
 
@@ -234,7 +235,7 @@ class Stages:
             scores: Iterator[list[list[float] | None] | None] = iter([None] * len(fitting))
             if self.prm is not None:
                 self.on_stage(f"iteration {iteration}: score")
-                score_work = CandidateWork(self.prm, self.prm_format, run, work.keys)
+                score_work = candidate_work(self.prm, self.prm_format, run, work.keys)
                 complete(run, self.executor, score_work)
                 scores = (row["scores"] for row in run.rows(score_work.keys))
             outcomes = (SampleOutcome.from_row(row) for row in run.rows(work.keys))

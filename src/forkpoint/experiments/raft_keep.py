@@ -11,14 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from forkpoint.content_key import content_key
-from forkpoint.errors import LayoutError
 from forkpoint.experiments.raft_config import RaftConfig
-from forkpoint.prms.layout import PRMFormat
-from forkpoint.records import Policy, Scorer
-from forkpoint.runs import Run
+from forkpoint.records import Policy
 from forkpoint.select import aggregate, best
 from forkpoint.solutions.outcomes import SampleOutcome
 from forkpoint.training.config import SFTRow
@@ -48,52 +43,6 @@ class Kept:
     """Completions that ran into the token limit; never kept."""
     num_refused: int
     """Completions that the PRM cannot read, too long for it for example; never kept."""
-
-
-class CandidateWork:
-    """The step scores of every completion that may be kept; null for one that has not ended or that the PRM refuses to read."""
-
-    def __init__(self, prm: Scorer, prm_format: PRMFormat, run: Run, sample_keys: Sequence[str]) -> None:
-        self._prm, self._format, self._run, self._sample_keys = prm, prm_format, run, sample_keys
-        self.keys = [content_key({"candidates_of": key, "scorer": prm.name}) for key in sample_keys]
-
-    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
-        outcomes = [
-            SampleOutcome.from_row(row) for row in self._run.rows([self._sample_keys[idx] for idx in idxs])
-        ]
-        solutions = [
-            [
-                (outcome.problem.question, path.steps(self._format.segmentation, self._format.rule)[0])
-                if path.completion.finish == "stop"
-                else None
-                for path in outcome.paths
-            ]
-            for outcome in outcomes
-        ]
-        distinct = list(dict.fromkeys(item for items in solutions for item in items if item))
-        scores = dict(zip(distinct, scores_or_refusals(self._prm, distinct), strict=True))
-        return [
-            {"kind": "candidates", "scores": [scores[item] if item else None for item in items]}
-            for items in solutions
-        ]
-
-
-def scores_or_refusals(
-    prm: Scorer, solutions: Sequence[tuple[str, tuple[str, ...]]]
-) -> list[list[float] | None]:
-    """Step scores per (question, steps), rounded to 6 decimals; None for a solution that the PRM refuses with LayoutError."""
-    if not solutions:
-        return []
-    try:
-        scores = prm.score([question for question, _ in solutions], [steps for _, steps in solutions])
-    except LayoutError:  # of one at least: halves find which
-        half = len(solutions) // 2
-        return (
-            [*scores_or_refusals(prm, solutions[:half]), *scores_or_refusals(prm, solutions[half:])]
-            if half
-            else [None]
-        )
-    return [[round(score, 6) for score in its_scores] for its_scores in scores]
 
 
 class Keeper:

@@ -43,8 +43,8 @@ class Prefix:
 class RolloutWork:
     """Some samples of each of some prefixes."""
 
+    stays_here = False
     shows_progress = True
-    """Whether executors tell how far it is; not where it is one of many small rounds."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from forkpoint.errors import LayoutError
-from forkpoint.prms.scores import checked_scores
+from forkpoint.prms.scores import scores_or_refusals
 from forkpoint.records import Scorer
 
 Item = tuple[str, tuple[str, ...]]
@@ -42,26 +42,11 @@ class SharedScorer:
         with self._list_lock:
             batch, self._waiting = self._waiting, []
         try:
-            scores = iter(self._scores([item for items, _ in batch for item in items]))
+            found = scores_or_refusals(self._scorer, [item for items, _ in batch for item in items])
         except BaseException as error:
             for _, future in batch:
                 future.set_exception(error)
             raise
+        scores = iter(None if isinstance(scores, LayoutError) else scores for scores in found)
         for items, future in batch:
             future.set_result([next(scores) for _ in items])
-
-    def _scores(self, items: Sequence[Item]) -> list[Scores]:
-        """Halve what cannot be read until the solutions are found that cannot be."""
-        if not items:
-            return []
-        try:
-            return [
-                *checked_scores(
-                    self._scorer, [question for question, _ in items], [steps for _, steps in items]
-                )
-            ]
-        except LayoutError:
-            if len(items) == 1:
-                return [None]
-            half = len(items) // 2
-            return self._scores(items[:half]) + self._scores(items[half:])

@@ -40,6 +40,9 @@ SEARCHES: dict[SearchKind, Callable[[Policy, Sequence[Problem], Guide, SearchCon
 class SearchWork:
     """One search per problem."""
 
+    stays_here = False
+    shows_progress = True
+
     def __init__(
         self,
         policy: Policy,

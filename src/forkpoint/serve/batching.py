@@ -19,6 +19,7 @@ from typing import Protocol
 
 from forkpoint.errors import ForkpointError, LayoutError
 from forkpoint.prms.layout import PRMFormat
+from forkpoint.prms.scores import checked_scores
 from forkpoint.records import Scorer
 from forkpoint.serve.config import ServeConfig
 from forkpoint.serve.metrics import Metrics
@@ -170,9 +171,9 @@ class Batcher:
     def _score(self, batch: Sequence[_Entry]) -> None:
         """Settle every solution of a batch; where the whole fails, each is tried alone."""
         try:
-            scores = self._prm.score([entry.question for entry in batch], [entry.steps for entry in batch])
-            if len(scores) != len(batch):
-                raise ValueError(f"{len(batch)} solutions were given and {len(scores)} were scored")
+            scores = checked_scores(
+                self._prm, [entry.question for entry in batch], [entry.steps for entry in batch]
+            )
         except Exception as error:  # noqa: BLE001 (a model's failure is told to who asked, and the thread goes on)
             if len(batch) > 1:
                 for entry in batch:
@@ -184,18 +185,7 @@ class Batcher:
             [len(entry.steps) for entry in batch], [entry.num_tokens or 0 for entry in batch]
         )
         for entry, its_scores in zip(batch, scores, strict=True):
-            reason = _reason_against(its_scores, len(entry.steps))
-            if reason:
-                entry.future.set_exception(_failed(ValueError(reason)))
-            else:
-                entry.future.set_result(StepScores(list(its_scores), entry.num_tokens or 0))
-
-
-def _reason_against(scores: Sequence[float], num_steps: int) -> str | None:
-    if len(scores) != num_steps:
-        return f"a solution of {num_steps} steps got {len(scores)} scores"
-    wrong = [score for score in scores if not 0 <= score <= 1]  # which NaN is
-    return f"a step got the score {wrong[0]}, which is not in [0, 1]" if wrong else None
+            entry.future.set_result(StepScores(list(its_scores), entry.num_tokens or 0))
 
 
 def _failed(error: Exception) -> ScoringFailed:

@@ -21,6 +21,9 @@ from forkpoint.trees.steer import Steering
 class TreeWork:
     """One tree per problem; a problem whose prompt does not fit the policy's context gets a row that says so."""
 
+    stays_here = False
+    shows_progress = True
+
     def __init__(
         self,
         policy: Policy,
@@ -43,6 +46,9 @@ class TreeWork:
 
 class SampleWork:
     """Independent samples per problem; a problem whose prompt does not fit the policy's context gets a row that says so."""
+
+    stays_here = False
+    shows_progress = True
 
     def __init__(self, policy: Policy, problems: Sequence[Problem], config: RolloutConfig) -> None:
         self._policy, self._problems, self._config = policy, problems, config

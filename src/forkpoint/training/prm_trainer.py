@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from forkpoint.checkpoint import load_tokenizer
-from forkpoint.errors import LayoutError
+from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms.layout import EncodedSolution, Layout
 from forkpoint.prms.packing import INPUT_NAMES, group_rows, model_inputs, pack, tag_places, takes_trees
 from forkpoint.prms.tagged import GOOD_CLASS, model_class_of, tag_logits
@@ -100,7 +100,7 @@ def layout_rows(
         try:
             encoded.append(layout.encode(solution.question, solution.steps))
         except LayoutError as error:
-            refusals["too long" if "max_length" in str(error) else str(error)] += 1
+            refusals["too long" if isinstance(error, TooLongError) else str(error)] += 1
             continue
         chosen.append(solution)
     return chosen, encoded, refusals

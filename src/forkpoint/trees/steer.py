@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol
 
 from forkpoint.grading.ends import graded
 from forkpoint.prms.layout import PRMFormat
+from forkpoint.prms.scores import checked_scores
 from forkpoint.records import NUM_DECIMALS, Cost, Policy, Problem, Scorer, ScoringCost, Tree
 from forkpoint.select import AGGREGATES, Aggregate, aggregate
 from forkpoint.steps import Path
@@ -215,23 +216,9 @@ class _Judge:
         if not idxs:
             return scores
         assert self._scorer is not None, "steps are read only for a scorer"
-        found = self._scorer.score([questions[idx] for idx in idxs], [steps[idx] for idx in idxs])
-        if len(found) != len(idxs):
-            raise ValueError(
-                f"scorer {self._scorer.name!r} was given {len(idxs)} solutions and scored {len(found)}; one each is needed"
-            )
+        found = checked_scores(self._scorer, [questions[idx] for idx in idxs], [steps[idx] for idx in idxs])
         for idx, its_scores in zip(idxs, found, strict=True):
-            if len(its_scores) != len(steps[idx]):
-                raise ValueError(
-                    f"scorer {self._scorer.name!r} gave {len(its_scores)} scores for a solution of {len(steps[idx])} steps; "
-                    "one score per step is needed"
-                )
-            wrong = [score for score in its_scores if not 0 <= score <= 1]
-            if wrong:
-                raise ValueError(
-                    f"scorer {self._scorer.name!r} gave the score {wrong[0]}; scores must be numbers in [0, 1]"
-                )
-            scores[idx] = tuple(round(float(score), NUM_DECIMALS) for score in its_scores)
+            scores[idx] = tuple(round(score, NUM_DECIMALS) for score in its_scores)
         return scores
 
     def _values(
