@@ -30,7 +30,7 @@ from forkpoint.grading.grade import (
     is_correct,
 )
 from forkpoint.grading.numerals import parse_number
-from forkpoint.grading.pool import GradingPool, Worker, close_shared_pools, shared_pool
+from forkpoint.grading.pool import GradingPool, GradingWorker, close_shared_pools, shared_pool
 from forkpoint.select import majority
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -445,8 +445,8 @@ def test_a_script_without_a_main_guard_grades_and_leaves_no_process(tmp_path: Pa
 )
 def test_a_hanging_process_ends_even_where_its_parent_was_killed(user_graders: str) -> None:
     script = (
-        "import threading, time\nfrom forkpoint.grading.pool import Worker\n"
-        f"worker = Worker('{user_graders}:slow')\nprint(worker._process.pid, flush=True)\nworker.ask('a', 'hang', 0.3)"
+        "import threading, time\nfrom forkpoint.grading.pool import GradingWorker\n"
+        f"worker = GradingWorker('{user_graders}:slow')\nprint(worker._process.pid, flush=True)\nworker.ask('a', 'hang', 0.3)"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment(), text=True
@@ -474,7 +474,7 @@ def test_importing_the_grader_is_light() -> None:
 
 
 def test_a_worker_answers_in_time_whatever_it_is_asked() -> None:
-    worker = Worker("math")
+    worker = GradingWorker("math")
     start = time.monotonic()
     ruling = worker.ask("5", "9^{9^9}", 0.3)
     assert time.monotonic() - start < 1.5

@@ -582,7 +582,7 @@ def told(tmp_path: Path, change: dict[str, float]) -> tuple[str, str, str]:
     comparison |= change
     written(tmp_path, results)
     said = headline(read_results(tmp_path / "results.json"))
-    return said.verdict, without_spaces(said.sentence), without_spaces(said.conclusion)
+    return said.standing, without_spaces(said.sentence), without_spaces(said.conclusion)
 
 
 def test_headline_claims_a_gain_where_the_interval_is_above_zero(tmp_path: Path) -> None:
@@ -627,7 +627,7 @@ def test_headline_tells_the_first_comparison_not_the_most_favourable(tmp_path: P
         "ci_high": 0.4,
     }
     written(tmp_path, results)
-    assert headline(read_results(tmp_path / "results.json")).verdict == "open"
+    assert headline(read_results(tmp_path / "results.json")).standing == "open"
 
 
 def test_headline_does_not_borrow_accuracies_that_contradict_the_difference(tmp_path: Path) -> None:
@@ -648,7 +648,7 @@ def test_headline_without_comparisons_says_it_is_unpaired(tmp_path: Path, best: 
     ]
     written(tmp_path, drawn_results() | {"rows": rows, "comparisons": []})
     said = headline(read_results(tmp_path / "results.json"))
-    assert said.verdict == verdict
+    assert said.standing == verdict
     assert "no paired comparison" in said.source
     assert f"difference {points(best - 0.5)} points." in said.sentence
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["ok", "warning", "problem"]
+Severity = Literal["ok", "warning", "problem"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +14,7 @@ class Finding:
     """The outcome of one check."""
 
     check: str
-    verdict: Verdict
+    verdict: Severity
     """problem: results would be wrong or there would be none; warning: they may not be what was meant."""
     text: str
     details: tuple[str, ...] = ()

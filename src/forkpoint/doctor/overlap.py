@@ -30,7 +30,7 @@ BENCHMARKS = {
 QUESTION_COLUMNS = ("question", "problem", "prompt")
 WORD = re.compile(r"[^\W_]+")
 
-Match = Literal["exactly", "nearly"]
+MatchKind = Literal["exactly", "nearly"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Overlap:
     test_set: str
     where: str
     """The place of the test question."""
-    match: Match
+    match: MatchKind
     share: float
     """Of the test question's 8-word sequences; 1 where it stands there exactly."""
     row: str

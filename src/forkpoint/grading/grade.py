@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from forkpoint.checks import check_above
 from forkpoint.grading.answers import UnreadableAnswer, find_answer, shown
 from forkpoint.grading.code import find_code, read_tests, run_all
 from forkpoint.grading.latex import decide, math_answer, syntax_trouble
@@ -135,8 +136,7 @@ def grade_all(pairs: Iterable[tuple[str, str]], grader: str, timeout_s: float = 
     loaded.
     """
     check_grader(grader)
-    if timeout_s <= 0:
-        raise ValueError(f"timeout_s must be above 0; {timeout_s} was given")
+    check_above(0, timeout_s=timeout_s)
     if grader == "code":
         return _grade_code(pairs, timeout_s)
     verdicts = [_grade_here(reference, prediction, grader) for reference, prediction in pairs]

@@ -32,7 +32,7 @@ class Ruling:
     """Why the answer could not be judged; empty where it was."""
 
 
-class Worker:
+class GradingWorker:
     """One process that judges for one grader. Raises ValueError where the grader cannot be loaded."""
 
     def __init__(self, grader: str) -> None:
@@ -112,8 +112,8 @@ class GradingPool:
         self.num_workers = num_workers
         self._free = threading.BoundedSemaphore(num_workers)
         self._lock = threading.Lock()
-        self._idle: list[Worker] = []
-        self._all: set[Worker] = set()
+        self._idle: list[GradingWorker] = []
+        self._all: set[GradingWorker] = set()
 
     def ask(self, reference: str, prediction: str, timeout_s: float) -> Ruling:
         """The ruling on one answer, from an idle process; waits while all are busy."""
@@ -146,14 +146,14 @@ class GradingPool:
         for worker in workers:
             worker.close()
 
-    def _take(self) -> Worker:
+    def _take(self) -> GradingWorker:
         with self._lock:
             while self._idle:
                 worker = self._idle.pop()
                 if worker.is_alive:
                     return worker
                 self._all.discard(worker)
-        worker = Worker(self.grader)
+        worker = GradingWorker(self.grader)
         with self._lock:
             self._all.add(worker)
         return worker

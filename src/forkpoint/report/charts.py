@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from forkpoint.report.results import Row
+from forkpoint.report.results import ResultRow
 from forkpoint.report.words import count, interval, percent
 
 _SELECTS = ("best", "policy-weighted", "majority", "weighted", "oracle")
@@ -32,7 +32,7 @@ class Series:
     colour: str
     dash: str
     shape: int
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DrawnLine:
     series: Series
     path: str
     marks: tuple[Mark, ...]
@@ -93,7 +93,7 @@ class Chart:
     frame: Frame
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[DrawnLine, ...]
     labels: tuple[EndLabel, ...]
     greedy_y: float | None
     num_missing: int
@@ -128,7 +128,7 @@ class _Axis:
 
     title: str
     x_title: str
-    x_of: Callable[[Row], float | None]
+    x_of: Callable[[ResultRow], float | None]
     place: Callable[[float], float]
     ticks: tuple[Tick, ...]
 
@@ -138,7 +138,7 @@ _WIDE_PLAIN = Frame(width=580, height=400, left=46, right=18, top=34, bottom=52)
 _NARROW = Frame(width=358, height=330, left=38, right=10, top=32, bottom=50)
 
 
-def curves(rows: Sequence[Row], greedy: float | None) -> Curves | None:
+def curves(rows: Sequence[ResultRow], greedy: float | None) -> Curves | None:
     """The charts of all rows but the greedy ones, which become a reference line; None where nothing is left to draw."""
     lines = series_of(rows)
     if not lines:
@@ -174,10 +174,10 @@ def curves(rows: Sequence[Row], greedy: float | None) -> Curves | None:
     )
 
 
-def series_of(rows: Sequence[Row]) -> tuple[Series, ...]:
+def series_of(rows: Sequence[ResultRow]) -> tuple[Series, ...]:
     """Rows as lines, in the order in which they are drawn: the ceiling first, best-of-n last and so on top."""
     samplers = list(dict.fromkeys(row.sampler_name for row in rows if row.select != "greedy"))
-    grouped: dict[tuple[str, str, str | None], list[Row]] = {}
+    grouped: dict[tuple[str, str, str | None], list[ResultRow]] = {}
     for row in rows:
         if row.select != "greedy":
             grouped.setdefault((row.sampler_name, row.select, row.aggregate), []).append(row)
@@ -328,7 +328,7 @@ def _shifts(lines: Sequence[Series], step: float) -> dict[str, float]:
     return {key: step * (idx - (len(keys) - 1) / 2) for idx, key in enumerate(keys)}
 
 
-def _line(line: Series, axis: _Axis, place_y: Callable[[float], float], shift: float) -> Line:
+def _line(line: Series, axis: _Axis, place_y: Callable[[float], float], shift: float) -> DrawnLine:
     marks = []
     for row in line.rows:
         value = axis.x_of(row)
@@ -339,10 +339,10 @@ def _line(line: Series, axis: _Axis, place_y: Callable[[float], float], shift: f
             Mark(x, y, place_y(row.ci_low), place_y(row.ci_high), marker(line.shape, x, y, 3.6), _tip(row))
         )
     path = "M" + "L".join(f"{mark.x:.1f} {mark.y:.1f}" for mark in marks) if marks else ""
-    return Line(line, path, tuple(marks))
+    return DrawnLine(line, path, tuple(marks))
 
 
-def _end_labels(lines: Sequence[Line], aggregate: str, frame: Frame) -> list[EndLabel]:
+def _end_labels(lines: Sequence[DrawnLine], aggregate: str, frame: Frame) -> list[EndLabel]:
     shown = [line for line in lines if line.marks and line.series.aggregate in (None, aggregate)]
     heights = spread([line.marks[-1].y for line in shown], _LABEL_GAP, frame.top, frame.height - frame.bottom)
     x = frame.width - frame.right + 8
@@ -355,7 +355,7 @@ def _end_labels(lines: Sequence[Line], aggregate: str, frame: Frame) -> list[End
     ]
 
 
-def _tip(row: Row) -> str:
+def _tip(row: ResultRow) -> str:
     tokens = "" if row.tokens is None else f"{count(row.tokens)} sampled tokens per problem\n"
     return (
         f"{row.sampler_name} \u00b7 {row.select_name}\n{percent(row.accuracy)} {interval(row.ci_low, row.ci_high)}\n"

@@ -1,6 +1,6 @@
 """The one sentence that says what came out, and the tiles beside it.
 
-Invariant: which comparison is told is decided by its place in the file, never by its outcome, and the verdict follows from
+Invariant: which comparison is told is decided by its place in the file, never by its outcome, and the standing follows from
 the interval alone: a gain is claimed only where the whole 95 % interval lies above zero.
 """
 
@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from forkpoint.report.results import Comparison, Results, Row
+from forkpoint.report.results import Comparison, ResultRow, Results
 from forkpoint.report.words import interval, percent, points, points_interval
 
-Verdict = Literal["better", "open", "worse", "none"]
+Standing = Literal["better", "open", "worse", "none"]
 
 _SIDE = re.compile(
     r"(?P<sampler>[\w-]+)(?:,? \(?T\s?=\s?(?P<temperature>\d+(?:\.\d+)?)\)?)?,? "
@@ -40,7 +40,7 @@ class Headline:
     """What the top of the page says."""
 
     sentence: str
-    verdict: Verdict
+    standing: Standing
     conclusion: str
     source: str
     """Where the sentence comes from, and why this comparison and no other."""
@@ -63,14 +63,14 @@ def headline(results: Results) -> Headline:
     return Headline("Nothing to compare yet.", "none", conclusion, "", _tiles(results, None))
 
 
-def verdict_of(comparison: Comparison) -> Verdict:
+def standing_of(comparison: Comparison) -> Standing:
     """What the interval of a difference allows to say."""
     if comparison.ci_low > 0:
         return "better"
     return "worse" if comparison.ci_high < 0 else "open"
 
 
-def sides(rows: Sequence[Row], comparison: Comparison) -> tuple[Row, Row] | None:
+def sides(rows: Sequence[ResultRow], comparison: Comparison) -> tuple[ResultRow, ResultRow] | None:
     """The two rows that a comparison's name speaks of; None where the name or the numbers do not single out one pair."""
     names = comparison.name.split(" minus ")
     if len(names) != 2:
@@ -96,7 +96,7 @@ def _chosen(comparisons: Sequence[Comparison]) -> Comparison | None:
     return comparisons[0] if comparisons else None
 
 
-def _rows_named(rows: Sequence[Row], name: str) -> list[Row]:
+def _rows_named(rows: Sequence[ResultRow], name: str) -> list[ResultRow]:
     match = _SIDE.fullmatch(name.strip())
     if match is None:
         return []
@@ -113,7 +113,7 @@ def _rows_named(rows: Sequence[Row], name: str) -> list[Row]:
 
 
 def _from_comparison(results: Results, comparison: Comparison) -> Headline:
-    verdict = verdict_of(comparison)
+    standing = standing_of(comparison)
     pair = sides(results.rows, comparison)
     difference = f"difference {points(comparison.difference)} points {points_interval(comparison.ci_low, comparison.ci_high)}"
     sentence = f"{comparison.name}: {difference}." if pair is None else f"{_against(*pair)}; {difference}."
@@ -124,32 +124,32 @@ def _from_comparison(results: Results, comparison: Comparison) -> Headline:
         "open": f"The 95 % interval includes zero: this run{problems} does not show that {left} is better or worse than {right}.",
         "worse": f"The whole 95 % interval lies below zero: {left} does worse than {right}{problems}.",
         "none": "",
-    }[verdict]
+    }[standing]
     source = f"Comparison \u201c{comparison.name}\u201d, told here because of its place in results.json, whatever its outcome."
-    return Headline(sentence, verdict, conclusion, source, _tiles(results, pair))
+    return Headline(sentence, standing, conclusion, source, _tiles(results, pair))
 
 
-def _from_rows(results: Results, left: Row, right: Row) -> Headline:
+def _from_rows(results: Results, left: ResultRow, right: ResultRow) -> Headline:
     sentence = f"{_against(left, right)}; difference {points(left.accuracy - right.accuracy)} points."
     left_name, right_name = _named_apart(left, right)
     if left.ci_low > right.ci_high:
-        verdict: Verdict = "better"
+        standing: Standing = "better"
         conclusion = f"The two 95 % intervals do not overlap: {left_name} beats {right_name}."
     elif left.ci_high < right.ci_low:
-        verdict, conclusion = (
+        standing, conclusion = (
             "worse",
             f"The two 95 % intervals do not overlap: {left_name} does worse than {right_name}.",
         )
     else:
-        verdict, conclusion = (
+        standing, conclusion = (
             "open",
             "The two 95 % intervals overlap: these numbers alone do not show a difference.",
         )
     source = "From the rows for the first sampler at its largest n; results.json holds no paired comparison."
-    return Headline(sentence, verdict, conclusion, source, _tiles(results, (left, right)))
+    return Headline(sentence, standing, conclusion, source, _tiles(results, (left, right)))
 
 
-def _against(left: Row, right: Row) -> str:
+def _against(left: ResultRow, right: ResultRow) -> str:
     said_left, said_right = _said(left), _said(right)
     if left.sampler_name != right.sampler_name:
         said_left, said_right = f"{left.sampler_name} {said_left}", f"{right.sampler_name} {said_right}"
@@ -158,22 +158,22 @@ def _against(left: Row, right: Row) -> str:
     return f"{said_left}: {_measured(left)} against {_measured(right)} for {said_right}"
 
 
-def _named_apart(left: Row, right: Row) -> tuple[str, str]:
+def _named_apart(left: ResultRow, right: ResultRow) -> tuple[str, str]:
     if left.sampler_name == right.sampler_name:
         return left.select_name, right.select_name
     return f"{left.sampler_name} {left.select_name}", f"{right.sampler_name} {right.select_name}"
 
 
-def _said(row: Row) -> str:
+def _said(row: ResultRow) -> str:
     by_score = row.select in ("best", "weighted")
     return f"{row.select}-of-{row.n} with the trained PRM" if by_score else row.select_name
 
 
-def _measured(row: Row) -> str:
+def _measured(row: ResultRow) -> str:
     return f"{percent(row.accuracy)} {interval(row.ci_low, row.ci_high)}"
 
 
-def _usual_pair(rows: Sequence[Row]) -> tuple[Row, Row] | None:
+def _usual_pair(rows: Sequence[ResultRow]) -> tuple[ResultRow, ResultRow] | None:
     majorities = {(row.sampler_name, row.n): row for row in rows if row.select == "majority"}
     bests = [row for row in rows if row.select == "best" and (row.sampler_name, row.n) in majorities]
     if not bests:
@@ -185,7 +185,7 @@ def _usual_pair(rows: Sequence[Row]) -> tuple[Row, Row] | None:
     return left, majorities[first, largest]
 
 
-def _tiles(results: Results, pair: tuple[Row, Row] | None) -> tuple[Tile, ...]:
+def _tiles(results: Results, pair: tuple[ResultRow, ResultRow] | None) -> tuple[Tile, ...]:
     tiles = []
     if results.greedy is not None:
         tiles.append(Tile("greedy", *results.greedy, "one solution, no sampling"))
@@ -205,7 +205,7 @@ def _tiles(results: Results, pair: tuple[Row, Row] | None) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-def _ceilings(rows: Sequence[Row], like: Row) -> list[Row]:
+def _ceilings(rows: Sequence[ResultRow], like: ResultRow) -> list[ResultRow]:
     return [
         row
         for row in rows

@@ -15,7 +15,7 @@ from forkpoint.report.fields import Fields, read_json
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ResultRow:
     """The accuracy of one way to answer: a sampler, a budget of n solutions, and a rule that picks one of them."""
 
     sampler: str
@@ -64,7 +64,7 @@ class Results:
     num_parameters: int | None
     greedy: tuple[float, float | None, float | None] | None
     """Greedy accuracy and, where known, its interval."""
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
     comparisons: tuple[Comparison, ...]
     first_error: Mapping[str, float | None] | None
     label_quality: Mapping[str, float | None] | None
@@ -108,8 +108,8 @@ def read_results(path: Path) -> Results:
     )
 
 
-def _row(fields: Fields) -> Row:
-    row = Row(
+def _row(fields: Fields) -> ResultRow:
+    row = ResultRow(
         sampler=fields.text("sampler"),
         temperature=fields.maybe_number("temperature"),
         select=fields.text("select"),
@@ -138,7 +138,7 @@ def _comparison(fields: Fields) -> Comparison:
     )
 
 
-def _greedy(policy: Fields, rows: tuple[Row, ...]) -> tuple[float, float | None, float | None] | None:
+def _greedy(policy: Fields, rows: tuple[ResultRow, ...]) -> tuple[float, float | None, float | None] | None:
     """What the policy's entry says; the first greedy row where that says nothing."""
     accuracy = policy.maybe_number("greedy_accuracy")
     if accuracy is None:

@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forkpoint.report.headline import Verdict, verdict_of
-from forkpoint.report.results import Comparison, Row
+from forkpoint.report.headline import Standing, standing_of
+from forkpoint.report.results import Comparison, ResultRow
 from forkpoint.report.words import count
 
 _SELECTS = ("greedy", "majority", "best", "weighted", "policy-weighted", "oracle")
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ResultCell:
     """One row of the results in its cell."""
 
-    row: Row
+    row: ResultRow
     is_highest: bool
     """Whether no other row with this n has a higher accuracy; never for an oracle or n = 1."""
     is_lower: bool
@@ -29,22 +29,22 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TableLine:
     """One way to pick, over all n."""
 
     title: str
-    cells: tuple[tuple[Measured, ...], ...]
+    cells: tuple[tuple[ResultCell, ...], ...]
     """One per n; more than one entry where the results repeat a setting."""
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class SamplerGroup:
     """All lines of one sampler."""
 
     title: str
     tokens: tuple[str, ...]
     """Sampled tokens per problem, one text per n."""
-    lines: tuple[Line, ...]
+    lines: tuple[TableLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Table:
     """Groups of lines over common columns."""
 
     ns: tuple[int, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[SamplerGroup, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Whisker:
     """A comparison as a mark on an axis from 0 to 100, whose zero lies at `Forest.zero`."""
 
     comparison: Comparison
-    verdict: Verdict
+    standing: Standing
     low: float
     mid: float
     high: float
@@ -74,7 +74,7 @@ class Forest:
     whiskers: tuple[Whisker, ...]
 
 
-def table(rows: Sequence[Row]) -> Table:
+def table(rows: Sequence[ResultRow]) -> Table:
     """Rows as a table: samplers as groups, picking rules as lines, n as columns."""
     ns = tuple(sorted({row.n for row in rows}))
     rivals = {n: [row for row in rows if row.n == n and n > 1 and row.select != "oracle"] for n in ns}
@@ -87,15 +87,15 @@ def table(rows: Sequence[Row]) -> Table:
         lines = list(dict.fromkeys((row.select, row.aggregate) for row in members))
         lines.sort(key=lambda line: _SELECTS.index(line[0]) if line[0] in _SELECTS else len(_SELECTS))
         groups.append(
-            Group(
+            SamplerGroup(
                 title=title,
                 tokens=tuple(_tokens(members, n) for n in ns),
                 lines=tuple(
-                    Line(
+                    TableLine(
                         title=select if aggregate is None else f"{select} ({aggregate})",
                         cells=tuple(
                             tuple(
-                                _measured(row, highest[n])
+                                _result_cell(row, highest[n])
                                 for row in members
                                 if (row.select, row.aggregate, row.n) == (select, aggregate, n)
                             )
@@ -124,7 +124,7 @@ def forest(comparisons: Sequence[Comparison]) -> Forest | None:
     whiskers = tuple(
         Whisker(
             comparison,
-            verdict_of(comparison),
+            standing_of(comparison),
             place(comparison.ci_low),
             place(comparison.difference),
             place(comparison.ci_high),
@@ -134,19 +134,19 @@ def forest(comparisons: Sequence[Comparison]) -> Forest | None:
     return Forest(place(0.0), whiskers)
 
 
-def _group_title(row: Row) -> str:
+def _group_title(row: ResultRow) -> str:
     if row.select == "greedy":
         return "Greedy decoding"
     return row.sampler_name
 
 
-def _measured(row: Row, highest: Row | None) -> Measured:
+def _result_cell(row: ResultRow, highest: ResultRow | None) -> ResultCell:
     if highest is None or row.select == "oracle":
-        return Measured(row, is_highest=False, is_lower=False)
-    return Measured(row, is_highest=row.accuracy == highest.accuracy, is_lower=row.ci_high < highest.ci_low)
+        return ResultCell(row, is_highest=False, is_lower=False)
+    return ResultCell(row, is_highest=row.accuracy == highest.accuracy, is_lower=row.ci_high < highest.ci_low)
 
 
-def _tokens(members: Sequence[Row], n: int) -> str:
+def _tokens(members: Sequence[ResultRow], n: int) -> str:
     return " / ".join(
         dict.fromkeys(count(row.tokens) for row in members if row.n == n and row.tokens is not None)
     )

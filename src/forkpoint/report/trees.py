@@ -36,7 +36,7 @@ class ShownBranch:
 
 
 @dataclass(slots=True)
-class Node:
+class ShownNode:
     """A run of tokens without a fork inside; it ends in two or more children, or in a leaf."""
 
     parent: int | None
@@ -64,7 +64,7 @@ def read_trees(path: Path) -> list[dict[str, Any]] | None:
     return [_shown(Fields.of(tree, f"{path.name}[{idx}]")) for idx, tree in enumerate(trees)]
 
 
-def nodes_of(branches: list[ShownBranch]) -> list[Node]:
+def nodes_of(branches: list[ShownBranch]) -> list[ShownNode]:
     """The nodes of a tree, each parent before its children, the branch that goes on before those that leave it."""
     forks: dict[tuple[int, int], list[int]] = {}
     for idx, branch in enumerate(branches):
@@ -72,7 +72,7 @@ def nodes_of(branches: list[ShownBranch]) -> list[Node]:
             forks.setdefault((_owner(branches, branch.parent_idx, branch.fork - 1), branch.fork), []).append(
                 idx
             )
-    nodes: list[Node] = []
+    nodes: list[ShownNode] = []
     owed: list[tuple[int | None, int, int, bool]] = [(None, 0, 0, False)]
     while owed:
         parent, idx, start, is_past_fork = owed.pop()
@@ -83,7 +83,7 @@ def nodes_of(branches: list[ShownBranch]) -> list[Node]:
         ]
         end = min(later, default=branches[idx].end)
         is_forced = idx > 0 and start == branches[idx].fork
-        nodes.append(Node(parent, idx, start, end, is_forced, is_leaf=not later))
+        nodes.append(ShownNode(parent, idx, start, end, is_forced, is_leaf=not later))
         if later:
             here = len(nodes) - 1
             owed += [(here, child, end, True) for child in reversed(forks[idx, end])] + [
@@ -129,7 +129,7 @@ def _shown(fields: Fields) -> dict[str, Any]:
     }
 
 
-def _node_json(node: Node, branch: ShownBranch) -> dict[str, Any]:
+def _node_json(node: ShownNode, branch: ShownBranch) -> dict[str, Any]:
     own = slice(node.start - branch.fork, node.end - branch.fork)
     shown = asdict(node)
     shown["tokens"] = [
@@ -190,7 +190,7 @@ def _branch(fields: Fields) -> ShownBranch:
     return branch
 
 
-def _attach_steps(tree: Fields, branches: list[ShownBranch], nodes: list[Node]) -> None:
+def _attach_steps(tree: Fields, branches: list[ShownBranch], nodes: list[ShownNode]) -> None:
     """Put every fragment's label on the node that holds the fragment's last token."""
     for fields in tree.objects("fragments"):
         idx, start, end = fields.count("branch_idx"), fields.count("start"), fields.count("end")
