@@ -150,7 +150,7 @@ def test_a_program_that_passes_its_tests_is_right(tests: str, text: str, traces:
         ),
         (
             "import os\nfor fd in range(3, 60):\n    try: os.write(fd, b'ok' * 9000)\n    except OSError: pass",
-            "only the sandbox writes",
+            "to the channel of the sandbox",
         ),
         ("import os\nos.closerange(3, 60)", "it ended with status 1"),
     ],
