@@ -241,7 +241,7 @@ def test_weights_that_are_not_numbers_are_found(tmp_path: Path) -> None:
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     assert_only(by_check(examine_prm(path, "cpu")), "finite", "problem", "not numbers from 0 to 1")
     assert_only(
-        by_check(examine_policy(path, "cpu", max_tokens=4)), "entropies", "problem", "no numbers that can be"
+        by_check(examine_policy(path, "cpu", max_tokens=4)), "entropies", "problem", "impossible values"
     )
 
 
@@ -371,7 +371,7 @@ def test_end_tokens_that_are_missing_unknown_or_not_the_template_s_are_found(tmp
         by_check(examine_policy(unknown, "cpu", max_tokens=4)),
         "end tokens",
         "problem",
-        r"\[4000\] are no tokens of this model",
+        r"\[4000\] are not tokens of this model",
     )
     endless = make_checkpoint(tmp_path / "endless", eos_token_id=None)
     tokenizer = make_tokenizer()
@@ -381,7 +381,7 @@ def test_end_tokens_that_are_missing_unknown_or_not_the_template_s_are_found(tmp
         by_check(examine_policy(endless, "cpu", max_tokens=4)),
         "end tokens",
         "problem",
-        "no end token is named",
+        "there is no end token",
     )
 
 
@@ -398,7 +398,7 @@ def test_a_prompt_that_ends_or_begins_twice_is_found(tmp_path: Path) -> None:
         by_check(examine_policy(llama, "cpu", "{question}\n", 4)),
         "prompt",
         "ok",
-        "2 tokens beside the question",
+        "2 tokens besides the question",
     )
     twice = "<|begin_of_text|><|begin_of_text|>{question}\n"
     assert_only(
@@ -518,7 +518,7 @@ def test_rows_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> N
             [*HEALTHY, solution(99, 1.0, 1.0, steps=("one\n", " \n"))],
             "steps",
             "warning",
-            "1 steps hold no text",
+            "1 labelled steps have no text",
         ),
         (
             [*HEALTHY, replace(solution(99, 1.0, 1.0), question=" ")],
@@ -531,7 +531,7 @@ def test_rows_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> N
             [replace(each, is_correct=not each.is_correct) for each in HEALTHY],
             "order",
             "problem",
-            "in each other's place",
+            "good and bad are swapped",
         ),
         (
             [solution(number, float(number < 5), 1.0) for number in range(24)],
@@ -543,13 +543,13 @@ def test_rows_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> N
             [*HEALTHY, HEALTHY[0]],
             "duplicates",
             "warning",
-            "1 of 25 solutions stand there again, 0 of 1 with other labels",
+            "1 of 25 solutions repeat an earlier one; 0 of the 1 repeated have different labels",
         ),
         (
             [*HEALTHY, solution(0, 0.0, 0.0, is_correct=False)],
             "duplicates",
             "warning",
-            "1 of 1 with other labels",
+            "1 of the 1 repeated have different labels",
         ),
         ([*HEALTHY, solution(99, 0.5, 1.0)], "soft labels", "ok", "only with a threshold"),
     ],
@@ -584,14 +584,14 @@ def test_solutions_that_the_prm_cannot_read_are_counted(healthy: Path, tmp_path:
     file = data_file(tmp_path / "labels.jsonl", [*HEALTHY, solution(99, 1.0, 1.0, steps=("x" * 600, "y"))])
     findings = by_check(examine_data(file, prm=str(healthy)))
     assert_only(
-        findings, "length", "warning", r"1 of 25 solutions \(4.0%\) do not fit the PRM, 1 for their length"
+        findings, "length", "warning", r"1 of 25 solutions \(4.0%\) do not fit the PRM, 1 because of their length"
     )
     assert (
         by_check(examine_data(data_file(tmp_path / "labels.jsonl"), prm=str(healthy)))["length"].verdict
         == "ok"
     )
     misfit = our_prm(tmp_path / "misfit", tag="##")
-    assert_only(by_check(examine_data(file, prm=str(misfit))), "length", "problem", "reads no solution")
+    assert_only(by_check(examine_data(file, prm=str(misfit))), "length", "problem", "cannot read solutions")
 
 
 LONG = "A farmer has 17 cows and buys 5 more each week for 4 weeks; how many cows has he got then, in all?"
@@ -664,13 +664,13 @@ def test_test_questions_in_the_data_are_a_problem_that_names_them(tmp_path: Path
         findings,
         "overlap",
         "problem",
-        r"1 test questions stand in the data exactly, 1 nearly \(2 of 3 of GSM8K",
+        r"1 test questions appear in the data exactly, 1 nearly \(2 of 3 of GSM8K",
     )
     assert [re.sub(r"\S*/", "", detail)[:51] for detail in findings["overlap"].details] == [
-        "test.jsonl, line 1 stands nearly in labels.jsonl, l",
-        "test.jsonl, line 2 stands exactly in labels.jsonl, ",
+        "test.jsonl, line 1 appears nearly in labels.jsonl, l",
+        "test.jsonl, line 2 appears exactly in labels.jsonl, ",
     ]
-    assert_only(by_check(examine_data(file)), "overlap", "warning", "not looked for")
+    assert_only(by_check(examine_data(file)), "overlap", "warning", "not checked")
 
 
 def test_processbench_is_found_to_be_made_of_test_questions_of_gsm8k() -> None:
@@ -686,7 +686,7 @@ def test_processbench_is_found_to_be_made_of_test_questions_of_gsm8k() -> None:
 
 
 def test_columns_that_tell_no_format_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the columns a, b tell no format; name it with --format: forkpoint"):
+    with pytest.raises(ValueError, match="the columns a, b belong to no known format; name it with --format: forkpoint"):
         recognise_format({"a": 1, "b": 2})
 
 
@@ -703,7 +703,7 @@ def test_kinds_are_told_by_files(healthy: Path, tmp_path: Path) -> None:
     assert kind_of(str(tmp_path)) == "data"
     assert kind_of("hub:somebody/something?split=train") == "data"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="not told to be a PRM, a data file or a policy"):
+    with pytest.raises(ValueError, match="do not say whether it is a PRM, a data file or a policy"):
         kind_of(str(tmp_path / "empty"))
     with pytest.raises(FileNotFoundError, match="no file or directory"):
         kind_of(str(tmp_path / "nowhere"))

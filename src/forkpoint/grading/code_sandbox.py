@@ -120,7 +120,7 @@ def _run(program: dict[str, Any], home: str, channel: int) -> NoReturn:
 
 
 def _guard(home: str) -> Callable[[str, tuple[Any, ...]], None]:
-    """Return an audit hook that refuses processes, signals, networking, ctypes, and writing outside `home`."""
+    """Return an audit hook that refuses processes, signals, networking, ctypes and writing outside `home`."""
     realpath, join, readlink, fsdecode = os.path.realpath, os.path.join, os.readlink, os.fsdecode
 
     def check_path(event: str, path: Any, dir_fd: int = -1) -> None:

@@ -76,7 +76,7 @@ class GradingWorker:
                     pipe.close()
 
     def _reply_within(self, timeout_s: float, request: bytes = b"") -> tuple[dict[str, Any] | None, bool]:
-        """Return the next line, None if the process ended first, and whether it was killed for overrunning."""
+        """Return the next line, None if the process ended first, and whether it overran and was killed."""
         assert self._process.stdin and self._process.stdout, "a worker has pipes"
         overrun = threading.Event()
 
