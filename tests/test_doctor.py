@@ -117,7 +117,7 @@ def test_a_random_checkpoint_of_a_public_family_has_no_problem_and_is_not_the_pu
             "problem",
             "up to 513 tokens are read by a model of 512 positions",
         ),
-        ({"max_length": 200}, "max_length", "warning", "200 tokens at most"),
+        ({"max_length": 200}, "max_length", "warning", "at most 200 tokens"),
         ({"max_length": 60}, "places", "problem", r"\d of 6 ordinary solutions are refused"),
     ],
 )
@@ -348,7 +348,7 @@ def test_a_template_that_leaves_the_question_out_or_is_missing_is_found(tmp_path
         "ok",
         "the template that was given",
     )
-    assert_only(by_check(examine_policy(deaf, "cpu", "Q:", 4)), "template", "problem", "no {question} in it")
+    assert_only(by_check(examine_policy(deaf, "cpu", "Q:", 4)), "template", "problem", "does not contain {question}")
     plain = make_checkpoint(tmp_path / "plain")
     findings = by_check(examine_policy(plain, "cpu", max_tokens=4))
     assert_only(findings, "template", "warning", "there is no chat template")
@@ -485,7 +485,7 @@ def test_a_healthy_file_of_every_format_is_recognised_and_has_no_problem(name: s
     options = {"separator": "\n"} if name == "processbench" else {}
     formats.write(tmp_path / "data.jsonl", name, stepped, **options)
     findings = by_check(examine_data(str(tmp_path / "data.jsonl"), against=[str(tmp_path / "test.jsonl")]))
-    assert findings["rows"].text == f"24 rows of {name} with 48 steps, and a label for each"
+    assert findings["rows"].text == f"24 {name} rows with 48 steps, each with a label"
     assert list(findings) == ["rows", "steps", "labels", "order", "duplicates", "soft labels", "overlap"]
     assert {finding.verdict for finding in findings.values()} == {"ok"}
 
@@ -495,7 +495,7 @@ def test_rows_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> N
     rows = [row, row | {"labels": [True]}, row | {"labels": [True, 7]}, row | {"prompt": None}]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     finding = by_check(examine_data(str(tmp_path / "data.jsonl")))["rows"]
-    assert finding.verdict == "problem" and "3 of 4 rows are no rows of trl" in finding.text
+    assert finding.verdict == "problem" and "3 of 4 rows are not valid trl rows" in finding.text
     matches = (re.search(r"line \d: .*", detail) for detail in finding.details)
     assert [match[0][:40] for match in matches if match] == [
         "line 2: a solution needs steps and one l",
@@ -666,7 +666,7 @@ def test_test_questions_in_the_data_are_a_problem_that_names_them(tmp_path: Path
         "problem",
         r"1 test questions appear in the data exactly, 1 nearly \(2 of 3 of GSM8K",
     )
-    assert [re.sub(r"\S*/", "", detail)[:51] for detail in findings["overlap"].details] == [
+    assert [re.sub(r"\S*/", "", detail)[:52] for detail in findings["overlap"].details] == [
         "test.jsonl, line 1 appears nearly in labels.jsonl, l",
         "test.jsonl, line 2 appears exactly in labels.jsonl, ",
     ]

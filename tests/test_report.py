@@ -589,8 +589,9 @@ def test_headline_claims_a_gain_where_the_interval_is_above_zero(tmp_path: Path)
     verdict, sentence, conclusion = told(tmp_path, {"difference": 0.17, "ci_low": 0.1, "ci_high": 0.24})
     assert verdict == "better"
     assert re.fullmatch(
-        r"Best-of-16 with the trained PRM: 72\.0 % \[.+, .+\] against 55\.0 % \[48\.1, 61\.7\] for majority-of-16; "
-        r"difference \+17\.0 points \[\+10\.0, \+24\.0\]\.",
+        r"Best-of-16 with the trained PRM solves 72\.0 % \[.+, .+\] of the problems "
+        r"and majority-of-16 55\.0 % \[48\.1, 61\.7\], "
+        r"a difference of \+17\.0 points \[\+10\.0, \+24\.0\]\.",
         sentence,
     )
     assert conclusion.endswith("best-of-16 (min) beats majority-of-16 on 200 problems.")
@@ -599,7 +600,7 @@ def test_headline_claims_a_gain_where_the_interval_is_above_zero(tmp_path: Path)
 def test_headline_claims_nothing_where_the_interval_includes_zero(tmp_path: Path) -> None:
     verdict, sentence, conclusion = told(tmp_path, {"difference": 0.02, "ci_low": -0.03, "ci_high": 0.07})
     assert verdict == "open"
-    assert "difference +2.0 points [\u22123.0, +7.0]" in sentence
+    assert "a difference of +2.0 points [\u22123.0, +7.0]" in sentence
     assert "includes zero" in conclusion
     assert "does not show" in conclusion
     assert "beats" not in sentence + conclusion
@@ -608,7 +609,7 @@ def test_headline_claims_nothing_where_the_interval_includes_zero(tmp_path: Path
 def test_headline_says_worse_where_the_interval_is_below_zero(tmp_path: Path) -> None:
     verdict, sentence, conclusion = told(tmp_path, {"difference": -0.06, "ci_low": -0.1, "ci_high": -0.02})
     assert verdict == "worse"
-    assert "difference \u22126.0 points [\u221210.0, \u22122.0]" in sentence
+    assert "a difference of \u22126.0 points [\u221210.0, \u22122.0]" in sentence
     assert "does worse than majority-of-16" in conclusion
 
 
@@ -635,7 +636,7 @@ def test_headline_does_not_borrow_accuracies_that_contradict_the_difference(tmp_
     results["comparisons"][0] |= {"difference": 0.5, "ci_low": 0.4, "ci_high": 0.6}
     written(tmp_path, results)
     said = headline(read_results(tmp_path / "results.json"))
-    assert said.sentence.startswith("HT best-of-16 (min) minus HT majority-of-16: difference +50.0 points")
+    assert said.sentence.startswith("HT best-of-16 (min) minus HT majority-of-16: a difference of +50.0 points")
     assert [tile.title for tile in said.tiles] == ["greedy"]
 
 
@@ -650,7 +651,7 @@ def test_headline_without_comparisons_says_it_is_unpaired(tmp_path: Path, best: 
     said = headline(read_results(tmp_path / "results.json"))
     assert said.standing == verdict
     assert "no paired comparison" in said.source
-    assert f"difference {points(best - 0.5)} points." in said.sentence
+    assert f"a difference of {points(best - 0.5)} points." in said.sentence
 
 
 def test_headline_names_the_samplers_where_they_differ(tmp_path: Path) -> None:
@@ -658,9 +659,9 @@ def test_headline_names_the_samplers_where_they_differ(tmp_path: Path) -> None:
     results["comparisons"] = results["comparisons"][2:3]
     written(tmp_path, results)
     said = headline(read_results(tmp_path / "results.json"))
-    assert without_spaces(said.sentence).startswith("EDU best-of-16 with the trained PRM: 72.0 %")
-    assert "for HT T = 0.7 best-of-16 with the trained PRM" in without_spaces(said.sentence)
-    assert "EDU best-of-16 (min) is better or worse than HT T = 0.7 best-of-16 (min)" in without_spaces(
+    assert without_spaces(said.sentence).startswith("EDU best-of-16 with the trained PRM solves 72.0 %")
+    assert "and HT T = 0.7 best-of-16 with the trained PRM" in without_spaces(said.sentence)
+    assert "whether EDU best-of-16 (min) is better or worse than HT T = 0.7 best-of-16 (min)" in without_spaces(
         said.conclusion
     )
 

@@ -1,8 +1,8 @@
-"""The results table and the comparisons, arranged for reading.
+"""Arrange the results table and the comparisons for reading.
 
-Invariant: every row of the results is in exactly one cell. The oracle never counts as highest, for it knows the answer,
-and nothing does where n is 1, for nothing is picked there. A cell is marked as lower only where its whole interval lies
-below that of the highest.
+Invariant: every row of the results is in exactly one cell. The oracle never counts as highest because it
+knows the answer, and no cell with n = 1 does because nothing is selected there. A cell is marked as lower
+only if its whole interval lies below that of the highest.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ _SELECTS = ("greedy", "majority", "best", "weighted", "policy-weighted", "oracle
 
 @dataclass(frozen=True, slots=True)
 class ResultCell:
-    """One row of the results in its cell."""
+    """A row of the results in its table cell."""
 
     row: ResultRow
     is_highest: bool
-    """Whether no other row with this n has a higher accuracy; never for an oracle or n = 1."""
+    """Whether no other row with this n has a higher accuracy; always false for an oracle or n = 1."""
     is_lower: bool
     """Whether its whole interval lies below that of the highest row with this n."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableLine:
-    """One way to pick, over all n."""
+    """One selection rule, for all n."""
 
     title: str
     cells: tuple[tuple[ResultCell, ...], ...]
-    """One per n; more than one entry where the results repeat a setting."""
+    """One tuple per n; it has more than one entry if the results repeat a setting."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplerGroup:
-    """All lines of one sampler."""
+    """All table lines of one sampler."""
 
     title: str
     tokens: tuple[str, ...]
-    """Sampled tokens per problem, one text per n."""
+    """Sampled tokens per problem as text, one for each n."""
     lines: tuple[TableLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Groups of lines over common columns."""
+    """Groups of lines with common columns."""
 
     ns: tuple[int, ...]
     groups: tuple[SamplerGroup, ...]
@@ -57,7 +57,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Whisker:
-    """A comparison as a mark on an axis from 0 to 100, whose zero lies at `Forest.zero`."""
+    """A comparison as a mark on an axis from 0 to 100; a difference of zero is at `Forest.zero`."""
 
     comparison: Comparison
     standing: Standing
@@ -75,7 +75,7 @@ class Forest:
 
 
 def table(rows: Sequence[ResultRow]) -> Table:
-    """Rows as a table: samplers as groups, picking rules as lines, n as columns."""
+    """Arrange rows as a table: samplers as groups, selection rules as lines, n as columns."""
     ns = tuple(sorted({row.n for row in rows}))
     rivals = {n: [row for row in rows if row.n == n and n > 1 and row.select != "oracle"] for n in ns}
     highest = {n: max(rivals[n], key=lambda row: row.accuracy, default=None) for n in ns}
@@ -110,7 +110,7 @@ def table(rows: Sequence[ResultRow]) -> Table:
 
 
 def forest(comparisons: Sequence[Comparison]) -> Forest | None:
-    """Comparisons on a common axis that always contains zero; None where there are none."""
+    """Place comparisons on a common axis that always contains zero; None if there are no comparisons."""
     if not comparisons:
         return None
     low = min(0.0, *(comparison.ci_low for comparison in comparisons))
