@@ -84,13 +84,16 @@ def test_the_card_of_a_prm_says_what_the_runs_record(runs: Path, tmp_path: Path)
     manifest = json.loads((runs / "labels" / "manifest.json").read_text())["summary"]
     results = json.loads((runs / "evaluation" / "results.json").read_text())
     assert said["method"] == "EDU-PRM, arXiv 2503.22233"
-    assert (said["plan (where outcomes come from)"], said["value (what sums them up)"]) == ("leaves", "mean")
+    assert (said["plan (source of the outcomes)"], said["value (summary of the outcomes)"]) == (
+        "leaves",
+        "mean",
+    )
     assert said["number of problems"] == "3" and said["step labels"] == str(
         sum(len(solution.labels) for solution in labelled)
     )
     assert said["labels: sampled tokens"] == f"{manifest['cost']['sampled_tokens']:,}"
     assert said["base model"].startswith("a directory with the fingerprint ")
-    assert said["measured PRM"] == "this one, by its fingerprint" and "lab:test?num=3" in content
+    assert said["evaluated PRM"] == "this one, as its fingerprint shows" and "lab:test?num=3" in content
     (best,) = [
         row
         for row in results["rows"]
@@ -140,15 +143,15 @@ def test_what_nobody_recorded_is_called_not_recorded(runs: Path, tmp_path: Path)
     assert {
         cells(content)[name] for name in ("base model", "problems", "labels", "labels: sampled tokens")
     } == {"not recorded"}
-    assert "How it was trained is not recorded." in content and "An evaluation is not recorded." in content
+    assert "The training is not recorded." in content and "The evaluation is not recorded." in content
     assert not (
         {"base_model", "model-index", "datasets", "language"} & metadata_of(ModelCard(content)).keys()
     )
     alone = shutil.copy(runs / "evaluation" / "results.json", tmp_path / "results.json")
     stage_prm(prm, "me/my-prm", SAID, tmp_path / "again", results=Path(alone))
     assert (
-        cells((tmp_path / "again" / "README.md").read_text())["measured PRM"]
-        == "said to be this one; not recorded"
+        cells((tmp_path / "again" / "README.md").read_text())["evaluated PRM"]
+        == "this one, as the publisher states; not recorded"
     )
 
 
@@ -170,13 +173,13 @@ def test_labels_or_results_of_another_prm_are_refused(runs: Path, tmp_path: Path
     other = tmp_path / "prm"
     shutil.copytree(runs / "prm", other)
     (other / "generation_config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"measured the PRM prm-[0-9a-f]{8}, not the one at"):
+    with pytest.raises(ValueError, match=r"evaluates the PRM prm-[0-9a-f]{8}, not the one at"):
         stage_prm(other, "me/my-prm", SAID, tmp_path / "hub", results=runs / "evaluation" / "results.json")
     results = json.loads((runs / "evaluation" / "results.json").read_text())
     (tmp_path / "results.json").write_text(
         json.dumps(results | {"rows": [row for row in results["rows"] if row["select"] == "greedy"]})
     )
-    with pytest.raises(ValueError, match="measured no PRM"):
+    with pytest.raises(ValueError, match="does not evaluate a PRM"):
         stage_prm(runs / "prm", "me/my-prm", SAID, tmp_path / "hub", results=tmp_path / "results.json")
     with pytest.raises(LayoutError, match="is not a PRM saved by forkpoint"):
         stage_prm(runs / "labels", "me/my-prm", SAID, tmp_path / "hub")
@@ -204,7 +207,7 @@ def test_labels_become_parquet_that_reads_back_the_same_with_a_card(runs: Path, 
     ]
     assert (
         cells(card.content)["solutions"]
-        == f"{len(labelled)}, {sum(solution.is_correct for solution in labelled)} of them right"
+        == f"{len(labelled)}, of which {sum(solution.is_correct for solution in labelled)} are right"
     )
     stage_labels(runs / "labels" / "labels.jsonl", "me/my-labels", SAID, tmp_path / "file")
     assert (tmp_path / "file" / "README.md").read_text() == card.content
@@ -300,7 +303,7 @@ def test_a_licence_is_never_guessed_and_names_are_checked(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status_of("push", runs / "prm", "me/my-prm", "--dry-run", "--out", tmp_path / "hub") != 0
-    with pytest.raises(ValueError, match="named as the hub names it"):
+    with pytest.raises(ValueError, match="must have its name on the hub"):
         Publication("Apache License, Version 2.0")
     with pytest.raises(ValueError, match="OWNER/NAME; 'my-prm' was given"):
         stage_prm(runs / "prm", "my-prm", SAID, tmp_path / "hub")
