@@ -1,8 +1,8 @@
-"""Labels against the true values of the same prefixes, per token spent.
+"""Compare labels with the true values of the same prefixes, per token spent.
 
-The truth of a prefix is the share of many completions that are right; the labels that are judged use other completions of it.
-Prefixes are step ends of labelled trees, at most one per tree. Invariant: every estimator is judged on the same prefixes,
-except bisection, which evaluates prefixes of its own choice and is judged on some of those.
+The true value of a prefix is the share of right answers among many completions; the judged labels use other
+completions. Prefixes are step ends of labelled trees, at most one per tree. Invariant: every estimator is
+judged on the same prefixes, except bisection, which chooses its own prefixes and is judged on some of those.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from .settings import MAX_TOKENS
 from .stock import patiently
 
 NUM_ESTIMATES = 32
-"""The first so many completions are for rollout labels, the others are the truth."""
+"""Number of first completions used for rollout labels; the others give the true value."""
 STOPPING = RolloutPlan(stop_early=True)
-"""Whose rounds and width early stopping has."""
+"""The rollout plan whose rounds and width early stopping uses."""
 
 
 def label_quality(lab: Lab) -> dict[str, Any]:
-    """Error, bias, correlation and tokens of every kind of label."""
+    """Return error, bias, correlation and tokens of every kind of label."""
     with Run.read(lab.stock.labels("edu")) as run:
         config = PrefixConfig(num_prefixes=lab.scale.num_truths, num_rollouts=lab.scale.num_truth_rollouts)
         drawn = draw_prefixes(list(tree_outcomes(run)), config, anchor_rule(run))
@@ -60,7 +60,7 @@ def label_quality(lab: Lab) -> dict[str, Any]:
 
 
 def _rolled_out(lab: Lab, name: str, prefixes: Sequence[Prefix]) -> tuple[list[tuple[bool, ...]], int]:
-    """Outcomes of many completions of each prefix, and the tokens of all completions of one, on average."""
+    """Return the outcomes of many completions of each prefix, and their mean total of tokens."""
     num = lab.scale.num_truth_rollouts
     policy = lab.stock.policy
     config = RolloutConfig(num, 1.0, max_tokens=MAX_TOKENS, seed=1)
@@ -86,7 +86,7 @@ def _rolled_out(lab: Lab, name: str, prefixes: Sequence[Prefix]) -> tuple[list[t
 
 
 def _labels_per_tree(lab: Lab) -> float:
-    """Distinct prefixes that end with a step and are no whole solution."""
+    """Return distinct prefixes that end with a step and are not a whole solution."""
     with Run.read(lab.stock.labels("edu")) as run:
         rule, counts = anchor_rule(run), []
         for outcome in tree_outcomes(run):
@@ -124,7 +124,7 @@ def _narrow(outcomes: Sequence[bool]) -> bool:
 def _stopped(
     outcomes: Sequence[tuple[bool, ...]], truths: Sequence[float], per_rollout: float, most: int
 ) -> dict[str, Any]:
-    """As `RolloutPlan(stop_early=True)` draws them: rounds of four until the interval is narrow."""
+    """Draw as `RolloutPlan(stop_early=True)` does: rounds of four until the interval is narrow."""
     labels, drawn = [], []
     for its in outcomes:
         num = next(
@@ -137,9 +137,13 @@ def _stopped(
 
 
 def _blend(
-    drawn: Sequence[LabelledPrefix], outcomes: Sequence[tuple[bool, ...]], truths: Sequence[float], per_edu_label: float, per_rollout: float
+    drawn: Sequence[LabelledPrefix], outcomes: Sequence[tuple[bool, ...]], truths: Sequence[float],
+    per_edu_label: float, per_rollout: float
 ) -> dict[str, Any]:  # fmt: skip
-    """Four rollouts where the weighted leaves disagree among themselves, averaged with them; nothing where they agree."""
+    """Average the weighted leaves with four rollouts if they disagree among themselves.
+
+    Else use them alone.
+    """
     labels, num_rolled = [], 0
     for item, its in zip(drawn, outcomes, strict=True):
         leaves = item.labels["policy"]
@@ -153,7 +157,7 @@ def _blend(
 
 
 def _bisected(lab: Lab) -> dict[str, Any]:
-    """Some of the prefixes that bisection evaluated, against their own truths."""
+    """Compare some of the prefixes that bisection evaluated with their own true values."""
     labels: dict[tuple[str, tuple[int, ...]], tuple[Prefix, float]] = {}
     with Run.read(lab.stock.labels("omega")) as run:
         encode = lab.stock.policy.encode_question
@@ -173,7 +177,7 @@ def _bisected(lab: Lab) -> dict[str, Any]:
                     num_labels += 1
                     ids = encode(
                         problem.question + "\n" + text.removesuffix("\n")
-                    )  # the template ends with one
+                    )  # the template ends with a line break
                     prompt = encode(problem.question)
                     prefix = Prefix(problem, tuple(ids[len(prompt) :]), text)
                     labels[problem.id, prefix.token_ids] = prefix, float(np.mean(its))

@@ -18,7 +18,7 @@ Result = dict[str, Any]
 
 
 def draw(results: dict[str, Result], directory: Path) -> list[Path]:
-    """Draw what there are results for, as SVG files that are the same for the same results."""
+    """Draw the available results as SVG files; the same results give the same files."""
     drawn = []
     with mpl.rc_context({"svg.hashsalt": "forkpoint", "svg.fonttype": "none", "font.size": 9}):
         if {"default-values", "default-headline"} <= results.keys():
