@@ -24,9 +24,9 @@ SHOWN_ELSEWHERE = ("edu", "edu-entropy", "soft", "er-2")
 def cheating(lab: Lab) -> dict[str, Any]:
     """Return how often they occur and, for each PRM, the scores of first wrong steps and of right steps."""
     attempts = [item.attempts[: lab.scale.num_other_samples] for item in lab.stock.solutions(HT)]
-    right = [[attempt for attempt in its if attempt.is_correct] for its in attempts]
-    num_cheats = [sum(attempt.error_offset is not None for attempt in its) for its in right]
-    shares = [num / len(its) for num, its in zip(num_cheats, right, strict=True) if its]
+    right = [[attempt for attempt in solutions if attempt.is_correct] for solutions in attempts]
+    num_cheats = [sum(attempt.error_offset is not None for attempt in solutions) for solutions in right]
+    shares = [num / len(solutions) for num, solutions in zip(num_cheats, right, strict=True) if solutions]
     rows = []
     for variant in SHOWN if lab.setting.is_first else SHOWN_ELSEWHERE:
         lab.judge(variant, HT)
@@ -76,8 +76,8 @@ def _of_judged(judged: Judged, valid: Judged | None) -> dict[str, float]:
 def _first_errors(judged: Judged) -> tuple[list[list[float]], list[int]]:
     scores: list[list[float]] = []
     truths: list[int] = []
-    for item, its_scores in judged.step_scores():
-        scores += [list(map(float, steps)) for steps in its_scores]
+    for item, solution_scores in judged.step_scores():
+        scores += [list(map(float, steps)) for steps in solution_scores]
         truths += [attempt.first_wrong_step(judged.cut) for attempt in item.attempts]
     return scores, truths
 

@@ -138,10 +138,10 @@ class Lab:
         """Return the results of `make` for every seed, cached by name and quantity."""
         found: dict[str, dict[str, list[Floats]]] = {name: {} for name in names}
         for seed in self.seeds:
-            for name, its in found.items():
+            for name, by_quantity in found.items():
                 self.say(f"{what}: {name}, seed {seed}")
                 for quantity, values in patiently(partial(make, seed, name)).items():
-                    its.setdefault(quantity, []).append(values)
+                    by_quantity.setdefault(quantity, []).append(values)
         return found
 
     def learning_rate(self, variant: str) -> float:

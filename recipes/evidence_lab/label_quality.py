@@ -41,7 +41,7 @@ def label_quality(lab: Lab) -> dict[str, Any]:
         drawn = draw_prefixes(list(tree_outcomes(run)), config, anchor_rule(run))
     outcomes, tokens = _rolled_out(lab, "truths", [item.prefix for item in drawn])
     num_estimates = min(NUM_ESTIMATES, lab.scale.num_truth_rollouts // 2)
-    truths = [float(np.mean(its[num_estimates:])) for its in outcomes]
+    truths = [float(np.mean(prefix_outcomes[num_estimates:])) for prefix_outcomes in outcomes]
     per_rollout = tokens / lab.scale.num_truth_rollouts
     edu = lab.stock.label_cost("edu")
     per_edu_label = edu.solutions / _labels_per_tree(lab)
@@ -51,7 +51,12 @@ def label_quality(lab: Lab) -> dict[str, Any]:
     ]
     for k in (k for k in (1, 2, 4, 8, 16, 32) if k <= num_estimates):
         rows.append(
-            _row(f"rollouts, k = {k}", [float(np.mean(its[:k])) for its in outcomes], truths, k * per_rollout)
+            _row(
+                f"rollouts, k = {k}",
+                [float(np.mean(prefix_outcomes[:k])) for prefix_outcomes in outcomes],
+                truths,
+                k * per_rollout,
+            )
         )
     rows.append(_stopped(outcomes, truths, per_rollout, num_estimates))
     rows.append(_blend(drawn, outcomes, truths, per_edu_label, per_rollout))
@@ -126,12 +131,16 @@ def _stopped(
 ) -> dict[str, Any]:
     """Draw as `RolloutPlan(stop_early=True)` does: rounds of four until the interval is narrow."""
     labels, drawn = [], []
-    for its in outcomes:
+    for prefix_outcomes in outcomes:
         num = next(
-            (num for num in range(STOPPING.round_size, most + 1, STOPPING.round_size) if _narrow(its[:num])),
+            (
+                num
+                for num in range(STOPPING.round_size, most + 1, STOPPING.round_size)
+                if _narrow(prefix_outcomes[:num])
+            ),
             most,
         )
-        labels.append(float(np.mean(its[:num])))
+        labels.append(float(np.mean(prefix_outcomes[:num])))
         drawn.append(num)
     return _row("rollouts, stopped early", labels, truths, float(np.mean(drawn)) * per_rollout)
 
@@ -145,11 +154,11 @@ def _blend(
     Else use them alone.
     """
     labels, num_rolled = [], 0
-    for item, its in zip(drawn, outcomes, strict=True):
+    for item, prefix_outcomes in zip(drawn, outcomes, strict=True):
         leaves = item.labels["policy"]
         if 0 < leaves < 1:
             num_rolled += 1
-            labels.append((leaves + float(np.mean(its[: STOPPING.round_size]))) / 2)
+            labels.append((leaves + float(np.mean(prefix_outcomes[: STOPPING.round_size]))) / 2)
         else:
             labels.append(leaves)
     tokens = per_edu_label + STOPPING.round_size * per_rollout * num_rolled / len(drawn)
@@ -169,9 +178,9 @@ def _bisected(lab: Lab) -> dict[str, Any]:
             problem, seen = problems[row["problem"]["id"]], set()
             for path in row["paths"]:
                 text = ""
-                for step, its in zip(path["steps"][:-1], path["outcomes"][:-1], strict=True):
+                for step, prefix_outcomes in zip(path["steps"][:-1], path["outcomes"][:-1], strict=True):
                     text += step
-                    if its is None or text in seen:
+                    if prefix_outcomes is None or text in seen:
                         continue
                     seen.add(text)
                     num_labels += 1
@@ -180,7 +189,7 @@ def _bisected(lab: Lab) -> dict[str, Any]:
                     )  # the template ends with a line break
                     prompt = encode(problem.question)
                     prefix = Prefix(problem, tuple(ids[len(prompt) :]), text)
-                    labels[problem.id, prefix.token_ids] = prefix, float(np.mean(its))
+                    labels[problem.id, prefix.token_ids] = prefix, float(np.mean(prefix_outcomes))
     chosen = random.Random(0).sample(sorted(labels), min(lab.scale.num_truths // 2, len(labels)))
     outcomes, _ = _rolled_out(lab, "truths-omega", [labels[key][0] for key in chosen])
     cost = lab.stock.label_cost("omega")
@@ -188,6 +197,6 @@ def _bisected(lab: Lab) -> dict[str, Any]:
     return _row(
         "bisection, k = 8",
         [labels[key][1] for key in chosen],
-        [float(np.mean(its)) for its in outcomes],
+        [float(np.mean(prefix_outcomes)) for prefix_outcomes in outcomes],
         tokens,
     )

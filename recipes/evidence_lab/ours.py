@@ -117,12 +117,13 @@ def ours(lab: Lab) -> dict[str, Any]:
     rows, differences = [], []
     measured: dict[Way, tuple[Floats, float]] = {}
     for way in ways(most, prms):
-        its = pools(way.prm, way.tree)
+        seed_pools = pools(way.prm, way.tree)
         if way.num_leaves is not None:
             shares = lab.stock.leaf_shares(way.tree, way.num_leaves)
-            its = [_weighted(of_seed, shares) for of_seed in its]
+            seed_pools = [_weighted(of_seed, shares) for of_seed in seed_pools]
         groups = [
-            its[idx : idx + way.num_prms] for idx in range(0, len(its) - way.num_prms + 1, way.num_prms)
+            seed_pools[idx : idx + way.num_prms]
+            for idx in range(0, len(seed_pools) - way.num_prms + 1, way.num_prms)
         ]
         if not groups:
             continue
@@ -151,7 +152,7 @@ def ours(lab: Lab) -> dict[str, Any]:
                     }
                 )
     picks = [
-        *(pick for its in papers.values() for pick in its),
+        *(pick for best_picks in papers.values() for pick in best_picks),
         *(Pick(HT, n, "majority") for n in lab.sizes(HT)),
     ]
     rows += [
@@ -180,9 +181,11 @@ def _parts(lab: Lab, measured: dict[Way, tuple[Floats, float]]) -> list[dict[str
         if way.prm != "edu":
             with_edu = replace(way, prm="edu")
             others.append((with_edu.name, *measured[with_edu]))
-        for name, its_values, its_tokens in others:
-            difference = fields(bootstrap_seeds(values - its_values))
-            found.append({"left": way.name, "right": name, **difference, "token_ratio": tokens / its_tokens})
+        for name, other_values, other_tokens in others:
+            difference = fields(bootstrap_seeds(values - other_values))
+            found.append(
+                {"left": way.name, "right": name, **difference, "token_ratio": tokens / other_tokens}
+            )
     return found
 
 
@@ -252,9 +255,9 @@ def _pools(lab: Lab, prm: str, tree: str, seed: int) -> list[Pool]:
 def _weighted(pools: Sequence[Pool], shares: Sequence[Sequence[float]]) -> list[Pool]:
     """Return the same candidates with the leaves that have a share, and their weights."""
     found = []
-    for (leaves, samples), its in zip(pools, shares, strict=True):
-        kept = zip(leaves[: len(its)], its, strict=True)
-        found.append(([replace(leaf, weight=share * len(its)) for leaf, share in kept], samples))
+    for (leaves, samples), leaf_shares in zip(pools, shares, strict=True):
+        kept = zip(leaves[: len(leaf_shares)], leaf_shares, strict=True)
+        found.append(([replace(leaf, weight=share * len(leaf_shares)) for leaf, share in kept], samples))
     return found
 
 
@@ -264,7 +267,10 @@ def _joined(pools: Sequence[Pool]) -> Pool:
         return pools[0]
     sides = zip(*pools, strict=True)
     leaves, samples = (
-        [replace(its[0], scores=tuple(one.scores[0] for one in its)) for its in zip(*side, strict=True)]
+        [
+            replace(copies[0], scores=tuple(one.scores[0] for one in copies))
+            for copies in zip(*side, strict=True)
+        ]
         for side in sides
     )
     return leaves, samples

@@ -204,7 +204,7 @@ def crossed(lab: Lab) -> Result:
 
 
 def own(lab: Lab) -> Result:
-    """Compare labels made from the samples alone: a step has the outcomes of the samples that begin with it."""
+    """Compare labels from the samples alone: a step has the outcomes of the samples that begin with it."""
     return compared(lab, ["soft", "edu", "own", "edu-own"], "soft", [("edu-own", "edu"), ("own", "edu")])
 
 

@@ -32,19 +32,20 @@ def raft_arm(lab: Lab) -> dict[str, Any]:
     """Return greedy and one-sample accuracies after one iteration, with gains and differences from soft."""
     found = lab.by_seed("raft", KEPT_BY, partial(_tuned, lab))
     stacked = {
-        kept_by: {name: np.stack(values) for name, values in its.items()} for kept_by, its in found.items()
+        kept_by: {name: np.stack(values) for name, values in quantities.items()}
+        for kept_by, quantities in found.items()
     }
     rows, contrasts = [], []
-    for kept_by, its in stacked.items():
-        row = {name: fields(bootstrap_seeds(its[name])) for name in ("greedy", "sampled")}
+    for kept_by, quantities in stacked.items():
+        row = {name: fields(bootstrap_seeds(quantities[name])) for name in ("greedy", "sampled")}
         gains = {
-            f"{name}_gain": fields(bootstrap_seeds(its[name] - its[f"base_{name}"]))
+            f"{name}_gain": fields(bootstrap_seeds(quantities[name] - quantities[f"base_{name}"]))
             for name in ("greedy", "sampled")
         }
         rows.append({"kept_by": kept_by, **row, **gains, "num_seeds": len(lab.seeds)})
         if kept_by != "soft":
             for name in ("greedy", "sampled"):
-                difference = fields(bootstrap_seeds(its[name] - stacked["soft"][name]))
+                difference = fields(bootstrap_seeds(quantities[name] - stacked["soft"][name]))
                 contrasts.append({"left": kept_by, "right": "soft", "of": name, **difference})
     return {"raft": rows, "differences": contrasts}
 

@@ -48,16 +48,16 @@ def steering(lab: Lab) -> dict[str, Any]:
         for mode, values in found.items()
     }
     rows, contrasts = [], []
-    for mode, its in joined.items():
+    for mode, quantities in joined.items():
         row: dict[str, Any] = {
             "mode": mode,
-            "policy_tokens": its["policy_tokens"].mean(),
-            "prm_tokens": its["prm_tokens"].mean(),
+            "policy_tokens": quantities["policy_tokens"].mean(),
+            "prm_tokens": quantities["prm_tokens"].mean(),
         }
-        rows.append({**row, **{name: fields(bootstrap(its[name])) for name in PICKS}})
+        rows.append({**row, **{name: fields(bootstrap(quantities[name])) for name in PICKS}})
         if mode != "plain":
             for name in PICKS:
-                difference = fields(bootstrap(its[name] - joined["plain"][name]))
+                difference = fields(bootstrap(quantities[name] - joined["plain"][name]))
                 contrasts.append({"left": mode, "right": "plain", "select": name, **difference})
     return {"modes": rows, "differences": contrasts, "num_leaves": NUM_LEAVES, "tau": TAU}
 
@@ -74,7 +74,7 @@ def _per_problem(ids: Sequence[str], values: Floats) -> Floats:
     by_problem: dict[str, list[float]] = {}
     for problem_id, value in zip(ids, values, strict=True):
         by_problem.setdefault(problem_id, []).append(float(value))
-    return np.array([np.mean(its) for its in by_problem.values()])
+    return np.array([np.mean(seed_values) for seed_values in by_problem.values()])
 
 
 def _grown(lab: Lab, seed: int, mode: str) -> dict[str, Floats]:
@@ -97,7 +97,10 @@ def _grown(lab: Lab, seed: int, mode: str) -> dict[str, Floats]:
         scores = prm.score([outcome.problem.question] * len(steps), steps)
         attempts.append(
             Attempts(
-                outcome.problem.id, outcome.solutions(), tuple(tuple(its) for its in scores), outcome.tree
+                outcome.problem.id,
+                outcome.solutions(),
+                tuple(tuple(step_scores) for step_scores in scores),
+                outcome.tree,
             )
         )
     points = {

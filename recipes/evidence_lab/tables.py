@@ -106,14 +106,14 @@ def sampling(result: Result) -> str:
     rows = []
     for solutions, name in SOLUTIONS.items():
         for n in sorted({row["n"] for row in result["rows"] if row["solutions"] == solutions}):
-            its = [row for row in result["rows"] if row["solutions"] == solutions and row["n"] == n]
-            picks = [find(its, select=select) for select in ("majority", "oracle", "best", "weighted")]
+            at_n = [row for row in result["rows"] if row["solutions"] == solutions and row["n"] == n]
+            picks = [find(at_n, select=select) for select in ("majority", "oracle", "best", "weighted")]
             rows.append(
                 [
                     name,
                     str(n),
-                    f"{its[0]['tokens']:.0f}",
-                    f"{its[0]['tokens_without_reuse']:.0f}",
+                    f"{at_n[0]['tokens']:.0f}",
+                    f"{at_n[0]['tokens_without_reuse']:.0f}",
                     *(shown(pick) for pick in picks),
                 ]
             )
@@ -138,10 +138,10 @@ def sampling(result: Result) -> str:
         ("At no more tokens:", "equal_tokens"),
         ("A vote of samples against the best of a tree:", "votes_against_trees"),
     ):
-        its = [
+        contrast_rows = [
             [item["left"], item["right"], signed(item), f"{item['token_ratio']:.2f}"] for item in result[name]
         ]
-        parts += [title, markdown(columns, its)]
+        parts += [title, markdown(columns, contrast_rows)]
     return "\n\n".join(parts)
 
 
@@ -237,11 +237,11 @@ def ours_cells(result: Result, names: Sequence[str] | None = None) -> list[list[
     for row in sorted(result["ways"], key=lambda row: float(row["tokens"])):
         if names is not None and row["name"] not in names:
             continue
-        its = [
+        rivals = [
             find(result["differences"], left=row["name"], paper=paper)
             for paper in ("EDU-PRM", "ER-PRM", "samples")
         ]
-        against = [f"{signed(item)} {item['right']}" if item else "" for item in its]
+        against = [f"{signed(item)} {item['right']}" if item else "" for item in rivals]
         cells.append([row["name"], f"{row['tokens']:.0f}", shown(row), *against])
     return cells
 

@@ -156,8 +156,8 @@ class Unit:
             most = self.stock.num_solutions(solutions)
             if num < most and (self.directory / f"{solutions}-{most}.npz").exists():
                 scores = [
-                    [list(map(float, steps)) for steps in its[:num]]
-                    for _, its in self.judged(solutions, most).step_scores()
+                    [list(map(float, steps)) for steps in problem_scores[:num]]
+                    for _, problem_scores in self.judged(solutions, most).step_scores()
                 ]
             else:
                 scores = score(load_prm(self.prm), solved, self.cut)
@@ -187,7 +187,10 @@ def own_outcomes(run: Run, chosen: set[str], config: LabelConfig) -> Iterator[La
                 below.setdefault(prefix, []).append(end.is_correct)
         for steps, end in zip(cuts, outcome.ends, strict=True):
             tallies = [below[prefix] for prefix in accumulate(steps)]
-            labels = tuple(tally_label(sum(its), len(its), config.step_value) for its in tallies[:-1])
+            labels = tuple(
+                tally_label(sum(step_outcomes), len(step_outcomes), config.step_value)
+                for step_outcomes in tallies[:-1]
+            )
             yield LabelledSolution(
                 outcome.problem.id,
                 outcome.problem.question,
@@ -257,7 +260,8 @@ def plain(solved: Sequence[Solved], num: int, is_exchangeable: bool) -> dict[str
     found |= {f"tokens|{point.n}": point.tokens_P for point in points}
     paths = [[attempt.num_path_tokens for attempt in item.attempts[:num]] for item in solved]
     found |= {
-        f"path_tokens|{n}": np.array([sum(its[:n]) for its in paths], dtype=float) for n in sizes_to(num)
+        f"path_tokens|{n}": np.array([sum(lengths[:n]) for lengths in paths], dtype=float)
+        for n in sizes_to(num)
     }
     return found
 
@@ -269,16 +273,16 @@ def _arrays(
         Attempts(
             item.problem_id,
             tuple(attempt.solution for attempt in item.attempts),
-            tuple(tuple(steps) for steps in its_scores),
+            tuple(tuple(steps) for steps in problem_scores),
         )
-        for item, its_scores in zip(solved, scores, strict=True)
+        for item, problem_scores in zip(solved, scores, strict=True)
     ]
     found: dict[str, Any] = {
         _name(point.select, point.aggregate, point.n): point.accuracy_P
         for point in curve(attempts, sizes_to(num), is_exchangeable)
         if point.aggregate
     }
-    flat = [value for its_scores in scores for steps in its_scores for value in steps]
+    flat = [value for problem_scores in scores for steps in problem_scores for value in steps]
     return {**found, "scores": np.array(flat, dtype=np.float32)}
 
 
