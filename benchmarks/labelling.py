@@ -235,7 +235,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 def ratios_of(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Ratio]:
-    """Return ratios of ours and the peer, in which values above 1 are in our favour."""
+    """Return the ratios to the peer; values above 1 are in our favour.
+
+    They are ours / peer for labels and distinct labels per second, and peer / ours for tokens per label.
+    """
     goals = {("rollouts", "loop"): 5.0, ("edu", "loop"): 10.0}
     ratios = {}
     for peer in PEERS:

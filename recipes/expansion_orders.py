@@ -2,9 +2,9 @@
 
     python recipes/expansion_orders.py --num-problems 300
 
-HT samples at several temperatures. For each way, this prints the accuracy of the majority and of the oracle
-over 16 solutions with 95 % intervals, and the sampled tokens per problem. Then it compares the oracle of
-every order with HT at T = 0.7, paired on the same problems.
+The HT samples are drawn at several temperatures. For each way, this prints the accuracy of the majority and
+of the oracle over 16 solutions with 95 % intervals, and the sampled tokens per problem. Then it compares the
+oracle of every order with HT at T = 0.7, paired on the same problems.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Settings for all tests: one thread, since two on a busy core are many times slower than one, and a Ctrl-C that is heard.
+"""Settings for all tests: a single thread, and a Ctrl-C that is not ignored.
 
-A shell that starts the tests in the background has them, and the processes that they start, ignore it.
+Two threads on a busy core are many times slower than one. A shell that starts the tests in the background
+makes them, and the processes that they start, ignore Ctrl-C.
 """
 
 from __future__ import annotations

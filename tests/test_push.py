@@ -1,4 +1,4 @@
-"""Publishing: cards say what runs record and nothing else, and what is uploaded is what a dry run leaves."""
+"""Publishing: cards say only what runs record, and the upload is what a dry run writes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def status_of(*arguments: object) -> object:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `forkpoint label`, `train` and `evaluate` leave: labels/, prm/ and evaluation/."""
+    """The results of `forkpoint label`, `train` and `evaluate`: labels/, prm/ and evaluation/."""
     root = tmp_path_factory.mktemp("runs")
     assert (
         status_of(
@@ -60,12 +60,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cells(content: str) -> dict[str, str]:
-    """The rows of two columns on a card."""
+    """Return the two-column rows of a card."""
     return dict(re.findall(r"^\| ([^|]+?) \| ([^|]*?) \|$", content, re.MULTILINE))
 
 
 def metadata_of(card: RepoCard) -> dict[str, Any]:
-    """What the hub reads."""
+    """Return the metadata that the hub reads."""
     found: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
     return found
 
@@ -99,9 +99,12 @@ def test_the_card_of_a_prm_says_what_the_runs_record(runs: Path, tmp_path: Path)
         for row in results["rows"]
         if (row["select"], row["aggregate"], row["n"], row["sampler"]) == ("best", "min", 2, "ht")
     ]
-    line = f"| best of 2 samples at T = 0.7 | {best['accuracy']:.3f} | {best['ci_low']:.3f} to {best['ci_high']:.3f} | 3 |"
+    line = (
+        f"| best of 2 samples at T = 0.7 | {best['accuracy']:.3f} | {best['ci_low']:.3f} to "
+        f"{best['ci_high']:.3f} | 3 |"
+    )
     assert line in content
-    assert said["problems"] == "lab:test?num=3"  # of the evaluation; of the labels it is not recorded
+    assert said["problems"] == "lab:test?num=3"  # of the evaluation; for the labels it is not recorded
     assert "| problems | not recorded |" in content
 
 
@@ -325,7 +328,10 @@ def test_without_a_token_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.Mo
 
 @contextmanager
 def stub_hub(status: int = 200) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    """As much of the hub as an upload of small files needs: its address, and (path, content) of what it was asked."""
+    """The parts of the hub that an upload of small files needs.
+
+    Gives its address and the (path, content) received.
+    """
     asked: list[tuple[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -374,7 +380,7 @@ def stub_hub(status: int = 200) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
 
 
 def push_to(endpoint: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """`forkpoint push` in a process of its own: the client reads its settings once."""
+    """Run `forkpoint push` in a process of its own, because the client reads its settings only once."""
     code = "import sys; import forkpoint.cli.push; from forkpoint.cli import main; main(sys.argv[1:])"
     environment = {
         **os.environ,
@@ -436,7 +442,10 @@ def test_the_commands_of_the_page_run(runs: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_the_command_is_light() -> None:
-    code = "import sys, forkpoint.cli.push; print([name for name in ('torch', 'transformers', 'huggingface_hub') if name in sys.modules])"
+    code = (
+        "import sys, forkpoint.cli.push; print([name for name in ('torch', 'transformers', "
+        "'huggingface_hub') if name in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

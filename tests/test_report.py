@@ -1,4 +1,4 @@
-"""The report page: what it says, that it loads nothing, and that model output stays text."""
+"""The report page: what it says, that it loads nothing, and that model output is only text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from forkpoint.report.tables import forest, table
 from forkpoint.report.trees import read_trees
 from forkpoint.report.words import duration, parameters, points
 
-HOSTILE = "<script>alert(1)</script> </script><img src=x onerror=alert(2)> {{7*7}} {% raw %} \u2028 \u2029 <!-- & \"quoted' \ud800"
+HOSTILE = (
+    "<script>alert(1)</script> </script><img src=x onerror=alert(2)> {{7*7}} {% raw %} \u2028 \u2029 <!-- & "
+    "\"quoted' \ud800"
+)
 AGGREGATES = ("min", "prod", "mean", "last")
 
 
@@ -196,7 +199,7 @@ Drawn = tuple[int | None, int, str, dict[int, float], str | None, bool]
 
 
 def tree(problem_id: str, question: str, reference: str, drawn: list[Drawn]) -> dict[str, Any]:
-    """Branches as (parent, fork, tokens joined by `|`, entropies of the uncertain tokens, answer, is correct)."""
+    """Make branches of (parent, fork, tokens joined by `|`, entropies of uncertain tokens, answer, is right)."""
     branches = []
     for parent, fork, text, uncertain, answer, is_correct in drawn:
         tokens = text.split("|")
@@ -226,14 +229,14 @@ def tree(problem_id: str, question: str, reference: str, drawn: list[Drawn]) -> 
 
 
 def path_of(branches: list[dict[str, Any]], leaf: int) -> list[tuple[int, int]]:
-    """The path to a leaf as (branch that sampled the token, index among that branch's own tokens)."""
+    """Return the path to a leaf as (branch that sampled the token, index among the tokens of that branch)."""
     branch = branches[leaf]
     head = [] if branch["parent_idx"] is None else path_of(branches, branch["parent_idx"])[: branch["fork"]]
     return head + [(leaf, idx) for idx in range(len(branch["tokens"]))]
 
 
 def fragments(branches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One fragment per run of tokens that the same leaves lie below, by brute force over paths."""
+    """Return one fragment for each run of tokens above the same leaves, by brute force over paths."""
     paths = [path_of(branches, leaf) for leaf in range(len(branches))]
     below = {
         token: [leaf for leaf, path in enumerate(paths) if token in path] for path in paths for token in path
@@ -273,7 +276,8 @@ def fragments(branches: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def drawn_trees() -> list[dict[str, Any]]:
     pencils = tree(
         "pencils-017",
-        "A shop sells pencils in boxes of 12. Tom buys 3 boxes and gives 7 pencils to Ann. How many pencils does he keep?",
+        "A shop sells pencils in boxes of 12. Tom buys 3 boxes and gives 7 pencils to Ann. How many pencils "
+        "does he keep?",
         "29",
         [
             (
@@ -307,7 +311,8 @@ def drawn_trees() -> list[dict[str, Any]]:
             (
                 0,
                 8,
-                " giving| 7| away| leaves| 3| *| 12| -| 7| =| 36| -| 7| =| 29|.|\n|The| answer| is| 29|.|<eos>",
+                " giving| 7| away| leaves| 3| *| 12| -| 7| =| 36| -| 7| =| 29|.|\n"
+                "|The| answer| is| 29|.|<eos>",
                 {0: 1.24, 10: 0.9, 14: 1.02},
                 "29",
                 True,
@@ -319,7 +324,7 @@ def drawn_trees() -> list[dict[str, Any]]:
 
 
 def drawn_chain(num_branches: int = 16) -> dict[str, Any]:
-    """Character tokens and a deep tree: most branches leave the path of the one before."""
+    """Make a deep tree of character tokens in which most branches leave the path of the one before."""
     root = "|".join("77+76=153\n153-62=91\n91-35=56\n56*6=336\n336+189=525\n#525") + "|<eos>"
     drawn: list[Drawn] = [
         (None, 0, root, {idx: 1.05 + 0.1 * (idx % 7) for idx in (6, 8, 17, 18, 26, 34, 35)}, "525", True)
@@ -346,7 +351,7 @@ def written(directory: Path, results: Any, trees: Any = None) -> str:
 
 
 class Page(HTMLParser):
-    """What a parser sees: start tags with attributes, the content of scripts, visible text."""
+    """The parsed page: start tags with attributes, the content of scripts, and visible text."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -568,7 +573,7 @@ def test_a_correlation_that_is_not_a_number_is_a_dash(tmp_path: Path) -> None:
 
 
 def told(tmp_path: Path, change: dict[str, float]) -> tuple[str, str, str]:
-    """The headline after the first comparison, and the accuracy it comes from, were changed."""
+    """Return the headline after a change of the first comparison and the accuracy behind it."""
     results = drawn_results()
     comparison = results["comparisons"][0]
     majority = next(
@@ -636,7 +641,9 @@ def test_headline_does_not_borrow_accuracies_that_contradict_the_difference(tmp_
     results["comparisons"][0] |= {"difference": 0.5, "ci_low": 0.4, "ci_high": 0.6}
     written(tmp_path, results)
     said = headline(read_results(tmp_path / "results.json"))
-    assert said.sentence.startswith("HT best-of-16 (min) minus HT majority-of-16: a difference of +50.0 points")
+    assert said.sentence.startswith(
+        "HT best-of-16 (min) minus HT majority-of-16: a difference of +50.0 points"
+    )
     assert [tile.title for tile in said.tiles] == ["greedy"]
 
 
@@ -661,8 +668,9 @@ def test_headline_names_the_samplers_where_they_differ(tmp_path: Path) -> None:
     said = headline(read_results(tmp_path / "results.json"))
     assert without_spaces(said.sentence).startswith("EDU best-of-16 with the trained PRM solves 72.0 %")
     assert "and HT T = 0.7 best-of-16 with the trained PRM" in without_spaces(said.sentence)
-    assert "whether EDU best-of-16 (min) is better or worse than HT T = 0.7 best-of-16 (min)" in without_spaces(
-        said.conclusion
+    assert (
+        "whether EDU best-of-16 (min) is better or worse than HT T = 0.7 best-of-16 (min)"
+        in without_spaces(said.conclusion)
     )
 
 
@@ -739,7 +747,10 @@ def test_every_row_but_greedy_is_a_point_of_both_charts_in_both_widths(tmp_path:
     page = Page(written(tmp_path, drawn_results()))
     tips = [str(attrs["data-tip"]) for attrs in page.named("path") if "data-tip" in attrs]
     for wanted in drawn_rows()[1:]:
-        start = f"{100 * wanted['accuracy']:.1f}\u00a0% [{100 * wanted['ci_low']:.1f},\u00a0{100 * wanted['ci_high']:.1f}]"
+        start = (
+            f"{100 * wanted['accuracy']:.1f}\u00a0% "
+            f"[{100 * wanted['ci_low']:.1f},\u00a0{100 * wanted['ci_high']:.1f}]"
+        )
         assert sum(start in tip and f"-of-{wanted['n']}" in tip for tip in tips) >= 4
     assert len(tips) == 4 * (len(drawn_rows()) - 1)
 

@@ -303,6 +303,7 @@ def test_sampling_frequencies_match_the_distribution(local: LocalPolicy, exact: 
     statistic = sum((counts[token_id] - mean) ** 2 / mean for token_id, mean in expected.items())
     freedom = len(expected)
     assert freedom >= 10
+    # the Wilson-Hilferty approximation
     assert statistic < freedom * (1 - 2 / (9 * freedom) + 3.09 * math.sqrt(2 / (9 * freedom))) ** 3
 
 
