@@ -595,7 +595,7 @@ def test_headline_claims_a_gain_where_the_interval_is_above_zero(tmp_path: Path)
     assert verdict == "better"
     assert re.fullmatch(
         r"Best-of-16 with the trained PRM solves 72\.0 % \[.+, .+\] of the problems "
-        r"and majority-of-16 55\.0 % \[48\.1, 61\.7\], "
+        r"and majority-of-16 solves 55\.0 % \[48\.1, 61\.7\], "
         r"a difference of \+17\.0 points \[\+10\.0, \+24\.0\]\.",
         sentence,
     )

@@ -173,7 +173,7 @@ def _against(left: ResultRow, right: ResultRow) -> str:
         said_left, said_right = f"{left.sampler_name} {said_left}", f"{right.sampler_name} {said_right}"
     else:
         said_left = said_left[0].upper() + said_left[1:]
-    return f"{said_left} solves {_measured(left)} of the problems and {said_right} {_measured(right)}"
+    return f"{said_left} solves {_measured(left)} of the problems and {said_right} solves {_measured(right)}"
 
 
 def _named_apart(left: ResultRow, right: ResultRow) -> tuple[str, str]:
