@@ -124,7 +124,7 @@ def test_growth_measures_every_size_and_relabels_to_the_same_bytes(benchmark_of:
         assert min(measured["num_labels"], measured["label_cpu_s"], measured["peak_mib"]) > 0
 
 
-def test_the_adder_is_right_where_every_line_is(benchmark_of: Any) -> None:
+def test_the_adder_is_right_if_every_line_is(benchmark_of: Any) -> None:
     """A tree with room for all 2^6 choices has every solution, and one of them is right."""
     growth = benchmark_of("growth")
     tree, _ = grow_trees(

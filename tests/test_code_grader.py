@@ -185,7 +185,7 @@ def has_namespaces() -> bool:
 
 
 @pytest.mark.skipif(not has_namespaces(), reason="this system allows no namespaces of one's own")
-def test_where_there_are_namespaces_a_process_that_slips_away_does_not_outlive_its_program(
+def test_with_namespaces_a_process_that_slips_away_does_not_outlive_its_program(
     traces: Path,
 ) -> None:
     away = (

@@ -444,7 +444,7 @@ def test_a_script_without_a_main_guard_grades_and_leaves_no_process(tmp_path: Pa
 @pytest.mark.skipif(
     not (hasattr(signal, "setitimer") and Path("/proc").is_dir()), reason="needs POSIX timers and /proc"
 )
-def test_a_hanging_process_ends_even_where_its_parent_was_killed(user_graders: str) -> None:
+def test_a_hanging_process_ends_even_if_its_parent_was_killed(user_graders: str) -> None:
     script = (
         "import threading, time\nfrom forkpoint.grading.pool import GradingWorker\n"
         f"worker = GradingWorker('{user_graders}:slow')\nprint(worker._process.pid, flush=True)\n"
@@ -564,7 +564,7 @@ def test_numeric_agrees_with_the_published_verdicts_on_gsm8k() -> None:
 
 
 @needs_data
-def test_math_agrees_with_the_published_verdicts_where_those_are_right() -> None:
+def test_math_agrees_with_the_published_verdicts_that_are_right() -> None:
     """The published harness misses problem 3 (`4:30 p.m.`, all samples) and sample 7 of problem 72 (10000 for
     `10{,}000`).
     """

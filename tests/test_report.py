@@ -518,7 +518,7 @@ def test_a_single_row_gives_a_page(tmp_path: Path) -> None:
     assert "no best-of-n row" in Page(written(tmp_path, results)).text
 
 
-def test_missing_results_say_where_they_were_looked_for(tmp_path: Path) -> None:
+def test_missing_results_say_where_they_were_sought(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no results\.json in .*finished evaluation"):
         write_report(tmp_path)
 
@@ -590,7 +590,7 @@ def told(tmp_path: Path, change: dict[str, float]) -> tuple[str, str, str]:
     return said.standing, without_spaces(said.sentence), without_spaces(said.conclusion)
 
 
-def test_headline_claims_a_gain_where_the_interval_is_above_zero(tmp_path: Path) -> None:
+def test_headline_claims_a_gain_if_the_interval_is_above_zero(tmp_path: Path) -> None:
     verdict, sentence, conclusion = told(tmp_path, {"difference": 0.17, "ci_low": 0.1, "ci_high": 0.24})
     assert verdict == "better"
     assert re.fullmatch(
@@ -602,7 +602,7 @@ def test_headline_claims_a_gain_where_the_interval_is_above_zero(tmp_path: Path)
     assert conclusion.endswith("best-of-16 (min) beats majority-of-16 on 200 problems.")
 
 
-def test_headline_claims_nothing_where_the_interval_includes_zero(tmp_path: Path) -> None:
+def test_headline_claims_nothing_if_the_interval_includes_zero(tmp_path: Path) -> None:
     verdict, sentence, conclusion = told(tmp_path, {"difference": 0.02, "ci_low": -0.03, "ci_high": 0.07})
     assert verdict == "open"
     assert "a difference of +2.0 points [\u22123.0, +7.0]" in sentence
@@ -611,7 +611,7 @@ def test_headline_claims_nothing_where_the_interval_includes_zero(tmp_path: Path
     assert "beats" not in sentence + conclusion
 
 
-def test_headline_says_worse_where_the_interval_is_below_zero(tmp_path: Path) -> None:
+def test_headline_says_worse_if_the_interval_is_below_zero(tmp_path: Path) -> None:
     verdict, sentence, conclusion = told(tmp_path, {"difference": -0.06, "ci_low": -0.1, "ci_high": -0.02})
     assert verdict == "worse"
     assert "a difference of \u22126.0 points [\u221210.0, \u22122.0]" in sentence
@@ -661,7 +661,7 @@ def test_headline_without_comparisons_says_it_is_unpaired(tmp_path: Path, best: 
     assert f"a difference of {points(best - 0.5)} points." in said.sentence
 
 
-def test_headline_names_the_samplers_where_they_differ(tmp_path: Path) -> None:
+def test_headline_names_the_samplers_if_they_differ(tmp_path: Path) -> None:
     results = drawn_results()
     results["comparisons"] = results["comparisons"][2:3]
     written(tmp_path, results)
@@ -674,7 +674,7 @@ def test_headline_names_the_samplers_where_they_differ(tmp_path: Path) -> None:
     )
 
 
-def test_greedy_accuracy_comes_from_its_row_where_the_policy_does_not_say_it(tmp_path: Path) -> None:
+def test_greedy_accuracy_comes_from_its_row_if_the_policy_does_not_say_it(tmp_path: Path) -> None:
     results = drawn_results()
     results["policy"] = {}
     results["rows"][0] |= {"accuracy": 0.25, "ci_low": 0.2, "ci_high": 0.3}

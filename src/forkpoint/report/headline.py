@@ -138,8 +138,7 @@ def _from_comparison(results: Results, comparison: Comparison) -> Headline:
     }[standing]
     source = (
         f"This is the comparison \u201c{comparison.name}\u201d, "
-        "chosen by its place in results.json and not by its "
-        "outcome."
+        "chosen by its place in results.json and not by its outcome."
     )
     return Headline(sentence, standing, conclusion, source, _tiles(results, pair))
 
