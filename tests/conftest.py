@@ -1,7 +1,6 @@
-"""Settings for all tests: a single thread, and a Ctrl-C that is not ignored.
+"""Settings for all tests: one thread, since two on a busy core are many times slower than one, and a Ctrl-C that is heard.
 
-Two threads on a busy core are many times slower than one. A shell that starts the tests in the background
-makes them, and the processes that they start, ignore Ctrl-C.
+A shell that starts the tests in the background has them, and the processes that they start, ignore it.
 """
 
 from __future__ import annotations

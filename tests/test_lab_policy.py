@@ -1,4 +1,4 @@
-"""The shipped policies: they are small, useful in the lab, and give the same tree for every batching."""
+"""The shipped policies: small, loadable by their own tokenizers, useful in the lab, and the same tree however it is batched."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_the_policy_of_the_shuffles_is_useful_on_held_out_shuffles() -> None:
         load_policy("lab-shuffle"),
         CheckConfig(problems="lab-shuffle:test?num=60&seed=7", num_samples=16, max_tokens=240),
     )
-    assert found.greedy.high > 0.4  # guessing among four people gives .25
+    assert found.greedy.high > 0.4  # guessing among four people is .25
     assert found.greedy.mean > 0.3
     assert found.oracle.mean >= 0.75
     assert found.anchors.mean >= 1

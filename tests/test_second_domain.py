@@ -1,8 +1,8 @@
-"""Nothing depends on mathematics: labels, training and best-of-N on balls that change hands, and on programs.
+"""Nothing is wired to mathematics: labels, training and best-of-N on balls that change hands, and on programs.
 
-Both policies are scripted and make mistakes more often than not. The pupil tracks balls and confuses the
-requested one at most once, so that everything after that is wrong; the programmer writes the wrong operator.
-The value of a step is therefore known without the package.
+Both policies are scripted and would rather err than not. The pupil tracks balls and confuses the one that is looked for, once
+at most, so that whatever follows is wrong; the programmer writes the wrong operator. What a step is worth is then known without
+the package.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def evaluated(
     scorer: Scorer,
     threshold_problems: Sequence[Problem] = (),
 ) -> tuple[Evaluation, dict[tuple[str, str, str | None], float]]:
-    """Return the evaluation, and accuracies at the largest N by sampler, selection and aggregate."""
+    """The evaluation, and accuracies at the largest N by sampler, selection and aggregate."""
     evaluation = evaluate_policy(
         problems, policy, out, EVALUATION, TREE, QUIET, scorer, TRAINING.format, threshold_problems
     )
@@ -74,7 +74,7 @@ def evaluated(
 
 
 def pupil_lines(shuffle: Shuffle) -> Iterator[tuple[str, dict[str, float]]]:
-    """Return the pupil's script: the lines that may follow each text, with their probabilities."""
+    """The pupil's script: after which text which line follows, and how probably."""
 
     def after(text: str, state: State, idx: int, has_erred: bool) -> Iterator[tuple[str, dict[str, float]]]:
         while idx < len(shuffle.events) and shuffle.events[idx].distraction:
@@ -84,7 +84,7 @@ def pupil_lines(shuffle: Shuffle) -> Iterator[tuple[str, dict[str, float]]]:
             return
         event = shuffle.events[idx]
         right = event.apply(state)
-        asked = right.index(shuffle.answer.split()[-1])  # who has the requested ball at the end
+        asked = right.index(shuffle.answer.split()[-1])  # who has the ball that is asked for in the end
         other = (asked + 1) % len(right)
         confused = [*right]
         confused[asked], confused[other] = right[other], right[asked]
@@ -145,7 +145,7 @@ def test_hard_labels_of_shuffles_are_what_the_oracle_says_of_their_steps(tmp_pat
 
 
 def test_soft_labels_of_shuffles_count_the_leaves_below(tmp_path: Path) -> None:
-    """With at most one mistake, k swaps give k + 1 leaves; k + 1 - i are below the first i right lines."""
+    """One mistake at most: of a solution of k swaps there are k + 1 leaves, and under the first i right lines k + 1 - i of them."""
     problems = load_problems("lab-shuffle:train?num=8&level=easy")
     for solution in labelled(problems, pupil(problems), tmp_path / "run", "mean"):
         if solution.is_correct:
@@ -198,7 +198,7 @@ def tasks(things: Sequence[str]) -> list[Problem]:
 
 
 def programmer() -> ScriptedPolicy:
-    """The programmer is certain of everything but the operator."""
+    """Certain of all but the operator."""
 
     def script(question: str, text: str) -> dict[str, float]:
         thing = question.split()[1].split("(")[0]

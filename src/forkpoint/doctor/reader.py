@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from transformers import AutoConfig
 
 from forkpoint.checkpoint import load_tokenizer
-from forkpoint.checks import check_choice
 from forkpoint.prms.families import DESCRIPTIONS, FAMILIES, OURS, family_class, recognise
 from forkpoint.prms.layout import EncodedSolution, Layout, PRMFormat
 
@@ -75,8 +74,8 @@ def reader_of(
     Raises LayoutError if tag, label tokens or template do not fit the tokenizer, or the family cannot be
     recognised.
     """
-    if family is not None:
-        check_choice("PRM family", family, (OURS, *FAMILIES))
+    if family not in (None, OURS, *FAMILIES):
+        raise ValueError(f"PRM family {family!r} is unknown; choose from {', '.join((OURS, *FAMILIES))}")
     directory = directory_of(path_or_id)
     family = family or recognise(directory, Path(path_or_id).name)
     tokenizer: Any = load_tokenizer(path_or_id)

@@ -43,7 +43,7 @@ class SharedScorer:
             batch, self._waiting = self._waiting, []
         try:
             scores = iter(self._scores([item for items, _ in batch for item in items]))
-        except BaseException as error:  # an interrupt too, or the callers in this batch wait for ever
+        except BaseException as error:
             for _, future in batch:
                 future.set_exception(error)
             raise
