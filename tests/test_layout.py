@@ -33,7 +33,7 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-"""Rooms (the files and folders at the top of the package) from the ground up; a room imports only lower floors.
+"""Rooms (the files and folders at the top of the package) from the ground up; imports go down.
 
 `report` stands on the ground because it reads nothing but JSON files. `__init__` is left out: it loads every
 public name when the name is first used.
