@@ -1,9 +1,10 @@
-"""Tables and plots from the results of `recipes/evidence.py`; nothing is typed by hand.
+"""Make tables and plots from the results of `recipes/evidence.py`; nothing is typed by hand.
 
-    python recipes/evidence_tables.py            # print the tables
-    python recipes/evidence_tables.py --write    # into docs/evidence.md and README.md, and the plots into docs/
+    python recipes/evidence_tables.py          # print the tables
+    python recipes/evidence_tables.py --write  # write them to docs/evidence.md and README.md, plots to docs/
 
-A table stands between two marks `<!-- evidence NAME -->`, where NAME is SETTING-ARM, or `front` for that of the README.
+A table is placed between two marks `<!-- evidence NAME -->`; NAME is SETTING-ARM, or `front` for the table of
+the README.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class TablesConfig:
-    """Where from and where to."""
+    """Input and output."""
 
     results: Path = ROOT / "recipes" / "results"
     write: bool = False

@@ -1,4 +1,7 @@
-"""The recipe of the evidence: small enough here to run whole, so that the numbers of docs/evidence.md come from tested code."""
+"""The recipe of the evidence, at a scale small enough to run it whole.
+
+The numbers of docs/evidence.md therefore come from tested code.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 @pytest.fixture(scope="module")
 def evidence() -> Iterator[Any]:
-    """The recipe as a module."""
+    """Import the recipe as a module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(RECIPES))
         yield importlib.import_module("evidence")
@@ -40,7 +43,7 @@ def evidence() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def out(evidence: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the tiny scale leaves behind for two seeds of some arms."""
+    """The results of some arms at the tiny scale with two seeds."""
     directory = tmp_path_factory.mktemp("evidence")
     arms = ("tuning", "segmentation", "cheating", "labels", "own", "aggregates", "ours")
     evidence.run(evidence.EvidenceConfig(arm=arms, seeds=(0, 1), scale="tiny", out=directory))

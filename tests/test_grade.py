@@ -30,7 +30,7 @@ from forkpoint.grading.grade import (
     is_correct,
 )
 from forkpoint.grading.numerals import parse_number
-from forkpoint.grading.pool import GradingPool, Worker, close_shared_pools, shared_pool
+from forkpoint.grading.pool import GradingPool, GradingWorker, close_shared_pools, shared_pool
 from forkpoint.select import majority
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -61,7 +61,7 @@ def slow(reference, prediction):
 
 @pytest.fixture
 def user_graders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of a module with graders that only the working directory has."""
+    """Return the name of a module with graders that exists only in the working directory."""
     (tmp_path / "my_graders.py").write_text(USER_GRADERS)
     monkeypatch.chdir(tmp_path)
     yield "my_graders"
@@ -339,7 +339,7 @@ def test_hostile_answers_are_ungradable_at_once(prediction: str, grader: str) ->
     verdict = grade("5", prediction, grader)
     if not (
         grader == "numeric" and not any(map(str.isdigit, prediction))
-    ):  # what has no digits has no answer to judge
+    ):  # a text without digits has no answer to judge
         assert verdict.outcome == "ungradable"
         assert verdict.reason
     assert not verdict.is_correct
@@ -347,7 +347,7 @@ def test_hostile_answers_are_ungradable_at_once(prediction: str, grader: str) ->
 
 
 def test_a_hang_is_killed_and_the_answers_around_it_are_not_harmed() -> None:
-    is_correct("x+y", "y+x", "math")  # the process is there
+    is_correct("x+y", "y+x", "math")  # starts the process
     hangs = [r"\boxed{9^{9^9}}"] * 5  # asked once
     start = time.monotonic()
     verdicts = grade_all(
@@ -432,7 +432,8 @@ def test_a_script_without_a_main_guard_grades_and_leaves_no_process(tmp_path: Pa
     script = tmp_path / "script.py"
     script.write_text(
         "from forkpoint.grading.grade import grade\nfrom forkpoint.grading.pool import shared_pool\n"
-        "print(grade('x+y', 'y+x', 'math').outcome, *[worker._process.pid for worker in shared_pool('math')._all])\n"
+        "print(grade('x+y', 'y+x', 'math').outcome, *[worker._process.pid for worker in "
+        "shared_pool('math')._all])\n"
     )
     done = run_python(str(script))
     outcome, pid = done.stdout.split()
@@ -443,10 +444,11 @@ def test_a_script_without_a_main_guard_grades_and_leaves_no_process(tmp_path: Pa
 @pytest.mark.skipif(
     not (hasattr(signal, "setitimer") and Path("/proc").is_dir()), reason="needs POSIX timers and /proc"
 )
-def test_a_hanging_process_ends_even_where_its_parent_was_killed(user_graders: str) -> None:
+def test_a_hanging_process_ends_even_if_its_parent_was_killed(user_graders: str) -> None:
     script = (
-        "import threading, time\nfrom forkpoint.grading.pool import Worker\n"
-        f"worker = Worker('{user_graders}:slow')\nprint(worker._process.pid, flush=True)\nworker.ask('a', 'hang', 0.3)"
+        "import threading, time\nfrom forkpoint.grading.pool import GradingWorker\n"
+        f"worker = GradingWorker('{user_graders}:slow')\nprint(worker._process.pid, flush=True)\n"
+        "worker.ask('a', 'hang', 0.3)"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment(), text=True
@@ -474,7 +476,7 @@ def test_importing_the_grader_is_light() -> None:
 
 
 def test_a_worker_answers_in_time_whatever_it_is_asked() -> None:
-    worker = Worker("math")
+    worker = GradingWorker("math")
     start = time.monotonic()
     ruling = worker.ask("5", "9^{9^9}", 0.3)
     assert time.monotonic() - start < 1.5
@@ -562,8 +564,10 @@ def test_numeric_agrees_with_the_published_verdicts_on_gsm8k() -> None:
 
 
 @needs_data
-def test_math_agrees_with_the_published_verdicts_where_those_are_right() -> None:
-    """The published harness misses problem 3 (`4:30 p.m.`, all samples) and sample 7 of problem 72 (10000 for `10{,}000`)."""
+def test_math_agrees_with_the_published_verdicts_that_are_right() -> None:
+    """The published harness misses problem 3 (`4:30 p.m.`, all samples) and sample 7 of problem 72 (10000 for
+    `10{,}000`).
+    """
     rows = rows_of(DATA / "samples_same_model" / "math_cot_100.jsonl")
     verdicts = grade_all([(row["answer"], response) for row in rows for response in row["response"]], "math")
     keys = [answer_key(response, "math") for row in rows for response in row["response"]]
@@ -594,7 +598,7 @@ def test_math_finds_the_real_pairs_consistent_that_are_not_garbled() -> None:
     assert len(garbled) == 20
     assert (
         sum(verdict.outcome == "ungradable" for verdict in verdicts) == 15
-    )  # the rest parse, as something else
+    )  # the others parse as something else
     marks = (
         "pmatrix",
         "mbox",

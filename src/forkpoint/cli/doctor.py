@@ -17,7 +17,7 @@ from rich.text import Text
 from forkpoint.cli.app import Device, app
 from forkpoint.cli.console import out_console, quiet_libraries
 from forkpoint.doctor.data import examine_data
-from forkpoint.doctor.finding import Finding, Verdict
+from forkpoint.doctor.finding import Finding, Severity
 from forkpoint.doctor.kind import kind_of
 from forkpoint.doctor.samples import Sample
 from forkpoint.prms.score_file import read_solutions
@@ -25,7 +25,7 @@ from forkpoint.problems import load_problems
 from forkpoint.steps import newline_steps
 
 SHOWN_DETAILS = 5
-STYLES: dict[Verdict, str] = {"problem": "red", "warning": "yellow", "ok": "green"}
+STYLES: dict[Severity, str] = {"problem": "red", "warning": "yellow", "ok": "green"}
 FAMILY_OPTIONS = ("separator", "reference", "beta")
 
 

@@ -1,6 +1,7 @@
-"""Which of the three kinds a path or a hub id is: a PRM, a data file, a policy.
+"""Tell which of three kinds a path or a hub id is: a PRM, a data file or a policy.
 
-Invariant: a language model is a policy unless its files, or its published name, say that it is a PRM (see `families`).
+Invariant: a language model is a policy unless its files or its published name say that it is a PRM (see
+`families`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ KINDS: tuple[Kind, ...] = ("prm", "data", "policy")
 
 
 def kind_of(path_or_id: str) -> Kind:
-    """The kind. FileNotFoundError where there is nothing, ValueError where it is none of the three."""
+    """Return the kind.
+
+    Raises FileNotFoundError if there is nothing, ValueError if it is none of the three.
+    """
     path = Path(path_or_id)
     if path_or_id.startswith(HUB) or path.suffix in SUFFIXES or (path / "labels.jsonl").is_file():
         return "data"
@@ -38,6 +42,7 @@ def kind_of(path_or_id: str) -> Kind:
             if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
                 return "policy"
         raise ValueError(
-            f"{path_or_id} is not told to be a PRM, a data file or a policy by its files; say which with --kind {', '.join(KINDS)}"
+            f"the files of {path_or_id} do not say whether it is a PRM, a data file or a policy; "
+            f"give --kind, one of {', '.join(KINDS)}"
         ) from None
     return "prm"

@@ -1,7 +1,7 @@
 r"""Find the answer in a solution text: `\boxed{...}`, `#### N`, `The answer is N`, `Answer: N`, `A: N`.
 
-Invariant: what is found is a part of the text as it was written, and finding it takes time linear in the text.
-This file does not judge answers (see `grade.py`) and reads no reference but by the same rules.
+Invariant: the answer is returned exactly as it is written in the text, and finding it takes time linear in
+the text. References are read by the same rules. This file does not judge answers (see `grade.py`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import re
 from forkpoint.grading.numerals import first_number, last_number
 
 MAX_TEXT_CHARS = 200_000
-"""Of a longer text only the end is read."""
+"""Only the last characters of a longer text are read."""
 MAX_ANSWER_CHARS = 1_000
-"""A longer answer is not read."""
+"""Longer answers are refused."""
 MAX_BARE_CHARS = 200
-"""Up to this length a text of several words without a marker is itself the answer (graders `math` and `exact`)."""
+"""Without a marker, a text of several words up to this length is itself the answer (`math` and `exact`)."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s?\{|\\boxed\s(?P<bare>\w)|\\.|[{}]", re.DOTALL)
 _SAID = re.compile(r"####|(?i:\banswer(?:\s{1,3}is\b|[\s*]{0,4}[:=]))|^[ \t]{0,8}A:", re.MULTILINE)
@@ -32,16 +32,17 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 class UnreadableAnswer(ValueError):
-    """There is an answer, or too much text to tell, and it cannot be read; the message says why."""
+    """An answer exists but cannot be read, or the text is too long to tell; the message says why."""
 
 
 def find_answer(text: str, grader: str) -> str | None:
-    """The answer in `text` as it was written; None where there is none.
+    """Return the answer in `text` as it is written, or None if there is none.
 
-    The last balanced box wins, then the last `####` or phrase that announces an answer; with nothing behind it there is none.
-    Without a marker the answer is the last number (`numeric`), the last letter in brackets or on its own line (`choice`), else
-    a short text itself. Raises UnreadableAnswer where an answer is cut off, too long, holds control characters, or is not what
-    the grader compares, such as an expression for `numeric`.
+    The last balanced box wins, then the last `####` or phrase that announces an answer. If nothing follows
+    that marker, there is no answer. Without a marker the answer is the last number (`numeric`), the last
+    letter in brackets or on its own line (`choice`), or else the whole text if it is short. Raises
+    UnreadableAnswer if an answer is cut off, too long, holds control characters, or is not what the grader
+    compares, such as an expression for `numeric`.
     """
     tail = text[-MAX_TEXT_CHARS:]
     if "\x00" in tail:
@@ -61,7 +62,7 @@ def find_answer(text: str, grader: str) -> str | None:
 
 
 def find_marked(text: str) -> str | None:
-    """What stands behind the last marker, perhaps nothing; None where there is no marker."""
+    """Return the text after the last marker, which may be empty, or None if there is no marker."""
     box = _last_box(text)
     if box is not None:
         return _checked(box)
@@ -80,7 +81,7 @@ def find_marked(text: str) -> str | None:
 
 
 def _last_box(text: str) -> str | None:
-    """The content of the box that opens last among those that close."""
+    """Return the content of the last opened box among those that are closed."""
     open_braces: list[int | None] = []
     found: tuple[int, int] | None = None
     num_boxes = 0
@@ -124,7 +125,7 @@ def _lone_letter(text: str) -> str | None:
 
 
 def _bare_answer(text: str) -> str | None:
-    """A short text itself, or a longer one in one word."""
+    """Return the whole text if it is short or a single word, else None."""
     stripped = text.strip()
     if len(stripped) > MAX_BARE_CHARS and re.search(r"\s", stripped):
         return None
@@ -143,5 +144,5 @@ def _checked(answer: str) -> str:
 
 
 def shown(answer: str) -> str:
-    """`answer` quoted and cut for a message."""
+    """Quote `answer`, shortened, for a message."""
     return repr(answer if len(answer) <= 60 else answer[:57] + "...")

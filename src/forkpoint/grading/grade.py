@@ -1,11 +1,11 @@
-"""Is this answer right? Correct, wrong, or ungradable, which counts as wrong and is counted apart.
+"""Grade an answer: correct, wrong, or ungradable, which counts as wrong but is reported separately.
 
-Graders: `numeric` (exact fractions), `math` (normal form, then math-verify), `exact` (a string), `choice` (a letter), `code` (a
-program that passes its tests, see `code_grader`), or the user's own `module:function`, called as
-function(reference, prediction) -> bool with the texts as given.
-Invariant: every pair gets a verdict within its time limit, whatever the answer is; what might hang runs in a process that is
-killed (see `pool.py`, `code.py`), and importing this file loads no parser and starts no process.
-This file does not give partial credit and judges no steps.
+Graders: `numeric` (exact fractions), `math` (normal form, then math-verify), `exact` (a string), `choice` (a
+letter), `code` (a program that must pass its tests, see `code.py`), or the user's own `module:function`,
+called as function(reference, prediction) -> bool with the unchanged texts.
+Invariant: every pair gets a verdict within its time limit, whatever the answer is. Anything that might hang
+runs in a process that can be killed (see `pool.py`, `code.py`). Importing this file loads no parser and
+starts no process. This file gives no partial credit and does not judge steps.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from forkpoint.checks import check_above
 from forkpoint.grading.answers import UnreadableAnswer, find_answer, shown
 from forkpoint.grading.code import find_code, read_tests, run_all
 from forkpoint.grading.latex import decide, math_answer, syntax_trouble
@@ -34,32 +35,32 @@ Outcome = Literal["correct", "wrong", "ungradable"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a grader says about one answer."""
+    """A grader's decision about one answer."""
 
     outcome: Outcome
     answer: str | None
-    """As it was read out of the prediction; None where there is none or it cannot be read."""
+    """The answer as it is written in the prediction; None if there is none or it cannot be read."""
     reason: str = ""
-    """Why the outcome is `ungradable`, that there is no answer, or why a program is wrong."""
+    """Why the outcome is `ungradable` or a program is wrong, or a note that there is no answer."""
 
     @property
     def is_correct(self) -> bool:
-        """An ungradable answer is not."""
+        """Whether the outcome is `correct`; an ungradable answer is not correct."""
         return self.outcome == "correct"
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadableLine:
-    """A line of a file that holds nothing to grade."""
+    """A line of a file that cannot be graded."""
 
     line: int
-    """Counted from 1."""
+    """The line number, counted from 1."""
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class GradeCounts:
-    """The verdicts on a file; unreadable lines have none."""
+    """Counts of the verdicts on a file; unreadable lines have no verdict."""
 
     num_correct: int
     num_wrong: int
@@ -72,7 +73,7 @@ class GradeCounts:
 
     @property
     def accuracy(self) -> float | None:
-        """Correct among graded, where ungradable counts as wrong; None where nothing was graded."""
+        """Share of correct answers, counting ungradable ones as wrong; None if nothing was graded."""
         return self.num_correct / self.num_graded if self.num_graded else None
 
 
@@ -80,12 +81,13 @@ def check_grader(grader: str) -> None:
     """Raise ValueError unless `grader` is a known name or has the form `module:function`."""
     if grader not in GRADERS and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", grader):
         raise ValueError(
-            f"grader {grader!r} is unknown; choose from {', '.join(GRADERS)}, or give your own as module:function"
+            f"grader {grader!r} is unknown; choose from {', '.join(GRADERS)}, "
+            "or give your own as module:function"
         )
 
 
 def check_reference(reference: str, grader: str) -> None:
-    """Raise ValueError unless `grader` can read `reference`, so that a problem set fails early and not answer by answer."""
+    """Raise ValueError unless `grader` can read `reference`, so that a bad problem set fails early."""
     check_grader(grader)
     if grader == "code":
         read_tests(reference)
@@ -96,13 +98,16 @@ def check_reference(reference: str, grader: str) -> None:
 
 
 def extract_answer(text: str, grader: str) -> str | None:
-    """The answer in a solution text, as it was written; None where there is none or it cannot be read."""
+    """Return the answer in a solution text as written; None if there is none or it cannot be read."""
     check_grader(grader)
     return _read(text, grader, "the prediction").answer
 
 
 def answer_key(text: str, grader: str) -> str | None:
-    """A string that is equal for answers that are equal without algebra (`0.5` and `1/2`), to count votes; None as above."""
+    """Return a key for counting votes; None if there is no answer or it cannot be read.
+
+    Answers that are equal without algebra, such as `0.5` and `1/2`, have the same key.
+    """
     answer = extract_answer(text, grader)
     if answer is None:
         return None
@@ -119,24 +124,24 @@ def answer_key(text: str, grader: str) -> str | None:
 
 
 def is_correct(reference: str, prediction: str, grader: str, timeout_s: float = TIMEOUT_S) -> bool:
-    """Whether `prediction`, an answer or a whole solution text, gives the answer `reference`."""
+    """Return whether `prediction`, an answer or a whole solution text, gives the answer `reference`."""
     return grade(reference, prediction, grader, timeout_s).is_correct
 
 
 def grade(reference: str, prediction: str, grader: str, timeout_s: float = TIMEOUT_S) -> Verdict:
-    """The verdict on one prediction, an answer or a whole solution text."""
+    """Grade one prediction, an answer or a whole solution text."""
     return grade_all([(reference, prediction)], grader, timeout_s)[0]
 
 
 def grade_all(pairs: Iterable[tuple[str, str]], grader: str, timeout_s: float = TIMEOUT_S) -> list[Verdict]:
-    """One verdict per (reference, prediction), in order; what needs a process is shared among a few and asked once per pair.
+    """Return one verdict per (reference, prediction), in order.
 
-    A user's function has to give the same answer for the same pair. Raises ValueError where the grader is unknown or cannot be
-    loaded.
+    Pairs that need a process are shared among a few processes, and equal pairs are judged once, so a user's
+    function must give the same answer for the same pair. Raises ValueError if the grader is unknown or cannot
+    be loaded.
     """
     check_grader(grader)
-    if timeout_s <= 0:
-        raise ValueError(f"timeout_s must be above 0; {timeout_s} was given")
+    check_above(0, timeout_s=timeout_s)
     if grader == "code":
         return _grade_code(pairs, timeout_s)
     verdicts = [_grade_here(reference, prediction, grader) for reference, prediction in pairs]
@@ -155,10 +160,11 @@ def grade_all(pairs: Iterable[tuple[str, str]], grader: str, timeout_s: float = 
 def grade_file(
     path: str | Path, grader: str | None = None, out: str | Path | None = None, timeout_s: float = TIMEOUT_S
 ) -> GradeCounts:
-    """Grade a JSONL file with the fields `reference` and `prediction`, and `grader` where it is not the same for all.
+    """Grade a JSONL file with the fields `reference` and `prediction`, and optionally `grader`.
 
-    A row's own grader comes before `grader`. Every verdict is written to `out` as a JSON line with the number of the line it is
-    about; lines that hold nothing to grade are written with the outcome `unreadable`, counted and returned.
+    A row's own grader takes precedence over `grader`. Every verdict is written to `out` as a JSON line with
+    the number of the line it belongs to. Lines that cannot be graded are written with the outcome
+    `unreadable`, counted and returned.
     """
     path = Path(path)
     if not path.is_file():
@@ -185,7 +191,7 @@ def _grade_code(pairs: Iterable[tuple[str, str]], timeout_s: float) -> list[Verd
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
-    """A verdict that needs a process."""
+    """A verdict that a process still has to decide."""
 
     question: tuple[str, str]
     answer: str | None
@@ -209,7 +215,7 @@ def _read(text: str, grader: str, whose: str) -> _Reading:
 
 
 def _grade_here(reference: str, prediction: str, grader: str) -> Verdict | _Owed:
-    """The verdict, or what a process has to be asked for it."""
+    """Return the verdict, or the question that a process has to answer first."""
     answer = _read(prediction, grader, "the prediction")
     if grader not in GRADERS:
         return _Owed((reference, prediction), answer.answer)
@@ -236,7 +242,7 @@ def _is_same(reference: str, answer: str, grader: str) -> bool:
 
 
 def _plain_string(answer: str) -> str:
-    """Blanks, case, a final full stop and the composition of characters do not count."""
+    """Normalise an answer: blanks, case, a final full stop and the composition of characters do not count."""
     return " ".join(unicodedata.normalize("NFC", answer).casefold().split()).removesuffix(".")
 
 
@@ -290,7 +296,7 @@ def _grade_chunk(
 
 
 def _row(line: bytes, grader: str | None) -> tuple[str, str, str]:
-    """(reference, prediction, grader) of a line; raises ValueError where it does not hold them."""
+    """Return (reference, prediction, grader) of a line; raises ValueError if one is missing."""
     row = json.loads(line)
     if not isinstance(row, dict):
         raise ValueError(f"a line must hold a JSON object; this one holds a {type(row).__name__}")

@@ -1,9 +1,10 @@
-r"""The normal form of a mathematical answer, and what can be decided from two of them without computer algebra.
+r"""The normal form of a mathematical answer, and comparisons that need no computer algebra.
 
-Invariant: `decide` says True or False only where no algebra is needed, else None. A percent, degree or currency sign is a unit
-that the question implies, so it is dropped (`50\%` is 50 and never 0.5); so is a unit that only one side writes; two sides that
-write different units differ. Words, number bases and the kind of brackets are compared as they stand: `(1,2)` is not `\{1,2\}`.
-This file does not parse expressions; `worker.py` has math-verify do that.
+Invariant: `decide` returns True or False only if no algebra is needed, else None. A percent, degree or
+currency sign is a unit that the question implies, so it is dropped (`50\%` is 50 and never 0.5). A unit that
+only one side writes is dropped too; answers with different units are different. Words, number bases and the
+kind of brackets are compared as written: `(1,2)` is not `\{1,2\}`.
+This file does not parse expressions; `worker.py` uses math-verify for that.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from forkpoint.grading.numerals import parse_number, same_number
 
 MAX_DEPTH = 30
-"""Deeper nesting of brackets is refused: parsers recurse on it."""
+"""Brackets nested more deeply are refused, because parsers recurse on them."""
 
 _SYMBOLS = str.maketrans(
-    {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ",
-     "≥": r"\ge ", "±": r"\pm ", "∪": r"\cup ", "∈": r"\in ", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "²": "^2", "³": "^3"}
+    {"−": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "÷": "/", "π": r"\pi ", "∞": r"\infty ",
+     "≤": r"\le ", "≥": r"\ge ", "±": r"\pm ", "∪": r"\cup ", "∈": r"\in ", "²": "^2", "³": "^3",
+     "\u00a0": " ", "\u2009": " ", "\u202f": " "}
 )  # fmt: skip
 _REWRITES = [
     (re.compile(pattern), replacement)
@@ -55,10 +57,10 @@ _BASE = re.compile(r"(?<=\d)_\{?(\w+)\}?")
 _UNITS = {
     name: names.split()[0]
     for names in [
-        "mm millimeter millimetre", "cm centimeter centimetre", "m meter metre", "km kilometer kilometre", "in inch inche",
-        "ft foot feet", "yd yard", "mi mile", "mg milligram", "g gram", "kg kilogram", "lb pound", "oz ounce", "ml milliliter",
-        "l liter litre", "second sec", "minute min", "hour hr h", "day", "week", "month", "year yr", "mph", "cent", "dollar",
-        "degree", "radian rad", "am", "pm",
+        "mm millimeter millimetre", "cm centimeter centimetre", "m meter metre", "km kilometer kilometre",
+        "in inch inche", "ft foot feet", "yd yard", "mi mile", "mg milligram", "g gram", "kg kilogram",
+        "lb pound", "oz ounce", "ml milliliter", "l liter litre", "second sec", "minute min", "hour hr h",
+        "day", "week", "month", "year yr", "mph", "cent", "dollar", "degree", "radian rad", "am", "pm",
     ]
     for name in names.split()
 }  # fmt: skip
@@ -69,15 +71,18 @@ class MathAnswer:
     """An answer in normal form."""
 
     text: str
-    """LaTeX without typography and unit, for a parser."""
+    """LaTeX for a parser, without typography and unit."""
     unit: str | None
-    """In the singular, with its power (`cm^2`); None where none is written or it is not known to be one."""
+    """The unit in the singular, with its power (`cm^2`); None if no known unit is written."""
     is_words: bool
-    """Not an expression but words, to be compared letter by letter."""
+    """Whether the answer is words, which are compared letter by letter, rather than an expression."""
 
     @property
     def key(self) -> str:
-        """Equal for answers that are equal as numbers or as strings; units, blanks and the case of words do not count."""
+        """A key that is the same for equal numbers or strings.
+
+        Units, blanks and the case of words do not count.
+        """
         number = parse_number(self.text)
         if number:
             return str(number.value)
@@ -89,7 +94,7 @@ class MathAnswer:
 
 
 def math_answer(answer: str) -> MathAnswer:
-    """The normal form of an answer as it was written, without a box around it."""
+    """Return the normal form of an answer, given as it is written but without its box."""
     text = answer.translate(_SYMBOLS)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
@@ -104,7 +109,7 @@ def math_answer(answer: str) -> MathAnswer:
 
 
 def decide(reference: MathAnswer, prediction: MathAnswer) -> bool | None:
-    """Whether two answers are equal, where that needs no algebra; None where it does."""
+    """Return whether two answers are equal, or None if deciding that needs algebra."""
     if reference.unit and prediction.unit and reference.unit != prediction.unit:
         return False
     if reference.key == prediction.key:
@@ -121,7 +126,7 @@ def decide(reference: MathAnswer, prediction: MathAnswer) -> bool | None:
 
 
 def syntax_trouble(text: str) -> str | None:
-    """Why no parser should be asked about a normal form's text; None where one may be. Escaped braces do not count."""
+    """Return why a parser should not be given the text, or None if it may be. Escaped braces do not count."""
     level = num_braces = 0
     for token in re.findall(r"\\.|[{}()\[\]]", text):
         level = max(0, level + (token in ("{", "(", "[")) - (token in ("}", ")", "]")))
@@ -151,7 +156,10 @@ def _split_unit(text: str) -> tuple[str, str | None]:
 
 
 def _brackets(text: str) -> str:
-    """The brackets around a whole list, set, tuple or interval, such as `(]`; empty where there are none."""
+    """Return the brackets around a whole list, set, tuple or interval, such as `(]`.
+
+    Empty if there are none.
+    """
     inner = re.fullmatch(r"(\\\{|[(\[])(.*)(\\\}|[)\]])", re.sub(r"\s+", "", text), re.DOTALL)
     if inner is None or not _has_top_comma(inner[2]):
         return ""
@@ -159,7 +167,7 @@ def _brackets(text: str) -> str:
 
 
 def _has_top_comma(text: str) -> bool:
-    """Whether `text` lists things: a comma outside any bracket, without leaving a bracket that `text` did not open."""
+    """Return whether `text` is a list: it has a comma outside brackets and closes only brackets it opened."""
     level, has_comma = 0, False
     for token in re.findall(r"[{}()\[\],]", text):
         level += (token in "{([") - (token in "})]")

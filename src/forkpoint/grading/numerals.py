@@ -1,8 +1,8 @@
-r"""Numbers as people and models write them: `1,234`, `-3`, `$18.00`, `5%`, `3 1/2`, `\frac{14}{3}`, `1.8 million`.
+r"""Read numbers as people and models write them: `1,234`, `$18`, `5%`, `3 1/2`, `\frac{14}{3}`, `2 million`.
 
-Invariant: a number is read exactly, as a fraction, or not at all, in time linear in the text. An operand of an expression
-(`9**9`, `3\sqrt{2}`, `5 or 6`, `4:30`) is not a number, and nothing is evaluated but a fraction bar. Units and a percent sign
-are dropped: `5%` is 5.
+Invariant: a number is read exactly, as a fraction, or not at all, in time linear in the text. An operand of
+an expression (`9**9`, `3\sqrt{2}`, `5 or 6`, `4:30`) is not a number, and only fraction bars are evaluated.
+Units and percent signs are dropped: `5%` is 5.
 This file does not decide which part of a text is the answer (see `answers.py`).
 """
 
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_NUMERAL_CHARS = 100
-"""A longer numeral is not read: Python's own conversion is quadratic in the number of digits."""
+"""Longer numerals are not read, because Python's conversion is quadratic in the number of digits."""
 FLOAT_NOISE = Fraction(1, 10**12)
 FLOAT_DIGITS = 15
-"""A decimal with at least as many digits may be the print-out of a binary float."""
+"""A decimal with at least this many digits may be a printed binary float."""
 ROUNDING = Fraction(1, 10**6)
 
 _DECIMAL = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d|,\d)|\d+)(?:\.\d+)?|\.\d+)"
 _BRACED = r"(?:\{[ ]?([-+]?\d+)[ ]?\}|(\d))"
 _NUMERAL = re.compile(
-    # not in the middle of a run of digits: no second reading of it, and no quadratic time
+    # does not start inside a run of digits: that would read it twice, in quadratic time
     r"(?P<sign>[-+]?(?:[$€£][ ]?)?[-+]?)(?<!\d)(?<!\d,)"
     rf"(?:(?P<frac_whole>\d*)[ ]?\\[dtc]?frac[ ]?{_BRACED}[ ]?{_BRACED}"
     r"|(?P<whole>\d+)[ ](?P<over>\d+)/(?P<under>\d+)"
@@ -35,7 +35,8 @@ _MULTIPLIERS = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion
 
 _CONTEXT_CHARS = 16
 _OPERAND_BEFORE = re.compile(
-    r"(?:[\w.*/^×·÷+{√-]|\w\(|\d:|\d,[ ]|\d[ ]or[ ]|[*/^×·÷+][ ]|[\w)}][ ]-[ ]|\\(?:times|cdot|div|pm|sqrt|log|ln|sin|cos|tan)[ ])\Z",
+    r"(?:[\w.*/^×·÷+{√-]|\w\(|\d:|\d,[ ]|\d[ ]or[ ]|[*/^×·÷+][ ]|[\w)}][ ]-[ ]"
+    r"|\\(?:times|cdot|div|pm|sqrt|log|ln|sin|cos|tan)[ ])\Z",
     re.ASCII,
 )
 _OPERAND_AFTER = re.compile(
@@ -53,17 +54,17 @@ _BOLD = re.compile(r"(?<![\w)*])\*{1,2}(?=\S)([^*\n]+)(?<=\S)\*{1,2}(?![\w(*])")
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number and how it was written, which decides how exactly it has to be met."""
+    """A number and how it is written, which decides how exact an equal number has to be."""
 
     value: Fraction
     text: str
-    """As written, without a unit."""
+    """The number as written, without a unit."""
     is_decimal: bool
-    """Written with a decimal point or an exponent, so possibly rounded."""
+    """Whether it is written with a decimal point or an exponent, so that it may be rounded."""
 
 
 def parse_number(text: str) -> Number | None:
-    """The number that the whole of `text` writes; None where it writes anything else."""
+    """Return the number that `text` consists of, or None if it is anything but one number."""
     text = plain(text).strip().removesuffix(".")
     if text.startswith("(") and text.endswith(")") and "," not in text:
         text = text[1:-1]
@@ -72,13 +73,16 @@ def parse_number(text: str) -> Number | None:
 
 
 def first_number(text: str) -> Number | None:
-    """The first number in `text` after its last equals sign; None where it is an operand or there is none."""
+    """Return the first number after the last equals sign in `text`.
+
+    None if it is an operand or there is none.
+    """
     match = _NUMERAL.search(plain(text).rpartition("=")[2])
     return _free_number(match) if match else None
 
 
 def last_number(text: str) -> Number | None:
-    """The last number in `text`; None where it is an operand or there is none."""
+    """Return the last number in `text`; None if it is an operand or there is none."""
     match = None
     for match in _NUMERAL.finditer(plain(text)):  # noqa: B007 the loop ends on the last match
         pass
@@ -86,10 +90,11 @@ def last_number(text: str) -> Number | None:
 
 
 def same_number(reference: Number, prediction: Number) -> bool:
-    """Whether two numbers are equal: as fractions, exactly, but for two ways in which a decimal is only nearly what was meant.
+    """Return whether two numbers are equal as exact fractions, with two exceptions for decimals.
 
-    It may differ from a fraction without a finite decimal expansion by rounding (1e-6 of the reference: 0.333333 is 1/3, 0.33
-    is not), and, printed with 15 digits or more, by float noise (1e-12: 0.30000000000000004 is 0.3). Whole numbers are exact.
+    A decimal may differ by rounding from a fraction without a finite decimal expansion (by 1e-6 of the
+    reference: 0.333333 is 1/3, 0.33 is not). A decimal with 15 digits or more may differ by float noise
+    (1e-12: 0.30000000000000004 is 0.3). Whole numbers are compared exactly.
     """
     if reference.value == prediction.value:
         return True
@@ -107,14 +112,17 @@ def same_number(reference: Number, prediction: Number) -> bool:
 
 
 def plain(text: str) -> str:
-    r"""`text` without typography that does not change a number: `\,`, `{,}`, `\$`, percent and degree signs, `\text{}`, `**`."""
+    r"""Return `text` without typography that does not change a number.
+
+    This removes `\,`, `{,}`, `\$`, percent and degree signs, `\text{}` and `**`.
+    """
     text = text.translate(_TYPOGRAPHY).replace("{,}", ",").replace("\\$", "$")
     text = _WRAPPED.sub(r" \1", _INVISIBLE.sub("", text))
     return _BOLD.sub(r"\1", text)
 
 
 def _free_number(match: re.Match[str]) -> Number | None:
-    """The matched number unless the text around it makes it part of an expression."""
+    """Return the matched number unless the text around it makes it part of an expression."""
     start, end = match.span()
     before, after = (
         match.string[max(0, start - _CONTEXT_CHARS) : start],
@@ -147,5 +155,5 @@ def _number(match: re.Match[str]) -> Number | None:
 
 
 def _is_endless(value: Fraction) -> bool:
-    """Whether `value` has no finite decimal expansion: its denominator has a prime factor other than 2 and 5."""
+    """Return whether `value` has no finite decimal expansion: its denominator has a factor prime to 10."""
     return pow(10, value.denominator.bit_length(), value.denominator) != 0
