@@ -18,11 +18,10 @@ problems that the set does not have.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote_plus
 
 from forkpoint.grading.answers import UnreadableAnswer, find_marked
@@ -30,9 +29,7 @@ from forkpoint.grading.grade import check_grader, check_reference
 from forkpoint.lab.problem_set import lab_problems
 from forkpoint.lab.story import LEVELS, SPLITS
 from forkpoint.records import Problem
-from forkpoint.row_files import Row, hub_rows, jsonl_rows
-
-"""Where a row is, for messages, and its columns."""
+from forkpoint.row_files import PlacedRow, Row, hub_rows, jsonl_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +106,7 @@ def _load_math(path: str, query: dict[str, str]) -> list[Problem]:
     return _problems(rows, f"math:{Path(path).stem}", Columns("problem", "answer", id_column, "math"), query)
 
 
-def _with_boxed_answer(where: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_boxed_answer(where: str, row: Row) -> Row:
     """A row of MATH as first published has its answer in its solution alone."""
     if "answer" in row or not isinstance(row.get("solution"), str):
         return row
@@ -178,17 +175,17 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(f"there is no problem set at {path}")
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
+def _jsonl_rows(path: Path) -> Iterator[PlacedRow]:
     _check_file(path)
     yield from jsonl_rows(path, "a problem")
 
 
-def _numbered(rows: Iterable[Mapping[str, Any]], place: str) -> Iterator[Row]:
+def _numbered(rows: Iterable[Row], place: str) -> Iterator[PlacedRow]:
     return ((f"{place}, row {idx}", row) for idx, row in enumerate(rows))
 
 
 def _problems(
-    rows: Iterable[Row], name: str, columns: Columns, query: dict[str, str], needs_mark: bool = False
+    rows: Iterable[PlacedRow], name: str, columns: Columns, query: dict[str, str], needs_mark: bool = False
 ) -> list[Problem]:
     """Rows as problems, each checked, then ordered and cut as `seed` and `num` say."""
     problems: dict[str, Problem] = {}
@@ -208,9 +205,7 @@ def _problems(
     return ordered[:num]
 
 
-def _problem(
-    where: str, row: Mapping[str, Any], default_id: str, columns: Columns, needs_mark: bool
-) -> Problem:
+def _problem(where: str, row: Row, default_id: str, columns: Columns, needs_mark: bool) -> Problem:
     id_column = columns.id or ("id" if "id" in row else None)
     problem_id = default_id if id_column is None else _cell(where, row, id_column)
     question, answer = _cell(where, row, columns.question), _cell(where, row, columns.answer)
@@ -225,7 +220,7 @@ def _problem(
     return Problem(problem_id, question, marked or answer, columns.grader)
 
 
-def _cell(where: str, row: Mapping[str, Any], column: str) -> str:
+def _cell(where: str, row: Row, column: str) -> str:
     if column not in row:
         raise ValueError(f"{where} has no column {column!r}; it has {', '.join(row)}")
     value = row[column]

@@ -10,11 +10,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-Row = tuple[str, Mapping[str, Any]]
-"""Where it stands, and what it holds."""
+Row = Mapping[str, Any]
+"""The cells of a row by the names of their columns."""
+PlacedRow = tuple[str, Row]
+"""The place of a row, as messages name it, and the row."""
 
 
-def jsonl_rows(path: Path, what: str) -> Iterator[Row]:
+def jsonl_rows(path: Path, what: str) -> Iterator[PlacedRow]:
     """The objects of a file of JSON lines, empty lines left out; `what` names one of them in messages."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
@@ -28,14 +30,14 @@ def jsonl_rows(path: Path, what: str) -> Iterator[Row]:
             yield where, checked_row(where, row, what)
 
 
-def checked_row(where: str, row: object, what: str) -> Mapping[str, Any]:
+def checked_row(where: str, row: object, what: str) -> Row:
     """The row where it is a JSON object; ValueError where it is something else."""
     if not isinstance(row, dict):
         raise ValueError(f"{where} holds a {type(row).__name__}; {what} is a JSON object")
     return row
 
 
-def hub_rows(name: str, split: str, config: str | None) -> Iterator[Row]:
+def hub_rows(name: str, split: str, config: str | None) -> Iterator[PlacedRow]:
     """The rows of one split of a data set: a directory that `datasets` saved, or a hub id."""
     import datasets
 

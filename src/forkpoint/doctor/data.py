@@ -18,6 +18,7 @@ from forkpoint.doctor.overlap import TestSet, find_overlaps, known_test_sets, re
 from forkpoint.errors import LayoutError
 from forkpoint.formats import FORMATS, parse_options
 from forkpoint.formats.containers import read_rows
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.records import LabelledSolution
 
 HARD_ONLY = ("math-shepherd", "rlhflow", "trl", "processbench")
@@ -69,7 +70,7 @@ def examine_data(
 
 def read_data(source: str, format_name: str | None = None, assignments: Sequence[str] = ()) -> DataFile:
     """The solutions of a file and the reasons for which rows are none."""
-    path = str(Path(source) / "labels.jsonl") if Path(source).is_dir() else source
+    path = str(Path(source) / LABELS) if Path(source).is_dir() else source
     rows = read_rows(path)
     if format_name is None:
         try:

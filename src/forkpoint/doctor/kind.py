@@ -11,6 +11,7 @@ from typing import Literal
 
 from forkpoint.errors import LayoutError
 from forkpoint.formats.containers import HUB, SUFFIXES
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.policies import SHIPPED
 
 Kind = Literal["prm", "data", "policy"]
@@ -20,7 +21,7 @@ KINDS: tuple[Kind, ...] = ("prm", "data", "policy")
 def kind_of(path_or_id: str) -> Kind:
     """The kind. FileNotFoundError where there is nothing, ValueError where it is none of the three."""
     path = Path(path_or_id)
-    if path_or_id.startswith(HUB) or path.suffix in SUFFIXES or (path / "labels.jsonl").is_file():
+    if path_or_id.startswith(HUB) or path.suffix in SUFFIXES or (path / LABELS).is_file():
         return "data"
     if path_or_id in SHIPPED:
         return "policy"

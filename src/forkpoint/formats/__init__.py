@@ -14,6 +14,7 @@ from typing import Any
 
 from forkpoint.formats.codec import RowReader, RowWriter
 from forkpoint.formats.containers import read_rows, write_rows
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.formats.math_shepherd import MathShepherd
 from forkpoint.formats.openrlhf import OpenRLHF
 from forkpoint.formats.options import Direction, check_options, parse_assignments
@@ -23,7 +24,7 @@ from forkpoint.formats.processbench import ProcessBench
 from forkpoint.formats.rlhflow import RLHFlow
 from forkpoint.formats.trl import TRL
 from forkpoint.records import LabelledSolution
-from forkpoint.row_files import Row
+from forkpoint.row_files import PlacedRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def read(
     """
     reader = _codec(name, "read", options)
     if isinstance(reader, Ours) and Path(source).is_dir():
-        source = Path(source) / "labels.jsonl"
+        source = Path(source) / LABELS
     return _solutions(reader, read_rows(source), name, on_bad_row)
 
 
@@ -108,7 +109,7 @@ def _codec(name: str, direction: Direction, options: Mapping[str, object]) -> Ro
 
 
 def _solutions(
-    reader: RowReader, rows: Iterable[Row], name: str, on_bad_row: Callable[[str], None] | None
+    reader: RowReader, rows: Iterable[PlacedRow], name: str, on_bad_row: Callable[[str], None] | None
 ) -> Iterator[LabelledSolution]:
     for where, row in rows:
         try:

@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 from forkpoint.content_key import content_key
 from forkpoint.formats.cells import flag, items, text
 from forkpoint.records import Label, LabelledSolution
+from forkpoint.row_files import Row
 
-Row = Mapping[str, Any]
 Columns = Mapping[str, Any]
 """Column names and what they hold, in plain types: `str`, `float`, `int`, `bool`, `[type]` for a list, `{name: type}` for a record."""
 
@@ -44,15 +44,6 @@ class RowWriter(Protocol):
 
 EXTRA_COLUMNS: Columns = {"problem_id": str, "question": str, "is_correct": bool}
 """What most formats have no column for. Read wherever a row has them; written where the option `extras` asks for them."""
-
-
-def extras_of(solution: LabelledSolution) -> dict[str, Any]:
-    """The extra columns of a solution."""
-    return {
-        "problem_id": solution.problem_id,
-        "question": solution.question,
-        "is_correct": solution.is_correct,
-    }
 
 
 def published_label(value: object) -> Label:

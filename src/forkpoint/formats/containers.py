@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from forkpoint.row_files import Row, checked_row, hub_rows, jsonl_rows
+from forkpoint.row_files import PlacedRow, Row, checked_row, hub_rows, jsonl_rows
 
 BATCH_ROWS = 1000
 """Rows of a Parquet file in memory at once; also its row groups."""
@@ -24,7 +24,7 @@ HUB_KEYS = ("split", "config")
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
-def read_rows(source: str | Path) -> Iterator[Row]:
+def read_rows(source: str | Path) -> Iterator[PlacedRow]:
     """The rows of a file, or of `hub:OWNER/NAME?split=train&config=NAME` (also a directory that `datasets` can load).
 
     Raises FileNotFoundError or ValueError at once where the source itself cannot be used, ValueError at the row where one
@@ -40,7 +40,7 @@ def read_rows(source: str | Path) -> Iterator[Row]:
     return readers[suffix](path)
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> int:
+def write_rows(path: Path, rows: Iterable[Row], columns: Mapping[str, Any]) -> int:
     """Write all rows, replacing the file at once when the last is written; return how many.
 
     `columns` gives the types of the columns (see `codec.Columns`), which Parquet needs before the first row. Where a row
@@ -72,11 +72,11 @@ def _replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
+def _jsonl_rows(path: Path) -> Iterator[PlacedRow]:
     return jsonl_rows(path, "a row")
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
+def _json_rows(path: Path) -> Iterator[PlacedRow]:
     try:
         rows = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -88,7 +88,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
         yield where, checked_row(where, row, "a row")
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path) -> Iterator[PlacedRow]:
     import pyarrow
     import pyarrow.parquet
 
@@ -102,7 +102,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             yield f"{path}, row {idx}", row
 
 
-def _hub_rows(name_and_query: str) -> Iterator[Row]:
+def _hub_rows(name_and_query: str) -> Iterator[PlacedRow]:
     name, _, query = name_and_query.partition("?")
     keys = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     for key in keys:
@@ -111,7 +111,7 @@ def _hub_rows(name_and_query: str) -> Iterator[Row]:
     return hub_rows(name, keys.get("split", "train"), keys.get("config"))
 
 
-def _write_jsonl(partial: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> int:
+def _write_jsonl(partial: Path, rows: Iterable[Row], columns: Mapping[str, Any]) -> int:
     count = 0
     with partial.open("w", encoding="utf-8") as file:
         for row in rows:
@@ -120,7 +120,7 @@ def _write_jsonl(partial: Path, rows: Iterable[Mapping[str, Any]], columns: Mapp
     return count
 
 
-def _write_json(partial: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> int:
+def _write_json(partial: Path, rows: Iterable[Row], columns: Mapping[str, Any]) -> int:
     count = 0
     with partial.open("w", encoding="utf-8") as file:
         file.write("[")
@@ -131,7 +131,7 @@ def _write_json(partial: Path, rows: Iterable[Mapping[str, Any]], columns: Mappi
     return count
 
 
-def _write_parquet(partial: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> int:
+def _write_parquet(partial: Path, rows: Iterable[Row], columns: Mapping[str, Any]) -> int:
     import pyarrow
     import pyarrow.parquet
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from forkpoint.records import Label, LabelledSolution
 
+LABELS = "labels.jsonl"
+"""The name of the file of labels in the directory of a run."""
 LABEL_FIELDS = tuple(field.name for field in fields(Label))
 
 
@@ -47,7 +49,7 @@ def labels_digest(path: Path) -> str:
 
 
 def _file_of(path: Path) -> Path:
-    path = path / "labels.jsonl" if path.is_dir() else path
+    path = path / LABELS if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(
             f"there are no labels at {path}; make them with `forkpoint label ... --out DIR`"

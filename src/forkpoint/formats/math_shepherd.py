@@ -10,46 +10,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import text
-from forkpoint.formats.codec import (
-    EXTRA_COLUMNS,
-    Columns,
-    Row,
-    check_threshold,
-    extras_of,
-    hard_labels,
-    sign_value,
-    solution_of,
-)
-from forkpoint.formats.layout import check_question, check_tag, split_question, tagged, untagged
+from forkpoint.formats.codec import Columns, hard_labels, sign_value, solution_of
 from forkpoint.formats.options import option
+from forkpoint.formats.text_codec import TaggedText
 from forkpoint.records import LabelledSolution
+from forkpoint.row_files import Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class MathShepherd:
+class MathShepherd(TaggedText):
     """Hard labels in texts with tags; `task` is not kept."""
 
-    tag: str = option("ки")
-    first_step: str = option("Step 1:")
-    """What the solution begins with, after the question; empty: nothing marks it (see `layout.split_question`)."""
-    threshold: float | None = option(None, "write")
-    """Labels of at least this are `+`; None: labels are 0 or 1 already."""
     task: str = option("unknown", "write")
-    extras: bool = option(False, "write")
-    """Whether to write problem_id, question and is_correct in columns of their own too."""
-
-    def __post_init__(self) -> None:
-        check_tag(self.tag)
-        check_threshold(self.threshold)
+    """What the column `task` says of every row."""
 
     @property
     def columns(self) -> Columns:
-        return {"input": str, "label": str, "task": str, **(EXTRA_COLUMNS if self.extras else {})}
+        return {"input": str, "label": str, "task": str, **self.extra_columns}
 
     def to_row(self, solution: LabelledSolution) -> dict[str, Any]:
-        check_question(solution, self.first_step, self.extras)
+        with_tags = self.tagged(solution)
         is_right = hard_labels(solution, self.threshold)
-        with_tags = tagged(solution, self.tag)
         head, *tails = with_tags.split(self.tag)
         signed = head + "".join(
             ("+" if right else "-") + tail for right, tail in zip(is_right, tails, strict=True)
@@ -58,14 +39,13 @@ class MathShepherd:
             "input": with_tags,
             "label": signed,
             "task": self.task,
-            **(extras_of(solution) if self.extras else {}),
+            **self.extra_values(solution),
         }
 
     def from_row(self, row: Row) -> LabelledSolution:
         with_tags = text(row, "input")
-        head, *steps = untagged(with_tags, self.tag)
-        question, first = split_question(head, row, self.first_step)
-        return solution_of(row, question, [first, *steps], self._values(with_tags, text(row, "label")))
+        question, steps = self.untagged(with_tags, row)
+        return solution_of(row, question, steps, self._values(with_tags, text(row, "label")))
 
     def _values(self, with_tags: str, signed: str) -> list[float]:
         """One value per tag, read at the very place of the tag."""

@@ -19,12 +19,9 @@ def option(default: Any = dataclasses.MISSING, used_by: Literal["read", "write",
 
 
 def options_of(codec: type, direction: Direction) -> dict[str, dataclasses.Field[Any]]:
-    """The options of a codec, a dataclass, that count in that direction."""
-    return {
-        field.name: field
-        for field in dataclasses.fields(codec)
-        if field.metadata["used_by"] in ("both", direction)
-    }
+    """The options of a codec that have an effect in that direction, those of both directions first."""
+    fields = sorted(dataclasses.fields(codec), key=lambda field: field.metadata["used_by"] != "both")
+    return {field.name: field for field in fields if field.metadata["used_by"] in ("both", direction)}
 
 
 def check_options(codec: type, name: str, direction: Direction, options: Mapping[str, object]) -> None:

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from forkpoint.formats.cells import flag, number, records, share, text, whole
-from forkpoint.formats.codec import Columns, Row, texts_of
+from forkpoint.formats.codec import Columns, texts_of
 from forkpoint.records import Label, LabelledSolution
+from forkpoint.row_files import Row
 
 
 @dataclass(frozen=True, kw_only=True)

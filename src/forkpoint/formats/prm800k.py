@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from forkpoint.formats.cells import cell, record, records, text, whole
-from forkpoint.formats.codec import Row, solution_of
+from forkpoint.formats.codec import solution_of
 from forkpoint.formats.layout import separated
 from forkpoint.formats.options import option
 from forkpoint.records import LabelledSolution
+from forkpoint.row_files import Row
 
 
 @dataclass(frozen=True, kw_only=True)

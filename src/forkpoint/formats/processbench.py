@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import flag, text, whole
-from forkpoint.formats.codec import Columns, Row, check_threshold, hard_labels, solution_of, texts_of
+from forkpoint.formats.codec import Columns, check_threshold, hard_labels, solution_of, texts_of
 from forkpoint.formats.layout import separated, unseparated
 from forkpoint.formats.options import option
 from forkpoint.records import LabelledSolution
+from forkpoint.row_files import Row
 
 
 @dataclass(frozen=True, kw_only=True)

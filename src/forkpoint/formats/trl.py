@@ -11,34 +11,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import items, text
-from forkpoint.formats.codec import (
-    EXTRA_COLUMNS,
-    Columns,
-    Row,
-    check_threshold,
-    extras_of,
-    hard_labels,
-    solution_of,
-    texts_of,
-)
+from forkpoint.formats.codec import Columns, hard_labels, solution_of, texts_of
 from forkpoint.formats.layout import separated, unseparated
 from forkpoint.formats.options import option
+from forkpoint.formats.text_codec import TextCodec
 from forkpoint.records import LabelledSolution
+from forkpoint.row_files import Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class TRL:
+class TRL(TextCodec):
     """Hard labels as booleans."""
 
     separator: str = option("\n")
     """What stands between steps in our records and not in the list."""
-    threshold: float | None = option(None, "write")
-    """Labels of at least this are true; None: labels are 0 or 1 already."""
-    extras: bool = option(False, "write")
-    """Whether to write problem_id, question and is_correct in columns of their own too."""
-
-    def __post_init__(self) -> None:
-        check_threshold(self.threshold)
 
     @property
     def columns(self) -> Columns:
@@ -46,7 +32,7 @@ class TRL:
             "prompt": str,
             "completions": [str],
             "labels": [bool],
-            **(EXTRA_COLUMNS if self.extras else {}),
+            **self.extra_columns,
         }
 
     def to_row(self, solution: LabelledSolution) -> dict[str, Any]:
@@ -54,7 +40,7 @@ class TRL:
             "prompt": solution.question,
             "completions": unseparated(solution.steps, self.separator),
             "labels": hard_labels(solution, self.threshold),
-            **(extras_of(solution) if self.extras else {}),
+            **self.extra_values(solution),
         }
 
     def from_row(self, row: Row) -> LabelledSolution:
