@@ -16,12 +16,12 @@ from forkpoint.doctor.data_format import recognise_format
 from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.overlap import TestSet, find_overlaps, known_test_sets, read_test_set
 from forkpoint.errors import LayoutError
-from forkpoint.formats import FORMATS, parse_options
+from forkpoint.formats import FORMATS, names, parse_options
 from forkpoint.formats.containers import read_rows
 from forkpoint.formats.labels_file import LABELS
 from forkpoint.records import LabelledSolution
 
-HARD_ONLY = ("math-shepherd", "rlhflow", "trl", "processbench")
+HARD_ONLY = tuple(name for name in names("write") if not FORMATS[name].has_soft_labels)
 """Formats that hold right or wrong, and nothing between."""
 ENOUGH = 20
 """Solutions of several steps from which the order of labels is judged."""

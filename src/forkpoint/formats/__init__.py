@@ -24,15 +24,20 @@ from forkpoint.formats.processbench import ProcessBench
 from forkpoint.formats.rlhflow import RLHFlow
 from forkpoint.formats.trl import TRL
 from forkpoint.records import LabelledSolution
-from forkpoint.row_files import PlacedRow
+from forkpoint.row_files import PlacedRow, Row
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A codec, and the values of its options that go with a name."""
+    """A codec under a name, and what is known of the rows that it reads and writes."""
 
     codec: type[RowReader]
+    columns: Mapping[str, type]
+    """Columns that every row has, and the type of their cells. No other format has all of them."""
     preset: Mapping[str, object] = field(default_factory=dict)
+    """Values of the codec's options that go with the name."""
+    has_soft_labels: bool = False
+    """Whether rows can hold labels between 0 and 1."""
 
     @property
     def can_write(self) -> bool:
@@ -40,20 +45,31 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "forkpoint": Format(Ours),
-    "math-shepherd": Format(MathShepherd),
-    "openrlhf": Format(OpenRLHF),
-    "er-prm": Format(OpenRLHF, {"input_key": "text"}),
-    "rlhflow": Format(RLHFlow),
-    "trl": Format(TRL),
-    "prm800k": Format(PRM800K),
-    "processbench": Format(ProcessBench),
+    "forkpoint": Format(
+        Ours, {"problem_id": str, "question": str, "steps": list, "labels": list}, has_soft_labels=True
+    ),
+    "math-shepherd": Format(MathShepherd, {"input": str, "label": str}),
+    "openrlhf": Format(OpenRLHF, {"input": str, "value": list}, has_soft_labels=True),
+    "er-prm": Format(OpenRLHF, {"text": str, "value": list}, {"input_key": "text"}, has_soft_labels=True),
+    "rlhflow": Format(RLHFlow, {"conversations": list}),
+    "trl": Format(TRL, {"prompt": str, "completions": list, "labels": list}),
+    "prm800k": Format(PRM800K, {"question": dict, "label": dict}),
+    "processbench": Format(ProcessBench, {"problem": str, "steps": list, "label": int}),
 }
+"""Every format under its name; the order is that of messages."""
 
 
 def names(direction: Direction = "read") -> list[str]:
     """The formats that can be read, or those that can be written."""
     return [name for name, known in FORMATS.items() if direction == "read" or known.can_write]
+
+
+def recognise(row: Row) -> str | None:
+    """The name of the format that a row is in, by its columns and the types of their cells; None if they fit no format."""
+    for name, known in FORMATS.items():
+        if all(type(row.get(column)) is kind for column, kind in known.columns.items()):
+            return name
+    return None
 
 
 def read(
