@@ -13,10 +13,9 @@ from typing import Any
 
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.prms.scores import checked_scores
-from forkpoint.records import Scorer
+from forkpoint.records import NUM_DECIMALS, Scorer
 from forkpoint.steps import num_shared, tokens_at
 
-NUM_DECIMALS = 6
 TAG = -1
 """Stands for the step tag, where the PRM's own tokens are not known."""
 
@@ -86,8 +85,10 @@ class Guide:
         scores = checked_scores(
             self.scorer, [readings.question for readings, _ in asked], [draft.steps for _, draft in asked]
         )
-        for (readings, draft), its_scores in zip(asked, scores, strict=True):
-            readings.scores[draft.steps] = tuple(round(float(score), NUM_DECIMALS) for score in its_scores)
+        for (readings, draft), scores_of_text in zip(asked, scores, strict=True):
+            readings.scores[draft.steps] = tuple(
+                round(float(score), NUM_DECIMALS) for score in scores_of_text
+            )
             readings.read_ids.append(tuple(self._ids(readings, draft)))
 
     def _ids(self, readings: Readings, draft: Draft) -> Sequence[int]:
