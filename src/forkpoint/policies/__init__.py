@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from forkpoint.policies.scripted import ScriptedPolicy
 
 if TYPE_CHECKING:
-    from forkpoint.policies.local import Device, Dtype, LocalPolicy
+    from forkpoint.checkpoint import Dtype
+    from forkpoint.policies.local import LocalPolicy
 
 LAB_POLICY = Path(__file__).parent.parent / "lab" / "policy"
 SHIPPED = {"lab": LAB_POLICY, "lab-shuffle": LAB_POLICY.with_name("shuffle_policy")}
@@ -38,7 +39,7 @@ def checkpoint_of(name_or_path: str | Path) -> str | Path:
 def load_policy(
     name_or_path: str | Path,
     *,
-    device: Device = "auto",
+    device: str = "auto",
     dtype: Dtype = "auto",
     batch_size: int = 64,
     template: str | None = None,

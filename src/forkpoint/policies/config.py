@@ -8,8 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from forkpoint.checkpoint import Device, Dtype
+from forkpoint.checks import check_at_least, check_choice
 from forkpoint.errors import MissingPackageError
 from forkpoint.policies import checkpoint_of, load_policy
+from forkpoint.policies.truncated import Bound
 
 if TYPE_CHECKING:
     from forkpoint.records import Policy
@@ -36,22 +39,20 @@ class PolicyConfig:
     """With engine openai, requests that are open at a time."""
     template: str | None = None
     """The prompt with {question} in it; without one the chat template, and without that the question and a line break."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """With engine local."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     """With engines local and vllm; auto is bfloat16 on a GPU and float32 elsewhere."""
     top_logprobs: int = 20
     """With engines vllm and openai, the most probable tokens that a position's entropy is judged by; with vllm, -1 is all of them."""
-    entropy_bound: Literal["lower", "upper"] = "lower"
+    entropy_bound: Bound = "lower"
     """Which end of the interval that these tokens leave stands for the entropy; part of the policy's name, so runs record it."""
     tensor_parallel: int = 1
     """With engine vllm, GPUs that the model is split over."""
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ValueError(f"engine {self.engine!r} is unknown; choose from {', '.join(ENGINES)}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; {self.batch_size} was given")
+        check_choice("engine", self.engine, ENGINES)
+        check_at_least(1, batch_size=self.batch_size)
         if (self.engine == "openai") != (self.server is not None):
             raise ValueError(
                 "engine openai and the address of a server belong together: give both or neither"

@@ -125,11 +125,18 @@ class _Active:
 
 @dataclass(slots=True)
 class _Prefill:
-    """A prefix to compute, and the requests that start with exactly it."""
+    """A prefix to compute, and the requests whose prefix it is."""
 
     request_idxs: list[int]
     match: Match
-    num_tail: int
+    """The part of the prefix that is cached."""
+    num_tokens: int
+    """The length of the prefix."""
+
+    @property
+    def num_tail(self) -> int:
+        """Tokens at the end of the prefix that the model has to compute."""
+        return self.num_tokens - self.match.num_tokens
 
 
 class BatchDecoder:
@@ -224,43 +231,59 @@ class BatchDecoder:
         del self._active[num_left:]
 
     def _admit(self, request_idxs: list[int]) -> None:
-        """Let requests join: each distinct prefix is computed once, after what is cached of it, then copied to its other rows."""
-        by_prefix: dict[tuple[int, ...], list[int]] = {}
-        for idx in request_idxs:
-            by_prefix.setdefault(self._requests[idx].prefix_ids, []).append(idx)
-        prefills = []
-        for prefix_ids, idxs in by_prefix.items():
-            match = self._prefixes.match(prefix_ids[:-1])
-            prefills.append(_Prefill(idxs, match, len(prefix_ids) - match.num_tokens))
-        prefills.sort(key=lambda prefill: prefill.num_tail)
+        """Let requests join the batch in the free rows after the active ones, and take the first token of each.
+
+        Requests with equal prefixes share the work: the first of them computes what the cache lacks of the prefix, the
+        others get a copy of its row.
+        """
         first_row = len(self._active)
-        longest = max(map(len, by_prefix))
-        width = max([longest, self._max_length()] if self._active else [longest])
+        prefills = self._prefills(request_idxs)
+        num_unique = len(prefills)
+        longest = max(prefill.num_tokens for prefill in prefills)
+
+        # 1. Make room: columns for the longest prefix, old or new, while the active rows keep what they hold.
+        width = max(longest, self._max_length()) if self._active else longest
         self._rows.fit(self._num_rows, width, first_row)
+
+        # 2. Compute every distinct prefix, each in its own row: load what is cached, then run the model over the rest.
         self._prefixes.load(
             self._rows, {first_row + idx: prefill.match for idx, prefill in enumerate(prefills)}
         )
         logits_U_V = torch.cat([self._prefill(first, group) for first, group in _groups(prefills, first_row)])
+
+        # 3. Copy those rows for the other requests with the same prefixes.
         copies = [
-            (first_row + idx, request_idx)
-            for idx, prefill in enumerate(prefills)
+            (unique_idx, request_idx)
+            for unique_idx, prefill in enumerate(prefills)
             for request_idx in prefill.request_idxs[1:]
         ]
-        sources, num_unique = [source for source, _ in copies], len(prefills)
-        targets = list(range(first_row + num_unique, first_row + num_unique + len(copies)))
         if copies:
+            sources = [first_row + unique_idx for unique_idx, _ in copies]
+            targets = [first_row + num_unique + copy_idx for copy_idx in range(len(copies))]
             self._rows.copy(sources, targets, longest)
+
+        # 4. Write down who is in which row, in the order of the rows.
         for prefill in prefills:
             self._active.append(_Active(prefill.request_idxs[0], prefill.match.num_tokens, self._num_passes))
-        for _, request_idx in copies:
-            self._active.append(
-                _Active(request_idx, len(self._requests[request_idx].prefix_ids), self._num_passes)
-            )
-        self._states.start(
-            first_row, [self._requests[active.request_idx] for active in self._active[first_row:]]
-        )
-        unique_idxs = [*range(num_unique), *(source - first_row for source in sources)]
+        for unique_idx, request_idx in copies:
+            self._active.append(_Active(request_idx, prefills[unique_idx].num_tokens, self._num_passes))
+        admitted = [self._requests[active.request_idx] for active in self._active[first_row:]]
+        self._states.start(first_row, admitted)
+
+        # 5. Take the first token of every new row from the logits of its prefix.
+        unique_idxs = [*range(num_unique), *(unique_idx for unique_idx, _ in copies)]
         self._take(first_row, logits_U_V[torch.tensor(unique_idxs, device=self._device)])
+
+    def _prefills(self, request_idxs: Sequence[int]) -> list[_Prefill]:
+        """The distinct prefixes of requests, those with the fewest tokens to compute first."""
+        by_prefix: dict[tuple[int, ...], list[int]] = {}
+        for idx in request_idxs:
+            by_prefix.setdefault(self._requests[idx].prefix_ids, []).append(idx)
+        prefills = [
+            _Prefill(idxs, self._prefixes.match(prefix_ids[:-1]), len(prefix_ids))
+            for prefix_ids, idxs in by_prefix.items()
+        ]
+        return sorted(prefills, key=lambda prefill: prefill.num_tail)
 
     def _prefill(self, first_row: int, prefills: Sequence[_Prefill]) -> Tensor:
         """Compute prefixes into the rows from `first_row` on, all in one pass; next-token logits [B, V]."""

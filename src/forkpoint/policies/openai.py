@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from forkpoint.checks import check_choice
 from forkpoint.errors import ServerError
 from forkpoint.http_client import HTTPClient, Unanswered
-from forkpoint.policies.origin import load_again, refuse_too_long
+from forkpoint.policies.checkpoint_policy import CheckpointPolicy, absolute
 from forkpoint.policies.text import Checkpoint
 from forkpoint.policies.truncated import BOUNDS, Bound, completion_from_top
 from forkpoint.records import Completion, Request
@@ -25,8 +26,6 @@ API_KEY = "OPENAI_API_KEY"
 """The environment variable that holds the key where none is given."""
 TOKEN_ID = "token_id:"
 """What vLLM puts before the ids that it gives in place of tokens' texts, which are not unique."""
-
-_ENDED = Completion((), (), (), (), (), "stop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class ServedModel:
         return cls(name, lengths[name])
 
 
-class OpenAIPolicy:
+class OpenAIPolicy(CheckpointPolicy):
     """A served model as a `Policy`.
 
     An entropy is one end, `entropy_bound`, of the interval that the `top_logprobs` most probable tokens leave open.
@@ -65,6 +64,8 @@ class OpenAIPolicy:
     A loaded policy is pickled as how it was loaded, without the key: where it is unpickled that comes from the environment.
     Any number of threads may use one policy; they share its `max_in_flight`.
     """
+
+    _WHY_UNPICKLABLE = "was put together in memory and cannot be pickled; use OpenAIPolicy.load"
 
     def __init__(
         self,
@@ -81,13 +82,12 @@ class OpenAIPolicy:
             raise ValueError(
                 f"top_logprobs must be at least 2, a token and its runner-up; {top_logprobs} was given"
             )
-        if entropy_bound not in BOUNDS:
-            raise ValueError(f"entropy_bound {entropy_bound!r} is unknown; choose from {', '.join(BOUNDS)}")
+        check_choice("entropy_bound", entropy_bound, BOUNDS)
+        num_top = min(top_logprobs, checkpoint.vocab_size)
+        super().__init__(f"{name}-openai-top{num_top}-{entropy_bound}", checkpoint.text)
         self._checkpoint, self._client, self._served = checkpoint, client, served
-        self._num_top: int = min(top_logprobs, checkpoint.vocab_size)
+        self._num_top = num_top
         self._entropy_bound: Bound = entropy_bound
-        self._name = f"{name}-openai-top{self._num_top}-{entropy_bound}"
-        self._origin: dict[str, Any] | None = None
 
     @classmethod
     def load(
@@ -122,9 +122,8 @@ class OpenAIPolicy:
         served = model if isinstance(model, ServedModel) else ServedModel.find(client, model)
         evidence: dict[str, Any] = {"top_logprobs": top_logprobs, "entropy_bound": entropy_bound}
         policy = cls(checkpoint, client, served, checkpoint.name(served.name), **evidence)
-        origin = Path(path_or_id).resolve() if Path(path_or_id).is_dir() else path_or_id
         policy._origin = {
-            "path_or_id": origin,
+            "path_or_id": absolute(path_or_id),
             "server": server,
             "model": served,
             "template": template,
@@ -133,27 +132,10 @@ class OpenAIPolicy:
         }
         return policy
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """What to call with what to load the policy again. TypeError where it was not loaded."""
-        if self._origin is None:
-            raise TypeError(
-                f"policy {self._name} was put together in memory and cannot be pickled; use OpenAIPolicy.load"
-            )
-        return load_again, (type(self), self._name, self._origin)
-
-    @property
-    def name(self) -> str:
-        """The checkpoint, a hash of it, of the template and of the served name, and how entropies are seen; not the address."""
-        return self._name
-
     @property
     def entropy_bound(self) -> Bound:
         """Which end of an entropy's interval is reported."""
         return self._entropy_bound
-
-    @property
-    def eos_ids(self) -> frozenset[int]:
-        return self._checkpoint.text.eos_ids
 
     @property
     def max_length(self) -> int | None:
@@ -167,25 +149,15 @@ class OpenAIPolicy:
     def num_parameters(self) -> int | None:
         return self._checkpoint.num_parameters
 
-    def encode_question(self, question: str) -> tuple[int, ...]:
-        return self._checkpoint.text.encode_question(question)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self._checkpoint.text.decode(token_ids)
-
-    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
-        return self._checkpoint.text.token_texts(token_ids)
-
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in the same order; a prefix that ends in an end token is complete, and gets an empty one.
+        """As for every policy (see `CheckpointPolicy.generate`).
 
-        Raises ValueError where a prefix and its `max_tokens` do not fit into the model's positions together, ServerError
-        where the server refuses, stays away for too long, or answers without what is needed.
+        Raises ServerError if the server refuses a request, cannot be reached for too long, or answers without what is needed.
         """
-        refuse_too_long(requests, self.max_length, self._name)
-        open_requests = [request for request in requests if request.prefix_ids[-1] not in self.eos_ids]
-        answers = iter(self._client.ask("completions", open_requests, self._write, self._read))
-        return [_ENDED if request.prefix_ids[-1] in self.eos_ids else next(answers) for request in requests]
+        return super().generate(requests)
+
+    def _continue(self, requests: Sequence[Request]) -> list[Completion]:
+        return self._client.ask("completions", requests, self._write, self._read)
 
     def reset_cache(self) -> None:
         """Nothing is kept here, so nothing is forgotten; the server's cache of prefixes stays as it is."""

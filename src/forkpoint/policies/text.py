@@ -6,7 +6,8 @@ This file runs no model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,16 +103,10 @@ class Checkpoint:
     @classmethod
     def load(cls, path_or_id: str | Path, *, template: str | None = None) -> Checkpoint:
         """The checkpoint in a directory, or of that name on the hub. FileNotFoundError where there is none."""
-        if Path(path_or_id).is_dir() and not (Path(path_or_id) / "config.json").exists():
-            raise FileNotFoundError(f"'{path_or_id}' holds no model: there is no config.json in it")
-        try:
+        with missing_refused(path_or_id):
             config = AutoConfig.from_pretrained(path_or_id)
             tokenizer = load_tokenizer(path_or_id)
             config_path = cached_file(path_or_id, "config.json")
-        except OSError as error:
-            raise FileNotFoundError(
-                f"'{path_or_id}' is neither a directory with a model nor a model on the hub: {error}"
-            ) from error
         assert config_path is not None, "cached_file raises where there is no file"
         text_config = config.get_text_config()
         return cls(
@@ -131,6 +126,19 @@ class Checkpoint:
         The weights of a model on the hub count only where they have been downloaded.
         """
         return f"{Path(self.path_or_id).resolve().name}-{fingerprint(self.directory, *settings, repr(self.text.template))}"
+
+
+@contextmanager
+def missing_refused(path_or_id: str | Path) -> Iterator[None]:
+    """Read a checkpoint inside; if there is none, FileNotFoundError says what was looked for."""
+    if Path(path_or_id).is_dir() and not (Path(path_or_id) / "config.json").exists():
+        raise FileNotFoundError(f"'{path_or_id}' holds no model: there is no config.json in it")
+    try:
+        yield
+    except OSError as error:
+        raise FileNotFoundError(
+            f"'{path_or_id}' is neither a directory with a model nor a model on the hub: {error}"
+        ) from error
 
 
 def eos_ids(*sources: Any) -> frozenset[int]:

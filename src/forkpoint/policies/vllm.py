@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from vllm import LLM, RequestOutput, SamplingParams
 from vllm.platforms import current_platform
 
-from forkpoint.policies.local import DTYPES, Dtype
-from forkpoint.policies.origin import load_again, refuse_too_long
+from forkpoint.checkpoint import Dtype
+from forkpoint.checks import check_choice
+from forkpoint.policies.checkpoint_policy import CheckpointPolicy, absolute, torch_dtype
 from forkpoint.policies.sampling import random_key
 from forkpoint.policies.text import Checkpoint
 from forkpoint.policies.truncated import BOUNDS, Bound, completion_from_top
@@ -29,14 +29,15 @@ LONGEST = 1 << 20
 """Tokens of models that name no limit."""
 
 
-class VLLMPolicy:
+class VLLMPolicy(CheckpointPolicy):
     """A causal language model that vLLM runs, as a `Policy`.
 
     Equal seeds give equal samples in whatever batch, on the same kind of device and up to rounding; other samples than those of
     `LocalPolicy`. Temperatures between 0 and 0.01 are taken as 0.01.
     The engine starts at the first request: a process that only hands work to others leaves the GPUs to them.
-    A loaded policy is pickled as where it came from and how it was loaded, and loaded again where it is unpickled.
     """
+
+    _WHY_UNPICKLABLE = "was made of a running engine and cannot be pickled; use VLLMPolicy.load"
 
     def __init__(
         self,
@@ -53,13 +54,13 @@ class VLLMPolicy:
         The engine has to take `max_length` tokens, and to return raw log-probabilities, at least `top_logprobs` of them.
         """
         _check_entropies(top_logprobs, entropy_bound, checkpoint.vocab_size)
-        self._start, self._checkpoint, self._text, self._name = start, checkpoint, checkpoint.text, name
+        super().__init__(name, checkpoint.text)
+        self._start, self._checkpoint = start, checkpoint
         self._llm: LLM | None = None
         self._max_length, self._top_logprobs, self._bound = max_length, top_logprobs, entropy_bound
         self._stop_ids = sorted(
             token_id for token_id in self.eos_ids if token_id < checkpoint.vocab_size
         )  # vLLM refuses others
-        self._origin: dict[str, Any] | None = None
 
     @classmethod
     def load(
@@ -86,10 +87,8 @@ class VLLMPolicy:
         blocks of `block_size` tokens: 32 without a GPU, where vLLM takes its multiples only, else vLLM's choice.
         Raises FileNotFoundError where there is no model.
         """
-        if dtype != "auto" and dtype not in DTYPES:
-            raise ValueError(f"dtype {dtype!r} is unknown; choose from auto, {', '.join(DTYPES)}")
         is_cpu = current_platform.is_cpu()
-        torch_dtype = DTYPES[dtype] if dtype != "auto" else torch.float32 if is_cpu else torch.bfloat16
+        weights = torch_dtype(dtype, has_gpu=not is_cpu)
         checkpoint = Checkpoint.load(path_or_id, template=template)
         _check_entropies(top_logprobs, entropy_bound, checkpoint.vocab_size)
         length = min(limit for limit in (max_length, checkpoint.max_length, LONGEST) if limit is not None)
@@ -97,7 +96,7 @@ class VLLMPolicy:
             LLM,
             str(path_or_id),
             skip_tokenizer_init=True,  # text is this package's business
-            dtype=torch_dtype,
+            dtype=weights,
             logprobs_mode="raw_logprobs",
             max_logprobs=ALL,  # as many as are asked for
             max_model_len=length,
@@ -110,13 +109,13 @@ class VLLMPolicy:
             enforce_eager=is_cpu,
         )
         settings = "exact" if top_logprobs == ALL else f"top{top_logprobs}-{entropy_bound}"
-        name = f"{checkpoint.name(str(torch_dtype))}-vllm-{settings}"
+        name = f"{checkpoint.name(str(weights))}-vllm-{settings}"
         policy = cls(
             start, checkpoint, name, max_length=length, top_logprobs=top_logprobs, entropy_bound=entropy_bound
         )
         policy._origin = {
-            "path_or_id": Path(path_or_id).resolve() if Path(path_or_id).is_dir() else path_or_id,
-            "dtype": str(torch_dtype).removeprefix("torch."),
+            "path_or_id": absolute(path_or_id),
+            "dtype": str(weights).removeprefix("torch."),
             "template": template,
             "top_logprobs": top_logprobs,
             "entropy_bound": entropy_bound,
@@ -128,27 +127,10 @@ class VLLMPolicy:
         }
         return policy
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """What to call with what to load the policy again. TypeError where it was not loaded."""
-        if self._origin is None:
-            raise TypeError(
-                f"policy {self._name} was made of a running engine and cannot be pickled; use VLLMPolicy.load"
-            )
-        return load_again, (type(self), self._name, self._origin)
-
-    @property
-    def name(self) -> str:
-        """Where the model came from, a hash of what it is (see `fingerprint`), the engine, and what its entropies are."""
-        return self._name
-
     @property
     def entropy_bound(self) -> Literal["exact"] | Bound:
         """Whether entropies are exact, or which end of the interval they are."""
         return "exact" if self._top_logprobs == ALL else self._bound
-
-    @property
-    def eos_ids(self) -> frozenset[int]:
-        return self._text.eos_ids
 
     @property
     def max_length(self) -> int:
@@ -158,33 +140,12 @@ class VLLMPolicy:
     def num_parameters(self) -> int | None:
         return self._checkpoint.num_parameters
 
-    def encode_question(self, question: str) -> tuple[int, ...]:
-        """The prompt's token ids: `template`, else the chat template, else the question and a line break."""
-        return self._text.encode_question(question)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self._text.decode(token_ids)
-
-    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
-        """One text per token; joined they are `decode(token_ids)`, special tokens are empty, split characters come complete."""
-        return self._text.token_texts(token_ids)
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in the same order; a prefix that ends in an end token is complete, and gets an empty one.
-
-        Raises ValueError where a prefix and its `max_tokens` do not fit into the model's positions together.
-        """
-        refuse_too_long(requests, self.max_length, self._name)
-        completions = [Completion((), (), (), (), (), "stop")] * len(requests)
-        open_idxs = [
-            idx for idx, request in enumerate(requests) if request.prefix_ids[-1] not in self.eos_ids
+    def _continue(self, requests: Sequence[Request]) -> list[Completion]:
+        prompts = [{"prompt_token_ids": list(request.prefix_ids)} for request in requests]
+        params = [self._sampling_params(request) for request in requests]
+        return [
+            self._completion(output) for output in self._engine().generate(prompts, params, use_tqdm=False)
         ]
-        prompts = [{"prompt_token_ids": list(requests[idx].prefix_ids)} for idx in open_idxs]
-        params = [self._sampling_params(requests[idx]) for idx in open_idxs]
-        outputs = self._engine().generate(prompts, params, use_tqdm=False) if prompts else []
-        for idx, output in zip(open_idxs, outputs, strict=True):
-            completions[idx] = self._completion(output)
-        return completions
 
     def reset_cache(self) -> None:
         """Forget all prefixes."""
@@ -234,5 +195,4 @@ def _check_entropies(top_logprobs: int, entropy_bound: Bound, vocab_size: int) -
         raise ValueError(
             f"top_logprobs must be -1 (the whole vocabulary) or 2 to {vocab_size}; {top_logprobs} was given"
         )
-    if entropy_bound not in BOUNDS:
-        raise ValueError(f"entropy_bound {entropy_bound!r} is unknown; choose from {', '.join(BOUNDS)}")
+    check_choice("entropy_bound", entropy_bound, BOUNDS)
