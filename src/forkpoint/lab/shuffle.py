@@ -16,7 +16,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from forkpoint.lab.story import DAYS, NAMES, Distraction, answer_line, distinct_stories, level_named
+from forkpoint.lab.story import DAYS, NAMES, Distraction, answer_line, distinct_stories, level_named, solve
 
 COLOURS = ("red", "blue", "green", "black", "white", "pink")
 IDLE_VERBS = ("talk", "wave", "dance")
@@ -87,19 +87,12 @@ class Shuffle:
 
     @property
     def answer(self) -> str:
-        state = self.start
-        for event in self.events:
-            state = state if event.distraction else event.apply(state)
-        return self.read(state)
+        return self.read(solve(self.start, self.events)[1])
 
     @property
     def solution(self) -> str:
         """The one right solution, lines joined by newlines, without a final newline."""
-        state, lines = self.start, []
-        for day, event in zip(DAYS, self.events, strict=False):
-            if event.distraction is None:
-                lines.append(event.line(day, state, event.apply(state)))
-                state = event.apply(state)
+        lines, state = solve(self.start, self.events)
         return "\n".join([*lines, answer_line(self.read(state))])
 
     def read(self, state: State) -> str:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeVar
 
@@ -32,6 +32,26 @@ VERBS: dict[str, Operator] = {
 FACTORS = {"doubles": 2, "triples": 3, "quadruples": 4}
 IDLE_VERBS = ("counts", "sees", "draws")
 DISTRACTIONS: tuple[Distraction, ...] = ("owner", "item", "dream", "idle")
+
+
+State = TypeVar("State")
+
+
+class DiaryEntry(Protocol[State]):
+    """One entry of a diary, of any family: `Event` or `shuffle.Swap`."""
+
+    @property
+    def distraction(self) -> Distraction | None:
+        """What kind of distractor the entry is; None if it counts."""
+        ...
+
+    def apply(self, state: State, /) -> State:
+        """The state after the entry."""
+        ...
+
+    def line(self, day: str, before: State, after: State) -> str:
+        """One step of a solution."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -96,23 +116,28 @@ class Story:
 
     @property
     def answer(self) -> int:
-        value = self.start
-        for _, event in self.steps:
-            value = event.apply(value)
-        return value
+        return self.read(solve(self.start, self.events)[1])
 
     @property
     def solution(self) -> str:
         """The one right solution, lines joined by newlines, without a final newline."""
-        value, lines = self.start, []
-        for day, event in self.steps:
-            lines.append(event.line(day, value, event.apply(value)))
-            value = event.apply(value)
-        return "\n".join([*lines, answer_line(value)])
+        lines, value = solve(self.start, self.events)
+        return "\n".join([*lines, answer_line(self.read(value))])
 
     def read(self, value: int) -> int:
         """The answer that a last value gives: itself."""
         return value
+
+
+def solve(start: State, events: Sequence[DiaryEntry[State]]) -> tuple[list[str], State]:
+    """The lines of the right solution, without the answer, and the last state; for stories of any family."""
+    state, lines = start, []
+    for day, event in zip(DAYS, events, strict=False):
+        if event.distraction is None:
+            after = event.apply(state)
+            lines.append(event.line(day, state, after))
+            state = after
+    return lines, state
 
 
 def answer_line(answer: int | str) -> str:
@@ -190,14 +215,14 @@ def stories(split: str, level: str, seed: int, rules: Level | None = None) -> It
     return distinct_stories(split, f"{level}/{seed}", lambda rng: draw_story(level, rng, rules))
 
 
-class Asked(Protocol):
-    """Whatever has a question."""
+class HasQuestion(Protocol):
+    """A story of any family."""
 
     @property
     def question(self) -> str: ...
 
 
-AnyStory = TypeVar("AnyStory", bound=Asked)
+AnyStory = TypeVar("AnyStory", bound=HasQuestion)
 AnyLevel = TypeVar("AnyLevel")
 
 

@@ -31,7 +31,6 @@ from forkpoint.serve.wire import (
     MAX_ITEMS,
     MAX_STEPS,
     TAGS,
-    Asked,
     Document,
     GivenSolution,
     GivenSteps,
@@ -47,6 +46,7 @@ from forkpoint.serve.wire import (
     ScoredSolution,
     ScoreItems,
     ScoreRequest,
+    ScoringOptions,
     Usage,
 )
 from forkpoint.steps import Segmentation, newline_steps
@@ -165,7 +165,7 @@ class Service:
         usage = Usage(total_tokens=sum(its.num_tokens for its in found))
         return Reranked(model=self._prm.name, results=ranked[: asked.top_n], usage=usage)
 
-    def _aggregate(self, asked: Asked) -> Aggregate:
+    def _aggregate(self, asked: ScoringOptions) -> Aggregate:
         """The aggregate to use. OtherModel where another model is asked for."""
         if asked.model not in (None, self._prm.name):
             raise OtherModel(

@@ -50,7 +50,7 @@ class GivenSolution(Wire):
     solution: Text
 
 
-class Asked(Wire):
+class ScoringOptions(Wire):
     """How scores are asked for."""
 
     aggregate: Aggregate | None = None
@@ -59,11 +59,11 @@ class Asked(Wire):
     """Where it is given, the name of the model that is served."""
 
 
-class ScoreSteps(GivenSteps, Asked):
+class ScoreSteps(GivenSteps, ScoringOptions):
     """Score a solution that is cut into steps."""
 
 
-class ScoreSolution(GivenSolution, Asked):
+class ScoreSolution(GivenSolution, ScoringOptions):
     """Score a solution as one text."""
 
 
@@ -75,15 +75,15 @@ def _kind(value: Any) -> str:
     return next((f"<{key}>" for key in ("items", "solution") if key in keys), "<steps>")
 
 
-Item = Annotated[
+GivenItem = Annotated[
     Annotated[GivenSteps, Tag("<steps>")] | Annotated[GivenSolution, Tag("<solution>")], Discriminator(_kind)
 ]
 
 
-class ScoreItems(Asked):
+class ScoreItems(ScoringOptions):
     """Score many solutions."""
 
-    items: list[Item] = Field(min_length=1, max_length=MAX_ITEMS)
+    items: list[GivenItem] = Field(min_length=1, max_length=MAX_ITEMS)
 
 
 ScoreRequest = Annotated[
@@ -119,7 +119,7 @@ class ScoredItems(Wire):
     model: str
 
 
-class RerankRequest(Asked):
+class RerankRequest(ScoringOptions):
     """Order solutions of a problem by their scores (the shape of Jina's and Cohere's API, version 1)."""
 
     query: Text
