@@ -1,8 +1,9 @@
-"""Other people's step labels: read them, write them.
+"""Read and write step labels in the formats of other projects.
 
-A format is a codec (row <-> labelled solution) and a place for rows (.jsonl, .json, .parquet, a hub), chosen apart: every
-codec works with every place. Invariant: nothing is skipped, rounded or guessed without being asked for; what a format
-cannot hold is refused with the row and the reason. Importing this package loads neither torch, datasets nor pyarrow.
+A codec turns a row into a labelled solution and back; a container (.jsonl, .json, .parquet, a hub) holds
+rows. The two are chosen independently: every codec works with every container. Invariant: nothing is skipped,
+rounded or guessed unless the caller asks for it. What a format cannot hold is refused, with the row and the
+reason. Importing this package loads neither torch nor datasets nor pyarrow.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ FORMATS: dict[str, Format] = {
 
 
 def names(direction: Direction = "read") -> list[str]:
-    """The formats that can be read, or those that can be written."""
+    """The names of the formats that can be read, or of those that can be written."""
     return [name for name, known in FORMATS.items() if direction == "read" or known.can_write]
 
 
 def recognise(row: Row) -> str | None:
-    """The name of the format that a row is in, by its columns and the types of their cells; None if they fit no format."""
+    """The name of the format whose columns and types of cells a row has; None if it is in no known format."""
     for name, known in FORMATS.items():
         if all(type(row.get(column)) is kind for column, kind in known.columns.items()):
             return name
@@ -75,11 +76,13 @@ def recognise(row: Row) -> str | None:
 def read(
     source: str | Path, name: str, *, on_bad_row: Callable[[str], None] | None = None, **options: object
 ) -> Iterator[LabelledSolution]:
-    """The solutions of `source`, a file, a run directory (format `forkpoint`) or `hub:OWNER/NAME?split=train`, in order.
+    """The solutions of `source`, in order.
 
-    `options` are the fields of the format's codec. Unknown formats and options, wrong values and a missing file raise at
-    once. A row that does not fit raises ValueError with its place and the reason; where `on_bad_row` is given it gets that
-    sentence instead, once per row left out. A file that cannot be read on (torn JSON) always raises.
+    `source` is a file, a run directory (format `forkpoint`) or `hub:OWNER/NAME?split=train`; `options` are
+    the fields of the format's codec. An unknown format or option, a wrong value and a missing file raise at
+    once. A row that does not fit raises ValueError with its place and the reason; if `on_bad_row` is given,
+    the row is left out instead and `on_bad_row` is called with that sentence. A file whose rest cannot be
+    read (torn JSON) always raises.
     """
     reader = _codec(name, "read", options)
     if isinstance(reader, Ours) and Path(source).is_dir():
@@ -88,10 +91,11 @@ def read(
 
 
 def write(path: str | Path, name: str, solutions: Iterable[LabelledSolution], **options: object) -> int:
-    """Write `solutions` to `path` in a format, replacing the file at once when the last is written; return how many.
+    """Write `solutions` to `path` in the format `name` and return how many there are.
 
-    Raises ValueError on unknown formats, options and suffixes, and on the first solution that the format cannot hold: the
-    message names its number (from 0) and problem, no file is left behind and one that was there stays.
+    The file appears, or replaces an older one, when the last solution is written. Raises ValueError on an
+    unknown format, option or suffix, and on the first solution that the format cannot hold: the message names
+    its number (from 0) and its problem, and whatever was at `path` stays as it was.
     """
     writer = _codec(name, "write", options)
     assert isinstance(writer, RowWriter), f"{name} counts as a format that can be written"
@@ -99,9 +103,10 @@ def write(path: str | Path, name: str, solutions: Iterable[LabelledSolution], **
 
 
 def parse_options(name: str, direction: Direction, assignments: Sequence[str]) -> dict[str, Any]:
-    r"""Options for `read` or `write` from texts such as `threshold=0.5`, as a command line has them.
+    r"""The options for `read` or `write` from texts such as `threshold=0.5`, as a command line has them.
 
-    In strings `\n` and `\t` mean line end and tab. Raises ValueError on what is not an option of the format or not of its type.
+    In strings, `\n` and `\t` stand for a line end and a tab. Raises ValueError on an option that the format
+    does not have, or whose value has the wrong type.
     """
     options = parse_assignments(_format(name, direction).codec, assignments)
     _codec(name, direction, options)
@@ -127,11 +132,11 @@ def _codec(name: str, direction: Direction, options: Mapping[str, object]) -> Ro
 def _solutions(
     reader: RowReader, rows: Iterable[PlacedRow], name: str, on_bad_row: Callable[[str], None] | None
 ) -> Iterator[LabelledSolution]:
-    for where, row in rows:
+    for place, row in rows:
         try:
             solution = reader.from_row(row)
         except ValueError as error:
-            message = f"{where} is not a row of {name}: {error}"
+            message = f"{place} is not a row of {name}: {error}"
             if on_bad_row is None:
                 raise ValueError(message) from None
             on_bad_row(message)
@@ -154,8 +159,9 @@ def _rows(writer: RowWriter, solutions: Iterable[LabelledSolution], name: str) -
 def _check(solution: LabelledSolution) -> None:
     if not solution.steps or len(solution.steps) != len(solution.labels):
         raise ValueError(
-            f"it has {len(solution.steps)} steps and {len(solution.labels)} labels; it needs steps and one label for each"
+            f"it has {len(solution.steps)} steps and {len(solution.labels)} labels; "
+            "it needs steps and one label for each"
         )
     for idx, label in enumerate(solution.labels):
         if not 0 <= label.value <= 1:
-            raise ValueError(f"the label of step {idx + 1} is {label.value}; labels are from 0 to 1")
+            raise ValueError(f"the label of step {idx + 1} is {label.value}; labels must be from 0 to 1")

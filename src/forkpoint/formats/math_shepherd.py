@@ -1,7 +1,8 @@
 """Math-Shepherd: one text with tags, and the same text with `+` or `-` in their place.
 
-As the data set peiyi9979/Math-Shepherd (arXiv 2312.08935): `input` is the question, a space, and steps that each end in
-` ки`, usually followed by a line end; `label` is `input` with a sign for every tag; `task` is GSM8K or MATH.
+This is the format of the data set peiyi9979/Math-Shepherd (arXiv 2312.08935): `input` is the question, a
+space, and steps that each end in ` ки`, usually followed by a line end; `label` is `input` with a sign for
+every tag; `task` is GSM8K or MATH.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from forkpoint.row_files import Row
 
 @dataclass(frozen=True, kw_only=True)
 class MathShepherd(TaggedText):
-    """Hard labels in texts with tags; `task` is not kept."""
+    """Hard labels in texts with tags. The column `task` is not kept when rows are read."""
 
     task: str = option("unknown", "write")
-    """What the column `task` says of every row."""
+    """The content of the column `task` in every row."""
 
     @property
     def columns(self) -> Columns:
@@ -48,14 +49,15 @@ class MathShepherd(TaggedText):
         return solution_of(row, question, steps, self._values(with_tags, text(row, "label")))
 
     def _values(self, with_tags: str, signed: str) -> list[float]:
-        """One value per tag, read at the very place of the tag."""
+        """One value per tag, read from `signed` at the position of the tag."""
         *pieces, rest = with_tags.split(self.tag)
         values, position = [], 0
         for idx, piece in enumerate(pieces):
             end = position + len(piece)
             if signed[position:end] != piece or signed[end : end + 1] not in ("+", "-"):
                 raise ValueError(
-                    f"label is not input with + or - for each tag: they part at tag {idx + 1}, {signed[position : end + 1]!r:.80}"
+                    f"label is not input with + or - for each tag: they part at tag {idx + 1}, "
+                    f"{signed[position : end + 1]!r:.80}"
                 )
             values.append(sign_value(signed[end]))
             position = end + 1

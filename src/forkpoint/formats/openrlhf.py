@@ -1,8 +1,9 @@
 """ER-PRM and OpenRLHF: a text with tags, and a list with one value per tag.
 
-ER-PRM (arXiv 2412.11006, repository hanningzhang/ER-PRM) has `text` and `value`, a list of numbers; OpenRLHF
-(repository OpenRLHF/OpenRLHF, `train_prm`) takes the columns that `--input_key` and `--label_key` name, in its example
-`input` and `value`, with numbers or `+` and `-` in the list. The text is that of Math-Shepherd.
+ER-PRM (arXiv 2412.11006, repository hanningzhang/ER-PRM) has `text` and `value`, a list of numbers. OpenRLHF
+(repository OpenRLHF/OpenRLHF, `train_prm`) reads the columns that `--input_key` and `--label_key` name, in
+its example `input` and `value`; the list holds numbers, or `+` and `-`. The text is laid out as in
+Math-Shepherd.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from forkpoint.row_files import Row
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRLHF(TaggedText):
-    """Soft or hard labels in a list beside a text with tags."""
+    """Soft or hard labels in a list, next to a text with tags."""
 
     input_key: str = option("input")
-    """The column of the text; `text` in ER-PRM's own files."""
+    """The name of the column that holds the text; it is `text` in the files of ER-PRM."""
     label_key: str = option("value")
-    """The column of the labels."""
+    """The name of the column that holds the labels."""
     threshold: float | None = option(None, "write")
     """Labels of at least this value are written as `+`, others as `-`. None writes the labels as numbers."""
 
@@ -34,7 +35,8 @@ class OpenRLHF(TaggedText):
         keys = [self.input_key, self.label_key, *self.extra_columns]
         if len(set(keys)) < len(keys):
             raise ValueError(
-                f"input_key and label_key must name two columns of their own; {self.input_key} and {self.label_key} were given"
+                "input_key and label_key must name two columns of their own; "
+                f"{self.input_key} and {self.label_key} were given"
             )
 
     @property

@@ -1,6 +1,6 @@
-"""Our own format: every field of a labelled solution, evidence included.
+"""The format of this package: every field of a labelled solution, evidence included.
 
-The rows are the lines of `labels.jsonl` in a run directory (see `forkpoint.formats.labels_file`).
+A row is a line of `labels.jsonl` in a run directory (see `forkpoint.formats.labels_file`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from forkpoint.row_files import Row
 
 @dataclass(frozen=True, kw_only=True)
 class Ours:
-    """Nothing is lost."""
+    """All fields; reading what was written gives the same record."""
 
     @property
     def columns(self) -> Columns:

@@ -1,8 +1,9 @@
 """RLHFlow: a conversation in which every step is a user turn and every label the assistant's answer.
 
-As the data sets RLHFlow/Mistral-PRM-Data and RLHFlow/Deepseek-PRM-Data (repository RLHFlow/RLHF-Reward-Modeling, folder
-math-rm): `conversations` holds {role, content} records; the first user turn is the question, a space, and the first step;
-the assistant says `+` or `-`. Steps are published without what stood between them.
+This is the format of the data sets RLHFlow/Mistral-PRM-Data and RLHFlow/Deepseek-PRM-Data (repository
+RLHFlow/RLHF-Reward-Modeling, folder math-rm): `conversations` holds {role, content} records; the first user
+turn is the question, a space, and the first step; the assistant says `+` or `-`. Steps are published without
+their separators.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class RLHFlow(QuestionInText):
     """Hard labels as turns of a conversation."""
 
     separator: str = option("\n")
-    """What stands between steps in our records and not in the turns."""
+    """The text between steps, which the turns leave out."""
 
     @property
     def columns(self) -> Columns:
@@ -48,7 +49,8 @@ class RLHFlow(QuestionInText):
         for idx, turn in enumerate(turns):
             if text(turn, "role") != ROLES[idx % 2]:
                 raise ValueError(
-                    f"turn {idx + 1} must be the {ROLES[idx % 2]}'s, user and assistant taking turns; it is {turn['role']!r:.40}"
+                    f"turn {idx + 1} must be the {ROLES[idx % 2]}'s, user and assistant taking turns; "
+                    f"it is {turn['role']!r:.40}"
                 )
         if not turns or len(turns) % 2:
             raise ValueError(

@@ -1,8 +1,9 @@
-"""What the codecs of training texts share: their options, and how they treat the question and the extra columns.
+"""What the text codecs share: their options, and how they treat the question and the extra columns.
 
-`TextCodec` serves formats with one label per step that is written as right or wrong, `QuestionInText` those that write the
-question in front of the first step, `TaggedText` those that also mark the end of each step with a tag.
-Invariant: these classes hold options only; what a row looks like is the business of the codecs that inherit them.
+`TextCodec` serves formats with one label per step that is written as right or wrong, `QuestionInText` those
+that write the question in front of the first step, `TaggedText` those that also mark the end of each step
+with a tag.
+Invariant: these classes hold options only; the codecs that inherit them decide what a row looks like.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class QuestionInText(TextCodec):
     """The question is written in front of the first step."""
 
     first_step: str = option("Step 1:")
-    """The text with which every solution begins, after the question. If it is empty, nothing marks the place (see
-    `layout.split_question`)."""
+    """The text with which every solution begins, after the question. If it is empty, nothing marks the place
+    (see `layout.split_question`)."""
 
     def check_question(self, solution: LabelledSolution) -> None:
         """Raise ValueError if a reader could not tell the question from the first step."""

@@ -1,8 +1,9 @@
 """TRL's stepwise supervision: a prompt, a list of steps, a list of booleans.
 
-As documented for TRL's dataset type "stepwise supervision" and published as trl-lib/math_shepherd and trl-lib/prm800k:
-`prompt`, `completions`, `labels`. Steps are without what stood between them; TRL's trainer put "\\n" after each. Labels of
-numbers are read, never written: TRL's trainer cast them with int(), so 0.9 was 0.
+This is the format of TRL's dataset type "stepwise supervision", published as trl-lib/math_shepherd and
+trl-lib/prm800k: `prompt`, `completions`, `labels`. Steps are published without their separators; TRL's
+trainer put "\\n" after each. Labels that are numbers are read, but never written: TRL's trainer cast them
+with int(), which turned 0.9 into 0.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class TRL(TextCodec):
     """Hard labels as booleans."""
 
     separator: str = option("\n")
-    """What stands between steps in our records and not in the list."""
+    """The text between steps, which the list leaves out."""
 
     @property
     def columns(self) -> Columns:

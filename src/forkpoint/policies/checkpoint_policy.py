@@ -1,8 +1,9 @@
 """What the policies of all engines share: text, pickling, and the requests that need no engine.
 
-An engine is a subclass of `CheckpointPolicy` in a file of its own. It adds `load`, which reads a checkpoint and starts or
-finds what runs it, and `_continue`, which runs it. `load` sets `_origin` to its own arguments.
-Invariant: a policy that was pickled is unpickled as the same policy, or as an error if the checkpoint has changed since.
+An engine is a subclass of `CheckpointPolicy` in a file of its own. It adds `load`, which reads a checkpoint
+and starts or finds what runs it, and `_continue`, which runs it. `load` sets `_origin` to its own arguments.
+Invariant: a policy that was pickled is unpickled as the same policy, or as an error if the checkpoint has
+changed since.
 """
 
 from __future__ import annotations
@@ -27,14 +28,19 @@ ENDED = Completion((), (), (), (), (), "stop")
 class CheckpointPolicy(ABC):
     """A `Policy` whose tokenizer comes from a checkpoint, whatever engine runs the model.
 
-    A loaded policy is pickled as its class, its name and the arguments of its `load`, and unpickled by calling `load` again.
+    A loaded policy is pickled as its class, its name and the arguments of its `load`, and unpickled by
+    calling `load` again. A policy that was made without `load` cannot be pickled.
     """
 
     _WHY_UNPICKLABLE: ClassVar[str]
-    """The end of a sentence that begins with the policy: why it cannot be pickled if it was not loaded, and what to do."""
+    """Why a policy that was not loaded cannot be pickled, and what to do; the sentence begins with the name
+    of the policy."""
 
     def __init__(self, name: str, text: PolicyText) -> None:
-        """A policy that cannot be pickled until `_origin` holds the arguments of `load`."""
+        """A policy called `name`.
+
+        It can be pickled as soon as `load` has set `_origin` to its own arguments.
+        """
         self._name, self._text = name, text
         self._origin: dict[str, Any] | None = None
 
@@ -46,7 +52,7 @@ class CheckpointPolicy(ABC):
 
     @property
     def name(self) -> str:
-        """The name of the checkpoint, a hash of its files and settings (see `checkpoint.fingerprint`), and the engine."""
+        """The name of the checkpoint, a hash of its files and of settings, and the engine."""
         return self._name
 
     @property
@@ -66,7 +72,7 @@ class CheckpointPolicy(ABC):
         return self._text.eos_ids
 
     def encode_question(self, question: str) -> tuple[int, ...]:
-        """The token ids of the prompt: the template, else the chat template, else the question and a line break."""
+        """The token ids of the prompt; see `PolicyText.encode_question`."""
         return self._text.encode_question(question)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -78,9 +84,11 @@ class CheckpointPolicy(ABC):
         return self._text.token_texts(token_ids)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in the same order; a prefix that ends in an end token gets an empty one.
+        """One completion per request, in the same order.
 
-        Raises ValueError, before anything is computed, if a prefix and its `max_tokens` together exceed `max_length`.
+        A prefix that ends in an end token is complete and gets an empty completion.
+        Raises ValueError, before anything is computed, if a prefix and its `max_tokens` together exceed
+        `max_length`.
         """
         self._refuse_too_long(requests)
         is_open = [request.prefix_ids[-1] not in self.eos_ids for request in requests]
@@ -92,7 +100,10 @@ class CheckpointPolicy(ABC):
 
     @abstractmethod
     def _continue(self, requests: Sequence[Request]) -> Sequence[Completion]:
-        """One completion per request, in the same order; there is at least one request, and all fit and are open."""
+        """Run the model: one completion per request, in the same order.
+
+        There is at least one request. All of them fit into the model, and none of the prefixes is complete.
+        """
 
     @abstractmethod
     def reset_cache(self) -> None:
@@ -103,13 +114,16 @@ class CheckpointPolicy(ABC):
         for request in requests:
             if limit is not None and len(request.prefix_ids) + request.max_tokens > limit:
                 raise ValueError(
-                    f"a prefix of {len(request.prefix_ids)} tokens and max_tokens {request.max_tokens} do not fit into "
-                    f"the {limit} positions of {self._name}; shorten one of them"
+                    f"a prefix of {len(request.prefix_ids)} tokens and max_tokens {request.max_tokens} do not "
+                    f"fit into the {limit} positions of {self._name}; shorten one of them"
                 )
 
 
 def torch_dtype(name: str, has_gpu: bool) -> torch.dtype:
-    """The dtype called `name`; `auto` is bfloat16 on a GPU and float32 elsewhere. Raises ValueError on an unknown name."""
+    """The dtype called `name`; `auto` is bfloat16 on a GPU and float32 elsewhere.
+
+    Raises ValueError on an unknown name.
+    """
     check_choice("dtype", name, get_args(Dtype))
     if name == "auto":
         return torch.bfloat16 if has_gpu else torch.float32
@@ -118,12 +132,15 @@ def torch_dtype(name: str, has_gpu: bool) -> torch.dtype:
 
 
 def absolute(path_or_id: str | Path) -> str | Path:
-    """A directory as an absolute path, so that it is found from any working directory; a hub id as it is."""
+    """The absolute path of a directory, which holds in any working directory; a hub id stays as it is."""
     return Path(path_or_id).resolve() if Path(path_or_id).is_dir() else path_or_id
 
 
 def _load_again(cls: Any, name: str, origin: dict[str, Any]) -> Any:
-    """Load the policy called `name` from its origin. Raises ValueError if the checkpoint there is another one by now."""
+    """Load the policy called `name` from its origin.
+
+    Raises ValueError if the checkpoint there is another one by now.
+    """
     shows_bars = logging.is_progress_bar_enabled()
     # the first load showed a bar; those of several processes would be drawn over each other
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -134,6 +151,7 @@ def _load_again(cls: Any, name: str, origin: dict[str, Any]) -> Any:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
     if policy.name != name:
         raise ValueError(
-            f"{origin['path_or_id']} held {name} when it was loaded and holds {policy.name} now; load the policy again"
+            f"{origin['path_or_id']} held {name} when it was loaded and holds {policy.name} now; "
+            "load the policy again"
         )
     return policy

@@ -1,8 +1,9 @@
 """Continue text with a causal language model of transformers, on one device.
 
-Invariant: a completion depends on its request and the model alone; batch size, neighbours and what is cached change its
-cost, and its numbers by rounding only.
-This file loads and checks; `text` tokenizes, `decoding` runs the model. It does not train, and does not split a model over devices.
+Invariant: a completion depends on its request and the model alone. The batch size, the other requests and the
+cache change its cost, and its numbers by rounding only.
+This file loads models; `text` tokenizes, `decoding` runs them. It does not train, and does not split a model
+over devices.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from forkpoint.records import Completion, Request
 
 
 class LocalPolicy(CheckpointPolicy):
-    """A causal language model as a `Policy`; prefixes it has completed before are continued without computing them again.
+    """A causal language model as a `Policy` that reuses the keys and values of prefixes it has seen before.
 
-    Models whose caches are not plain keys and values (sliding windows, hybrids with recurrent states) and models without
-    position ids are served too, but slowly: in batches of equal prefix length, without reuse, and without refilling the batch.
-    Models without `past_key_values` (Mamba) are refused.
-    Whoever trains `model` further must call `reset_cache`, and should not keep the name.
-    A loaded policy is pickled as where it came from and how it was loaded, and loaded again where it is unpickled: what was
-    done to `model` since, and what is cached, is not part of it.
+    Models whose caches are not plain keys and values (sliding windows, hybrids with recurrent states) and
+    models without position ids work too, but slowly: in batches of equal prefix length, without reuse, and
+    without refilling the batch. Models without `past_key_values` (Mamba) are refused.
+    If you train `model` further, call `reset_cache` afterwards, and do not keep the name. A loaded policy is
+    pickled as its origin and options, and loaded again when unpickled: later changes to `model` and the
+    content of the cache are not part of the pickle.
     """
 
     _WHY_UNPICKLABLE = (
@@ -54,12 +55,13 @@ class LocalPolicy(CheckpointPolicy):
         template: str | None = None,
         cache_bytes: int = 1 << 30,
     ) -> None:
-        """A policy from a model and a tokenizer in memory; see `load` for the options."""
+        """A policy made of a model and a tokenizer in memory; see `load` for the options."""
         check_at_least(1, batch_size=batch_size)
         check_at_least(0, cache_bytes=cache_bytes)
         if "past_key_values" not in inspect.signature(model.forward).parameters:
             raise ValueError(
-                f"{type(model).__name__} takes no past_key_values, so its text cannot be continued token by token here"
+                f"{type(model).__name__} takes no past_key_values, "
+                "so its text cannot be continued token by token here"
             )
         ends = eos_ids(model.generation_config, model.config.get_text_config(), tokenizer)
         super().__init__(name, PolicyText(tokenizer, ends, template))
@@ -88,12 +90,14 @@ class LocalPolicy(CheckpointPolicy):
         template: str | None = None,
         cache_bytes: int = 1 << 30,
     ) -> LocalPolicy:
-        """The model in a directory, or of that name on the hub.
+        """Load the model in a directory, or the model of that name on the hub.
 
-        `batch_size` sequences are decoded at a time. `template` is a prompt with `{question}` in it; without one the
-        tokenizer's chat template is used, and without that either, the question and a line break. At most
-        `cache_bytes` hold keys and values of earlier completions for reuse; 0 turns that off.
-        Raises FileNotFoundError where there is no model.
+        `device` is `auto` (the first CUDA device if there is one, else the CPU) or a name that `torch.device`
+        takes; `dtype` `auto` is bfloat16 on a GPU and float32 elsewhere. `batch_size` sequences are decoded
+        at a time. `template` is a prompt with `{question}` in it; the default is the tokenizer's chat
+        template, or the question and a line break if there is none. Up to `cache_bytes` of keys and values of
+        earlier completions are kept for reuse; 0 turns reuse off. Raises FileNotFoundError if there is no
+        model.
         """
         target = device_named(device)
         weights = torch_dtype(dtype, has_gpu=target.type == "cuda")
@@ -117,7 +121,7 @@ class LocalPolicy(CheckpointPolicy):
 
     @property
     def entropy_bound(self) -> Literal["exact"]:
-        """Entropies are those of the whole next-token distribution."""
+        """Always `exact`: entropies are those of the whole next-token distribution."""
         return "exact"
 
     @property
@@ -136,7 +140,7 @@ class LocalPolicy(CheckpointPolicy):
             return self._decoder().decode(requests)
 
     def reset_cache(self) -> None:
-        """Forget all keys and values and give their memory back."""
+        """Forget all keys and values and free their memory."""
         self._rows = self._prefixes = None
 
     def _decoder(self) -> BatchDecoder:

@@ -1,8 +1,9 @@
 """Continue text with vLLM in this process.
 
-Invariant: log-probabilities are the model's own, at temperature 1 and untruncated. Entropies are exact where the whole
-vocabulary is asked for, else one end of the interval that the most probable tokens leave, and the name says which.
-vLLM batches, caches prefixes and splits a model over GPUs; nothing here does.
+Invariant: log-probabilities are those of the model, at temperature 1 and untruncated. Entropies are exact if
+the whole vocabulary is asked for, else one end of the interval that the most probable tokens leave open; the
+name says which. vLLM batches requests, caches prefixes and splits a model over GPUs; this file does none of
+that itself.
 """
 
 from __future__ import annotations
@@ -24,17 +25,18 @@ from forkpoint.policies.truncated import BOUNDS, Bound, completion_from_top
 from forkpoint.records import Completion, Request
 
 ALL = -1
-"""As `top_logprobs`: the whole vocabulary."""
+"""The value of `top_logprobs` that stands for the whole vocabulary."""
 LONGEST = 1 << 20
-"""Tokens of models that name no limit."""
+"""The limit of tokens for models that name none."""
 
 
 class VLLMPolicy(CheckpointPolicy):
     """A causal language model that vLLM runs, as a `Policy`.
 
-    Equal seeds give equal samples in whatever batch, on the same kind of device and up to rounding; other samples than those of
-    `LocalPolicy`. Temperatures between 0 and 0.01 are taken as 0.01.
-    The engine starts at the first request: a process that only hands work to others leaves the GPUs to them.
+    Equal seeds give equal samples in any batch, on the same kind of device and up to rounding; they are not
+    the samples of `LocalPolicy`. vLLM raises temperatures between 0 and 0.01 to 0.01.
+    The engine starts with the first request, so that a process that only hands work to others leaves the GPUs
+    to them.
     """
 
     _WHY_UNPICKLABLE = "was made of a running engine and cannot be pickled; use VLLMPolicy.load"
@@ -49,18 +51,18 @@ class VLLMPolicy(CheckpointPolicy):
         top_logprobs: int = 20,
         entropy_bound: Bound = "lower",
     ) -> None:
-        """A policy whose engine `start` starts at the first request; see `load` for the options.
+        """A policy that calls `start` for its engine at the first request; see `load` for the options.
 
-        The engine has to take `max_length` tokens, and to return raw log-probabilities, at least `top_logprobs` of them.
+        The engine has to accept `max_length` tokens and to return at least `top_logprobs` raw
+        log-probabilities.
         """
         _check_entropies(top_logprobs, entropy_bound, checkpoint.vocab_size)
         super().__init__(name, checkpoint.text)
         self._start, self._checkpoint = start, checkpoint
         self._llm: LLM | None = None
         self._max_length, self._top_logprobs, self._bound = max_length, top_logprobs, entropy_bound
-        self._stop_ids = sorted(
-            token_id for token_id in self.eos_ids if token_id < checkpoint.vocab_size
-        )  # vLLM refuses others
+        # vLLM refuses ids outside the vocabulary
+        self._stop_ids = sorted(token_id for token_id in self.eos_ids if token_id < checkpoint.vocab_size)
 
     @classmethod
     def load(
@@ -79,13 +81,15 @@ class VLLMPolicy(CheckpointPolicy):
     ) -> VLLMPolicy:
         """The model in a directory, or of that name on the hub.
 
-        `dtype` and `template` are as for `LocalPolicy`. Entropies come from the `top_logprobs` most probable tokens of
-        a position, and are the lower or upper bound on what these leave possible; -1 asks for the whole vocabulary, which is
-        exact, and slow where that is large. `max_length` limits prompt and completion to fewer tokens than the model's positions.
-        The model is split over `tensor_parallel` GPUs and takes `gpu_memory_utilization` of the memory of each, keys and
-        values included; these get `cache_bytes` instead where that is given, and without a GPU 1 GiB. Prefixes are reused in
-        blocks of `block_size` tokens: 32 without a GPU, where vLLM takes its multiples only, else vLLM's choice.
-        Raises FileNotFoundError where there is no model.
+        `dtype` and `template` are as for `LocalPolicy.load`. Entropies are the lower or the upper bound on
+        what is possible given the `top_logprobs` most probable tokens of a position; -1 asks for the whole
+        vocabulary, which makes them exact, and is slow if the vocabulary is large. `max_length` limits prompt
+        and completion to fewer tokens than the model has positions. The model is split over `tensor_parallel`
+        GPUs and takes the share `gpu_memory_utilization` of the memory of each, keys and values included.
+        `cache_bytes`, if given, is the memory of keys and values instead; without a GPU it is 1 GiB by
+        default. Prefixes are reused in blocks of `block_size` tokens; the default is 32 without a GPU (vLLM
+        then accepts multiples of 32 only), else the choice of vLLM.
+        Raises FileNotFoundError if there is no model.
         """
         is_cpu = current_platform.is_cpu()
         weights = torch_dtype(dtype, has_gpu=not is_cpu)
@@ -95,17 +99,18 @@ class VLLMPolicy(CheckpointPolicy):
         start = partial(
             LLM,
             str(path_or_id),
-            skip_tokenizer_init=True,  # text is this package's business
+            skip_tokenizer_init=True,  # this package tokenizes
             dtype=weights,
             logprobs_mode="raw_logprobs",
-            max_logprobs=ALL,  # as many as are asked for
+            max_logprobs=ALL,  # a request may ask for any number
             max_model_len=length,
             tensor_parallel_size=tensor_parallel,
             gpu_memory_utilization=gpu_memory_utilization,
             kv_cache_memory_bytes=1 << 30 if is_cpu and cache_bytes is None else cache_bytes,
             block_size=32 if is_cpu and block_size is None else block_size,
             enable_prefix_caching=True,
-            enable_chunked_prefill=not is_cpu,  # seeded samples of a torn prompt fail there: CPU generators cannot be set back
+            # on a CPU, seeded samples of a prompt in chunks fail: CPU generators cannot be set back
+            enable_chunked_prefill=not is_cpu,
             enforce_eager=is_cpu,
         )
         settings = "exact" if top_logprobs == ALL else f"top{top_logprobs}-{entropy_bound}"
@@ -129,7 +134,7 @@ class VLLMPolicy(CheckpointPolicy):
 
     @property
     def entropy_bound(self) -> Literal["exact"] | Bound:
-        """Whether entropies are exact, or which end of the interval they are."""
+        """Whether entropies are exact, or the lower or upper ends of their intervals."""
         return "exact" if self._top_logprobs == ALL else self._bound
 
     @property
@@ -148,7 +153,7 @@ class VLLMPolicy(CheckpointPolicy):
         ]
 
     def reset_cache(self) -> None:
-        """Forget all prefixes."""
+        """Forget all prefixes, once the engine has been started."""
         if self._llm is not None:
             self._llm.reset_prefix_cache()
 
@@ -162,11 +167,11 @@ class VLLMPolicy(CheckpointPolicy):
             max_tokens=request.max_tokens,
             temperature=request.temperature,
             top_p=request.top_p,
-            seed=random_key(request.seed) & (2**63 - 1),  # -1 would mean none
+            seed=random_key(request.seed) & (2**63 - 1),  # -1 would mean no seed
             logprobs=self._top_logprobs,
             flat_logprobs=True,
             stop_token_ids=self._stop_ids,
-            ignore_eos=True,  # these end tokens and no others
+            ignore_eos=True,  # only `stop_token_ids` end a completion
             detokenize=False,
         )
 
@@ -179,9 +184,8 @@ class VLLMPolicy(CheckpointPolicy):
         spans = [slice(*span) for span in zip(found.start_indices, found.end_indices, strict=True)]
         return completion_from_top(
             sample.token_ids,
-            [
-                dict(zip(found.token_ids[span], found.logprobs[span], strict=True)) for span in spans
-            ],  # the token taken comes twice
+            # the taken token may come twice
+            [dict(zip(found.token_ids[span], found.logprobs[span], strict=True)) for span in spans],
             sample.finish_reason,
             vocab_size=vocab_size,
             num_top=vocab_size if self._top_logprobs == ALL else self._top_logprobs,

@@ -1,7 +1,8 @@
-"""Searches whose solutions are read when they are whole: samples, the leaves of an EDU tree, or a tree and then samples.
+"""Searches whose solutions the PRM reads when they are complete: samples, leaves of an EDU tree, or both.
 
-Invariant: samples and leaves are those that `rollouts.sample` and `tree.grow_trees` give with the same settings, whatever PRM
-reads them; a PRM decides only how many samples there are, and a problem's do not depend on those searched beside it.
+Invariant: samples and leaves are those that `solutions.sample` and `trees.grow` give with the same settings,
+whatever PRM reads them. A PRM only decides how many samples there are, and the problems of one call do not
+affect each other.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from forkpoint.trees.grow import TreeConfig, grow_trees
 
 
 class Gathering:
-    """The solutions of one problem, as they come in."""
+    """The solutions of one problem that were found so far."""
 
     def __init__(self, policy: Policy, problem: Problem) -> None:
         self.problem = problem
@@ -44,7 +45,7 @@ class Gathering:
 def search_samples(
     policy: Policy, problems: Sequence[Problem], guide: Guide, config: SearchConfig
 ) -> list[SearchResult]:
-    """N samples per problem with their step scores, steps cut as the PRM's are."""
+    """N samples per problem, with the scores of their steps; steps are cut as the PRM expects."""
     gatherings = [Gathering(policy, problem) for problem in problems]
     _draw(policy, gatherings, guide, config, config.num_samples)
     return [gathering.result() for gathering in gatherings]
@@ -62,7 +63,10 @@ def search_tree(
 def search_adaptive(
     policy: Policy, problems: Sequence[Problem], guide: Guide, config: SearchConfig
 ) -> list[SearchResult]:
-    """An EDU tree of up to N leaves; then samples, `draw` at a time and N at most, until the vote's winner has `enough` of it."""
+    """An EDU tree of up to N leaves, then up to N samples until the vote is clear.
+
+    Samples are drawn `draw` at a time; the vote is clear when its winner has the share `enough`.
+    """
     gatherings = [Gathering(policy, problem) for problem in problems]
     _grow(policy, gatherings, guide, config)
     how = config.aggregate or guide.prm_format.aggregate
@@ -125,7 +129,7 @@ class Arrivals:
         return [_draft(path, guide) for path in self.paths]
 
     def found(self, drafts: Sequence[Draft], ends: Sequence[End]) -> list[Found]:
-        """The solutions with the scores that the readings hold by now, and with what the grader says of their ends."""
+        """The solutions with the scores from the readings, and with the verdicts of the grader."""
         scores = self.gathering.readings.scores
         return [
             Found(
