@@ -57,18 +57,25 @@ class CheckpointPolicy(ABC):
 
     @property
     @abstractmethod
-    def entropy_bound(self) -> EntropyBound: ...
+    def entropy_bound(self) -> EntropyBound:
+        """Whether entropies are exact, or which bound of them is reported.
+
+        A part of `name` tells these apart.
+        """
 
     @property
     @abstractmethod
-    def max_length(self) -> int | None: ...
+    def max_length(self) -> int | None:
+        """The most tokens of prompt and completion together; None if there is no limit."""
 
     @property
     @abstractmethod
-    def num_parameters(self) -> int | None: ...
+    def num_parameters(self) -> int | None:
+        """The number of weights of the model; None if it is unknown."""
 
     @property
     def eos_ids(self) -> frozenset[int]:
+        """The tokens that end a completion."""
         return self._text.eos_ids
 
     def encode_question(self, question: str) -> tuple[int, ...]:
@@ -107,15 +114,16 @@ class CheckpointPolicy(ABC):
 
     @abstractmethod
     def reset_cache(self) -> None:
-        """Forget what earlier calls left behind."""
+        """Forget what earlier calls left behind; costs and rounding errors then are those of a new policy."""
 
     def _refuse_too_long(self, requests: Sequence[Request]) -> None:
         limit = self.max_length
         for request in requests:
-            if limit is not None and len(request.prefix_ids) + request.max_tokens > limit:
+            num_prefix, num_new = len(request.prefix_ids), request.max_tokens
+            if limit is not None and num_prefix + num_new > limit:
                 raise ValueError(
-                    f"a prefix of {len(request.prefix_ids)} tokens and max_tokens {request.max_tokens} do not "
-                    f"fit into the {limit} positions of {self._name}; shorten one of them"
+                    f"a prefix of {num_prefix} tokens and max_tokens {num_new} do not fit into "
+                    f"the {limit} positions of {self._name}; shorten one of them"
                 )
 
 

@@ -250,7 +250,7 @@ class BatchDecoder:
         width = max(longest, self._max_length()) if self._active else longest
         self._rows.fit(self._num_rows, width, first_row)
 
-        # 2. Compute each distinct prefix in a row of its own: load what is cached, run the model over the rest.
+        # 2. Compute each distinct prefix in its row: load what is cached, run the model over the rest.
         self._prefixes.load(
             self._rows, {first_row + idx: prefill.match for idx, prefill in enumerate(prefills)}
         )
