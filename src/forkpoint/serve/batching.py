@@ -146,7 +146,7 @@ class Batcher:
             return bool(self._queue) or not self._is_stopping
 
     def _next_batch(self) -> list[_Entry]:
-        """The first solutions of the queue that fit into a batch; those that the PRM cannot read are settled."""
+        """The first solutions of the queue that fit into a batch; unreadable ones are settled on the way."""
         batch: list[_Entry] = []
         num_tokens = 0
         while len(batch) < self._config.batch_items:
