@@ -30,7 +30,7 @@ _PUNCTUATION = (":", "=", ",", "so")
 
 
 class LabStory(Protocol):
-    """A problem of the lab, of any family: a diary with entries that count and distractors, and its solution."""
+    """A problem of the lab, of any family: a diary with distractors among its entries, and its solution."""
 
     @property
     def start(self) -> Any:
@@ -106,7 +106,7 @@ def step_at(offset: int, steps: Sequence[str]) -> int:
 
 
 def _line_error(story: LabStory, right_line: str, line: str) -> tuple[int, ErrorKind] | None:
-    """Offset and kind of the first difference between a line and the right one; it may end with a full stop."""
+    """Offset and kind of the first difference between a line and the right one; a full stop may end it."""
     right, words = _WORD.findall(right_line), list(_WORD.finditer(line))
     found = [word.group() for word in words]
     num_right = num_shared(right, found)
