@@ -20,11 +20,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.omega_records import BisectConfig
 from forkpoint.labels.rollouts import RolloutPlan
-from forkpoint.labels.run import LABELS, label_problems, relabel
+from forkpoint.labels.run import label_problems, relabel
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.policies.scripted import END
 from forkpoint.records import Problem

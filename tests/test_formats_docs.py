@@ -1,4 +1,4 @@
-"""What docs/formats.md says: the example prints what it says, and every format and option is in it."""
+"""docs/formats.md is right: its example prints what it says, and every format and option has a row."""
 
 from __future__ import annotations
 

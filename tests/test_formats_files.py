@@ -1,4 +1,4 @@
-"""Formats in files: names and options are checked at once, rows stream, a file is complete or was never there."""
+"""Formats in files: options are checked at once, rows stream, a file is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ SOLUTIONS = [solution([f"a{idx}\n", "b"], [1.0, 0.0], f"q{idx}", is_correct=Fals
 
 
 def test_importing_formats_loads_no_heavy_package() -> None:
-    code = "import sys, forkpoint.formats; print([name for name in ('torch', 'datasets', 'pyarrow') if name in sys.modules])"
+    code = (
+        "import sys, forkpoint.formats; "
+        "print([name for name in ('torch', 'datasets', 'pyarrow') if name in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -60,7 +63,8 @@ def test_names_lists_what_can_be_read_and_what_can_be_written() -> None:
             "write",
             "prm800k",
             {},
-            "format 'prm800k' can be read, not written; choose from forkpoint, math-shepherd, .*processbench$",
+            "format 'prm800k' can be read, not written; "
+            "choose from forkpoint, math-shepherd, .*processbench$",
         ),
         (
             "read",

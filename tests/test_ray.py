@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 
 from forkpoint.errors import RunError
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.lab.problem_set import lab_problems
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.rollouts import RolloutPlan
-from forkpoint.labels.run import LABELS, label_problems
+from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy, load_policy
 from forkpoint.records import Problem
 from forkpoint.runs.parcel import forget_policy, parcel_of

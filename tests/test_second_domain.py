@@ -18,13 +18,13 @@ import pytest
 from checkpoints import make_checkpoint
 from forkpoint.cli import app
 from forkpoint.evaluation.run import EvaluateConfig, Evaluation, evaluate_policy
-from forkpoint.formats.labels_file import read_labelled
+from forkpoint.formats.labels_file import LABELS, read_labelled
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
 from forkpoint.lab.shuffle import Shuffle, State
 from forkpoint.lab.story import DAYS, answer_line
 from forkpoint.labels.config import LabelConfig
-from forkpoint.labels.run import LABELS, label_problems
+from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import PRMFormat

@@ -1,4 +1,4 @@
-"""The served interface against its own OpenAPI: whatever is sent, the answer is one that it declares, and never a server error."""
+"""The server keeps to its own OpenAPI description: every answer is declared, and none is a server error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from test_serve import running
 
 
 def test_every_answer_is_one_that_the_interface_declares(tmp_path: Path) -> None:
-    """All checks and phases of schemathesis; no solution is too long for the PRM, which OpenAPI could not say."""
+    """All checks of schemathesis; no solution is too long for the PRM, a limit OpenAPI cannot express."""
     prm = load_prm(make_prm(tmp_path / "prm", PRMFormat(tag="#", max_length=1 << 20)))
     with running(prm, ServeConfig(batch_wait_s=0), token="s3cret") as (client, _):
         command = [

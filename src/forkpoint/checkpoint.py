@@ -13,12 +13,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+Device = Literal["auto", "cpu", "cuda"]
+"""Where a model runs; `auto` is the first CUDA device if there is one, else the CPU."""
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""The type of a model's weights; `auto` is bfloat16 on a GPU and float32 elsewhere."""
 WEIGHT_BYTES = 1 << 24
 NUM_PARTS = 256
 TOKENIZERS_AS_SAVED = ("TokenizersBackend", "PreTrainedTokenizerFast")

@@ -6,7 +6,6 @@ Exit status: 0 done; 1 done in part (the message says what is owed); 2 bad input
 from __future__ import annotations
 
 import sys
-from typing import Literal
 
 from cyclopts import App, Parameter
 
@@ -24,8 +23,6 @@ app = App(
 
 Flat = Parameter(name="*")
 """The fields of a configuration are flags of their own."""
-Device = Literal["auto", "cpu", "cuda"]
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def main(argv: list[str] | None = None) -> None:

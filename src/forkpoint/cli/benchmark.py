@@ -10,7 +10,8 @@ from cyclopts import App, Parameter
 from rich.table import Table
 
 from forkpoint import formats
-from forkpoint.cli.app import Device, Flat, app
+from forkpoint.checkpoint import Device
+from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import err_console, out_console, quiet_libraries
 from forkpoint.prm_benchmarks.best_of_n import BestOfNConfig
 from forkpoint.prm_benchmarks.best_of_n import best_of_n as measure_best_of_n

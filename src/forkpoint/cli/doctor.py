@@ -14,7 +14,8 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
-from forkpoint.cli.app import Device, app
+from forkpoint.checkpoint import Device
+from forkpoint.cli.app import app
 from forkpoint.cli.console import out_console, quiet_libraries
 from forkpoint.doctor.data import examine_data
 from forkpoint.doctor.finding import Finding, Severity

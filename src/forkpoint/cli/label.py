@@ -12,10 +12,11 @@ from rich.table import Table
 from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import SearchProgress, err_console, out_console, quiet_libraries
 from forkpoint.cli.steering import steering_of
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.rollouts import RolloutPlan
-from forkpoint.labels.run import LABELS, label_problems, relabel
+from forkpoint.labels.run import label_problems, relabel
 from forkpoint.labels.values import PlanName, product_named
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.prms.config import FamilyConfig

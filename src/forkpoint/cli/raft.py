@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from forkpoint.cli.app import Device, Dtype, Flat, app
+from forkpoint.checkpoint import Device, Dtype
+from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import TrainProgress, print_raft, quiet_libraries, say
 from forkpoint.experiments.raft import raft
 from forkpoint.experiments.raft_config import RaftConfig

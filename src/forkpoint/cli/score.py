@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from forkpoint.cli.app import Device, Flat, app
+from forkpoint.checkpoint import Device
+from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import out_console, quiet_libraries
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.prms.score_file import read_solutions, score_rows, write_lines

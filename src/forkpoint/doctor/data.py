@@ -16,11 +16,12 @@ from forkpoint.doctor.data_format import recognise_format
 from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.overlap import TestSet, find_overlaps, known_test_sets, read_test_set
 from forkpoint.errors import LayoutError, TooLongError
-from forkpoint.formats import FORMATS, parse_options
+from forkpoint.formats import FORMATS, names, parse_options
 from forkpoint.formats.containers import read_rows
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.records import LabelledSolution
 
-HARD_ONLY = ("math-shepherd", "rlhflow", "trl", "processbench")
+HARD_ONLY = tuple(name for name in names("write") if not FORMATS[name].has_soft_labels)
 """Formats whose labels are right or wrong, with nothing in between."""
 ENOUGH = 20
 """Fewest solutions of several steps from which the order of labels is judged."""
@@ -70,7 +71,7 @@ def examine_data(
 
 def read_data(source: str, format_name: str | None = None, assignments: Sequence[str] = ()) -> DataFile:
     """Read the solutions of a file, and the reasons why other rows cannot be read."""
-    path = str(Path(source) / "labels.jsonl") if Path(source).is_dir() else source
+    path = str(Path(source) / LABELS) if Path(source).is_dir() else source
     rows = read_rows(path)
     if format_name is None:
         try:

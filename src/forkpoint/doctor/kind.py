@@ -12,6 +12,7 @@ from typing import Literal
 
 from forkpoint.errors import LayoutError
 from forkpoint.formats.containers import HUB, SUFFIXES
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.policies import SHIPPED
 
 Kind = Literal["prm", "data", "policy"]
@@ -24,7 +25,7 @@ def kind_of(path_or_id: str) -> Kind:
     Raises FileNotFoundError if there is nothing, ValueError if it is none of the three.
     """
     path = Path(path_or_id)
-    if path_or_id.startswith(HUB) or path.suffix in SUFFIXES or (path / "labels.jsonl").is_file():
+    if path_or_id.startswith(HUB) or path.suffix in SUFFIXES or (path / LABELS).is_file():
         return "data"
     if path_or_id in SHIPPED:
         return "policy"

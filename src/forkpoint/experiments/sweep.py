@@ -22,8 +22,9 @@ from forkpoint.content_key import content_key
 from forkpoint.estimates import Estimate, bootstrap, bootstrap_seeds
 from forkpoint.evaluation.metrics import Attempts, curve
 from forkpoint.evaluation.run import EvaluateConfig, Evaluator, Sampler
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.labels.config import LabelConfig
-from forkpoint.labels.run import LABELS, label_format, relabel
+from forkpoint.labels.run import label_format, relabel
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Policy, Problem

@@ -1,4 +1,7 @@
-"""One cell of a row, checked: every message says which column, what it must hold and what it holds."""
+"""Read one cell of a row and check its type.
+
+Messages name the column, what it must hold and what it holds.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import Any
 
 
 def cell(row: Mapping[str, Any], column: str) -> Any:
-    """Raises ValueError where there is no such column."""
+    """The cell of any type. Raises ValueError if there is no such column."""
     if column not in row:
         raise ValueError(f"there is no column {column!r}; there are {', '.join(map(str, row)) or 'none'}")
     return row[column]

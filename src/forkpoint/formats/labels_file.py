@@ -1,7 +1,7 @@
 """Step-labelled data on disk: one labelled solution per line of JSON.
 
-Invariant: reading what was written gives the same records, floats included; a line that cannot be read is an error that
-names the line, never skipped.
+Invariant: reading what was written gives the same records, floats included. A line that cannot be read is an
+error that names the line; no line is skipped.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from pathlib import Path
 
 from forkpoint.records import Label, LabelledSolution
 
+LABELS = "labels.jsonl"
+"""The name of the file of labels in the directory of a run."""
 LABEL_FIELDS = tuple(field.name for field in fields(Label))
 
 
 def write_labelled(path: Path, solutions: Iterable[LabelledSolution]) -> int:
-    """Write all solutions, replacing the file at once when the last is written; return how many."""
+    """Write all solutions and return how many there are.
+
+    The file appears, or replaces an older one, when it is complete.
+    """
     partial = path.with_name(path.name + ".partial")
     count = 0
     with partial.open("w", encoding="utf-8") as file:
@@ -41,13 +46,13 @@ def read_labelled(path: Path) -> Iterator[LabelledSolution]:
 
 
 def labels_digest(path: Path) -> str:
-    """A hash of the bytes that `read_labelled` reads."""
+    """A hash of the file that `read_labelled` reads."""
     with _file_of(path).open("rb") as file:
         return hashlib.file_digest(file, "blake2b").hexdigest()[:32]
 
 
 def _file_of(path: Path) -> Path:
-    path = path / "labels.jsonl" if path.is_dir() else path
+    path = path / LABELS if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(
             f"there are no labels at {path}; make them with `forkpoint label ... --out DIR`"
@@ -56,7 +61,7 @@ def _file_of(path: Path) -> Path:
 
 
 def _row(solution: LabelledSolution) -> dict[str, object]:
-    """`asdict`, several times as fast."""
+    """The same as `asdict`, several times as fast."""
     labels = [{name: getattr(label, name) for name in LABEL_FIELDS} for label in solution.labels]
     return {
         "problem_id": solution.problem_id,

@@ -13,8 +13,8 @@ from typing import Any
 
 from forkpoint.checkpoint import fingerprint
 from forkpoint.errors import RunError
-from forkpoint.formats.labels_file import labels_digest, read_labelled
-from forkpoint.labels.run import LABELS, label_config_of
+from forkpoint.formats.labels_file import LABELS, labels_digest, read_labelled
+from forkpoint.labels.run import label_config_of
 from forkpoint.labels.values import OUTCOME, PRODUCTS, canonical_value
 from forkpoint.runs import Run
 from forkpoint.runs.run import CONFIG

@@ -14,7 +14,7 @@ from typing import Any
 
 from forkpoint.content_key import content_key
 from forkpoint.errors import RunError
-from forkpoint.formats.labels_file import write_labelled
+from forkpoint.formats.labels_file import LABELS, write_labelled
 from forkpoint.labels.bisect import BisectPlan, bisect_labels, search_problems
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.leaves import Leaves
@@ -36,7 +36,6 @@ from forkpoint.steps import AnchorRule, calibrate_tau
 from forkpoint.trees.grow import TreeConfig
 from forkpoint.trees.steer import Steering
 
-LABELS = "labels.jsonl"
 LABEL_CONFIG = "label_config.json"
 PROBLEMS_AT_A_TIME = 1024
 """Whose solutions are held in memory while their prefixes are rolled out: enough to keep many workers busy."""

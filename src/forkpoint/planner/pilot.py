@@ -15,10 +15,10 @@ import numpy as np
 
 from forkpoint.errors import RunError
 from forkpoint.estimates import Estimate, bootstrap
-from forkpoint.formats.labels_file import read_labelled
+from forkpoint.formats.labels_file import LABELS, read_labelled
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.rollouts import step_prefixes
-from forkpoint.labels.run import LABELS, anchor_rule
+from forkpoint.labels.run import anchor_rule
 from forkpoint.planner.volume import ProblemSet, scaled
 from forkpoint.records import Cost
 from forkpoint.runs import Run

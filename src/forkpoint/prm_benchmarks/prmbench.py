@@ -36,13 +36,14 @@ from forkpoint.checks import check_within
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Floats
 from forkpoint.formats.cells import items, text
-from forkpoint.formats.codec import Row, texts_of
+from forkpoint.formats.codec import texts_of
 from forkpoint.formats.containers import read_rows
 from forkpoint.formats.layout import separated
 from forkpoint.prm_benchmarks.resampling import Resamples, ratio, sums_by
 from forkpoint.prm_benchmarks.results import write_results
 from forkpoint.prm_benchmarks.scoring import score_solutions
 from forkpoint.records import Scorer
+from forkpoint.row_files import Row
 from forkpoint.runs import LocalExecutor
 from forkpoint.runs.work import Executor
 
