@@ -20,11 +20,11 @@ from forkpoint.labels.leaves import final_label, tally_label
 from forkpoint.labels.omega import OmegaSearch
 from forkpoint.labels.omega_records import BisectConfig, GradedPath
 from forkpoint.labels.rollout_store import Prefix, RolloutStore
+from forkpoint.policies.context import fits_context
 from forkpoint.records import LabelledSolution, Policy, Problem
 from forkpoint.runs import Run
 from forkpoint.runs.work import Executor
 from forkpoint.solutions.sample import RolloutConfig
-from forkpoint.solutions.work import fits_context
 
 SEARCHES_AT_A_TIME = 512
 """Problems whose rollouts are held in memory, tokens and all: enough to fill the batches of a few GPUs."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from forkpoint.content_key import content_key
 from forkpoint.grading.ends import graded
+from forkpoint.policies.context import room_after
 from forkpoint.records import Cost, Policy, Problem, Rollout
 from forkpoint.runs import Run, complete
 from forkpoint.runs.work import Executor
@@ -71,15 +72,8 @@ class RolloutWork:
         starts = [
             self._policy.encode_question(prefix.problem.question) + prefix.token_ids for prefix, _ in items
         ]
-        most = self._policy.max_length
         limits = [
-            max(
-                1,
-                min(
-                    self._config.max_tokens - len(prefix.token_ids),
-                    (most or len(start) + self._config.max_tokens) - len(start),
-                ),
-            )
+            max(1, room_after(self._policy, start, self._config.max_tokens - len(prefix.token_ids)))
             for (prefix, _), start in zip(items, starts, strict=True)
         ]
         sampled = sample(self._policy, starts, self._config, limits, [span for _, span in items])

@@ -17,7 +17,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from forkpoint.records import Policy
 from forkpoint.select import AGGREGATES, SHARPNESS, Aggregate
 
 SearchKind = Literal["samples", "tree", "adaptive", "beam", "dvts"]
@@ -100,11 +99,3 @@ class SearchConfig:
     def num_kept(self) -> int:
         """N/M: partial solutions that beam keeps, and subtrees of dvts."""
         return self.num_samples // self.branching
-
-    def room(self, policy: Policy, num_prompt_tokens: int) -> int:
-        """Tokens that a solution may have after a prompt."""
-        return (
-            self.max_tokens
-            if policy.max_length is None
-            else min(self.max_tokens, policy.max_length - num_prompt_tokens)
-        )

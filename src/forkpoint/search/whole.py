@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from forkpoint.grading.ends import graded
 from forkpoint.labels.leaves import leaf_shares
+from forkpoint.policies.context import room_after
 from forkpoint.records import Completion, Cost, Policy, Problem
 from forkpoint.search.config import SearchConfig
 from forkpoint.search.guide import Draft, Guide, Readings
@@ -99,7 +100,11 @@ def _draw(
     prompts = [gathering.prompt_ids for gathering in gatherings]
     spans = [range(gathering.num_samples, gathering.num_samples + num) for gathering in gatherings]
     sampled = sample(
-        policy, prompts, rollouts, [config.room(policy, len(prompt_ids)) for prompt_ids in prompts], spans
+        policy,
+        prompts,
+        rollouts,
+        [room_after(policy, prompt_ids, config.max_tokens) for prompt_ids in prompts],
+        spans,
     )
     for gathering in gatherings:
         gathering.num_samples += num

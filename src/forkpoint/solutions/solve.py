@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from forkpoint.grading.ends import graded
+from forkpoint.policies.context import room_after
 from forkpoint.records import Cost, Policy, Problem, Tree
 from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome, paths_of
 from forkpoint.solutions.sample import RolloutConfig, sample
@@ -55,11 +56,8 @@ def solve_by_sampling(
 ) -> list[SampleOutcome]:
     """Independent samples of every prompt. ValueError where a prompt does not fit the policy's context."""
     prompts = [policy.encode_question(problem.question) for problem in problems]
-    room = [
-        config.max_tokens if policy.max_length is None else policy.max_length - len(prompt)
-        for prompt in prompts
-    ]
-    sampled = sample(policy, prompts, config, [min(config.max_tokens, tokens) for tokens in room])
+    limits = [room_after(policy, prompt, config.max_tokens) for prompt in prompts]
+    sampled = sample(policy, prompts, config, limits)
     paths = [paths_of(policy, completions) for completions, _ in sampled]
     ends = graded(problems, [[path.text for path in its_paths] for its_paths in paths])
     return [

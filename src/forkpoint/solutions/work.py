@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from forkpoint.content_key import content_key
+from forkpoint.policies.context import fits_context
 from forkpoint.records import Policy, Problem
 from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome
 from forkpoint.solutions.sample import RolloutConfig
@@ -61,11 +62,6 @@ class SampleWork:
 def outcome_of(row: dict[str, Any]) -> TreeOutcome | SampleOutcome:
     """The outcome in a journal row."""
     return TreeOutcome.from_row(row) if row["kind"] == "tree" else SampleOutcome.from_row(row)
-
-
-def fits_context(policy: Policy, problem: Problem) -> bool:
-    """Whether the policy's context leaves room for at least one token after the prompt."""
-    return policy.max_length is None or len(policy.encode_question(problem.question)) < policy.max_length
 
 
 def _solved(policy: Policy, problems: Sequence[Problem], solve: Any) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from forkpoint.policies.context import room_after
 from forkpoint.records import Branch, Completion, Cost, Policy, Request, Tree
 from forkpoint.steps import AnchorRule
 
@@ -156,13 +157,12 @@ def grow_trees(
 
 
 def _fitting(config: TreeConfig, policy: Policy, prompt_ids: tuple[int, ...]) -> TreeConfig:
-    if policy.max_length is None or len(prompt_ids) + config.max_tokens <= policy.max_length:
-        return config
-    if len(prompt_ids) >= policy.max_length:
+    room = room_after(policy, prompt_ids, config.max_tokens)
+    if room == 0:
         raise ValueError(
             f"a prompt of {len(prompt_ids)} tokens leaves no room in the policy's context of {policy.max_length}"
         )
-    return replace(config, max_tokens=policy.max_length - len(prompt_ids))
+    return config if room == config.max_tokens else replace(config, max_tokens=room)
 
 
 class TreeGrower:
