@@ -19,6 +19,7 @@ import pytest
 from checkpoints import make_checkpoint
 from forkpoint.formats.labels_file import write_labelled
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy
@@ -80,7 +81,7 @@ def label(base: Path, out: Path) -> None:
         TreeConfig(max_tokens=8),
         LabelConfig(),
         executor,
-        plan=plan,
+        Sampling(plan),
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from forkpoint.planner.commands import Arguments, Planner, Work
+from forkpoint.planner.commands import Arguments, Planner, Workload
 from forkpoint.planner.hardware import BYTES_TRAINING, HardwareConfig, ModelSize
 from forkpoint.planner.pilot import Pilot
 from forkpoint.planner.recipe import Recipe, Stage
@@ -80,14 +80,14 @@ def estimate_recipe(
             continue
         command, arguments = parse(stage.command[1:])
         try:
-            work = planner.work(
+            workload = planner.workload(
                 command, arguments, [recipe.problems[name] for name in stage.problems], pilots.get(stage.name)
             )
-            if work.training is not None and work.trains == "prm":
-                prm_dtype = work.training.dtype
-            if work != Work():
+            if workload.training is not None and workload.trains == "prm":
+                prm_dtype = workload.training.dtype
+            if workload != Workload():
                 estimates.append(
-                    estimate_stage(stage, work, recipe.models, hardware, WEIGHT_BYTES[prm_dtype])
+                    estimate_stage(stage, workload, recipe.models, hardware, WEIGHT_BYTES[prm_dtype])
                 )
         except ValueError as error:
             raise ValueError(f"stage {stage.name}: {error}") from None
@@ -95,15 +95,19 @@ def estimate_recipe(
 
 
 def estimate_stage(
-    stage: Stage, work: Work, models: Mapping[str, ModelSize], hardware: HardwareConfig, prm_weight_bytes: int
+    stage: Stage,
+    workload: Workload,
+    models: Mapping[str, ModelSize],
+    hardware: HardwareConfig,
+    prm_weight_bytes: int,
 ) -> StageEstimate:
     """One stage, on the hardware's GPU; a PRM that it reads with has `prm_weight_bytes` per weight."""
     flops = sampling_s = reading_s = training_s = 0.0
     needs: list[tuple[str, float, int]] = []
-    if work.sampled.sampled_tokens:
+    if workload.sampled.sampled_tokens:
         policy = _model(models, "policy")
-        replica_size = work.replica_size or hardware.replica_size(policy)
-        num_sampling = work.sampling_gpus or max(1, stage.num_gpus - (work.read_tokens > 0))
+        replica_size = workload.replica_size or hardware.replica_size(policy)
+        num_sampling = workload.sampling_gpus or max(1, stage.num_gpus - (workload.read_tokens > 0))
         if num_sampling > stage.num_gpus:
             raise ValueError(
                 f"the command line samples on {num_sampling} GPUs, and the stage holds {stage.num_gpus}"
@@ -111,33 +115,37 @@ def estimate_stage(
         flops += (
             2
             * policy.parameters
-            * (work.sampled.prompt_tokens - work.sampled.reused_tokens + work.sampled.sampled_tokens)
+            * (
+                workload.sampled.prompt_tokens
+                - workload.sampled.reused_tokens
+                + workload.sampled.sampled_tokens
+            )
         )
-        sampling_s = hardware.sampling_s(work.sampled, policy, num_sampling, replica_size)
+        sampling_s = hardware.sampling_s(workload.sampled, policy, num_sampling, replica_size)
         needs.append(("the policy's weights", policy.sampling_bytes, min(replica_size, num_sampling)))
-    if work.read_tokens:
+    if workload.read_tokens:
         prm = _model(models, "prm")
-        flops += 2 * prm.parameters * work.read_tokens
-        reading_s = hardware.computing_s(2 * prm.parameters * work.read_tokens, 1)
+        flops += 2 * prm.parameters * workload.read_tokens
+        reading_s = hardware.computing_s(2 * prm.parameters * workload.read_tokens, 1)
         needs.append(("the PRM's weights", prm_weight_bytes * prm.parameters, 1))
-    if work.training is not None:
-        model = _model(models, work.trains)
-        num_training = stage.num_gpus if stage.launcher and work.trains == "prm" else 1
-        is_lora = work.training.lora_rank > 0
-        training_flops = (4 if is_lora else 6) * model.parameters * work.trained_tokens
+    if workload.training is not None:
+        model = _model(models, workload.trains)
+        num_training = stage.num_gpus if stage.launcher and workload.trains == "prm" else 1
+        is_lora = workload.training.lora_rank > 0
+        training_flops = (4 if is_lora else 6) * model.parameters * workload.trained_tokens
         flops += training_flops
         training_s = hardware.computing_s(training_flops, num_training)
-        num_bytes = WEIGHT_BYTES[work.training.dtype] if is_lora else BYTES_TRAINING
+        num_bytes = WEIGHT_BYTES[workload.training.dtype] if is_lora else BYTES_TRAINING
         needs.append(
             (f"training at {num_bytes} bytes per weight", num_bytes * model.parameters, num_training)
         )
     return StageEstimate(
         name=stage.name,
         num_gpus=stage.num_gpus,
-        sampled=work.sampled,
-        is_measured=work.is_measured,
-        read_tokens=work.read_tokens,
-        trained_tokens=work.trained_tokens,
+        sampled=workload.sampled,
+        is_measured=workload.is_measured,
+        read_tokens=workload.read_tokens,
+        trained_tokens=workload.trained_tokens,
         flops=flops,
         sampling_hours=sampling_s / SECONDS_PER_HOUR,
         reading_hours=reading_s / SECONDS_PER_HOUR,

@@ -17,8 +17,9 @@ from forkpoint.errors import RunError
 from forkpoint.estimates import Estimate, bootstrap
 from forkpoint.formats.labels_file import read_labelled
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaf_plan import anchor_rule
 from forkpoint.labels.rollouts import step_prefixes
-from forkpoint.labels.run import LABELS, anchor_rule
+from forkpoint.labels.run import LABELS
 from forkpoint.planner.volume import ProblemSet, scaled
 from forkpoint.records import Cost
 from forkpoint.runs import Run

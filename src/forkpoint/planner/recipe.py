@@ -34,7 +34,7 @@ from forkpoint.planner.hardware import GPUKind, ModelSize
 from forkpoint.planner.volume import ProblemSet
 
 T = TypeVar("T")
-Value = str | list[str]
+Setting = str | list[str]
 NAME = re.compile(r"\{(\w+)\}")
 
 
@@ -95,7 +95,7 @@ def read_recipe(path: Path, out: Path, settings: Sequence[str] = ()) -> Recipe:
 
 
 def _variables(
-    path: Path, out: Path, declared: Mapping[str, Value], settings: Sequence[str]
+    path: Path, out: Path, declared: Mapping[str, Setting], settings: Sequence[str]
 ) -> dict[str, list[str]]:
     given: dict[str, str] = {}
     for setting in settings:

@@ -18,10 +18,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from forkpoint.evaluation.run import EvaluateConfig
 from forkpoint.experiments.raft_config import RaftConfig
+from forkpoint.labels.bisect import BisectPlan
+from forkpoint.labels.leaf_plan import LeafPlan
 from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.plan import Plan
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.records import Cost
 from forkpoint.training.config import TrainConfig
@@ -51,6 +55,31 @@ class ProblemSet:
     def distinct(self, num_solutions: float, is_tree: bool) -> float:
         """D: solutions' worth of tokens that are not shared."""
         return 1 + (num_solutions - 1) * (1 - self.fork_share) if is_tree else num_solutions
+
+
+@dataclass(frozen=True, slots=True)
+class Labelling:
+    """What labelling every problem of a set takes, and what it leaves for training."""
+
+    cost: Cost
+    num_solutions: float
+    """Solutions per problem."""
+    num_rollouts: int | None = None
+    """Completions of every prefix; None if no prefixes are completed, or some less often than others."""
+
+
+def labelling(problems: ProblemSet, plan: Plan[Any], num_leaves: int) -> Labelling:
+    """The work of a plan; `num_leaves` is the size of a tree, if the plan grows any. TypeError for an unknown plan."""
+    match plan:
+        case LeafPlan():
+            return Labelling(tree_cost(problems, num_leaves), num_leaves)
+        case RolloutPlan():
+            num_solutions = num_leaves if plan.grows_trees else plan.num_solutions
+            num_rollouts = None if plan.stop_early else plan.num_rollouts
+            return Labelling(rollouts_cost(problems, plan, num_leaves), num_solutions, num_rollouts)
+        case BisectPlan():
+            return Labelling(bisect_cost(problems, plan.search), bisect_solutions(problems, plan.search))
+    raise TypeError(f"the cost of the plan {plan.name} is unknown")
 
 
 def _total(
@@ -92,7 +121,7 @@ def tree_cost(problems: ProblemSet, num_leaves: int) -> Cost:
 
 def rollouts_cost(problems: ProblemSet, plan: RolloutPlan, num_leaves: int) -> Cost:
     """Solutions, and rollouts of their prefixes; a prefix is computed once for all of its rollouts, apart from its solution."""
-    prompt, solution, is_tree = problems.prompt_tokens, problems.solution_tokens, plan.source == "tree"
+    prompt, solution, is_tree = problems.prompt_tokens, problems.solution_tokens, plan.grows_trees
     num_solutions = num_leaves if is_tree else plan.num_solutions
     solutions = tree_cost(problems, num_leaves) if is_tree else samples_cost(problems, num_solutions)
     num_lines, num_inner = problems.distinct(num_solutions, is_tree), max(0.0, problems.steps - 1)
