@@ -64,7 +64,7 @@ def test_what_is_pruned_is_journaled_and_counted(tmp_path: Path) -> None:
 
 def test_a_run_is_of_one_search_and_one_scorer(tmp_path: Path) -> None:
     label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", TREE, SOFT, QUIET, STEERED)
-    other = replace(P_EDU, search=SteeringConfig(prune_below=0.3))
+    other = replace(P_EDU, config=SteeringConfig(prune_below=0.3))
     with pytest.raises(ConfigDiffers, match=r"steering.search.prune_below: 0.2 there, 0.3 here"):
         label_problems(
             PROBLEMS,

@@ -179,7 +179,7 @@ def evaluate_policy(
     `threshold_problems` (lab problems that share nothing with `problems`) choose the first-error threshold; without them
     first errors are not measured. `steering` prunes or chooses the forks of EDU trees; gold answers may not.
     """
-    if steering is not None and steering.search.is_gold:
+    if steering is not None and steering.config.is_gold:
         raise ValueError(
             "a search by outcomes reads the gold answers: fit to label, unfit to evaluate; choose value prm or confidence"
         )

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from forkpoint.records import Rollout
 
-Cut = Literal["newline", "even"]
+BisectSegmentation = Literal["newline", "even"]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class BisectConfig:
     """L of eq. 2, in tokens."""
     c_puct: float = 0.125
     """Weight of the preference for states that were seldom selected (eq. 3); 0 turns it off."""
-    segmentation: Cut = "newline"
+    segmentation: BisectSegmentation = "newline"
     """Where a bisection may cut: newline (every line is a step; our default) or even (equal runs of tokens; section 4.2)."""
     num_pieces: int = 16
     """With even cuts, the pieces that a solution of average length is cut into (section 4.2); ours: the average is that of the
@@ -45,9 +45,9 @@ class BisectConfig:
                 raise ValueError(f"{name} must be in (0, 1]; {number} was given")
         if not 0 <= self.c_puct < math.inf:
             raise ValueError(f"c_puct must be finite and 0 or above; {self.c_puct} was given")
-        if self.segmentation not in get_args(Cut):
+        if self.segmentation not in get_args(BisectSegmentation):
             raise ValueError(
-                f"segmentation {self.segmentation!r} is unknown here; choose from {', '.join(get_args(Cut))}"
+                f"segmentation {self.segmentation!r} is unknown here; choose from {', '.join(get_args(BisectSegmentation))}"
             )
 
 

@@ -27,9 +27,7 @@ def solve_by_tree(
     if steering is None:
         grown = grow_trees(policy, [policy.encode_question(problem.question) for problem in problems], config)
         return _graded_trees(policy, problems, grown)
-    found = steer_trees(
-        policy, problems, config, steering.search, steering.scorer, steering.prm_format, steering.count_tokens
-    )
+    found = steer_trees(policy, problems, config, steering)
     outcomes = _graded_trees(policy, problems, [(item.tree, item.cost) for item in found])
     return [
         replace(outcome, scoring=item.scoring, num_pruned=item.num_pruned)

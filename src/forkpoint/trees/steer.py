@@ -83,7 +83,7 @@ class SteeringConfig:
 class Steering:
     """A search, and the PRM that it reads."""
 
-    search: SteeringConfig
+    config: SteeringConfig
     scorer: Scorer | None = None
     prm_format: PRMFormat | None = None
     """How the PRM's steps are cut; None: at line ends."""
@@ -92,9 +92,9 @@ class Steering:
 
     def identity(self) -> dict[str, Any]:
         """What trees depend on besides the policy, the problem and the tree's configuration."""
-        scorer = self.scorer.name if self.scorer and self.search.needs_scorer else None
+        scorer = self.scorer.name if self.scorer and self.config.needs_scorer else None
         prm_format = asdict(self.prm_format) if self.prm_format and scorer else None
-        return {"search": asdict(self.search), "scorer": scorer, "prm_format": prm_format}
+        return {"search": asdict(self.config), "scorer": scorer, "prm_format": prm_format}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +118,7 @@ def steer_trees(
     policy: Policy,
     problems: Sequence[Problem],
     config: TreeConfig,
-    search: SteeringConfig,
-    scorer: Scorer | None = None,
-    prm_format: PRMFormat | None = None,
-    count_tokens: CountTokens | None = None,
+    steering: Steering,
     on_wave: Callable[[int], None] | None = None,
 ) -> list[SteeredTree]:
     """One tree per problem; they grow side by side, one leaf each per wave, and what a wave grew is scored in one call.
@@ -134,16 +131,19 @@ def steer_trees(
     few, too many or outside [0, 1], and where a prompt leaves no room in the policy's context; and whatever the scorer
     raises for a solution that it cannot read.
     """
+    search, scorer = steering.config, steering.scorer
     if search.needs_scorer and scorer is None:
         raise ValueError(
             "pruning, and mcts with value 'prm', need a scorer; give one, or choose prune_below 0 and another value"
         )
-    prm_format = prm_format or PRMFormat()
+    prm_format = steering.prm_format or PRMFormat()
     if search.prune_below > 0 and prm_format.segmentation == "solution":
         raise ValueError(
             "a scorer of whole solutions has no score for the steps before a fork; choose prune_below 0, or a PRM of steps"
         )
-    judge = _Judge(problems, search, scorer if search.needs_scorer else None, prm_format, count_tokens)
+    judge = _Judge(
+        problems, search, scorer if search.needs_scorer else None, prm_format, steering.count_tokens
+    )
     frontiers = [_JudgedFrontier(_chooser(config, search), search.prune_below) for _ in problems]
     prompts = [policy.encode_question(problem.question) for problem in problems]
     growers = [
