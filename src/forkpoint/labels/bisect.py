@@ -1,9 +1,10 @@
 """The plan `bisect`: OmegaPRM's search for first errors, over many problems at once (arXiv 2406.06592; see `omega.py`).
 
-Every problem's search asks for one prefix at a time; what those under way ask for is rolled out together, and when one is done
-the next problem's begins. The rollouts are journaled, and a search that was stopped is fed from the journal up to where it was.
+The search of a problem asks for one prefix at a time. The prefixes that all running searches ask for are rolled out
+together, and when a search is done, that of the next problem begins. The rollouts are journaled; a search that was
+interrupted is fed from the journal until it is back where it stopped.
 Invariant: when a search is done, one row holds the problem's solutions with the outcomes of every step whose prefix was
-evaluated; labels of any value are derived from these.
+evaluated; labels of any value are derived from these rows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from itertools import takewhile
 from typing import Any, ClassVar
 
+from forkpoint.checks import check_above, check_within
 from forkpoint.content_key import content_key
 from forkpoint.labels.cases import RolledOutSolution
 from forkpoint.labels.config import LabelConfig
@@ -29,7 +31,7 @@ from forkpoint.solutions.sample import RolloutConfig
 from forkpoint.steps import AnchorRule
 
 SEARCHES_AT_A_TIME = 512
-"""Problems whose rollouts are held in memory, tokens and all: enough to fill the batches of a few GPUs."""
+"""Problems whose rollouts are held in memory with their tokens: enough to fill the batches of a few GPUs."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +45,13 @@ class BisectPlan:
 
     search: BisectConfig = field(default_factory=BisectConfig)
     rollout_temperature: float = 1.0
-    """Of the rollouts (not stated in arXiv 2406.06592); 1.0 makes outcomes samples of the policy itself."""
+    """Temperature of the rollouts (not stated in arXiv 2406.06592); at 1.0 outcomes are samples of the policy itself."""
     rollout_top_p: float = 1.0
+    """Probability mass of the tokens that rollouts are sampled from."""
 
     def __post_init__(self) -> None:
-        if self.rollout_temperature <= 0:
-            raise ValueError(
-                f"rollout_temperature must be above 0: rollouts at 0 are all the same; {self.rollout_temperature} was given"
-            )
-        if not 0 < self.rollout_top_p <= 1:
-            raise ValueError(f"rollout_top_p must be in (0, 1]; {self.rollout_top_p} was given")
+        check_above(0, rollout_temperature=self.rollout_temperature)  # at 0 all rollouts are the same
+        check_within("(0, 1]", rollout_top_p=self.rollout_top_p)
 
     def rollouts(self, max_tokens: int, seed: int) -> RolloutConfig:
         """How rollouts are drawn."""
@@ -61,7 +60,7 @@ class BisectPlan:
         )
 
     def identity(self, labels: LabelConfig, rule: AnchorRule) -> dict[str, Any]:
-        """What the rows of a run depend on; neither the labels nor the rule of trees."""
+        """What the rows of a run depend on: the search and its rollouts, neither `labels` nor `rule`."""
         return self._settings()
 
     def _settings(self) -> dict[str, Any]:
@@ -124,7 +123,7 @@ class BisectPlan:
     ) -> Iterator[LabelledSolution]:
         """Every solution, each step labelled from all rollouts of its prefix, whatever `num_rollouts` is.
 
-        ValueError if the steps are asked for otherwise than they were searched.
+        ValueError if the steps are asked for in another segmentation than they were searched in.
         """
         if (
             config.segmentation not in (run.config["segmentation"], "newline")
@@ -141,7 +140,7 @@ class BisectPlan:
 def _advance(
     stage: LabelStage, searches: Sequence[tuple[Problem, OmegaSearch]], config: RolloutConfig
 ) -> None:
-    """Roll out what the searches need next, all together, and feed it to them."""
+    """Roll out the prefixes that the searches need next, all together, and feed them."""
     asked = [(problem, search, need) for problem, search in searches for need in search.needs()]
     items = [
         (Prefix(problem, need.prefix_ids, "".join(need.prefix_texts)), range(need.num_rollouts))

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
+from forkpoint.checks import check_above, check_at_least, check_choice, check_within
 from forkpoint.labels.cases import RolledOutSolution
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.leaves import tally_label
@@ -42,40 +43,41 @@ class RolloutPlan:
     source: SolutionSource = "samples"
     """Where the solutions come from: independent samples, or the leaves of an EDU tree."""
     num_solutions: int = 8
-    """Sampled per problem (15 in arXiv 2412.11006)."""
+    """Solutions sampled per problem (15 in arXiv 2412.11006)."""
     solution_temperature: float = 0.7
-    """0.7 in arXiv 2412.11006."""
+    """Temperature at which solutions are sampled (0.7 in arXiv 2412.11006)."""
     num_rollouts: int = 16
-    """k: completions of every prefix (16 in arXiv 2412.11006). Asking for more later samples only what is missing."""
+    """Completions of every prefix, k (16 in arXiv 2412.11006). Asking for more later samples only the missing ones."""
     rollout_temperature: float = 1.0
-    """1.0 in arXiv 2412.11006, and what makes outcomes samples of the policy itself."""
+    """Temperature of the completions (1.0 in arXiv 2412.11006, at which outcomes are samples of the policy itself)."""
     rollout_top_p: float = 1.0
+    """Probability mass of the tokens that completions are sampled from."""
     stop_early: bool = False
-    """Complete a prefix no further once the interval of its label is at most `max_width` wide: for the value hit that is
-    once a completion was right. Labels of other values cannot then be derived from the run (of hit), or are slightly biased."""
+    """Complete a prefix no further once the interval of its label is at most `max_width` wide; for the value hit, once a
+    completion is right. Such a run gives no other labels if the value is hit, and none of hit if it is another; labels
+    of the other values are then slightly biased."""
     max_width: float = 0.3
-    """Of the 95 % interval of the label, in [0, 1); used with `stop_early`."""
+    """Width of a label's 95 % interval, in [0, 1), at which `stop_early` stops."""
     round_size: int = 4
-    """With `stop_early`: completions between two looks."""
+    """Completions that `stop_early` draws of a prefix before it looks at the interval again."""
 
     def __post_init__(self) -> None:
-        if self.source not in ("samples", "tree"):
-            raise ValueError(f"source {self.source!r} is unknown; choose from samples, tree")
-        for name in ("num_solutions", "num_rollouts", "round_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; {getattr(self, name)} was given")
-        for name in ("solution_temperature", "rollout_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(
-                    f"{name} must be above 0: completions at 0 are all the same; {getattr(self, name)} was given"
-                )
-        if not 0 < self.rollout_top_p <= 1:
-            raise ValueError(f"rollout_top_p must be in (0, 1]; {self.rollout_top_p} was given")
-        if not 0 <= self.max_width < 1:
-            raise ValueError(f"max_width must be in [0, 1); {self.max_width} was given")
+        check_choice("source", self.source, SOLUTION_SOURCES)
+        check_at_least(
+            1,
+            num_solutions=self.num_solutions,
+            num_rollouts=self.num_rollouts,
+            round_size=self.round_size,
+        )
+        # at 0 all completions of a prefix are the same
+        check_above(
+            0, solution_temperature=self.solution_temperature, rollout_temperature=self.rollout_temperature
+        )
+        check_within("(0, 1]", rollout_top_p=self.rollout_top_p)
+        check_within("[0, 1)", max_width=self.max_width)
 
     def solutions(self, max_tokens: int, seed: int) -> RolloutConfig:
-        """How solutions are sampled, where they are."""
+        """How solutions are sampled, unless they come from trees."""
         return RolloutConfig(self.num_solutions, self.solution_temperature, 1.0, max_tokens, seed)
 
     def rollouts(self, max_tokens: int, seed: int) -> RolloutConfig:
@@ -122,9 +124,9 @@ class RolloutPlan:
         return replace(solved, num_rollouts=self.num_rollouts, num_rollouts_saved=num_saved)
 
     def _complete(self, stage: LabelStage, outcomes: Sequence[SampleOutcome | TreeOutcome]) -> int:
-        """Complete every distinct prefix of the solutions as often as the plan says, the requests of all problems together.
+        """Complete every distinct prefix of the solutions as often as the plan says, those of all problems together.
 
-        Returns how many completions early stopping made unnecessary.
+        Returns the number of completions that early stopping made unnecessary.
         """
         store, config = stage.store, self.rollouts(stage.tree.max_tokens, stage.sampling.seed)
         prefixes = list(
@@ -148,7 +150,7 @@ class RolloutPlan:
         return sum(max(0, self.num_rollouts - len(store.outcomes(prefix))) for prefix in prefixes)
 
     def _next_span(self, spans: Sequence[range], level: int) -> range:
-        """The samples of a prefix to draw in round `level`; if the run has drawn that round (`spans`), the same ones."""
+        """The samples of a prefix that round `level` draws; `spans` are the rounds that the run has drawn before."""
         if level < len(spans):
             return spans[level]
         start = spans[level - 1].stop if level else 0
@@ -187,8 +189,8 @@ class RolloutPlan:
     ) -> Iterator[LabelledSolution]:
         """The solutions with a label per step, from the first `num_rollouts` completions of each prefix (None: all).
 
-        ValueError if the run's steps were cut otherwise, if early stopping has biased the value, or if a prefix has
-        fewer completions than asked for.
+        ValueError if the run's steps were cut in another way, if early stopping has biased the value, or if a prefix
+        has fewer completions than asked for.
         """
         _refuse_other_cuts(run, config)
         _refuse_biased_values(run, config)
@@ -201,7 +203,7 @@ class RolloutPlan:
 def step_prefixes(
     outcome: SampleOutcome | TreeOutcome, labels: LabelConfig, rule: AnchorRule
 ) -> Iterator[Prefix]:
-    """The prefixes of a problem's solutions that end with a step which is not the last."""
+    """The prefixes of a problem's solutions that end with a step, except the whole solutions."""
     for idx in range(len(outcome.ends)):
         path = outcome.path(idx)
         for end in path.steps(labels.segmentation, rule)[1][:-1]:

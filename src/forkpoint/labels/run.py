@@ -1,4 +1,4 @@
-"""The label stage: problems -> outcomes (EDU trees, rollouts, bisection) -> step labels, in a run that survives being killed.
+"""The label stage: problems -> outcomes (EDU trees, rollouts, bisection) -> step labels, in a run that can be continued.
 
 Invariant: the journal holds solutions and verdicts, never labels; `labels.jsonl` is derived from it and can be derived
 again with another value, weighting or segmentation without the policy (`relabel`).
@@ -51,20 +51,20 @@ class LabelSummary:
     num_skipped: int
     """Problems whose prompt does not fit the policy's context."""
     num_solutions: int
-    """Leaves of trees, or samples."""
+    """Solutions sampled: leaves of trees, or samples."""
     num_correct: int
     num_ungradable: int
-    """Solutions that could not be graded; they count as wrong. (Not counted by bisection.)"""
+    """Solutions that could not be graded and count as wrong; always 0 for bisection, which does not count them."""
     num_labels: int
     num_rollouts: int
-    """Completions of prefixes, graded."""
+    """Graded completions of prefixes."""
     num_rollouts_saved: int
     """Completions that early stopping made unnecessary."""
     tau: float
     cost: Cost
-    """The policy's."""
+    """What the policy computed."""
     num_pruned: int = 0
-    """Anchors closed unforked for their score (P-EDU)."""
+    """Anchors that were never forked because of their score (P-EDU)."""
     num_prm_tokens: int = 0
     """Tokens that a PRM read to steer trees."""
 
@@ -139,8 +139,9 @@ def write_labels(
     path: Path | None = None,
     cases: Iterable[Any] | None = None,
 ) -> int:
-    """Derive labels from the run's outcomes into `path` (None: the run's `labels.jsonl`); return the number of step labels.
+    """Derive labels from the run's outcomes into `path` (None: the run's `labels.jsonl`).
 
+    Returns the number of step labels.
     `cases`, if they have been read already, are what the run's plan gives for `keys`.
     """
     num_labels = 0
@@ -166,18 +167,21 @@ def derive_labels(
     num_rollouts: int | None = None,
     cases: Iterable[Any] | None = None,
 ) -> Iterator[LabelledSolution]:
-    """Every solution of the run (or of the rows `keys`), cut into steps, each labelled; `cases` as in `write_labels`."""
+    """Every solution of the run (or of its rows `keys`), cut into labelled steps; `cases` as in `write_labels`."""
     plan = PLANS[run.config["plan"]]
     return plan.labels(run, plan.cases(run, keys) if cases is None else cases, config, num_rollouts)
 
 
 def label_config_of(path: Path) -> Path:
-    """Where the configuration of a file of labels is, or would be."""
+    """The path of the configuration of a file of labels, whether or not it exists."""
     return path.parent / LABEL_CONFIG if path.name == LABELS else path.with_suffix("." + LABEL_CONFIG)
 
 
 def label_format(labels: Path, prm_format: PRMFormat) -> PRMFormat:
-    """The format with the segmentation that labels (a run directory or a file) have; unchanged where nothing says so."""
+    """`prm_format` with the segmentation of the labels at `labels`, a run directory or a file.
+
+    The format is unchanged if the labels have no configuration beside them.
+    """
     path = label_config_of(labels / LABELS if labels.is_dir() else labels)
     if not path.is_file():
         return prm_format
@@ -187,7 +191,7 @@ def label_format(labels: Path, prm_format: PRMFormat) -> PRMFormat:
 
 
 def resolve_tau(policy: Policy, problems: Sequence[Problem], config: TreeConfig) -> TreeConfig:
-    """The configuration with tau calibrated on greedy solutions of `problems`, where it asks for that."""
+    """The configuration with tau calibrated on greedy solutions of `problems`, if it has `anchors_per_solution`."""
     if config.anchors_per_solution is None:
         return config
     prompts = [policy.encode_question(problem.question) for problem in problems]
