@@ -494,9 +494,9 @@ def test_a_scorer_of_whole_solutions_can_value_leaves_but_not_prune() -> None:
         ({"value": "gold"}, "prm, confidence, outcome"),
         ({"aggregate": "max"}, "last, min, prod, mean"),
         ({"prior": "flat"}, "policy, uniform"),
-        ({"prune_below": -0.1}, "prune_below must be finite and 0 or above; -0.1"),
-        ({"exploration": math.inf}, "exploration must be finite"),
-        ({"exploration": math.nan}, "exploration must be finite"),
+        ({"prune_below": -0.1}, "prune_below must be at least 0; -0.1"),
+        ({"exploration": math.inf}, "exploration must be at least 0; inf"),
+        ({"exploration": math.nan}, "exploration must be at least 0; nan"),
     ],
 )
 def test_impossible_searches_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -1,10 +1,12 @@
-"""The plan `bisect`: OmegaPRM's search for first errors, over many problems at once (arXiv 2406.06592; see `omega.py`).
+"""The plan `bisect`: OmegaPRM's search for first errors (arXiv 2406.06592), over many problems at once.
 
-The search of a problem asks for one prefix at a time. The prefixes that all running searches ask for are rolled out
-together, and when a search is done, that of the next problem begins. The rollouts are journaled; a search that was
-interrupted is fed from the journal until it is back where it stopped.
-Invariant: when a search is done, one row holds the problem's solutions with the outcomes of every step whose prefix was
-evaluated; labels of any value are derived from these rows.
+The search of one problem is in `omega.py`.
+
+The search of a problem asks for one prefix at a time. The prefixes that all running searches ask for are
+rolled out together, and when a search is done, that of the next problem begins. The rollouts are journaled; a
+search that was interrupted is fed from the journal until it is back where it stopped.
+Invariant: when a search is done, one row holds the problem's solutions with the outcomes of every step whose
+prefix was evaluated; labels of any value are derived from these rows.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class BisectPlan:
 
     search: BisectConfig = field(default_factory=BisectConfig)
     rollout_temperature: float = 1.0
-    """Temperature of the rollouts (not stated in arXiv 2406.06592); at 1.0 outcomes are samples of the policy itself."""
+    """Temperature of the rollouts (not stated in arXiv 2406.06592); at 1.0 outcomes are samples of the policy
+    itself."""
     rollout_top_p: float = 1.0
     """Probability mass of the tokens that rollouts are sampled from."""
 

@@ -16,11 +16,12 @@ class RolledOutSolution:
     problem: Problem
     steps: tuple[str, ...]
     outcomes: tuple[tuple[bool, ...], ...]
-    """Per step except the last, whose outcome is `is_correct`; at least one outcome each once the run is complete."""
+    """Per step except the last, whose outcome is `is_correct`; at least one outcome each once the run is
+    complete."""
     is_correct: bool
 
     def labelled(self, config: LabelConfig, num_rollouts: int | None = None) -> LabelledSolution:
-        """The solution with a label per step, from the first `num_rollouts` outcomes of each prefix (None: all).
+        """The solution with a label per step, from the first `num_rollouts` outcomes of each prefix (or all).
 
         With the value `outcome` the solution is one step.
         """

@@ -15,15 +15,17 @@ class LabelConfig:
     """Which labels are derived from the outcomes of a run."""
 
     value: str = "mean"
-    """How the outcomes below a step become one number: mean (EDU-PRM, Math-Shepherd soft), hit (1 if any is right;
-    Math-Shepherd hard), er (ER-PRM, with eta; or er:ETA), outcome (ORM: the whole solution is one step). The names of the
-    methods are accepted too."""
+    """How the outcomes below a step become one number: mean (EDU-PRM, Math-Shepherd soft), hit (1 if any is
+    right; Math-Shepherd hard), er (ER-PRM, with eta; or er:ETA), outcome (ORM: the whole solution is one
+    step). The names of the methods are accepted too."""
     eta: float | None = None
     """The eta of the value er; 2 if it is not given."""
     weighting: Weighting = "uniform"
-    """Whether leaves of a tree count once each (uniform), or by their renormalised branch probabilities (policy)."""
+    """Whether leaves of a tree count once each (uniform), or by their renormalised branch probabilities
+    (policy)."""
     segmentation: Segmentation = "newline"
-    """How solutions are cut into steps: into lines (newline), before entropy anchors (entropy), or not at all (solution)."""
+    """How solutions are cut into steps: into lines (newline), before entropy anchors (entropy), or not at all
+    (solution)."""
 
     def __post_init__(self) -> None:
         canonical_value(self.value)
@@ -31,7 +33,10 @@ class LabelConfig:
         check_choice("segmentation", self.segmentation, SEGMENTATIONS)
 
     def check(self) -> None:
-        """Raise ValueError if eta is given for a value that has none. Call it before anything is sampled or written."""
+        """Raise ValueError if eta is given for a value that has none.
+
+        Call it before anything is sampled or written.
+        """
         canonical_value(self.value, self.eta)
 
     @property
@@ -46,5 +51,8 @@ class LabelConfig:
 
     @property
     def step_value(self) -> Value:
-        """How outcomes become one number. Whole solutions are labelled with their own outcome and do not use it."""
+        """How outcomes become one number.
+
+        Whole solutions are labelled with their own outcome and do not use it.
+        """
         return value_named("mean") if self.canonical_value == OUTCOME else value_named(self.value, self.eta)

@@ -1,4 +1,4 @@
-"""The plan `leaves` of a run: one EDU tree per problem, and labels from the leaves below each step (see `leaves.py`)."""
+"""The plan `leaves`: one EDU tree per problem, labels from the leaves below each step (see `leaves.py`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from forkpoint.steps import AnchorRule
 
 @dataclass(frozen=True)
 class LeafPlan:
-    """The plan of EDU-PRM (arXiv 2503.22233): a step is worth what the leaves of the tree below it are worth."""
+    """The plan of EDU-PRM (arXiv 2503.22233): a step is worth what the leaves below it are worth."""
 
     name: ClassVar[PlanName] = "leaves"
     grows_trees: ClassVar[bool] = True
@@ -43,13 +43,13 @@ class LeafPlan:
     def labels(
         self, run: Run, cases: Iterable[TreeOutcome], config: LabelConfig, num_rollouts: int | None = None
     ) -> Iterator[LabelledSolution]:
-        """Every leaf of every tree, each step labelled; trees have no rollouts that `num_rollouts` could limit."""
+        """Every leaf of every tree, each step labelled; `num_rollouts` is ignored."""
         for outcome in cases:
             yield from labelled_solutions(outcome, config, anchor_rule(run))
 
 
 def anchor_rule(run: Run) -> AnchorRule:
-    """The rule by which the run's trees were grown, or its steps were cut; the default rule if neither was done."""
+    """The anchor rule of the run's trees or of its steps; the default rule if it has neither."""
     if "tree" in run.config:
         tree = run.config["tree"]
         return AnchorRule(tree["tau"], tree["min_gap"], tree["symbols"])

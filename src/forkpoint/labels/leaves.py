@@ -1,11 +1,13 @@
 """Labels from the leaves of one EDU tree: a step is worth what the leaves that share its prefix are worth.
 
-A label is a plan (where the outcomes under a step come from) and a value (the number that sums them up, `values.py`).
-Invariant: a label is a function of recorded outcomes and weights alone, so any label can be derived again without the
-policy; and it carries its evidence: counts, effective size, and a 95 % interval.
-Weights: `uniform` counts every leaf once; `policy` weighs a leaf by the product, over the forks between the prefix and
-the leaf, of the probability of the branch that the leaf takes, renormalised over the two branches that were explored.
-Neither is the policy's own distribution over completions: the leaves are greedy between forks.
+A label is a plan (where the outcomes under a step come from) and a value (the number that sums them up,
+`values.py`).
+Invariant: a label is a function of recorded outcomes and weights alone, so any label can be derived again
+without the policy; and it carries its evidence: counts, effective size, and a 95 % interval.
+Weights: `uniform` counts every leaf once; `policy` weighs a leaf by the product, over the forks between the
+prefix and the leaf, of the probability of the branch that the leaf takes, renormalised over the two branches
+that were explored. Neither is the policy's own distribution over completions: the leaves are greedy between
+forks.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ Z_95 = 1.959963984540054
 
 
 def wilson_interval(share: float, size: float) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share seen in `size` (possibly effective) trials; both in [0, 1]."""
+    """The 95 % Wilson score interval, in [0, 1], of a share in `size` trials (or effective trials)."""
     if size <= 0:
         return 0.0, 1.0
     shrink = 1 + Z_95**2 / size
@@ -95,21 +97,21 @@ class Leaves:
 
 
 def leaf_shares(tree: Tree, num_leaves: int | None = None) -> list[float]:
-    """The policy weight of each leaf: the product, over the forks of its path, of the probability of the branch it takes.
+    """The policy weight of each leaf: the product of the probabilities of the branches that its path takes.
 
-    Probabilities are renormalised over the two branches of a fork, so weights lie in [0, 1] and sum to 1. With
-    `num_leaves`, the weights are those of the smaller tree that has only the first `num_leaves` leaves.
+    Probabilities are renormalised over the two branches of a fork, so weights lie in [0, 1] and sum to 1.
+    With `num_leaves`, the weights are those of the smaller tree that has only the first `num_leaves` leaves.
     """
     return [_share(taken, 0) for taken in _choices(replace(tree, branches=tree.branches[:num_leaves]))]
 
 
 def _share(taken: Sequence[tuple[int, float]], num_tokens: int) -> float:
-    """The product over a leaf's forks after its first `num_tokens` tokens; `taken` is an item of `_choices`."""
+    """The weight of a leaf from its forks after `num_tokens` tokens; `taken` is an item of `_choices`."""
     return math.exp(sum(log for position, log in taken if position >= num_tokens))
 
 
 def _choices(tree: Tree) -> list[list[tuple[int, float]]]:
-    """Per leaf, the forks on its path: each one's position, and the log of the taken branch's renormalised probability."""
+    """Per leaf, the forks on its path: position, and log of the taken branch's renormalised probability."""
     children: dict[int, list[int]] = {}
     for branch_idx, branch in enumerate(tree.branches):
         if branch.parent_idx is not None:

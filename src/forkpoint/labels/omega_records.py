@@ -1,6 +1,7 @@
 """The configuration, the questions and the results of an OmegaPRM search (arXiv 2406.06592; see `omega.py`).
 
-Invariant: every record is immutable and holds plain Python values only; positions count a solution's tokens after the prompt.
+Invariant: every record is immutable and holds plain Python values only; positions count a solution's tokens
+after the prompt.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ BisectSegmentation = Literal["newline", "even"]
 
 @dataclass(frozen=True)
 class BisectConfig:
-    """How a tree is searched. Defaults are the paper's (section 4, "Data Generation") unless a field says otherwise."""
+    """How a tree is searched.
+
+    Defaults are the paper's (section 4, "Data Generation") unless a field says otherwise.
+    """
 
     num_rollouts: int = 8
-    """Rollouts of every evaluated prefix, k; at least 2, since the value of one is 0 or 1 and nothing would be searched."""
+    """Rollouts of every evaluated prefix, k; at least 2, since the value of one is 0 or 1 and nothing would
+    be searched."""
     max_searches: int = 100
     """Binary searches per problem at most; 0 evaluates the bare question only."""
     alpha: float = 0.5
@@ -31,10 +36,12 @@ class BisectConfig:
     c_puct: float = 0.125
     """Weight of the preference for states that were seldom selected (eq. 3); 0 turns it off."""
     segmentation: BisectSegmentation = "newline"
-    """Where a bisection may cut: newline (every line is a step; our default) or even (equal runs of tokens; section 4.2)."""
+    """Where a bisection may cut: newline (every line is a step; our default) or even (equal runs of tokens;
+    section 4.2)."""
     num_pieces: int = 16
-    """Pieces that even cuts make of a solution of average length (section 4.2). Ours: the average is that of the problem's
-    first k rollouts, and longer or shorter rollouts get more or fewer pieces of about the same length."""
+    """Pieces that even cuts make of a solution of average length (section 4.2). Ours: the average is that of
+    the problem's first k rollouts, and longer or shorter rollouts get more or fewer pieces of about the same
+    length."""
 
     def __post_init__(self) -> None:
         check_at_least(2, num_rollouts=self.num_rollouts)
@@ -46,7 +53,7 @@ class BisectConfig:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A prefix of which `num_rollouts` completions are wanted; its tokens follow the prompt, and the bare question has none."""
+    """A prefix of which `num_rollouts` completions are wanted; empty for the bare question."""
 
     prefix_ids: tuple[int, ...]
     prefix_texts: tuple[str, ...]
@@ -55,19 +62,23 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A state of the tree: an evaluated prefix with its rollouts. The edge from its parent is one step or several.
+    """A state of the tree: an evaluated prefix with its rollouts.
 
-    A node with `value` 0 has no children. It ends with a first error or, if the bisection went back from it, beyond one.
-    The paper's tree leaves the latter nodes out, but their evidence counts all the same.
+    The edge from its parent is one step or several.
+
+    A node with `value` 0 has no children. It ends with a first error or, if the bisection went back from it,
+    beyond one. The paper's tree leaves the latter nodes out, but their evidence counts all the same.
     """
 
     prefix_ids: tuple[int, ...]
     prefix_texts: tuple[str, ...]
     step_ends: tuple[int, ...]
-    """Number of tokens up to the end of each step of the prefix; the last counts them all. Empty for the root."""
+    """Number of tokens up to the end of each step of the prefix; the last counts them all. Empty for the
+    root."""
     rollouts: tuple[Rollout, ...]
     parent_idx: int | None
-    """The longest prefix of the searched solution that was known to be good when this one was evaluated: an earlier node."""
+    """The longest prefix of the searched solution that was known to be good when this one was evaluated: an
+    earlier node."""
     num_visits: int = 0
     """N(s): how often a rollout of this state was selected."""
 
@@ -92,13 +103,17 @@ class BinarySearch:
     num_evaluated: int
     """Number of these nodes that were new; at most ceil(log2 n) for a rollout of n steps."""
     first_error_idx: int
-    """The solution's step (from 0) after which no rollout is right (for the last step: the solution's own answer is wrong).
-    The prefix before that step has a right rollout. If values are not monotone, other steps may be like it."""
+    """The solution's step (from 0) after which no rollout is right (for the last step: the solution's own
+    answer is wrong). The prefix before that step has a right rollout. If values are not monotone, other steps
+    may be like it."""
 
 
 @dataclass(frozen=True, slots=True)
 class GradedPath:
-    """A whole solution (a node's prefix and one of its rollouts) with the outcomes of its steps, which join to its text."""
+    """A whole solution, a node's prefix and one of its rollouts, with the outcomes of its steps.
+
+    The steps, joined, are the solution's text.
+    """
 
     node_idx: int
     rollout_idx: int
@@ -107,9 +122,11 @@ class GradedPath:
     step_ends: tuple[int, ...]
     """Number of tokens up to the end of each step; the last counts them all."""
     outcomes: tuple[tuple[bool, ...] | None, ...]
-    """Per step, the outcomes of the rollouts from its end, None if it was not evaluated. The last is the solution's own."""
+    """Per step, the outcomes of the rollouts from its end, None if it was not evaluated. The last is the
+    solution's own."""
     first_error_idx: int | None
-    """The step that a binary search found for this rollout or an equal one of the same node; None if none was made."""
+    """The step that a binary search found for this rollout or an equal one of the same node; None if none was
+    made."""
 
     @property
     def is_correct(self) -> bool:
@@ -131,12 +148,13 @@ class GradedPath:
     def first_error_labels(self) -> tuple[bool, ...]:
         """Per step, whether it comes before the first error that was found: True up to it, False from it on.
 
-        This assumes, as the bisection does (section 3.2), that every prefix up to the first error can still be solved
-        and no later one can. `is_monotone` tells whether the evidence contradicts it. ValueError if no search was made.
+        This assumes, as the bisection does (section 3.2), that every prefix up to the first error can still
+        be solved and no later one can. `is_monotone` tells whether the evidence contradicts it. ValueError if
+        no search was made.
         """
         if self.first_error_idx is None:
             raise ValueError(
-                f"rollout {self.rollout_idx} of node {self.node_idx} was not searched, so no first error is known; "
-                "use its outcomes"
+                f"rollout {self.rollout_idx} of node {self.node_idx} was not searched, "
+                "so no first error is known; use its outcomes"
             )
         return tuple(step_idx < self.first_error_idx for step_idx in range(len(self.step_ends)))

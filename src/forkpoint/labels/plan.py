@@ -1,8 +1,8 @@
-"""What a plan is: it says where the outcomes under a step come from, collects them into a run, and labels steps with them.
+"""The protocol of plans. A plan collects the outcomes under steps into a run, and labels the steps with them.
 
 The plans are `LeafPlan` (leaf_plan.py), `RolloutPlan` (rollouts.py) and `BisectPlan` (bisect.py).
-Invariant: a plan collects outcomes, never labels. Labels are derived from the run alone, so any plan of the same name
-derives them, whatever its settings are.
+Invariant: a plan collects outcomes, never labels. Labels are derived from the run alone, so any plan of the
+same name derives them, whatever its settings are.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class Plan(Protocol[Case]):
 
     @property
     def keeps_cases(self) -> bool:
-        """Whether the cases of a whole run are small enough to be kept in memory while several labels are derived."""
+        """Whether the cases of a whole run fit into memory while labels of several values are derived."""
         ...
 
     def identity(self, labels: LabelConfig, rule: AnchorRule) -> dict[str, Any]:
-        """The plan's part of a run's configuration: everything that its rows depend on, and its name as `plan`."""
+        """The plan's part of a run's configuration: its name, and everything else that its rows depend on."""
         ...
 
     def collect(self, stage: LabelStage) -> Collected:
@@ -74,7 +74,10 @@ class Plan(Protocol[Case]):
     def cases(
         self, run: Run, keys: Sequence[str] | None = None, store: RolloutStore | None = None
     ) -> Iterator[Case]:
-        """The labelled units of a run, or of its rows `keys`. `store` saves reading the run's rollouts again."""
+        """The labelled units of a run, or of its rows `keys`.
+
+        `store` saves reading the run's rollouts again.
+        """
         ...
 
     def labels(
@@ -82,8 +85,8 @@ class Plan(Protocol[Case]):
     ) -> Iterator[LabelledSolution]:
         """The solutions of all cases, each step labelled.
 
-        `num_rollouts` takes only the first completions of each prefix, if the plan has any. ValueError if the run does
-        not hold what such labels need.
+        `num_rollouts` takes only the first completions of each prefix, if the plan has any. ValueError if the
+        run does not hold what such labels need.
         """
         ...
 

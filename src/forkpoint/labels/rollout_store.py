@@ -1,8 +1,8 @@
 """Rollouts of solution prefixes, in the journal of a run: sampled once, graded, and kept as raw outcomes.
 
-A row holds the outcomes of the samples first .. first + n - 1 of one prefix; sample i of a prefix is the same whenever it
-is drawn. So rows add up: asking for more rollouts later samples only the missing ones, and no sample of a prefix is ever
-drawn twice.
+A row holds the outcomes of the samples first .. first + n - 1 of one prefix; sample i of a prefix is the same
+whenever it is drawn. So rows add up: asking for more rollouts later samples only the missing ones, and no
+sample of a prefix is ever drawn twice.
 Invariant: outcomes are a function of policy, settings, prefix and sample number alone.
 """
 
@@ -26,7 +26,10 @@ PROBLEM_FIELDS = tuple(field.name for field in fields(Problem))
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The first tokens of a solution. They are continued as they are, without being decoded and encoded again."""
+    """The first tokens of a solution.
+
+    They are continued as they are, without being decoded and encoded again.
+    """
 
     problem: Problem
     token_ids: tuple[int, ...]
@@ -105,7 +108,7 @@ class _Span:
 
 
 class RolloutStore:
-    """The rollouts that a run holds, by prefix: outcomes in memory, and tokens, if they were kept, in the journal."""
+    """The rollouts of a run by prefix: outcomes in memory; tokens, if they were kept, in the journal."""
 
     def __init__(self, run: Run) -> None:
         self.cost = Cost()
@@ -139,7 +142,10 @@ class RolloutStore:
         keeps_tokens: bool = False,
         shows_progress: bool = True,
     ) -> None:
-        """Draw the samples of `items` that the run lacks, and add them. RuntimeError if some of them failed."""
+        """Draw the samples of `items` that the run lacks, and add them.
+
+        RuntimeError if some of them failed.
+        """
         work = RolloutWork(policy, items, config, keeps_tokens)
         work.shows_progress = shows_progress
         complete(run, executor, work)

@@ -1,9 +1,9 @@
 """The plan `rollouts`: a step is worth what completions of its prefix are worth (Math-Shepherd, ER-PRM).
 
-Solutions are sampled (or taken from EDU trees), cut into steps, and every distinct prefix that ends with a step, except
-the last step, is completed k times; the last step's outcome is the solution's own.
-Invariant: the run holds solutions and outcomes, never labels. Labels of any value are derived from the same completions;
-with early stopping, only of values that the stopping has not biased.
+Solutions are sampled (or taken from EDU trees), cut into steps, and every distinct prefix that ends with a
+step, except the last step, is completed k times; the last step's outcome is the solution's own.
+Invariant: the run holds solutions and outcomes, never labels. Labels of any value are derived from the same
+completions; with early stopping, only of values that the stopping has not biased.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from forkpoint.steps import AnchorRule
 SolutionSource = Literal["samples", "tree"]
 SOLUTION_SOURCES: tuple[SolutionSource, ...] = ("samples", "tree")
 PROBLEMS_AT_A_TIME = 1024
-"""Problems whose solutions are held in memory while their prefixes are rolled out: enough to keep many workers busy."""
+"""Problems whose solutions are held in memory while their prefixes are rolled out: enough to keep many
+workers busy."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,17 @@ class RolloutPlan:
     solution_temperature: float = 0.7
     """Temperature at which solutions are sampled (0.7 in arXiv 2412.11006)."""
     num_rollouts: int = 16
-    """Completions of every prefix, k (16 in arXiv 2412.11006). Asking for more later samples only the missing ones."""
+    """Completions of every prefix, k (16 in arXiv 2412.11006). Asking for more later samples only the missing
+    ones."""
     rollout_temperature: float = 1.0
-    """Temperature of the completions (1.0 in arXiv 2412.11006, at which outcomes are samples of the policy itself)."""
+    """Temperature of the completions (1.0 in arXiv 2412.11006, at which outcomes are samples of the policy
+    itself)."""
     rollout_top_p: float = 1.0
     """Probability mass of the tokens that completions are sampled from."""
     stop_early: bool = False
-    """Complete a prefix no further once the interval of its label is at most `max_width` wide; for the value hit, once a
-    completion is right. Such a run gives no other labels if the value is hit, and none of hit if it is another; labels
-    of the other values are then slightly biased."""
+    """Complete a prefix no further once the interval of its label is at most `max_width` wide; for the value
+    hit, once a completion is right. Such a run gives no other labels if the value is hit, and none of hit if
+    it is another; labels of the other values are then slightly biased."""
     max_width: float = 0.3
     """Width of a label's 95 % interval, in [0, 1), at which `stop_early` stops."""
     round_size: int = 4
@@ -124,7 +127,9 @@ class RolloutPlan:
         return replace(solved, num_rollouts=self.num_rollouts, num_rollouts_saved=num_saved)
 
     def _complete(self, stage: LabelStage, outcomes: Sequence[SampleOutcome | TreeOutcome]) -> int:
-        """Complete every distinct prefix of the solutions as often as the plan says, those of all problems together.
+        """Complete every distinct prefix of the solutions as often as the plan says.
+
+        The requests of all problems go out together.
 
         Returns the number of completions that early stopping made unnecessary.
         """
@@ -150,7 +155,7 @@ class RolloutPlan:
         return sum(max(0, self.num_rollouts - len(store.outcomes(prefix))) for prefix in prefixes)
 
     def _next_span(self, spans: Sequence[range], level: int) -> range:
-        """The samples of a prefix that round `level` draws; `spans` are the rounds that the run has drawn before."""
+        """The samples of a prefix that round `level` draws; `spans` are those of the rounds in the run."""
         if level < len(spans):
             return spans[level]
         start = spans[level - 1].stop if level else 0
@@ -187,10 +192,10 @@ class RolloutPlan:
         config: LabelConfig,
         num_rollouts: int | None = None,
     ) -> Iterator[LabelledSolution]:
-        """The solutions with a label per step, from the first `num_rollouts` completions of each prefix (None: all).
+        """The solutions with a label per step, from the first `num_rollouts` completions of prefixes (or all).
 
-        ValueError if the run's steps were cut in another way, if early stopping has biased the value, or if a prefix
-        has fewer completions than asked for.
+        ValueError if the run's steps were cut in another way, if early stopping has biased the value, or if a
+        prefix has fewer completions than asked for.
         """
         _refuse_other_cuts(run, config)
         _refuse_biased_values(run, config)
@@ -214,7 +219,8 @@ def _refuse_missing_rollouts(case: RolledOutSolution, num_rollouts: int | None) 
     for outcomes in case.outcomes:
         if len(outcomes) < (num_rollouts or 1):
             raise ValueError(
-                f"a prefix of {case.problem.id} has {len(outcomes)} rollouts, {num_rollouts or 'some'} are needed; "
+                f"a prefix of {case.problem.id} has {len(outcomes)} rollouts, "
+                f"{num_rollouts or 'some'} are needed; "
                 "run the label command again"
             )
 
@@ -233,10 +239,11 @@ def _refuse_biased_values(run: Run, config: LabelConfig) -> None:
 def _refuse_other_cuts(run: Run, config: LabelConfig) -> None:
     if config.step_segmentation not in (run.config["segmentation"], "solution"):
         raise ValueError(
-            f"the prefixes of {run.directory} end with {run.config['segmentation']} steps; labels of {config.segmentation} steps "
-            "need rollouts of their own"
+            f"the prefixes of {run.directory} end with {run.config['segmentation']} steps; "
+            f"labels of {config.segmentation} steps need rollouts of their own"
         )
     if config.weighting != "uniform":
         raise ValueError(
-            "rollouts are samples of the policy and count once each; weighting policy is for the leaves of trees"
+            "rollouts are samples of the policy and count once each; "
+            "weighting policy is for the leaves of trees"
         )

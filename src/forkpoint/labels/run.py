@@ -1,7 +1,7 @@
-"""The label stage: problems -> outcomes (EDU trees, rollouts, bisection) -> step labels, in a run that can be continued.
+"""The label stage: problems -> outcomes (EDU trees, rollouts, bisection) -> step labels, in a resumable run.
 
-Invariant: the journal holds solutions and verdicts, never labels; `labels.jsonl` is derived from it and can be derived
-again with another value, weighting or segmentation without the policy (`relabel`).
+Invariant: the journal holds solutions and verdicts, never labels; `labels.jsonl` is derived from it and can
+be derived again with another value, weighting or segmentation without the policy (`relabel`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class LabelSummary:
     """Solutions sampled: leaves of trees, or samples."""
     num_correct: int
     num_ungradable: int
-    """Solutions that could not be graded and count as wrong; always 0 for bisection, which does not count them."""
+    """Solutions that could not be graded and count as wrong; always 0 for bisection, which does not count
+    them."""
     num_labels: int
     num_rollouts: int
     """Graded completions of prefixes."""
@@ -86,7 +87,8 @@ def label_problems(
     """Sample, grade and journal outcomes at `out`, then derive the labels; run again to continue.
 
     `tree_config` says how trees are grown; its `max_tokens` limits samples and rollouts too. With
-    `anchors_per_solution`, tau is calibrated on the greedy solutions of the first `NUM_CALIBRATION_PROBLEMS` problems.
+    `anchors_per_solution`, tau is calibrated on the greedy solutions of the first `NUM_CALIBRATION_PROBLEMS`
+    problems.
     """
     label_config.check()
     tree_config = resolve_tau(policy, problems[:NUM_CALIBRATION_PROBLEMS], tree_config)
@@ -115,8 +117,9 @@ def relabel(
 ) -> list[int]:
     """Derive labels from the outcomes of a run, without its policy: one file per configuration.
 
-    Returns the number of labels in each file. Beside each file FILE.jsonl, FILE.label_config.json says what it holds.
-    `num_rollouts` takes only the first completions of each prefix. RunError if the directory is no label run.
+    Returns the number of labels in each file. Beside each file FILE.jsonl, FILE.label_config.json says what
+    it holds. `num_rollouts` takes only the first completions of each prefix. RunError if the directory is no
+    label run.
     """
     for config, _ in configs:
         config.check()
@@ -167,7 +170,7 @@ def derive_labels(
     num_rollouts: int | None = None,
     cases: Iterable[Any] | None = None,
 ) -> Iterator[LabelledSolution]:
-    """Every solution of the run (or of its rows `keys`), cut into labelled steps; `cases` as in `write_labels`."""
+    """Every solution of the run, or of its rows `keys`, in labelled steps; `cases` as in `write_labels`."""
     plan = PLANS[run.config["plan"]]
     return plan.labels(run, plan.cases(run, keys) if cases is None else cases, config, num_rollouts)
 
@@ -191,7 +194,7 @@ def label_format(labels: Path, prm_format: PRMFormat) -> PRMFormat:
 
 
 def resolve_tau(policy: Policy, problems: Sequence[Problem], config: TreeConfig) -> TreeConfig:
-    """The configuration with tau calibrated on greedy solutions of `problems`, if it has `anchors_per_solution`."""
+    """The configuration with tau calibrated on greedy solutions of `problems`, if it asks for that."""
     if config.anchors_per_solution is None:
         return config
     prompts = [policy.encode_question(problem.question) for problem in problems]

@@ -1,4 +1,5 @@
-"""What a forkpoint command line does, in tokens: the same arguments that the command gets, and the means of its problems.
+"""The tokens that a forkpoint command line computes, from the command's arguments and the means of its
+problems.
 
 Invariant: a command that samples, scores or trains and is not known here is refused, not counted as nothing.
 """
@@ -34,14 +35,14 @@ from forkpoint.training.config import SFTConfig, TrainConfig
 from forkpoint.trees.grow import TreeConfig
 
 Arguments = Mapping[str, Any]
-"""Of a command's function, by name, defaults included."""
+"""The arguments of a command's function by name, defaults included."""
 FREE = ("relabel", "report", "convert", "export", "push", "grade")
 """Commands that neither sample nor train nor score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Labels that a stage makes: of which problems, and of how many solutions of each."""
+    """Labels that a stage makes: of which problems, and of how many solutions per problem."""
 
     problems: ProblemSet
     num_solutions: float
@@ -50,14 +51,14 @@ class Labels:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What a stage takes, whatever it is run on."""
+    """What a stage computes, whatever hardware it runs on."""
 
     sampled: Cost = field(default_factory=Cost)
-    """By the policy."""
+    """Cost of sampling from the policy."""
     read_tokens: int = 0
-    """By the PRM."""
+    """Tokens that the PRM reads."""
     trained_tokens: int = 0
-    """All epochs."""
+    """Tokens that are trained on, in all epochs."""
     trains: Literal["policy", "prm"] = "prm"
     training: TrainConfig | SFTConfig | None = None
     replica_size: int | None = None
@@ -77,7 +78,10 @@ class Planner:
     def workload(
         self, command: str, arguments: Arguments, problems: Sequence[ProblemSet], pilot: Pilot | None = None
     ) -> Workload:
-        """What `forkpoint COMMAND` takes. ValueError if it is not known here, or if the pilot did something else."""
+        """What `forkpoint COMMAND` takes.
+
+        ValueError if it is not known here, or if the pilot did something else.
+        """
         num_needed = {"label": 1, "evaluate": 1, "raft": 2}.get(command, 0)
         if len(problems) != num_needed:
             raise ValueError(
@@ -193,7 +197,10 @@ def _raft(arguments: Arguments, problems: ProblemSet, eval_problems: ProblemSet)
 
 
 def _placed(workload: Workload, arguments: Arguments) -> Workload:
-    """With what the policy is split over, and what it samples on: the GPUs of Ray's workers, of this process, or of a server."""
+    """The workload with the GPUs that the policy is split over and samples on.
+
+    These are the GPUs of Ray's workers, of this process, or of a server.
+    """
     policy: PolicyConfig = arguments.get("policy", PolicyConfig())
     workers: WorkersConfig = arguments.get("workers", WorkersConfig())
     if policy.engine == "openai":
@@ -203,7 +210,7 @@ def _placed(workload: Workload, arguments: Arguments) -> Workload:
 
 
 def _with_means(problems: ProblemSet, pilot: Pilot | None) -> ProblemSet:
-    """As many problems, with the pilot's means."""
+    """The same number of problems, with the pilot's means."""
     if pilot is None or pilot.means is None:
         return problems
     return replace(pilot.means, num_problems=problems.num_problems)
@@ -217,6 +224,6 @@ def _calibrated(tree: TreeConfig, pilot: Pilot) -> dict[str, Any]:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """As a run's configuration has it: JSON, in which tuples are lists."""
+    """The settings as a run's configuration has them: JSON, in which tuples are lists."""
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain

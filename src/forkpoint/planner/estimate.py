@@ -1,9 +1,11 @@
-"""What every stage of an experiment takes on given GPUs: FLOPs, memory, hours, cost.
+"""The FLOPs, memory, hours and cost of every stage of an experiment on given GPUs.
 
-A policy samples on the GPUs that the command line gives it; where a server samples, on those of the stage, but one where a PRM
-reads too. A PRM is on one GPU, and reads when sampling is done. Training is shared out over all GPUs of the stage where a launcher
-starts it, else it is on one. Not counted: loading models, grading answers, checkpoints, batches that are not full.
-Invariant: the hours of a stage are the sum of its sampling, reading and training; its cost is hours x GPUs that it holds x price.
+A policy samples on the GPUs that the command line gives it. If a server samples, it uses all GPUs of the
+stage, or all but one if a PRM reads too. A PRM has one GPU and reads after sampling. Training uses all GPUs
+of the stage if a launcher starts it, else one. Not counted: loading models, grading answers, checkpoints,
+batches that are not full.
+Invariant: the hours of a stage are the sum of its sampling, reading and training; its cost is hours x GPUs
+that it holds x price.
 """
 
 from __future__ import annotations
@@ -19,21 +21,21 @@ from forkpoint.records import Cost
 
 SECONDS_PER_HOUR = 3600
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "auto": 2}
-"""Of a weight of that dtype; checkpoints, which `auto` keeps, are taken to be in bfloat16."""
+"""Bytes of a weight by dtype; `auto` keeps the checkpoint's, which is assumed to be bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageEstimate:
-    """What one stage takes."""
+    """The estimate of one stage."""
 
     name: str
     num_gpus: int
-    """That it holds."""
+    """GPUs that the stage holds."""
     sampled: Cost
     is_measured: bool
     """Whether `sampled` was scaled up from a pilot."""
     read_tokens: int
-    """By the PRM."""
+    """Tokens that the PRM reads."""
     trained_tokens: int
     flops: float
     sampling_hours: float
@@ -41,7 +43,8 @@ class StageEstimate:
     training_hours: float
     price_per_gpu_hour: float
     misfits: tuple[str, ...]
-    """What does not fit into the GPUs' memory; the hours are those of GPUs as fast, with more memory."""
+    """Models that do not fit into the GPUs' memory; hours assume GPUs of the same speed with enough
+    memory."""
 
     @property
     def hours(self) -> float:
@@ -64,8 +67,9 @@ def estimate_recipe(
 ) -> list[StageEstimate]:
     """Every stage of `recipe` that samples, reads or trains.
 
-    `parse` gives the name and the arguments of a command line without its first word; `pilots` are by the name of their stage.
-    ValueError where a stage is not known, or something that it is planned with is missing.
+    `parse` gives the name and the arguments of a command line without its first word; `pilots` has the pilots
+    by the names of their stages. ValueError if a stage is not known, or if something that it is planned with
+    is missing.
     """
     pilots = pilots or {}
     names = [stage.name for stage in recipe.stages]
@@ -101,7 +105,7 @@ def estimate_stage(
     hardware: HardwareConfig,
     prm_weight_bytes: int,
 ) -> StageEstimate:
-    """One stage, on the hardware's GPU; a PRM that it reads with has `prm_weight_bytes` per weight."""
+    """One stage on the hardware's GPU; its PRM has `prm_weight_bytes` bytes per weight."""
     flops = sampling_s = reading_s = training_s = 0.0
     needs: list[tuple[str, float, int]] = []
     if workload.sampled.sampled_tokens:

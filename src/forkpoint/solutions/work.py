@@ -1,6 +1,7 @@
 """Solving as the work of a run: one tree, or one set of independent samples, per problem.
 
-Invariant: a row is a function of the policy, the settings and its problem, whatever was done before it or beside it.
+Invariant: a row is a function of the policy, the settings and its problem, whatever was sampled before or
+beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from forkpoint.trees.steer import Steering
 
 
 class TreeWork:
-    """One tree per problem; a problem whose prompt does not fit the policy's context gets a row that says so."""
+    """One tree per problem.
+
+    A problem whose prompt does not fit the policy's context gets a row that says so.
+    """
 
     def __init__(
         self,
@@ -43,7 +47,10 @@ class TreeWork:
 
 
 class SampleWork:
-    """Independent samples per problem; a problem whose prompt does not fit the policy's context gets a row that says so."""
+    """Independent samples per problem.
+
+    A problem whose prompt does not fit the policy's context gets a row that says so.
+    """
 
     def __init__(self, policy: Policy, problems: Sequence[Problem], config: RolloutConfig) -> None:
         self._policy, self._problems, self._config = policy, problems, config
