@@ -19,11 +19,14 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from forkpoint.formats.labels_file import LABELS
 from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaf_plan import LeafPlan
 from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.plan import Plan, Sampling
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems, relabel
 from forkpoint.policies import ScriptedPolicy
@@ -33,8 +36,8 @@ from forkpoint.runs import LocalExecutor
 from forkpoint.trees.grow import TreeConfig
 from record import RESULTS, Ratio, write
 
-PLANS = {
-    "leaves": None,
+PLANS: dict[str, Plan[Any]] = {
+    "leaves": LeafPlan(),
     "rollouts": RolloutPlan(num_solutions=4, num_rollouts=4),
     "bisect": BisectPlan(BisectConfig(num_rollouts=4, max_searches=4)),
 }
@@ -111,7 +114,7 @@ def measure(plan: str, num_problems: int) -> Measured:
             TreeConfig(tau=0.5, max_tokens=NUM_TERMS + 2),
             labels,
             LocalExecutor(progress=False),
-            plan=PLANS[plan],
+            Sampling(PLANS[plan]),
         )
         labelled_s = time.process_time()
         relabel(out, [(labels, Path(name) / "again.jsonl")])

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from forkpoint.labels.config import LabelConfig
-from forkpoint.labels.run import labelled_solutions
+from forkpoint.labels.leaf_plan import labelled_solutions
 from forkpoint.policies import LAB_POLICY, load_policy
 from forkpoint.problems import load_problems
 from forkpoint.records import LabelledSolution

@@ -32,11 +32,14 @@ from forkpoint.checkpoint import load_tokenizer
 from forkpoint.formats.labels_file import read_labelled
 from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaf_plan import LeafPlan
 from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.plan import Plan, Sampling
 from forkpoint.labels.rollout_store import Prefix, RolloutStore
 from forkpoint.labels.rollouts import RolloutPlan, step_prefixes
 from forkpoint.labels.run import label_problems
 from forkpoint.policies import LAB_POLICY, load_policy
+from forkpoint.policies.context import room_after
 from forkpoint.policies.local import LocalPolicy
 from forkpoint.problems import load_problems
 from forkpoint.runs import LocalExecutor, Run
@@ -111,7 +114,7 @@ class Comparison:
         """Return every way by its name; each call labels everything anew."""
         return {
             "rollouts": partial(self._ours, "rollouts", self._rollouts),
-            "edu": partial(self._ours, "edu", None),
+            "edu": partial(self._ours, "edu", LeafPlan()),
             "bisect": partial(self._ours, "bisect", self._bisect),
             "loop": lambda: self._peer("loop", self._loop.label_one_by_one(self._starts)),
             "batches": lambda: self._peer(
@@ -159,17 +162,15 @@ class Comparison:
 
     def _start_of(self, prefix: Prefix) -> Start:
         ids = self._policy.encode_question(prefix.problem.question) + prefix.token_ids
-        limit = self._args.max_tokens - len(prefix.token_ids)
-        if self._policy.max_length is not None:
-            limit = min(limit, self._policy.max_length - len(ids))
+        limit = room_after(self._policy, ids, self._args.max_tokens - len(prefix.token_ids))
         return Start(ids, prefix.text, prefix.problem.answer, prefix.problem.grader, max(1, limit))
 
-    def _ours(self, name: str, plan: RolloutPlan | BisectPlan | None) -> None:
+    def _ours(self, name: str, plan: Plan[Any]) -> None:
         self._meter.take()
         directory = self._run_of(name, len(self.counts[name]))
         executor = LocalExecutor(chunk_size=self._args.batch_size, progress=False)
         summary = label_problems(
-            self._problems, self._policy, directory, self._tree, self._labels, executor, plan=plan
+            self._problems, self._policy, directory, self._tree, self._labels, executor, Sampling(plan)
         )
         self.counts[name].append(Counts(summary.num_labels, summary.cost.sampled_tokens, self._meter.take()))
 

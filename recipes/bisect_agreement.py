@@ -17,6 +17,7 @@ from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.omega import OmegaSearch
 from forkpoint.labels.omega_records import BisectConfig, GradedPath
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollout_store import Prefix, RolloutStore
 from forkpoint.labels.run import label_problems
 from forkpoint.policies import load_policy
@@ -47,7 +48,7 @@ def main() -> None:
         TreeConfig(max_tokens=args.max_tokens),
         LabelConfig(),
         executor,
-        plan=plan,
+        Sampling(plan),
     )
     with Run.read(args.out / "search") as run:
         known = RolloutStore(run)

@@ -20,7 +20,8 @@ import pytest
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
 from forkpoint.labels.config import LabelConfig
-from forkpoint.labels.run import derive_labels, tree_outcomes
+from forkpoint.labels.leaf_plan import tree_outcomes
+from forkpoint.labels.run import derive_labels
 from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems
 from forkpoint.runs import Run

@@ -10,6 +10,7 @@ import pytest
 
 from forkpoint.errors import RunError
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy
@@ -52,7 +53,13 @@ def label(out: Path) -> None:
     plan = RolloutPlan(num_solutions=4, solution_temperature=1.0, num_rollouts=8)
     executor = LocalExecutor(chunk_size=8, progress=False)
     label_problems(
-        PROBLEMS, ScriptedPolicy(SCRIPT), out, TreeConfig(max_tokens=8), LabelConfig(), executor, plan=plan
+        PROBLEMS,
+        ScriptedPolicy(SCRIPT),
+        out,
+        TreeConfig(max_tokens=8),
+        LabelConfig(),
+        executor,
+        Sampling(plan),
     )
 
 

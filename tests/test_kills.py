@@ -20,6 +20,7 @@ from checkpoints import make_checkpoint
 from fork_server import start
 from forkpoint.formats.labels_file import write_labelled
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy
@@ -74,7 +75,7 @@ def label(base: Path, out: Path) -> None:
         TreeConfig(max_tokens=8),
         LabelConfig(),
         executor,
-        plan=plan,
+        Sampling(plan),
     )
 
 

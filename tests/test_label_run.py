@@ -18,7 +18,8 @@ import pytest
 from forkpoint.errors import ConfigDiffers
 from forkpoint.formats.labels_file import read_labelled
 from forkpoint.labels.config import LabelConfig
-from forkpoint.labels.run import label_format, label_problems, tree_outcomes, write_labels
+from forkpoint.labels.leaf_plan import tree_outcomes
+from forkpoint.labels.run import label_format, label_problems, write_labels
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Completion, Problem, Request

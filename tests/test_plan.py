@@ -20,9 +20,10 @@ from forkpoint.experiments.raft_config import RaftConfig
 from forkpoint.formats.labels_file import read_labelled
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems
-from forkpoint.planner.commands import Planner, Work
+from forkpoint.planner.commands import Planner, Workload
 from forkpoint.planner.estimate import estimate_recipe, estimate_stage
 from forkpoint.planner.hardware import GPUS, HardwareConfig, ModelSize
 from forkpoint.planner.pilot import read_pilot
@@ -168,7 +169,7 @@ def test_sampling_is_decoding_and_what_is_not_reused_of_the_prompts() -> None:
 
 def test_training_takes_six_flops_per_weight_and_token_and_sixteen_bytes_per_weight() -> None:
     models = {"prm": replace(SMALL, parameters=8e9)}
-    work = Work(trained_tokens=1_000_000, training=TrainConfig())
+    work = Workload(trained_tokens=1_000_000, training=TrainConfig())
     launched = Stage("train", ("forkpoint", "train"), launcher=("torchrun",), num_gpus=2)
     found = estimate_stage(launched, work, models, IDEAL, 4)
     assert found.flops == 6 * 8e9 * 1e6
@@ -187,7 +188,7 @@ def test_training_takes_six_flops_per_weight_and_token_and_sixteen_bytes_per_wei
 
 def test_a_prm_that_one_gpu_does_not_hold_and_a_policy_that_is_split_too_little_are_said() -> None:
     models = {"policy": replace(SMALL, parameters=70e9), "prm": replace(SMALL, parameters=30e9)}
-    work = Work(sampled=samples_cost(TEN, 1), read_tokens=10, replica_size=2, sampling_gpus=8)
+    work = Workload(sampled=samples_cost(TEN, 1), read_tokens=10, replica_size=2, sampling_gpus=8)
     found = estimate_stage(Stage("evaluate", (), num_gpus=8), work, models, IDEAL, 4)
     assert [misfit.split(":")[0] for misfit in found.misfits] == ["the PRM's weights"]
     assert (
@@ -202,7 +203,7 @@ def test_a_prm_that_one_gpu_does_not_hold_and_a_policy_that_is_split_too_little_
 
 
 def test_where_a_server_samples_the_prm_has_a_gpu_of_its_own() -> None:
-    work = Work(sampled=samples_cost(TEN, 1), read_tokens=10)
+    work = Workload(sampled=samples_cost(TEN, 1), read_tokens=10)
     models = {"policy": SMALL, "prm": SMALL}
     eight, seven = (
         estimate_stage(Stage("a", (), num_gpus=8), its, models, IDEAL, 4).sampling_hours
@@ -253,7 +254,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             TREE,
             LabelConfig(),
             executor,
-            plan=ROLLOUTS,
+            Sampling(ROLLOUTS),
         )
         evaluate_policy(
             problems[:num],
@@ -421,11 +422,11 @@ def test_pilots_of_rollouts_and_of_an_evaluation_fit_the_commands_that_made_them
     )
     for (command, arguments), kind in ((label, "rollouts"), (evaluate, "evaluate")):
         pilot = read_pilot(runs / f"{kind}-8")
-        assert Planner().work(
+        assert Planner().workload(
             command, arguments, [replace(TEN, num_problems=30)], pilot
         ).sampled == pilot.scaled_cost(30)
     with pytest.raises(ValueError, match="has 2 rollouts per prefix, and the stage has 4"):
-        Planner().work(*parsed(rollouts.format(4).split()), [TEN], read_pilot(runs / "rollouts-8"))
+        Planner().workload(*parsed(rollouts.format(4).split()), [TEN], read_pilot(runs / "rollouts-8"))
 
 
 @pytest.mark.parametrize(
@@ -440,12 +441,12 @@ def test_pilots_of_rollouts_and_of_an_evaluation_fit_the_commands_that_made_them
 )
 def test_a_command_that_cannot_be_planned_is_refused(line: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Planner().work(*parsed(line.split()), [])
+        Planner().workload(*parsed(line.split()), [])
 
 
 def test_gpus_are_those_that_the_command_line_gives_the_policy() -> None:
-    def work(line: str) -> Work:
-        return Planner().work(*parsed(f"label lab:train --out o {line}".split()), [TEN])
+    def work(line: str) -> Workload:
+        return Planner().workload(*parsed(f"label lab:train --out o {line}".split()), [TEN])
 
     assert (work("").sampling_gpus, work("").replica_size) == (1, 1)
     spread = work("--engine vllm --ray auto --workers 4 --gpus-per-worker 2 --tensor-parallel 2")

@@ -23,6 +23,7 @@ from forkpoint.errors import RunError
 from forkpoint.formats.labels_file import LABELS
 from forkpoint.lab.problem_set import lab_problems
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy, load_policy
@@ -160,7 +161,7 @@ def test_labels_by_a_model_are_those_of_one_process(kept: RayExecutor, tmp_path:
         tree, plan = TreeConfig(tau=0.3, max_tokens=40), RolloutPlan(num_solutions=2, num_rollouts=2)
         problems = lab_problems("test", num=4)
         summary = label_problems(
-            problems, load_policy("lab"), tmp_path / name, tree, LabelConfig(), executor, plan=plan
+            problems, load_policy("lab"), tmp_path / name, tree, LabelConfig(), executor, Sampling(plan)
         )
         assert (summary.num_problems, summary.num_failed) == (4, 0)
         assert summary.num_labels > 4

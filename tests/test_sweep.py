@@ -15,6 +15,7 @@ from forkpoint.cli import app
 from forkpoint.estimates import bootstrap, bootstrap_seeds
 from forkpoint.experiments.sweep import SweepConfig, run_sweep, variants_of
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy
@@ -53,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         TreeConfig(max_tokens=8),
         LabelConfig(),
         QUIET,
-        plan=plan,
+        Sampling(plan),
     )
     make_checkpoint(path / "base", initializer_range=0.1)
     return path

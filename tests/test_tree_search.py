@@ -19,7 +19,7 @@ from forkpoint.records import Policy, Problem, ScoringCost, Tree
 from forkpoint.steps import AnchorRule
 from forkpoint.trees.grow import ORDERS, TreeConfig, grow_trees
 from forkpoint.trees.puct import puct
-from forkpoint.trees.steer import SteeredTree, SteeringConfig, confidence, steer_trees
+from forkpoint.trees.steer import SteeredTree, Steering, SteeringConfig, confidence, steer_trees
 
 PAIRS = {"": "ab", "a": "cd", "b": "ij", "ac": "ef", "ad": "gh", "bi": "kl", "bj": "mn"}
 
@@ -78,7 +78,7 @@ def searched(
     **options: Any,
 ) -> tuple[list[str], SteeredTree]:
     policy = ScriptedPolicy(script)
-    (found,) = steer_trees(policy, [problem()], config, search, scorer, **options)
+    (found,) = steer_trees(policy, [problem()], config, Steering(search, scorer, **options))
     return texts(policy, found.tree), found
 
 
@@ -133,7 +133,7 @@ def test_a_score_at_the_threshold_is_not_below_it() -> None:
 def test_threshold_0_is_the_plain_tree_and_calls_no_scorer(order: str) -> None:
     policy, config = random_policy(0), TreeConfig(tau=0.6, num_leaves=9, max_tokens=30, order=order)  # type: ignore[arg-type]
     scorer = ScriptedScorer(lambda *_: 0.0)
-    found = steer_trees(policy, PROBLEMS, config, SteeringConfig(prune_below=0.0), scorer)
+    found = steer_trees(policy, PROBLEMS, config, Steering(SteeringConfig(prune_below=0.0), scorer))
     plain = grow_trees(policy, [policy.encode_question(item.question) for item in PROBLEMS], config)
     assert [(item.tree, item.cost) for item in found] == plain
     assert not scorer.batches
@@ -270,7 +270,9 @@ def test_gold_outcomes_steer_only_where_they_are_asked_for() -> None:
     search = SteeringConfig(expand="mcts", value="outcome", exploration=0.1)
     leaves = [
         texts(policy, found.tree)
-        for found in steer_trees(policy, [problem(answer="13"), problem(answer="25")], config, search)
+        for found in steer_trees(
+            policy, [problem(answer="13"), problem(answer="25")], config, Steering(search)
+        )
     ]
     assert leaves == [["13", "25", "14"], ["13", "25", "26"]]
     assert search.is_gold
@@ -291,7 +293,7 @@ def test_every_choice_agrees_with_brute_force() -> None:
         search = SteeringConfig(expand="mcts", exploration=exploration)
         for item, found in zip(
             PROBLEMS,
-            steer_trees(policy, PROBLEMS, config, search, ScriptedScorer(random_worth)),
+            steer_trees(policy, PROBLEMS, config, Steering(search, ScriptedScorer(random_worth))),
             strict=True,
         ):
             for num_leaves in range(1, found.tree.num_leaves):
@@ -370,9 +372,10 @@ def brute_force_choice(
 @pytest.mark.parametrize("search", SEARCHES, ids=str)
 def test_trees_and_costs_do_not_depend_on_what_grows_beside_them(search: SteeringConfig) -> None:
     policy, config = random_policy(1), TreeConfig(tau=0.6, num_leaves=9, max_tokens=30)
-    together = steer_trees(policy, PROBLEMS, config, search, ScriptedScorer(random_worth))
+    together = steer_trees(policy, PROBLEMS, config, Steering(search, ScriptedScorer(random_worth)))
     assert together == [
-        steer_trees(policy, [item], config, search, ScriptedScorer(random_worth))[0] for item in PROBLEMS
+        steer_trees(policy, [item], config, Steering(search, ScriptedScorer(random_worth)))[0]
+        for item in PROBLEMS
     ]
     assert sum(found.tree.num_leaves for found in together) > 50
 
@@ -385,7 +388,9 @@ def test_the_tree_of_a_smaller_budget_is_a_prefix(search: SteeringConfig) -> Non
         config = TreeConfig(tau=0.6, num_leaves=num_leaves, max_tokens=30)
         return [
             found.tree
-            for found in steer_trees(policy, PROBLEMS[:4], config, search, ScriptedScorer(random_worth))
+            for found in steer_trees(
+                policy, PROBLEMS[:4], config, Steering(search, ScriptedScorer(random_worth))
+            )
         ]
 
     full = grown(14)
@@ -421,8 +426,7 @@ def test_what_a_wave_grew_is_scored_in_one_call() -> None:
         random_policy(1),
         PROBLEMS,
         TreeConfig(tau=0.6, num_leaves=5, max_tokens=30),
-        PUCT,
-        scorer,
+        Steering(PUCT, scorer),
         on_wave=waves.append,
     )
     assert waves[0] == len(PROBLEMS)
@@ -464,7 +468,7 @@ def test_a_scorer_without_a_number_per_step_is_refused(scores: list[list[float]]
             return scores
 
     with pytest.raises(ValueError, match=message):
-        steer_trees(ScriptedPolicy(LINES), [problem()], ALL, SteeringConfig(prune_below=0.2), Odd())
+        steer_trees(ScriptedPolicy(LINES), [problem()], ALL, Steering(SteeringConfig(prune_below=0.2), Odd()))
 
 
 def test_a_search_that_needs_a_scorer_says_so() -> None:
@@ -493,9 +497,9 @@ def test_a_scorer_of_whole_solutions_can_value_leaves_but_not_prune() -> None:
         ({"value": "gold"}, "prm, confidence, outcome"),
         ({"aggregate": "max"}, "last, min, prod, mean"),
         ({"prior": "flat"}, "policy, uniform"),
-        ({"prune_below": -0.1}, "prune_below must be finite and 0 or above; -0.1"),
-        ({"exploration": math.inf}, "exploration must be finite"),
-        ({"exploration": math.nan}, "exploration must be finite"),
+        ({"prune_below": -0.1}, "prune_below must be at least 0; -0.1"),
+        ({"exploration": math.inf}, "exploration must be at least 0; inf"),
+        ({"exploration": math.nan}, "exploration must be at least 0; nan"),
     ],
 )
 def test_impossible_searches_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -515,9 +519,10 @@ def test_the_lab_policy_and_a_tagged_prm_grow_the_same_tree_in_any_batch(tmp_pat
 
     for search in (SteeringConfig(prune_below=0.5), SteeringConfig(expand="mcts", prune_below=0.05)):
         policies[0].reset_cache()
-        together = steer_trees(policies[0], problems, config, search, prm, prm.format, count)
+        together = steer_trees(policies[0], problems, config, Steering(search, prm, prm.format, count))
         alone = [
-            steer_trees(policies[1], [item], config, search, prm, prm.format, count)[0] for item in problems
+            steer_trees(policies[1], [item], config, Steering(search, prm, prm.format, count))[0]
+            for item in problems
         ]
         assert [structure(found) for found in together] == [structure(found) for found in alone]
         assert all(found.scoring.tokens > 0 for found in together if found.tree.num_leaves > 1)

@@ -16,10 +16,10 @@ import numpy as np
 from forkpoint.estimates import bootstrap
 from forkpoint.evaluation.label_truth import LabelledPrefix, PrefixConfig, draw_prefixes
 from forkpoint.evaluation.metrics import spearman
+from forkpoint.labels.leaf_plan import anchor_rule, tree_outcomes
 from forkpoint.labels.leaves import tally_label
 from forkpoint.labels.rollout_store import Prefix, RolloutStore
 from forkpoint.labels.rollouts import RolloutPlan
-from forkpoint.labels.run import anchor_rule, tree_outcomes
 from forkpoint.labels.values import mean
 from forkpoint.runs import LocalExecutor, Run
 from forkpoint.solutions.sample import RolloutConfig

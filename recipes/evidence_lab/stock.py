@@ -24,11 +24,13 @@ from forkpoint.lab.oracle import first_error, step_at
 from forkpoint.lab.problem_set import lab_story
 from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaf_plan import LeafPlan, anchor_rule, tree_outcomes
 from forkpoint.labels.leaves import leaf_shares
 from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.plan import Plan, Sampling
 from forkpoint.labels.rollout_store import RolloutStore
 from forkpoint.labels.rollouts import RolloutPlan
-from forkpoint.labels.run import anchor_rule, label_problems, tree_outcomes
+from forkpoint.labels.run import label_problems
 from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems
 from forkpoint.records import Policy, Problem, Solution
@@ -151,8 +153,8 @@ class Stock:
         scale, problems = self.scale, self.train_problems(source)
         leaves = scale.num_solutions if source == "tree-rollouts" else scale.num_label_leaves
         tree = TreeConfig(num_leaves=leaves, tau=LABEL_TAU, max_tokens=MAX_TOKENS)
-        plans: dict[str, RolloutPlan | BisectPlan | None] = {
-            "edu": None,
+        plans: dict[str, Plan[Any]] = {
+            "edu": LeafPlan(),
             "rollouts": RolloutPlan(num_solutions=scale.num_solutions, num_rollouts=scale.num_rollouts),
             "more-rollouts": RolloutPlan(
                 num_solutions=scale.num_solutions, num_rollouts=2 * scale.num_rollouts
@@ -170,7 +172,7 @@ class Stock:
                 copy.rename(directory)
             except OSError:  # another process made it first
                 shutil.rmtree(copy)
-        label_problems(problems, self.policy, directory, tree, LabelConfig(), self._executor, plan=plan)
+        label_problems(problems, self.policy, directory, tree, LabelConfig(), self._executor, Sampling(plan))
         with Run.read(directory) as run:
             outcomes = [outcome_of(row) for row in run.rows() if row["kind"] in ("tree", "samples")]
             rollouts = RolloutStore(run).cost.sampled_tokens

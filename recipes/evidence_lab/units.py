@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from forkpoint.evaluation.metrics import Attempts, curve
 from forkpoint.formats.labels_file import read_labelled, write_labelled
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaf_plan import anchor_rule, tree_outcomes
 from forkpoint.labels.leaves import Leaves, final_label, tally_label
-from forkpoint.labels.run import anchor_rule, derive_labels, tree_outcomes
+from forkpoint.labels.run import derive_labels
 from forkpoint.policies import checkpoint_of
 from forkpoint.prms import load_prm
 from forkpoint.records import LabelledSolution, Scorer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -15,6 +15,8 @@ from forkpoint.cli.steering import steering_of
 from forkpoint.formats.labels_file import LABELS
 from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaf_plan import LeafPlan
+from forkpoint.labels.plan import Plan, Sampling
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems, relabel
 from forkpoint.labels.values import PlanName, product_named
@@ -79,6 +81,7 @@ def label(
             f"tensor_parallel {policy.tensor_parallel} needs as many GPUs in each worker, which have {workers.gpus_per_worker:g}; "
             f"give --gpus-per-worker {policy.tensor_parallel}"
         )
+    plans: dict[PlanName, Plan[Any]] = {"leaves": LeafPlan(), "rollouts": rollouts, "bisect": bisect}
     with workers.executor(policy.batch_size) as executor:
         summary = label_problems(
             load_problems(problems),
@@ -87,10 +90,12 @@ def label(
             tree,
             labels,
             executor,
-            plan={"leaves": None, "rollouts": rollouts, "bisect": bisect}[plan],
-            seed=seed,
-            on_round=SearchProgress(),
-            steering=steering_of(search, family.load(prm, policy.device) if prm else None),
+            Sampling(
+                plans[plan],
+                seed,
+                steering_of(search, family.load(prm, policy.device) if prm else None),
+                SearchProgress(),
+            ),
         )
     table = Table(title=f"labelled: {out}", show_header=False)
     for name, value in asdict(summary).items():

@@ -19,6 +19,7 @@ from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.samples import QUESTIONS, TEXTS
 from forkpoint.doctor.vocabulary import check_vocabulary, num_embeddings
 from forkpoint.policies import checkpoint_of, load_policy
+from forkpoint.policies.context import room_after
 from forkpoint.records import Completion, Policy, Request
 from forkpoint.steps import AnchorRule
 
@@ -84,11 +85,7 @@ def _examine(
     yield fits
     if fits.verdict == "problem":
         return
-    room = (
-        max_tokens
-        if policy.max_length is None
-        else min(max_tokens, policy.max_length - max(map(len, prompts)))
-    )
+    room = room_after(policy, max(prompts, key=len), max_tokens)
     completions = policy.generate([Request(prompt, max_tokens=room) for prompt in prompts])
     yield check_completions(completions, room)
     yield check_entropies(completions, num_embeddings(policy.model))

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from forkpoint.content_key import content_key
 from forkpoint.evaluation.metrics import LabelQuality, label_quality
+from forkpoint.labels.leaf_plan import anchor_rule, tree_outcomes
 from forkpoint.labels.leaves import WEIGHTINGS, Leaves
 from forkpoint.labels.rollout_store import Prefix, RolloutStore
-from forkpoint.labels.run import anchor_rule, tree_outcomes
 from forkpoint.labels.values import mean
 from forkpoint.records import Cost, Policy
 from forkpoint.runs import Run

@@ -29,6 +29,7 @@ from forkpoint.evaluation.metrics import (
 from forkpoint.evaluation.tree_view import tree_views
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
+from forkpoint.policies.context import fits_context
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Cost, Policy, Problem, Scorer
 from forkpoint.runs import Run, complete
@@ -37,7 +38,7 @@ from forkpoint.select import Aggregate
 from forkpoint.solutions.outcomes import TreeOutcome
 from forkpoint.solutions.sample import RolloutConfig
 from forkpoint.solutions.scoring import score_work, solution_steps
-from forkpoint.solutions.work import SampleWork, TreeWork, fits_context, outcome_of
+from forkpoint.solutions.work import SampleWork, TreeWork, outcome_of
 from forkpoint.trees.grow import TreeConfig
 from forkpoint.trees.steer import Steering
 
@@ -178,7 +179,7 @@ def evaluate_policy(
     `threshold_problems` (lab problems that share nothing with `problems`) choose the first-error threshold; without them
     first errors are not measured. `steering` prunes or chooses the forks of EDU trees; gold answers may not.
     """
-    if steering is not None and steering.search.is_gold:
+    if steering is not None and steering.config.is_gold:
         raise ValueError(
             "a search by outcomes reads the gold answers: fit to label, unfit to evaluate; choose value prm or confidence"
         )

@@ -32,6 +32,7 @@ from forkpoint.estimates import Estimate, bootstrap
 from forkpoint.experiments.raft_config import RaftConfig
 from forkpoint.experiments.raft_keep import KEPT, Keeper, Kept, read_kept
 from forkpoint.policies import checkpoint_of, load_policy
+from forkpoint.policies.context import fits_context, room_after
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Policy, Problem, Request, Scorer
 from forkpoint.runs import Run, complete
@@ -40,7 +41,7 @@ from forkpoint.runs.work import Executor
 from forkpoint.solutions.outcomes import SampleOutcome, paths_of
 from forkpoint.solutions.sample import RolloutConfig
 from forkpoint.solutions.scoring import candidate_work
-from forkpoint.solutions.work import SampleWork, fits_context
+from forkpoint.solutions.work import SampleWork
 from forkpoint.training.config import SFTReport
 
 RESULTS_VERSION = 1
@@ -336,7 +337,7 @@ def check_prm(prm: Scorer, prm_format: PRMFormat, policy: Policy, problem: Probl
     if tokenizer is None or layout is None:
         return
     prompt_ids = policy.encode_question(problem.question)
-    limit = max_tokens if policy.max_length is None else min(max_tokens, policy.max_length - len(prompt_ids))
+    limit = room_after(policy, prompt_ids, max_tokens)
     path = paths_of(policy, policy.generate([Request(prompt_ids, limit)]))[0]
     prompt = prm_format.template.replace("{question}", problem.question)
     steps = path.steps(prm_format.segmentation, prm_format.rule)[0]

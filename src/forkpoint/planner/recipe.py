@@ -1,4 +1,4 @@
-"""An experiment as a file: named variables, command lines in order, and what a plan has to assume.
+"""An experiment as a file: named variables, command lines in order, and the assumptions of its plan.
 
     title = "..."
     gpu = "H100"                      # what it is planned for
@@ -15,9 +15,9 @@
     server = "..."                    # what runs beside it
     health = "http://localhost:8000/health"   # answers once the server is ready
 
-Invariant: a command line is split first and filled in then, so a value with blanks stays one argument. `{out}` and `{here}`, the
-directory of the file, are always there; a variable may use those above it. An unknown name anywhere is an error.
-This file runs nothing.
+Invariant: a command line is split before it is filled in, so a value with blanks stays one argument. `{out}`
+and `{here}`, the directory of the file, are always there; a variable may use those above it. An unknown name
+anywhere is an error. This file runs nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from forkpoint.planner.hardware import GPUKind, ModelSize
 from forkpoint.planner.volume import ProblemSet
 
 T = TypeVar("T")
-Value = str | list[str]
+Setting = str | list[str]
 NAME = re.compile(r"\{(\w+)\}")
 
 
@@ -44,7 +44,8 @@ class Stage:
 
     name: str
     command: tuple[str, ...]
-    """The command line; the first argument is `forkpoint`, or another program that samples and trains nothing."""
+    """The command line; the first argument is `forkpoint`, or another program that samples and trains
+    nothing."""
     problems: tuple[str, ...] = ()
     launcher: tuple[str, ...] = ()
     server: tuple[str, ...] = ()
@@ -66,7 +67,7 @@ class Recipe:
 def read_recipe(path: Path, out: Path, settings: Sequence[str] = ()) -> Recipe:
     """The experiment of a file, for the directory `out`, with `NAME=VALUE` for some of its variables.
 
-    FileNotFoundError where there is none; ValueError where a name is unknown, missing or given twice.
+    FileNotFoundError if there is no file; ValueError if a name is unknown, missing or given twice.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no recipe at {path}")
@@ -95,7 +96,7 @@ def read_recipe(path: Path, out: Path, settings: Sequence[str] = ()) -> Recipe:
 
 
 def _variables(
-    path: Path, out: Path, declared: Mapping[str, Value], settings: Sequence[str]
+    path: Path, out: Path, declared: Mapping[str, Setting], settings: Sequence[str]
 ) -> dict[str, list[str]]:
     given: dict[str, str] = {}
     for setting in settings:
@@ -139,7 +140,10 @@ def _stage(path: Path, row: Mapping[str, Any], variables: Mapping[str, list[str]
 
 
 def _filled(text: str, variables: Mapping[str, list[str]]) -> list[str]:
-    """The text with its variables; one that is nothing but a variable becomes all of its arguments. Unknown names stay."""
+    """The text with its variables filled in; unknown names stay.
+
+    A text that is nothing but a variable becomes all of its arguments.
+    """
     whole = NAME.fullmatch(text)
     if whole and whole[1] in variables:
         return variables[whole[1]]
@@ -147,7 +151,7 @@ def _filled(text: str, variables: Mapping[str, list[str]]) -> list[str]:
 
 
 def _made(kind: type[T], where: str, row: Mapping[str, Any]) -> T:
-    """A record from a table. ValueError naming keys that are unknown or missing."""
+    """A record from a table. ValueError that names the keys that are unknown or missing."""
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(row.keys() - known.keys())
     missing = [

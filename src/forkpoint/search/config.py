@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from forkpoint.checks import check_at_least, check_choice, check_within
-from forkpoint.records import Policy
 from forkpoint.select import AGGREGATES, SHARPNESS, Aggregate
 
 SearchKind = Literal["samples", "tree", "adaptive", "beam", "dvts"]
@@ -113,11 +112,3 @@ class SearchConfig:
     def num_kept(self) -> int:
         """N/M, the number of partial solutions that beam keeps and of subtrees of dvts."""
         return self.num_samples // self.branching
-
-    def room(self, policy: Policy, num_prompt_tokens: int) -> int:
-        """The number of tokens that a solution may have after a prompt."""
-        return (
-            self.max_tokens
-            if policy.max_length is None
-            else min(self.max_tokens, policy.max_length - num_prompt_tokens)
-        )

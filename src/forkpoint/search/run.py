@@ -17,6 +17,7 @@ import numpy as np
 
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Estimate, bootstrap
+from forkpoint.policies.context import fits_context
 from forkpoint.records import Policy, Problem
 from forkpoint.runs import Run
 from forkpoint.runs.work import Executor
@@ -26,7 +27,6 @@ from forkpoint.search.result import SearchResult
 from forkpoint.search.step_search import search_beams, search_subtrees
 from forkpoint.search.whole import search_adaptive, search_samples, search_tree
 from forkpoint.select import Aggregate
-from forkpoint.solutions.work import fits_context
 
 RESULTS, RESULT_ROWS = "results.json", "results.jsonl"
 SEARCHES: dict[SearchKind, Callable[[Policy, Sequence[Problem], Guide, SearchConfig], list[SearchResult]]] = {

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from forkpoint.grading.ends import graded
+from forkpoint.policies.context import room_after
 from forkpoint.records import Cost, Policy, Problem
 from forkpoint.search.beam import ROOT, Beam, Growth, grow
 from forkpoint.search.config import SearchConfig
@@ -93,7 +94,7 @@ class _StepSearch:
     ) -> None:
         prompt_ids = policy.encode_question(problem.question)
         self.problem, self.readings, self.cost = problem, Readings(problem.question, prompt_ids), Cost()
-        self._prompt_ids, self._room = prompt_ids, config.room(policy, len(prompt_ids))
+        self._prompt_ids, self._room = prompt_ids, room_after(policy, prompt_ids, config.max_tokens)
         self._branching, self._width = config.branching, width
         self._groups = [[ROOT] * width for _ in range(num_groups)]
         self._growing: list[list[Growth]] = []

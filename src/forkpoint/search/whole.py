@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from forkpoint.grading.ends import End, graded
 from forkpoint.labels.leaves import leaf_shares
+from forkpoint.policies.context import room_after
 from forkpoint.records import NUM_DECIMALS, Cost, Policy, Problem
 from forkpoint.search.config import SearchConfig
 from forkpoint.search.guide import Draft, Guide, Readings
@@ -104,7 +105,7 @@ def _draw(
         config.num_samples, config.temperature, config.top_p, config.max_tokens, config.seed
     )
     prompts = [gathering.prompt_ids for gathering in gatherings]
-    rooms = [config.room(policy, len(prompt_ids)) for prompt_ids in prompts]
+    rooms = [room_after(policy, prompt_ids, config.max_tokens) for prompt_ids in prompts]
     spans = [range(gathering.num_samples, gathering.num_samples + num) for gathering in gatherings]
     sampled = sample(policy, prompts, rollouts, rooms, spans)
     arrivals = []

@@ -1,7 +1,8 @@
-"""Raw outcomes as they are journaled: what a policy did with a problem, graded, before any label or score.
+"""Raw outcomes as they are journaled: a policy's solutions of a problem, graded, before any label or score.
 
-Invariant: a row holds all that labels, steps and scores are derived from (tokens, their texts, entropies, verdicts,
-cost), so that deriving them again needs neither the policy nor its tokenizer. Floats are rounded to 6 decimals.
+Invariant: a row holds everything that labels, steps and scores are derived from (tokens, their texts,
+entropies, verdicts, cost), so that deriving them again needs neither the policy nor its tokenizer. Floats are
+rounded to 6 decimals.
 """
 
 from __future__ import annotations
@@ -36,16 +37,19 @@ class TreeOutcome:
     ends: tuple[End, ...]
     cost: Cost
     scoring: ScoringCost | None = None
-    """What a PRM took to steer the tree; None where none of this was done."""
+    """The cost of the PRM that steered the tree; None if none did."""
     num_pruned: int = 0
-    """Anchors closed unforked for their score."""
+    """Anchors that were never forked because of their score."""
 
     def path(self, leaf_idx: int) -> Path:
         """The solution that ends in a leaf."""
         return Path(self.tree.path(leaf_idx), self._texts(leaf_idx))
 
     def solutions(self) -> tuple[Solution, ...]:
-        """One per leaf; a token counts for the leaf that sampled it, a forced runner-up for none."""
+        """One solution per leaf.
+
+        A sampled token counts for the leaf that it was sampled for, a forced runner-up for none.
+        """
         sampled = [len(branch.completion) - (branch.parent_idx is not None) for branch in self.tree.branches]
         return tuple(_solution(self.path(idx), end, sampled[idx]) for idx, end in enumerate(self.ends))
 
@@ -111,7 +115,7 @@ class SampleOutcome:
 
 
 def paths_of(policy: Policy, completions: Sequence[Completion]) -> tuple[Path, ...]:
-    """Completions with the text of their tokens."""
+    """The completions, each with the text of its tokens."""
     return tuple(
         Path(completion, tuple(policy.token_texts(completion.token_ids))) for completion in completions
     )

@@ -1,7 +1,7 @@
-"""Independent samples from any prefix: the HT baseline (from the prompt) and rollouts (from a step).
+"""Independent samples from any prefix: the HT baseline (of the prompt) and rollouts (of a step's prefix).
 
-Invariant: sample k of a prefix depends on the policy, the prefix, the settings, the seed and k alone, so more samples can
-be added later without changing the first ones.
+Invariant: sample k of a prefix depends on the policy, the prefix, the settings, the seed and k alone, so more
+samples can be added later without changing the first ones.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def sample(
 ) -> list[tuple[list[Completion], Cost]]:
     """`num_samples` completions of every prefix, with their cost.
 
-    Per prefix, `max_tokens` overrides the configured limit, and `spans` says which samples are drawn (0 .. num_samples - 1).
+    Per prefix, `max_tokens` overrides the configured limit, and `spans` gives the numbers of the samples to
+    draw (None: 0 .. num_samples - 1).
     """
     limits = max_tokens or [config.max_tokens] * len(prefixes)
     spans = spans or [range(config.num_samples)] * len(prefixes)
@@ -48,12 +49,10 @@ def sample(
     ]
     completions = iter(policy.generate([request for group in requests for request in group]))
     groups = [[next(completions) for _ in group] for group in requests]
-    return [
-        (group, Cost.of(its_requests, group)) for its_requests, group in zip(requests, groups, strict=True)
-    ]
+    return [(group, Cost.of(asked, group)) for asked, group in zip(requests, groups, strict=True)]
 
 
 def sample_seed(prefix_ids: Sequence[int], seed: int, sample_idx: int) -> int:
-    """A 63-bit seed from the prefix, so that equal sample numbers of different prefixes are independent."""
+    """A 63-bit seed; it depends on the prefix too, so that samples of different prefixes are independent."""
     content = f"{seed}/{sample_idx}/{','.join(map(str, prefix_ids))}"
     return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "big") >> 1
