@@ -126,7 +126,7 @@ def test_a_share_at_its_limit_is_allowed() -> None:
     ("changes", "message"),
     [
         ({"min_steps": 3, "max_steps": 2}, "at most max_steps; 3 and 2"),
-        ({"max_repeated_steps": 1.5}, r"max_repeated_steps is a share in \[0, 1\]; 1.5"),
+        ({"max_repeated_steps": 1.5}, r"max_repeated_steps must be in \[0, 1\]; 1.5"),
         ({"penalty": math.nan}, "penalty must be finite"),
     ],
 )

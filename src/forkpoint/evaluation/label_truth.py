@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from forkpoint.checks import check_at_least, check_choice
 from forkpoint.content_key import content_key
 from forkpoint.evaluation.metrics import LabelQuality, label_quality
 from forkpoint.labels.leaves import WEIGHTINGS, Leaves
@@ -23,7 +24,7 @@ from forkpoint.runs import Run
 from forkpoint.runs.work import Executor
 from forkpoint.solutions.outcomes import TreeOutcome
 from forkpoint.solutions.sample import RolloutConfig
-from forkpoint.steps import AnchorRule, Segmentation
+from forkpoint.steps import SEGMENTATIONS, AnchorRule, Segmentation
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,12 @@ class PrefixConfig:
     num_rollouts: int = 64
     """Rollouts per prefix: the standard error of a true value of .5 is .5 / sqrt(num_rollouts)."""
     segmentation: Segmentation = "newline"
-    """Prefixes end where steps end."""
+    """How solutions are cut into steps; a prefix ends with a step."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least(1, num_prefixes=self.num_prefixes, num_rollouts=self.num_rollouts)
+        check_choice("segmentation", self.segmentation, SEGMENTATIONS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from forkpoint.checks import check_at_least, check_within
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Estimate, bootstrap
 from forkpoint.evaluation.label_truth import LabelTruth
@@ -57,8 +58,8 @@ class EvaluateConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1; {self.num_samples} was given")
+        check_at_least(1, num_samples=self.num_samples, max_tokens=self.max_tokens)
+        check_within("(0, 1]", top_p=self.top_p)
         if any(temperature <= 0 for temperature in self.temperatures):
             raise ValueError(
                 "HT temperatures must be above 0; greedy decoding is always measured beside them"

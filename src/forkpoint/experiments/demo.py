@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from forkpoint.checks import check_at_least
 from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
 from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy, write_results
 from forkpoint.labels.config import LabelConfig
@@ -42,6 +43,9 @@ class DemoConfig:
     num_rollouts: int = 32
     """Rollouts per such prefix."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least(1, **{name: number for name, number in asdict(self).items() if name != "seed"})
 
 
 LABEL_TAU = 0.5

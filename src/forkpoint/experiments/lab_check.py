@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from forkpoint.checks import check_above, check_at_least
 from forkpoint.estimates import Estimate, bootstrap
 from forkpoint.evaluation.metrics import Attempts, curve
 from forkpoint.lab.oracle import first_error
@@ -31,6 +32,11 @@ class CheckConfig:
     tau: float = 1.0
     """Anchors are counted at this entropy, in nats."""
     max_tokens: int = 160
+
+    def __post_init__(self) -> None:
+        check_at_least(1, num_samples=self.num_samples, max_tokens=self.max_tokens)
+        check_above(0, temperature=self.temperature)
+        check_at_least(0, tau=self.tau)
 
 
 @dataclass(frozen=True)

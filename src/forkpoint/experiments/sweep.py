@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from forkpoint.checks import check_above, check_at_least
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Estimate, bootstrap, bootstrap_seeds
 from forkpoint.evaluation.metrics import Attempts, curve
@@ -62,7 +63,13 @@ class SweepConfig:
     seed: int = 0
     """Of the samples, and the first of the training seeds."""
     num_rollouts: int | None = None
-    """Completions per prefix that labels are derived from; None takes all."""
+    """Completions per prefix that labels are derived from; by default, all."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, num_samples=self.num_samples, max_tokens=self.max_tokens, num_seeds=self.num_seeds)
+        check_above(0, temperature=self.temperature)
+        if self.num_rollouts is not None:
+            check_at_least(1, num_rollouts=self.num_rollouts)
 
     @property
     def sizes(self) -> list[int]:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from forkpoint.checks import check_at_least, check_within
+
 Caught = Literal["empty", "too few steps", "too many steps", "repeated steps", "repeated words", "unreadable"]
 """Why a solution is not rewarded by its score; `unreadable` are those that the PRM refuses (too long, or with its own tags in it)."""
 
@@ -38,11 +40,10 @@ class RewardGuards:
             raise ValueError(
                 f"min_steps must be at least 1 and at most max_steps; {self.min_steps} and {self.max_steps} were given"
             )
-        for name in ("max_repeated_steps", "max_repeated_words"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share in [0, 1]; {getattr(self, name)} was given")
-        if self.num_words < 1:
-            raise ValueError(f"num_words must be at least 1; {self.num_words} was given")
+        check_within(
+            "[0, 1]", max_repeated_steps=self.max_repeated_steps, max_repeated_words=self.max_repeated_words
+        )
+        check_at_least(1, num_words=self.num_words)
         if not math.isfinite(self.penalty):
             raise ValueError(f"penalty must be finite; {self.penalty} was given")
 

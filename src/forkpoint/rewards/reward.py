@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from forkpoint.checks import check_choice, check_within
 from forkpoint.grading.grade import check_grader, grade_all
 from forkpoint.prms.config import PRM
 from forkpoint.rewards.guards import Caught, RewardGuards
@@ -46,10 +47,8 @@ class PRMReward:
         grader: str = "numeric",
     ) -> None:
         """ValueError where a setting means nothing, or the PRM reads steps that cannot be seen in a text."""
-        if aggregate not in AGGREGATES:
-            raise ValueError(f"aggregate {aggregate!r} is unknown; choose from {', '.join(AGGREGATES)}")
-        if not 0 <= outcome_weight <= 1:
-            raise ValueError(f"outcome_weight must be in [0, 1]; {outcome_weight} was given")
+        check_choice("aggregate", aggregate, AGGREGATES)
+        check_within("[0, 1]", outcome_weight=outcome_weight)
         if prm.format.segmentation == "entropy":
             raise ValueError(
                 "this PRM reads entropy steps, which cannot be told from a text; choose one that was trained on lines or solutions"

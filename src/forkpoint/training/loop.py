@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -25,6 +25,8 @@ from accelerate.utils import broadcast_object_list
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from forkpoint.training.config import LoopConfig
 
 T = TypeVar("T")
 IGNORED = -100
@@ -37,29 +39,6 @@ OnStep = Callable[[int, int, float], None]
 
 NUM_POOLED_BATCHES = 50
 """Rows of so many batches are sorted by length together: few enough to stay shuffled, enough for little padding."""
-
-
-class LoopConfig(Protocol):
-    """The fields that trainings have in common; see `TrainConfig` and `SFTConfig`."""
-
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def num_epochs(self) -> float: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def micro_batch_size(self) -> int: ...
-    @property
-    def warmup_share(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def lora_rank(self) -> int: ...
-    @property
-    def lora_targets(self) -> tuple[str, ...]: ...
-    @property
-    def save_every(self) -> int: ...
 
 
 class LengthSampler(Sampler[int]):

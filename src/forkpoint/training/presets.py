@@ -5,6 +5,7 @@ Invariant: a preset is a `TrainConfig`; what a paper leaves open has the default
 
 from __future__ import annotations
 
+from forkpoint.checks import check_choice
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.training.config import TrainConfig
 
@@ -33,7 +34,6 @@ PRESETS = {
 
 
 def preset_named(name: str) -> TrainConfig:
-    """A preset by its name; unknown names list the known ones."""
-    if name not in PRESETS:
-        raise ValueError(f"preset {name!r} is unknown; choose from {', '.join(PRESETS)}")
+    """The preset of that name; the ValueError for an unknown name lists the known ones."""
+    check_choice("preset", name, PRESETS)
     return PRESETS[name]
