@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from forkpoint.estimates import Estimate
-from forkpoint.experiments.raft import RaftReport
+from forkpoint.experiments.raft_report import RaftReport
 from forkpoint.training.processes import is_first_process
 
 out_console = Console(quiet=not is_first_process())

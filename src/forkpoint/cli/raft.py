@@ -10,8 +10,10 @@ from forkpoint.cli.app import Device, Dtype, Flat, app
 from forkpoint.cli.console import TrainProgress, print_raft, quiet_libraries, say
 from forkpoint.experiments.raft import raft
 from forkpoint.experiments.raft_config import RaftConfig
+from forkpoint.experiments.raft_inputs import RaftInputs
 from forkpoint.policies import load_policy
 from forkpoint.prms.config import FamilyConfig
+from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
 from forkpoint.runs.workers import WorkersConfig
 
@@ -53,21 +55,16 @@ def raft_command(
         Problems that are worked on side by side.
     """
     quiet_libraries()
-    load = partial(load_policy, device=device, dtype=dtype, batch_size=batch_size, template=template)
     scorer = family.load(prm, device) if prm else None
+    inputs = RaftInputs(
+        load_problems(problems),
+        load_problems(eval_problems),
+        base,
+        scorer,
+        scorer.format if scorer else PRMFormat(),
+        partial(load_policy, device=device, dtype=dtype, batch_size=batch_size, template=template),
+    )
     with TrainProgress() as progress, workers.executor(batch_size) as executor:
-        found = raft(
-            load_problems(problems),
-            load_problems(eval_problems),
-            base,
-            out,
-            config,
-            executor,
-            scorer,
-            scorer.format if scorer else None,
-            load=load,
-            on_stage=say,
-            on_step=progress,
-        )
-    print_raft(found, f"RAFT: {out}")
+        report = raft(inputs, out, config, executor, on_stage=say, on_step=progress)
+    print_raft(report, f"RAFT: {out}")
     return 0
