@@ -13,9 +13,10 @@ from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import out_console, print_results, quiet_libraries, say
 from forkpoint.cli.steering import steering_of
 from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
-from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy, write_results
+from forkpoint.evaluation.run import EvaluateConfig, Judge, Sampling, evaluate_policy, write_results
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.prms import load_prm
+from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
 from forkpoint.report import write_report
 from forkpoint.runs import LocalExecutor
@@ -57,20 +58,20 @@ def evaluate(
     scorer = load_prm(prm, policy.device) if prm else None
     tree = replace(tree, num_leaves=config.num_samples, max_tokens=config.max_tokens)
     started = time.monotonic()
+    executor = LocalExecutor(chunk_size=policy.batch_size)
     evaluation = evaluate_policy(
         load_problems(problems),
         loaded,
         out / "evaluate",
-        config,
-        tree,
-        LocalExecutor(chunk_size=policy.batch_size),
-        scorer,
-        scorer.format if scorer else None,
-        threshold_problems=load_problems(threshold_problems) if threshold_problems else (),
-        on_stage=say,
-        steering=steering_of(search, scorer),
+        Sampling(config, tree, steering_of(search, scorer)),
+        executor,
+        Judge(
+            scorer,
+            scorer.format if scorer else PRMFormat(),
+            load_problems(threshold_problems) if threshold_problems else (),
+        ),
+        say,
     )
-    executor = LocalExecutor(chunk_size=policy.batch_size)
     truth = (
         measure_labels(labels, loaded, out / "truth", prefixes, executor, config.max_tokens)
         if labels

@@ -13,7 +13,7 @@ from typing import Any
 
 from forkpoint.checks import check_at_least
 from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
-from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy, write_results
+from forkpoint.evaluation.run import EvaluateConfig, Judge, Sampling, evaluate_policy, write_results
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.run import LabelSummary, label_format, label_problems
 from forkpoint.policies import LAB_POLICY, load_policy
@@ -99,16 +99,15 @@ def run_demo(
 
     started = time.monotonic()
     prm = load_prm(out / "prm")
+    evaluate_config = EvaluateConfig(config.num_samples, max_tokens=tree.max_tokens, seed=config.seed)
+    threshold_problems = load_problems(f"lab:valid?num={config.num_threshold_problems}&seed={config.seed}")
     evaluation = evaluate_policy(
         load_problems(f"lab:test?num={config.num_test_problems}&seed={config.seed}"),
         policy,
         out / "evaluate",
-        EvaluateConfig(num_samples=config.num_samples, max_tokens=tree.max_tokens, seed=config.seed),
-        tree,
+        Sampling(evaluate_config, tree),
         executor,
-        prm,
-        prm.format,
-        threshold_problems=load_problems(f"lab:valid?num={config.num_threshold_problems}&seed={config.seed}"),
+        Judge(prm, prm.format, threshold_problems),
         on_stage=lambda stage: on_stage(f"evaluate: {stage}"),
     )
     timed("evaluate", started)

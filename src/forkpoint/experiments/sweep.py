@@ -22,11 +22,10 @@ from forkpoint.checks import check_above, check_at_least
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Estimate, bootstrap, bootstrap_seeds
 from forkpoint.evaluation.metrics import Attempts, curve
-from forkpoint.evaluation.run import EvaluateConfig, Evaluator, Sampler
+from forkpoint.evaluation.run import EvaluateConfig, Evaluator, Judge, Sampler, Sampling
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.run import LABELS, label_format, relabel
 from forkpoint.prms import load_prm
-from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Policy, Problem
 from forkpoint.runs import Run
 from forkpoint.runs.durable import replace_file
@@ -130,22 +129,17 @@ def run_sweep(
     }
     on_stage(f"sample: {config.num_samples} per problem")
     with Run.open(out / "samples", "sweep", identity) as run:
-        unscored = Evaluator(policy, None, PRMFormat(), run, executor)
-        sampler = Sampler("ht", config.temperature)
-        keys = unscored.outcomes(
-            problems, sampler, config.num_samples, evaluate_config, TreeConfig(max_tokens=config.max_tokens)
-        )
-        plain = _accuracies(unscored.attempts(keys), config.sizes)
+        sampling = Sampling(evaluate_config, TreeConfig(max_tokens=config.max_tokens))
+        evaluator = Evaluator(policy, run, executor, sampling)
+        keys = evaluator.sample(problems, Sampler("ht", config.temperature), config.num_samples)
+        plain = _accuracies(evaluator.attempts(keys, Judge()), config.sizes)
         scored: dict[str, list[dict[tuple[str, Aggregate | None, int], NDArray[np.float64]]]] = {}
         for name, directories in trained.items():
             on_stage(f"score: {name}")
             for directory in directories:
                 prm = load_prm(directory)
-                scored.setdefault(name, []).append(
-                    _accuracies(
-                        Evaluator(policy, prm, prm.format, run, executor).attempts(keys), config.sizes
-                    )
-                )
+                attempts = evaluator.attempts(keys, Judge(prm, prm.format))
+                scored.setdefault(name, []).append(_accuracies(attempts, config.sizes))
         run.finish({"num_variants": len(variants)})
     results = _results(variants, plain, scored, config)
     results["training"] = {
