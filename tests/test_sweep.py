@@ -13,7 +13,7 @@ import pytest
 from checkpoints import make_checkpoint
 from forkpoint.cli import app
 from forkpoint.estimates import bootstrap, bootstrap_seeds
-from forkpoint.experiments.sweep import SweepConfig, run_sweep, variants_of
+from forkpoint.experiments.sweep import SweepConfig, SweepInputs, run_sweep, variants_of
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems
@@ -64,16 +64,9 @@ def sweep(
 ) -> dict[str, Any]:
     variants = variants_of(["mean", "er:2", "outcome"], [], LabelConfig(), train)
     config = SweepConfig(num_samples=8, temperature=1.0, max_tokens=8, num_seeds=2)
-    return run_sweep(
-        made / "labels",
-        variants,
-        str(made / "base"),
-        PROBLEMS,
-        policy or ScriptedPolicy(SCRIPT),
-        out,
-        config,
-        QUIET,
-    )
+    sampler = policy or ScriptedPolicy(SCRIPT)
+    inputs = SweepInputs(made / "labels", variants, str(made / "base"), PROBLEMS, sampler)
+    return run_sweep(inputs, out, config, QUIET)
 
 
 def test_variants_are_judged_on_the_same_samples(made: Path, tmp_path: Path) -> None:

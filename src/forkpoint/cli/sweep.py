@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import TrainProgress, out_console, print_sweep, quiet_libraries, say
-from forkpoint.experiments.sweep import SweepConfig, run_sweep, variants_of
+from forkpoint.experiments.sweep import SweepConfig, SweepInputs, run_sweep, variants_of
 from forkpoint.labels.config import LabelConfig
 from forkpoint.policies import checkpoint_of
 from forkpoint.policies.config import PolicyConfig
@@ -57,19 +57,16 @@ def sweep(
     quiet_libraries()
     with Run.read(labels) as run:
         segmentation = run.config.get("segmentation", LabelConfig().segmentation)
+    inputs = SweepInputs(
+        labels,
+        variants_of(values, learning_rates, LabelConfig(segmentation=segmentation), train),
+        str(checkpoint_of(base)),
+        load_problems(problems),
+        policy.load(),
+    )
+    executor = LocalExecutor(chunk_size=policy.batch_size)
     with TrainProgress() as progress:
-        results = run_sweep(
-            labels,
-            variants_of(values, learning_rates, LabelConfig(segmentation=segmentation), train),
-            str(checkpoint_of(base)),
-            load_problems(problems),
-            policy.load(),
-            out,
-            config,
-            LocalExecutor(chunk_size=policy.batch_size),
-            say,
-            progress,
-        )
+        results = run_sweep(inputs, out, config, executor, say, progress)
     print_sweep(results)
     out_console.print(f"Written: {out / 'sweep.json'}", highlight=False, soft_wrap=True)
     return 0
