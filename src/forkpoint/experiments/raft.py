@@ -1,7 +1,8 @@
-"""RAFT: a policy is fine-tuned on its own best solutions, again and again (rejection sampling, arXiv 2412.11006).
+"""RAFT: a policy is repeatedly fine-tuned on its own best solutions (rejection sampling, arXiv 2412.11006).
 
-Iteration t of T: sample completions of every prompt with the current policy, keep one per prompt, fine-tune the current
-policy on the kept ones, measure the new policy. Iteration 0 is the base, measured on the same problems.
+Iteration t of T: sample completions of every prompt with the current policy, keep one per prompt, fine-tune
+the current policy on the kept ones, measure the new policy. Iteration 0 is the base, measured on the same
+problems.
 
     config.json, lock, journal.jsonl, manifest.json    the run: one row per finished stage
     raft.json                                          the results so far
@@ -10,9 +11,10 @@ policy on the kept ones, measure the new policy. Iteration 0 is the base, measur
     iter-T/policy/       the new policy, a model directory that any tool can load
     iter-T/evaluate/     a run of greedy and sampled solutions of the evaluation problems (iter-0 has only this one)
 
-Invariant: a stage is done when its row is in the run's journal, which is written after all files of the stage; killed at
-any moment and started again with the same configuration, a run comes to the same files (on one machine, with the same
-number of threads and chunk size). This file loads no torch; the training loop is in `forkpoint.training.sft`.
+Invariant: a stage is done when its row is in the run's journal, which is written after all files of the
+stage; killed at any moment and started again with the same configuration, a run comes to the same files (on
+one machine, with the same number of threads and chunk size). This file loads no torch; the training loop is
+in `forkpoint.training.sft`.
 """
 
 from __future__ import annotations
@@ -56,11 +58,11 @@ def raft(
 ) -> RaftReport:
     """Improve the policy `inputs.base` on `inputs.problems`; journaled at `out`, run again to continue.
 
-    `on_stage` is called with the name of each stage that begins, `on_step` with (steps done, steps in all, last loss)
-    of a fine-tuning.
-    ValueError if the inputs and the configuration do not fit together or an iteration has nothing to keep, LayoutError if
-    the PRM cannot read the policy's text, ConfigDiffers if `out` was started with another configuration, RuntimeError if
-    problems failed.
+    `on_stage` is called with the name of each stage that begins, `on_step` with (steps done, steps in all,
+    last loss) of a fine-tuning.
+    ValueError if the inputs and the configuration do not fit together or an iteration has nothing to keep,
+    LayoutError if the PRM cannot read the policy's text, ConfigDiffers if `out` was started with another
+    configuration, RuntimeError if problems failed.
     """
     inputs.check(config)
     policy = inputs.load(inputs.base)
@@ -80,7 +82,7 @@ def raft(
 
 @dataclass
 class Stages:
-    """The stages of a RAFT run; one that is journaled is not done again."""
+    """The stages of a RAFT run; a journaled stage is not repeated."""
 
     run: Run
     inputs: RaftInputs
@@ -100,7 +102,7 @@ class Stages:
         self._write_results()
 
     def keep(self, iteration: int) -> None:
-        """Sample with the policy of the iteration before, score the samples, and write the ones that are kept."""
+        """Sample with the policy of the iteration before, score the samples, and write the kept ones."""
         key = f"{iteration}/kept"
         if key in self.run:
             return
@@ -110,7 +112,8 @@ class Stages:
         fitting = [problem for problem in prompts if fits_context(policy, problem)]
         if not fitting:
             raise ValueError(
-                f"iteration {iteration} has no prompt that fits the policy's context of {policy.max_length} tokens"
+                f"iteration {iteration} has no prompt that fits the policy's context of "
+                f"{policy.max_length} tokens"
             )
         seed = stage_seed(config.seed, iteration, "samples")
         work = SampleWork(policy, fitting, self._rollouts(config.num_samples, seed))
@@ -129,7 +132,8 @@ class Stages:
             run.finish(asdict(kept))
         if kept.num_kept == 0:
             raise ValueError(
-                f"iteration {iteration} has nothing to learn from: {kept}; sample more or longer, or give other problems"
+                f"iteration {iteration} has nothing to learn from: {kept}; "
+                "sample more or longer, or give other problems"
             )
         self.run.append([(key, {"kind": "kept", **asdict(kept)})])
 

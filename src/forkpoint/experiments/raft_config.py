@@ -19,23 +19,27 @@ class RaftConfig:
     """How a policy learns from its own solutions. The defaults are those of arXiv 2412.11006."""
 
     num_iterations: int = 3
-    """T."""
+    """Number of iterations, T."""
     num_samples: int = 16
-    """Completions per prompt, of which at most one is kept."""
+    """Completions per prompt; at most one of them is kept."""
     num_prompts: int = 0
-    """Problems per iteration (20,000 in the paper): the next ones in their order, from the start again after the last; 0 takes all."""
+    """Problems per iteration (20,000 in the paper), taken in their order and from the start again after
+    the last one; 0 takes all."""
     temperature: float = 1.0
-    """Of the samples that are chosen from and of the sampled accuracy."""
+    """Temperature of the completions to choose from, and of the samples for evaluation."""
     top_p: float = 1.0
+    """Nucleus of the same samples, in (0, 1]."""
     max_tokens: int = 512
-    """Per completion; one that has not ended by then is never kept."""
+    """Maximum number of tokens of a completion; one that reaches it without an end is never kept."""
     select: KeptBy = "prm"
-    """What is kept of a prompt: the completion that the PRM scores best, right or wrong (prm), or any right one (outcome)."""
+    """Which completion of a prompt is kept: the one that the PRM scores best, right or wrong (prm), or any
+    right one (outcome)."""
     aggregate: Aggregate = "min"
-    """What makes one score of the steps'."""
+    """How step scores become one score of a completion: last, min, prod or mean."""
     num_eval_samples: int = 4
-    """Samples per evaluation problem, beside the greedy solution."""
+    """Samples per evaluation problem, in addition to the greedy solution."""
     seed: int = 0
+    """Seed of samples, choices and fine-tuning."""
     sft: SFTConfig = field(default_factory=SFTConfig)
 
     def __post_init__(self) -> None:
@@ -56,7 +60,7 @@ class RaftConfig:
         check_choice("aggregate", self.aggregate, AGGREGATES)
 
     def learning_rate(self, iteration: int) -> float:
-        """The peak rate of an iteration in 1 .. T: `sft.learning_rate` * (T - t + 1) / T (arXiv 2412.11006)."""
+        """Peak learning rate of iteration t in 1 .. T: `sft.learning_rate` * (T - t + 1) / T (arXiv 2412.11006)."""
         return self.sft.learning_rate * (self.num_iterations - iteration + 1) / self.num_iterations
 
     def prompts(self, problems: Sequence[Problem], iteration: int) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""What a RAFT run starts from: problems, base, PRM; refused before anything is sampled if they do not fit together.
+"""The inputs of a RAFT run (problems, base, PRM), which are checked before anything is sampled.
 
 Invariant: no problem is both learned from and evaluated on.
 """
@@ -34,7 +34,8 @@ class RaftInputs:
     prm_format: PRMFormat = field(default_factory=PRMFormat)
     """How solutions are cut into steps for the PRM."""
     load: Callable[[str], Policy] = load_policy
-    """Loads the base and every new policy, for example `load_policy` with a template, device or batch size."""
+    """Loads the base and every new policy, for example `load_policy` with a template, device or batch
+    size."""
 
     def identity(self, policy: Policy) -> dict[str, Any]:
         """The part of the run's configuration that depends on the inputs; `policy` is the loaded base."""
@@ -64,18 +65,19 @@ class RaftInputs:
             raise ValueError("select 'prm' needs a PRM; give one, or choose select 'outcome'")
         if config.select == "outcome" and self.prm is not None:
             raise ValueError(
-                "select 'outcome' keeps right completions and asks no PRM; leave the PRM out, or choose select 'prm'"
+                "select 'outcome' keeps right completions and asks no PRM; "
+                "leave the PRM out, or choose select 'prm'"
             )
         questions = {problem.question for problem in self.problems}
         shared = [problem.id for problem in self.eval_problems if problem.question in questions]
         if shared:
             raise ValueError(
-                f"{len(shared)} evaluation problems are also learned from (the first is {shared[0]}); leave them out "
-                "on one side, because accuracy on them says nothing about new problems"
+                f"{len(shared)} evaluation problems are also learned from (the first is {shared[0]}); "
+                "leave them out on one side, because accuracy on them says nothing about new problems"
             )
 
     def check_policy(self, policy: Policy, max_tokens: int) -> None:
-        """ValueError unless the prompts fit the policy's context, LayoutError unless the PRM can read the policy."""
+        """ValueError unless the prompts fit the policy's context, LayoutError unless the PRM can read its text."""
         num_long = sum(not fits_context(policy, problem) for problem in self.eval_problems)
         if num_long:
             raise ValueError(
@@ -92,8 +94,9 @@ class RaftInputs:
 def check_prm(prm: Scorer, prm_format: PRMFormat, policy: Policy, problem: Problem, max_tokens: int) -> None:
     """LayoutError unless the PRM can read the policy's greedy solution of `problem`, which is sampled here.
 
-    The PRM's tokenizer must give the text back as it was, must find no step tag and no other special token in it, and the
-    whole must fit the PRM's `max_length`. A scorer without `tokenizer` and `layout` cannot be checked, and is taken as it is.
+    The PRM's tokenizer must decode the text to what it was, must find neither the step tag nor another
+    special token in it, and the whole must fit the PRM's `max_length`. A scorer without `tokenizer` and
+    `layout` is not checked.
     """
     tokenizer, layout = getattr(prm, "tokenizer", None), getattr(prm, "layout", None)
     if tokenizer is None or layout is None:
@@ -104,21 +107,22 @@ def check_prm(prm: Scorer, prm_format: PRMFormat, policy: Policy, problem: Probl
     prompt = prm_format.template.replace("{question}", problem.question)
     steps = path.steps(prm_format.segmentation, prm_format.rule)[0]
     reserved = {layout.tag_id, *tokenizer.all_special_ids}
-    where = f"{prm.name} cannot read what {policy.name} says to problem {problem.id}"
+    start = f"{prm.name} cannot read what {policy.name} says to problem {problem.id}"
     for piece in (prompt, *steps):
         ids = tokenizer.encode(piece, add_special_tokens=False)
         back = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if back != piece:
             raise LayoutError(
-                f"{where}: its tokenizer makes {back!r} of {piece!r}; use a PRM that was trained on such texts"
+                f"{start}: its tokenizer makes {back!r} of {piece!r}; use a PRM that was trained on such texts"
             )
         found = reserved.intersection(ids)
         if found:
             token = tokenizer.decode([min(found)])
             raise LayoutError(
-                f"{where}: {piece!r} holds its special token {token!r}; scores would be read at the wrong places"
+                f"{start}: {piece!r} holds its special token {token!r}; "
+                "scores would be read at the wrong places"
             )
     try:
         layout.encode(problem.question, steps)
     except LayoutError as error:
-        raise LayoutError(f"{where}: {error}") from error
+        raise LayoutError(f"{start}: {error}") from error

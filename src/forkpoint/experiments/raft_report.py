@@ -1,4 +1,4 @@
-"""What a RAFT run reports: the base and every iteration, with intervals over the evaluation problems.
+"""The report of a RAFT run: the base and every iteration, with intervals over the evaluation problems.
 
 Invariant: an entry of raft.json has the same keys for every iteration.
 """
@@ -15,7 +15,7 @@ from forkpoint.training.config import SFTReport
 
 @dataclass(frozen=True, slots=True)
 class IterationReport:
-    """What an iteration came to. Iteration 0 is the base, which has no training and no gain."""
+    """The results of an iteration. Iteration 0 is the base, which has no training and no gain."""
 
     iteration: int
     policy: str
@@ -33,7 +33,7 @@ class IterationReport:
     """Gain of `sampled` over the base, paired problem by problem."""
 
     def to_row(self) -> dict[str, Any]:
-        """The entry of raft.json; the same keys for every iteration."""
+        """The entry of raft.json, with the same keys for every iteration."""
         kept = asdict(self.kept) if self.kept else dict.fromkeys(Kept.__dataclass_fields__)
         training = asdict(self.training) if self.training else dict.fromkeys(SFTReport.__dataclass_fields__)
         gains = {"greedy": self.greedy_gain, "sampled": self.sampled_gain}

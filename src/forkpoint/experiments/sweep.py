@@ -1,4 +1,4 @@
-"""One PRM per variant (label value, learning rate, seed), all judged on the same samples of the same problems.
+"""One PRM per variant (label value, learning rate, seed), all judged on the same samples of solutions.
 
     OUT/NAME-seedS/labels.jsonl, prm/    labels derived from the label run, and the PRM trained on them
     OUT/samples/                         HT samples of the test problems, and every PRM's scores of them
@@ -80,7 +80,7 @@ class SweepConfig:
 
 @dataclass(frozen=True)
 class SweepInputs:
-    """What the PRMs are trained from and tested on."""
+    """The data and models that a sweep needs."""
 
     label_run: Path
     """The run whose outcomes all labels are derived from."""
@@ -97,7 +97,7 @@ class SweepInputs:
 def variants_of(
     values: Sequence[str], learning_rates: Sequence[float], labels: LabelConfig, train: TrainConfig
 ) -> list[Variant]:
-    """Every value with every learning rate, by default that of `train`. ValueError if two variants have one name."""
+    """Every value with every learning rate (by default that of `train`). ValueError if two names are equal."""
     rates = list(learning_rates) or [train.learning_rate]
     found = []
     for value in values:
@@ -118,7 +118,7 @@ def run_sweep(
     on_stage: Callable[[str], None] = lambda _: None,
     on_train_step: Callable[[int, int, float], None] | None = None,
 ) -> dict[str, Any]:
-    """Train a PRM per variant and seed, and judge all of them on the same samples; returns the content of sweep.json."""
+    """Train a PRM per variant and seed, judge all on the same samples; returns the content of sweep.json."""
     out.mkdir(parents=True, exist_ok=True)
     seeds = range(config.seed, config.seed + config.num_seeds)
     trained: dict[str, list[Path]] = {}

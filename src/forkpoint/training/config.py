@@ -1,4 +1,4 @@
-"""What a training is given and what it reports.
+"""Settings and reports of training.
 
 Invariant: importing this file does not load torch.
 """
@@ -71,7 +71,8 @@ class SFTConfig(LoopConfig):
     """
 
     learning_rate: float = 5e-7
-    """Peak learning rate, which falls to 0 along a cosine; RAFT scales it by (T - t + 1) / T in iteration t."""
+    """Peak learning rate, which falls to 0 along a cosine; RAFT multiplies it by (T - t + 1) / T in iteration
+    t."""
     num_epochs: float = 2.0
     """Passes over all completions; need not be a whole number."""
     batch_size: int = 128
@@ -79,18 +80,18 @@ class SFTConfig(LoopConfig):
     micro_batch_size: int = 8
     """Completions per forward pass."""
     dtype: Dtype = "float32"
-    """Type of the weights during training and when saved; auto keeps the checkpoint's. bfloat16 rounds updates
-    of 5e-7 away."""
+    """Type of the weights during training and when saved; auto keeps the checkpoint's. In bfloat16,
+    updates of 5e-7 are rounded away."""
 
 
 @dataclass(frozen=True, slots=True)
 class SFTRow:
-    """A prompt and what the policy should say to it, in the policy's own tokens."""
+    """A prompt and the completion that the policy should learn, in the policy's own tokens."""
 
     prompt_ids: tuple[int, ...]
-    """At least one; not learned."""
+    """At least one token; the prompt is not learned."""
     completion_ids: tuple[int, ...]
-    """At least one, the end token included; learned."""
+    """At least one token, including the end token; the completion is learned."""
 
     def __post_init__(self) -> None:
         if not self.prompt_ids or not self.completion_ids:
@@ -99,15 +100,15 @@ class SFTRow:
 
 @dataclass(frozen=True, slots=True)
 class SFTReport:
-    """What fine-tuning did."""
+    """The result of fine-tuning."""
 
     num_rows: int
     num_tokens: int
-    """Completion tokens, those that are learned."""
+    """Completion tokens, which are the ones that are learned."""
     first_loss: float
-    """In nats per completion token, mean over the first tenth of the optimiser steps."""
+    """Mean loss over the first tenth of the optimiser steps, in nats per completion token."""
     loss: float
-    """The same over the last tenth."""
+    """Mean loss over the last tenth of the optimiser steps, in nats per completion token."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +125,14 @@ class TrainConfig(LoopConfig):
     dtype: Dtype = "float32"
     """Type of the weights during training; auto keeps the checkpoint's."""
     packing: Packing = "tree"
-    """tree: a row holds all solutions of a problem, and each distinct prefix is computed once. flat: a row is one
-    solution. If the model cannot compute trees, training is flat, and the report says so."""
+    """tree: a row holds all solutions of a problem, and each distinct prefix is computed once. flat: a row is
+    one solution. If the model cannot compute trees, training is flat, and the report says so."""
     max_pack_tokens: int = 4096
-    """Maximum number of tokens of a tree; solutions of a problem that need more are split over several rows."""
+    """Maximum number of tokens of a tree; if the solutions of a problem need more, they become several
+    rows."""
     label_weighting: LabelWeighting = "uniform"
-    """uniform: every step counts once. evidence: a step counts 1 - w, where w is the width of the 95 % interval of its
-    label, divided by the mean over all steps; labels without counts have width 1 and do not count."""
+    """uniform: every step counts once. evidence: a step counts 1 - w, divided by the mean over all steps;
+    w is the width of the 95 % interval of its label. Labels without counts have width 1 and do not count."""
     max_solutions_per_problem: int = 0
     """Maximum number of solutions per problem to train on, right and wrong ones in turn; 0 takes all."""
     seed: int = 0
@@ -147,17 +149,18 @@ class TrainConfig(LoopConfig):
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """What training did."""
+    """The result of training a PRM."""
 
     num_rows: int
-    """Solutions trained on."""
+    """Solutions that were trained on."""
     num_steps_labelled: int
+    """Labelled steps of these solutions."""
     num_refused: int
-    """Solutions left out because their tags do not fit."""
+    """Solutions that were left out because their tags do not fit."""
     refusals: dict[str, int]
-    """Why, and how often."""
+    """Number of refused solutions by reason."""
     loss: float
-    """Mean over the last tenth of the optimiser steps."""
+    """Mean loss over the last tenth of the optimiser steps."""
     packing: Packing
     """The packing that was used; it differs from the one asked for if the model cannot compute trees."""
     num_steps: int
