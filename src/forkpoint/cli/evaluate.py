@@ -38,20 +38,24 @@ def evaluate(
     search: Annotated[SteeringConfig, Parameter(name="search")] = SteeringConfig(),
     policy: Annotated[PolicyConfig, Flat] = PolicyConfig(),
 ) -> int:
-    """Measure greedy, majority, best-of-N and oracle accuracy against sampled tokens, for HT samples and EDU trees.
+    """Measure accuracy against sampled tokens, for HT samples and EDU trees.
+
+    The answers are picked by majority, best-of-N, weighted vote and oracle; greedy solutions are measured
+    beside them.
 
     Parameters
     ----------
     problems
-        As for `forkpoint label`.
+        Test problems, as for `forkpoint label`.
     prm
-        A directory made by `forkpoint train`; without it nothing is scored.
+        A directory made by `forkpoint train`; without it, nothing is scored.
     out
-        The run directory; gets results.json and report.html.
+        The run directory, which gets results.json and report.html.
     threshold_problems
-        Lab problems that choose the first-error threshold, such as lab:valid?num=200; lab problems only.
+        Lab problems that choose the first-error threshold, such as lab:valid?num=200.
     labels
-        A run directory of `forkpoint label` whose labels are held against many rollouts of the same prefixes.
+        A run directory of `forkpoint label`, whose labels are compared with many rollouts of the same
+        prefixes.
     """
     quiet_libraries()
     loaded = policy.load()
@@ -96,12 +100,12 @@ def evaluate(
 
 @app.command
 def report(directory: Path) -> int:
-    """Write DIRECTORY/report.html from DIRECTORY/results.json: one file, no network.
+    """Write DIRECTORY/report.html from DIRECTORY/results.json: one file that needs no network.
 
     Parameters
     ----------
     directory
-        What `forkpoint demo` or `forkpoint evaluate` wrote.
+        The output directory of `forkpoint demo` or `forkpoint evaluate`.
     """
     out_console.print(str(write_report(directory)), highlight=False, soft_wrap=True)
     return 0

@@ -14,7 +14,7 @@ from forkpoint.training.presets import preset_named
 
 
 def preset_defaults(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-    """Fill every `TrainConfig` of the command from its `--preset`; cyclopts calls this between reading and binding."""
+    """Fill every `TrainConfig` of a command from `--preset`; cyclopts calls this before it binds flags."""
     name = _preset_name(arguments)
     if name is None:
         return

@@ -1,4 +1,4 @@
-"""`forkpoint raft`: a policy improved on its own solutions."""
+"""`forkpoint raft`: fine-tune a policy on its own solutions."""
 
 from __future__ import annotations
 
@@ -34,25 +34,27 @@ def raft_command(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> int:
-    """Improve a policy on its own solutions: sample, keep the best by a PRM, fine-tune, evaluate, T times (RAFT).
+    """Improve a policy on its own solutions (RAFT).
 
-    With --select outcome a random right solution is kept instead, as the baseline. Killed at any moment, the same command
-    continues.
+    An iteration samples solutions, keeps the best one of every problem by a PRM, fine-tunes on them, and
+    evaluates. With --select outcome, a random right solution is kept instead, as a baseline. If the command
+    is killed, the same command continues.
 
     Parameters
     ----------
     problems
-        What is trained on, as for `forkpoint label`.
+        Problems to learn from, as for `forkpoint label`.
     eval_problems
-        What every iteration is measured on; shares no question with the others.
+        Problems that every iteration is measured on; they must share no question with the others.
     base
         The policy to start from: `lab`, a model directory, or a hub id.
     prm
-        A directory made by `forkpoint train`, a public PRM, or the address of a `forkpoint serve`; needed unless --select outcome.
+        A directory made by `forkpoint train`, a public PRM, or the address of a `forkpoint serve`; required
+        unless --select outcome is given.
     out
-        The run directory; gets raft.json, and the policy of every iteration.
+        The run directory, which gets raft.json and the policy of every iteration.
     batch_size
-        Problems that are worked on side by side.
+        Problems that are processed together.
     """
     quiet_libraries()
     scorer = family.load(prm, device) if prm else None

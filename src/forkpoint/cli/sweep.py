@@ -32,10 +32,10 @@ def sweep(
     train: Annotated[TrainConfig, Parameter(name="train")] = TrainConfig(),
     policy: Annotated[PolicyConfig, Flat] = PolicyConfig(),
 ) -> int:
-    """Train one PRM per label value (or learning rate) from one label run, and compare them on the same samples.
+    """Train one PRM per label value (or learning rate) from one label run, and compare them all.
 
-    An eta sweep: --values mean --values er:0.1 --values er:2 --values er:10 --values hit --values outcome. The first is the
-    reference of the paired differences.
+    All PRMs score the same samples. An eta sweep: --values mean --values er:0.1 --values er:2 --values er:10
+    --values hit --values outcome. The first value is the reference of the paired differences.
 
     Parameters
     ----------
@@ -46,11 +46,11 @@ def sweep(
     values
         Label values: mean, hit, er:ETA, outcome.
     learning_rates
-        Peak rates, each with every value; without any, that of the preset.
+        Peak learning rates, each combined with every value; by default, the one of the preset.
     base
         The model that PRMs start from.
     out
-        The directory of the sweep; gets sweep.json.
+        The directory of the sweep, which gets sweep.json.
     preset
         As for `forkpoint train`.
     """

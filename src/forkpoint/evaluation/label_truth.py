@@ -1,8 +1,9 @@
 """How far labels are from the truth: the true value of a prefix, estimated once with many rollouts.
 
-The true value is the probability that the policy, sampling at temperature 1, reaches the right answer from the prefix.
-Invariant: prefixes are drawn with a seed from the journal of a label run, each at most once, and their rollouts are
-journaled; an estimate is made once and serves all labels that are compared with it.
+The true value is the probability that the policy, sampling at temperature 1, reaches the right answer from
+the prefix.
+Invariant: prefixes are drawn with a seed from the journal of a label run, each at most once, and their
+rollouts are journaled; an estimate is made once and serves all labels that are compared with it.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class LabelledPrefix:
 def draw_prefixes(
     outcomes: Sequence[TreeOutcome], config: PrefixConfig, rule: AnchorRule
 ) -> list[LabelledPrefix]:
-    """Distinct prefixes that are not whole solutions; no tree gives a second one before every tree has given one."""
+    """Distinct prefixes that are not whole solutions, a second one of a tree only after one of every tree."""
     rng = random.Random(config.seed)
     order = list(outcomes)
     rng.shuffle(order)
@@ -106,7 +107,7 @@ class LabelTruth:
 def measure_labels(
     labels: Path, policy: Policy, out: Path, config: PrefixConfig, executor: Executor, max_tokens: int
 ) -> LabelTruth:
-    """Compare the labels of a label run with true values, which are journaled at `out`; run again to continue."""
+    """Compare the labels of a label run with true values, journaled at `out`; run again to continue."""
     with Run.read(labels) as label_run:
         prefixes = draw_prefixes(list(tree_outcomes(label_run)), config, anchor_rule(label_run))
     rollouts = RolloutConfig(config.num_rollouts, 1.0, max_tokens=max_tokens, seed=config.seed)

@@ -1,8 +1,8 @@
 """The evaluate stage: sample solutions of test problems, score them with a PRM, write results.json.
 
-The same problems get three kinds of solutions: greedy, HT (independent samples, one set per temperature), and EDU (leaves
-of a tree). Invariant: solutions and scores are journaled as they come, so a killed evaluation continues; every number in
-results.json is computed from the journal by the pure functions of `metrics.py`.
+The same problems get three kinds of solutions: greedy, HT (independent samples, one set per temperature), and
+EDU (leaves of a tree). Invariant: solutions and scores are journaled as they come, so a killed evaluation
+continues; every number in results.json is computed from the journal by the pure functions of `metrics.py`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class EvaluateConfig:
     """Which solutions are compared."""
 
     num_samples: int = 16
-    """Solutions per problem: HT samples, and leaves of the EDU tree. Curves have points at N = 1, 2, 4, ... up to it."""
+    """Solutions per problem: HT samples, and leaves of the EDU tree; curves have points at N = 1, 2, 4,
+    ... up to it."""
     temperatures: tuple[float, ...] = (0.7,)
     """Temperatures of the HT samples, one set each (0.7 in arXiv 2503.22233)."""
     top_p: float = 1.0
@@ -90,15 +91,15 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """What solutions are judged by."""
+    """The PRM that judges solutions, and the problems that choose its threshold."""
 
     scorer: Scorer | None = None
     """The PRM; without one, nothing is scored."""
     format: PRMFormat = field(default_factory=PRMFormat)
     """How solutions are cut into steps, and how step scores become one score."""
     threshold_problems: Sequence[Problem] = ()
-    """Lab problems, disjoint from the test problems, that choose the first-error threshold; without them, first
-    errors are not measured."""
+    """Lab problems, disjoint from the test problems, that choose the first-error threshold; without them,
+    first errors are not measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +141,7 @@ class Evaluator:
         self._policy, self._run, self._executor, self._sampling = policy, run, executor, sampling
 
     def sample(self, problems: Sequence[Problem], sampler: Sampler, num_samples: int) -> list[str]:
-        """Sample solutions; returns the keys of the outcome rows. A tree has as many leaves as it is configured to."""
+        """Sample solutions; returns the keys of the outcome rows. For trees `num_samples` is not read."""
         work: TreeWork | SampleWork
         if sampler.kind == "edu":
             work = TreeWork(self._policy, problems, self._sampling.tree, self._sampling.steering)
@@ -201,8 +202,9 @@ def evaluate_policy(
 ) -> Evaluation:
     """Measure the policy, and the judge's PRM on it; journaled at `out`, run again to continue.
 
-    `on_stage` is called with the name of each stage that begins. ValueError if steering reads gold answers, or if a
-    prompt does not fit the policy's context; ConfigDiffers if `out` was started with another configuration.
+    `on_stage` is called with the name of each stage that begins. ValueError if steering reads gold answers,
+    or if a prompt does not fit the policy's context; ConfigDiffers if `out` was started with another
+    configuration.
     """
     _check(problems, policy, sampling, judge)
     config = sampling.config

@@ -9,7 +9,7 @@ problems.
     iter-T/samples/      a run of graded samples and their step scores
     iter-T/kept.jsonl    the completions that the new policy learned from
     iter-T/policy/       the new policy, a model directory that any tool can load
-    iter-T/evaluate/     a run of greedy and sampled solutions of the evaluation problems (iter-0 has only this one)
+    iter-T/evaluate/     a run of solutions of the evaluation problems (iter-0 has only this one)
 
 Invariant: a stage is done when its row is in the run's journal, which is written after all files of the
 stage; killed at any moment and started again with the same configuration, a run comes to the same files (on

@@ -60,7 +60,7 @@ class RaftConfig:
         check_choice("aggregate", self.aggregate, AGGREGATES)
 
     def learning_rate(self, iteration: int) -> float:
-        """Peak learning rate of iteration t in 1 .. T: `sft.learning_rate` * (T - t + 1) / T (arXiv 2412.11006)."""
+        """Peak rate of iteration t in 1 .. T: `sft.learning_rate` * (T - t + 1) / T (arXiv 2412.11006)."""
         return self.sft.learning_rate * (self.num_iterations - iteration + 1) / self.num_iterations
 
     def prompts(self, problems: Sequence[Problem], iteration: int) -> list[Problem]:

@@ -77,12 +77,12 @@ class RaftInputs:
             )
 
     def check_policy(self, policy: Policy, max_tokens: int) -> None:
-        """ValueError unless the prompts fit the policy's context, LayoutError unless the PRM can read its text."""
+        """ValueError unless the prompts fit its context, LayoutError unless the PRM can read its text."""
         num_long = sum(not fits_context(policy, problem) for problem in self.eval_problems)
         if num_long:
             raise ValueError(
-                f"{num_long} evaluation prompts do not fit the policy's context of {policy.max_length} tokens; "
-                "leave them out"
+                f"{num_long} evaluation prompts do not fit the policy's context of {policy.max_length} "
+                "tokens; leave them out"
             )
         fitting = next((problem for problem in self.problems if fits_context(policy, problem)), None)
         if fitting is None:
@@ -113,7 +113,8 @@ def check_prm(prm: Scorer, prm_format: PRMFormat, policy: Policy, problem: Probl
         back = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if back != piece:
             raise LayoutError(
-                f"{start}: its tokenizer makes {back!r} of {piece!r}; use a PRM that was trained on such texts"
+                f"{start}: its tokenizer makes {back!r} of {piece!r}; "
+                "use a PRM that was trained on such texts"
             )
         found = reserved.intersection(ids)
         if found:

@@ -97,7 +97,7 @@ class SweepInputs:
 def variants_of(
     values: Sequence[str], learning_rates: Sequence[float], labels: LabelConfig, train: TrainConfig
 ) -> list[Variant]:
-    """Every value with every learning rate (by default that of `train`). ValueError if two names are equal."""
+    """Every value with every learning rate (by default `train`'s). ValueError if two names are equal."""
     rates = list(learning_rates) or [train.learning_rate]
     found = []
     for value in values:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def is_first_process() -> bool:
-    """Whether this process is alone, or the first of those started by torchrun or accelerate; it alone writes."""
+    """Whether this process writes and prints: it is alone, or rank 0 under torchrun or accelerate."""
     return int(os.environ.get("RANK", "0")) == 0
 
 

@@ -46,7 +46,7 @@ def fine_tune(
     seed: int = 0,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> SFTReport:
-    """Fine-tune the model `base` (a directory or a hub id) on `rows`, save it at `out`; run again to continue.
+    """Fine-tune the model `base` (a directory or a hub id) on `rows`, saved at `out`; run again to continue.
 
     A finished model of the same arguments at `out` is left unchanged. `on_step` is called with (steps done,
     steps in all, last loss). ValueError if there are no rows, or if one does not fit the model's vocabulary
