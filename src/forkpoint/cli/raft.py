@@ -36,9 +36,9 @@ def raft_command(
 ) -> int:
     """Improve a policy on its own solutions (RAFT).
 
-    An iteration samples solutions, keeps the best one of every problem by a PRM, fine-tunes on them, and
-    evaluates. With --select outcome, a random right solution is kept instead, as a baseline. If the command
-    is killed, the same command continues.
+    Each iteration samples solutions, keeps the one of every problem that a PRM scores best, fine-tunes the
+    policy on them, and evaluates it. With --select outcome, a random right solution is kept instead, as a
+    baseline. If the command is killed, the same command continues.
 
     Parameters
     ----------
@@ -55,6 +55,13 @@ def raft_command(
         The run directory, which gets raft.json and the policy of every iteration.
     batch_size
         Problems that are processed together.
+    template
+        The prompt with {question} in it; by default, the chat template, or the question and a line break if
+        there is none.
+    device
+        Device of the policy and the PRM.
+    dtype
+        Type of the weights while sampling; auto is bfloat16 on a GPU and float32 elsewhere.
     """
     quiet_libraries()
     scorer = family.load(prm, device) if prm else None
