@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forkpoint.evaluation.run import EvaluateConfig, Judge, Sampling, evaluate_policy, write_results
+from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy, write_results
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
@@ -25,7 +25,7 @@ PROBLEMS = [Problem(f"p{idx}", f"question {idx}", "3") for idx in range(8)]
 QUIET = LocalExecutor(chunk_size=4, progress=False)
 TREE = TreeConfig(tau=0.5, num_leaves=4)
 CONFIG = EvaluateConfig(num_samples=4, temperatures=(0.7, 1.0))
-SAMPLING = Sampling(CONFIG, TREE)
+SOURCES = SolutionSources(CONFIG, TREE)
 
 
 class KnowingScorer:
@@ -44,7 +44,7 @@ class KnowingScorer:
 def test_a_scorer_that_knows_beats_the_majority(tmp_path: Path) -> None:
     scorer = KnowingScorer()
     evaluation = evaluate_policy(
-        PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", SAMPLING, QUIET, Judge(scorer)
+        PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", SOURCES, QUIET, Judge(scorer)
     )
     rows = {
         (row["sampler"], row["temperature"], row["select"], row["aggregate"], row["n"]): row
@@ -81,17 +81,17 @@ def test_a_scorer_that_knows_beats_the_majority(tmp_path: Path) -> None:
 
 def test_an_evaluation_is_continued_not_redone_and_gives_the_same_numbers(tmp_path: Path) -> None:
     first = evaluate_policy(
-        PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", SAMPLING, QUIET, Judge(KnowingScorer())
+        PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", SOURCES, QUIET, Judge(KnowingScorer())
     )
     policy, scorer = ScriptedPolicy(SCRIPT), KnowingScorer()
-    second = evaluate_policy(PROBLEMS, policy, tmp_path / "run", SAMPLING, QUIET, Judge(scorer))
+    second = evaluate_policy(PROBLEMS, policy, tmp_path / "run", SOURCES, QUIET, Judge(scorer))
     assert second == first
     assert policy.requests == [] and scorer.num_scored == 0
 
 
 def test_results_have_the_promised_shape_and_a_report(tmp_path: Path) -> None:
     policy = ScriptedPolicy(SCRIPT)
-    evaluation = evaluate_policy(PROBLEMS, policy, tmp_path / "run", SAMPLING, QUIET, Judge(KnowingScorer()))
+    evaluation = evaluate_policy(PROBLEMS, policy, tmp_path / "run", SOURCES, QUIET, Judge(KnowingScorer()))
     write_results(tmp_path, evaluation, {"a": 1}, policy, {"evaluate": 1.0})
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) >= {"version", "config", "policy", "rows", "first_error", "cost", "seconds"}
@@ -120,7 +120,8 @@ def test_first_errors_are_measured_on_the_lab_with_a_threshold_from_elsewhere(tm
 
     policy = ScriptedPolicy(careless, words=["Friday: finds 1+1=2\n", "The answer is 2"], name="careless")
     evaluation = evaluate_policy(
-        load_problems("lab:test?num=6"), policy, tmp_path / "run", Sampling(EvaluateConfig(num_samples=2), TREE), QUIET,
+        load_problems("lab:test?num=6"), policy, tmp_path / "run",
+        SolutionSources(EvaluateConfig(num_samples=2), TREE), QUIET,
         Judge(KnowingScorer(), threshold_problems=load_problems("lab:valid?num=6")),
     )  # fmt: skip
     found = evaluation.first_error
@@ -131,7 +132,7 @@ def test_first_errors_are_measured_on_the_lab_with_a_threshold_from_elsewhere(tm
 
 
 def test_without_a_scorer_nothing_is_picked_by_score(tmp_path: Path) -> None:
-    evaluation = evaluate_policy(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", SAMPLING, QUIET)
+    evaluation = evaluate_policy(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", SOURCES, QUIET)
     assert {row["select"] for row in evaluation.rows} == {"greedy", "majority", "oracle"}
 
 
@@ -149,7 +150,7 @@ def test_sizes_are_powers_of_two_and_the_number_itself() -> None:
 
 
 def test_first_errors_need_a_temperature(tmp_path: Path) -> None:
-    sampling = Sampling(EvaluateConfig(num_samples=2, temperatures=()), TREE)
+    sources = SolutionSources(EvaluateConfig(num_samples=2, temperatures=()), TREE)
     judge = Judge(KnowingScorer(), threshold_problems=PROBLEMS)
     with pytest.raises(ValueError, match="give at least one temperature"):
-        evaluate_policy(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", sampling, QUIET, judge)
+        evaluate_policy(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", sources, QUIET, judge)

@@ -17,7 +17,7 @@ import pytest
 
 from checkpoints import make_checkpoint
 from forkpoint.cli import app
-from forkpoint.evaluation.run import EvaluateConfig, Evaluation, Judge, Sampling, evaluate_policy
+from forkpoint.evaluation.run import EvaluateConfig, Evaluation, Judge, SolutionSources, evaluate_policy
 from forkpoint.formats.labels_file import read_labelled
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
@@ -68,7 +68,7 @@ def evaluated(
         problems,
         policy,
         out,
-        Sampling(EVALUATION, TREE),
+        SolutionSources(EVALUATION, TREE),
         QUIET,
         Judge(scorer, TRAINING.format, threshold_problems),
     )
@@ -245,7 +245,12 @@ def test_a_prm_learns_from_tests_to_pick_the_programs_that_pass(tmp_path: Path) 
     train_prm(tmp_path / "run" / LABELS, str(base), tmp_path / "prm", config)
     prm, problems = load_prm(tmp_path / "prm"), tasks(THINGS[8:])
     evaluation = evaluate_policy(
-        problems, policy, tmp_path / "eval", Sampling(EVALUATION, TEXT_TREE), QUIET, Judge(prm, prm.format)
+        problems,
+        policy,
+        tmp_path / "eval",
+        SolutionSources(EVALUATION, TEXT_TREE),
+        QUIET,
+        Judge(prm, prm.format),
     )
     accuracy = {
         (row["sampler"], row["select"], row["aggregate"], row["n"]): row["accuracy"]

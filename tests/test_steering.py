@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from forkpoint.errors import ConfigDiffers
-from forkpoint.evaluation.run import EvaluateConfig, Judge, Sampling, evaluate_policy, write_results
+from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy, write_results
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems, tree_outcomes
@@ -84,13 +84,13 @@ def test_a_run_is_of_one_search_and_one_scorer(tmp_path: Path) -> None:
 def test_an_evaluation_reports_the_prm_s_tokens_and_refuses_gold_answers(tmp_path: Path) -> None:
     policy, config = ScriptedPolicy(SCRIPT), EvaluateConfig(num_samples=4, max_tokens=8)
     evaluation = evaluate_policy(
-        PROBLEMS, policy, tmp_path / "run", Sampling(config, TREE, P_EDU), QUIET, Judge(Doubtful())
+        PROBLEMS, policy, tmp_path / "run", SolutionSources(config, TREE, P_EDU), QUIET, Judge(Doubtful())
     )
     assert evaluation.search is not None
     assert evaluation.search["pruned_per_problem"] == 1.0 and evaluation.search["prm_tokens_per_problem"] > 0
     assert write_results(tmp_path, evaluation, {}, policy, {})["search"] == evaluation.search
     gold = Steering(SteeringConfig(expand="mcts", value="outcome"))
     with pytest.raises(ValueError, match="reads the gold answers"):
-        evaluate_policy(PROBLEMS, policy, tmp_path / "gold", Sampling(config, TREE, gold), QUIET)
+        evaluate_policy(PROBLEMS, policy, tmp_path / "gold", SolutionSources(config, TREE, gold), QUIET)
     labelled = label_problems(PROBLEMS, policy, tmp_path / "labels", TREE, SOFT, QUIET, steering=gold)
     assert labelled.num_solutions == 20

@@ -13,7 +13,7 @@ from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import out_console, print_results, quiet_libraries, say
 from forkpoint.cli.steering import steering_of
 from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
-from forkpoint.evaluation.run import EvaluateConfig, Judge, Sampling, evaluate_policy, write_results
+from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy, write_results
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import PRMFormat
@@ -67,7 +67,7 @@ def evaluate(
         load_problems(problems),
         loaded,
         out / "evaluate",
-        Sampling(config, tree, steering_of(search, scorer)),
+        SolutionSources(config, tree, steering_of(search, scorer)),
         executor,
         Judge(
             scorer,

@@ -79,8 +79,8 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How solutions are sampled: independently, and as leaves of trees."""
+class SolutionSources:
+    """Where the solutions come from: independent samples, and leaves of trees."""
 
     config: EvaluateConfig
     tree: TreeConfig
@@ -137,16 +137,16 @@ class Evaluation:
 class Evaluator:
     """Samples and scores into one run directory."""
 
-    def __init__(self, policy: Policy, run: Run, executor: Executor, sampling: Sampling) -> None:
-        self._policy, self._run, self._executor, self._sampling = policy, run, executor, sampling
+    def __init__(self, policy: Policy, run: Run, executor: Executor, sources: SolutionSources) -> None:
+        self._policy, self._run, self._executor, self._sources = policy, run, executor, sources
 
     def sample(self, problems: Sequence[Problem], sampler: Sampler, num_samples: int) -> list[str]:
         """Sample solutions; returns the keys of the outcome rows. For trees `num_samples` is not read."""
         work: TreeWork | SampleWork
         if sampler.kind == "edu":
-            work = TreeWork(self._policy, problems, self._sampling.tree, self._sampling.steering)
+            work = TreeWork(self._policy, problems, self._sources.tree, self._sources.steering)
         else:
-            config = self._sampling.config
+            config = self._sources.config
             rollouts = RolloutConfig(
                 num_samples, sampler.temperature, config.top_p, config.max_tokens, config.seed
             )
@@ -195,7 +195,7 @@ def evaluate_policy(
     problems: Sequence[Problem],
     policy: Policy,
     out: Path,
-    sampling: Sampling,
+    sources: SolutionSources,
     executor: Executor,
     judge: Judge = Judge(),
     on_stage: Callable[[str], None] = lambda _: None,
@@ -206,10 +206,10 @@ def evaluate_policy(
     or if a prompt does not fit the policy's context; ConfigDiffers if `out` was started with another
     configuration.
     """
-    _check(problems, policy, sampling, judge)
-    config = sampling.config
-    with Run.open(out, "evaluate", _identity(problems, policy, sampling, judge)) as run:
-        evaluator = Evaluator(policy, run, executor, sampling)
+    _check(problems, policy, sources, judge)
+    config = sources.config
+    with Run.open(out, "evaluate", _identity(problems, policy, sources, judge)) as run:
+        evaluator = Evaluator(policy, run, executor, sources)
 
         # 1. sample and score every kind of solutions
         hts = [Sampler("ht", temperature) for temperature in config.temperatures]
@@ -239,7 +239,7 @@ def evaluate_policy(
 
         # 4. trees to show, and the costs
         trees = evaluator.trees(keys[EDU])
-        views = tree_views(trees, attempts[EDU], sampling.tree, judge.format)
+        views = tree_views(trees, attempts[EDU], sources.tree, judge.format)
         cost = sum((evaluator.cost(keys[sampler]) for sampler in keys), Cost())
         run.finish({"num_rows": len(rows)})
     return Evaluation(
@@ -253,8 +253,8 @@ def evaluate_policy(
     )
 
 
-def _check(problems: Sequence[Problem], policy: Policy, sampling: Sampling, judge: Judge) -> None:
-    if sampling.steering is not None and sampling.steering.search.is_gold:
+def _check(problems: Sequence[Problem], policy: Policy, sources: SolutionSources, judge: Judge) -> None:
+    if sources.steering is not None and sources.steering.search.is_gold:
         raise ValueError(
             "a search by outcomes reads the gold answers: it is fit for labelling and unfit for evaluation; "
             "choose value prm or confidence"
@@ -265,24 +265,24 @@ def _check(problems: Sequence[Problem], policy: Policy, sampling: Sampling, judg
             f"{num_long} prompts do not fit the policy's context of {policy.max_length} tokens; "
             "leave those problems out"
         )
-    if judge.threshold_problems and not sampling.config.temperatures:
+    if judge.threshold_problems and not sources.config.temperatures:
         raise ValueError("first errors are measured on HT samples; give at least one temperature")
 
 
 def _identity(
-    problems: Sequence[Problem], policy: Policy, sampling: Sampling, judge: Judge
+    problems: Sequence[Problem], policy: Policy, sources: SolutionSources, judge: Judge
 ) -> dict[str, Any]:
     """The configuration of the run."""
     identity = {
         "policy": policy.name,
         "entropies": policy.entropy_bound,
         "scorer": judge.scorer.name if judge.scorer else None,
-        "evaluate": asdict(sampling.config),
-        "tree": asdict(sampling.tree),
+        "evaluate": asdict(sources.config),
+        "tree": asdict(sources.tree),
         "problems": content_key([asdict(problem) for problem in problems]),
         "num_problems": len(problems),
     }
-    return identity | ({"steering": sampling.steering.identity()} if sampling.steering else {})
+    return identity | ({"steering": sources.steering.identity()} if sources.steering else {})
 
 
 def _search_cost(trees: Sequence[TreeOutcome]) -> dict[str, Any] | None:

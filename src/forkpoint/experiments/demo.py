@@ -14,7 +14,7 @@ from typing import Any
 
 from forkpoint.checks import check_at_least
 from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
-from forkpoint.evaluation.run import EvaluateConfig, Judge, Sampling, evaluate_policy, write_results
+from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy, write_results
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.run import LabelSummary, label_format, label_problems
 from forkpoint.policies import LAB_POLICY, load_policy
@@ -110,7 +110,7 @@ def run_demo(
         load_problems(f"lab:test?num={config.num_test_problems}&seed={config.seed}"),
         policy,
         out / "evaluate",
-        Sampling(evaluate_config, tree),
+        SolutionSources(evaluate_config, tree),
         executor,
         Judge(prm, prm.format, threshold_problems),
         on_stage=lambda stage: on_stage(f"evaluate: {stage}"),

@@ -22,7 +22,7 @@ from forkpoint.checks import check_above, check_at_least
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Estimate, bootstrap, bootstrap_seeds
 from forkpoint.evaluation.metrics import Attempts, curve
-from forkpoint.evaluation.run import EvaluateConfig, Evaluator, Judge, Sampler, Sampling
+from forkpoint.evaluation.run import EvaluateConfig, Evaluator, Judge, Sampler, SolutionSources
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.run import LABELS, label_format, relabel
 from forkpoint.prms import load_prm
@@ -137,8 +137,8 @@ def run_sweep(
     }
     on_stage(f"sample: {config.num_samples} per problem")
     with Run.open(out / "samples", "sweep", identity) as run:
-        sampling = Sampling(evaluate_config, TreeConfig(max_tokens=config.max_tokens))
-        evaluator = Evaluator(inputs.policy, run, executor, sampling)
+        sources = SolutionSources(evaluate_config, TreeConfig(max_tokens=config.max_tokens))
+        evaluator = Evaluator(inputs.policy, run, executor, sources)
         keys = evaluator.sample(inputs.problems, Sampler("ht", config.temperature), config.num_samples)
         plain = _accuracies(evaluator.attempts(keys, Judge()), config.sizes)
         scored: dict[str, list[dict[tuple[str, Aggregate | None, int], NDArray[np.float64]]]] = {}
