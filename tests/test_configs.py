@@ -1,4 +1,4 @@
-"""The settings of training, sampling and measuring: what is refused, and what finished runs are recognised by."""
+"""Settings of training, sampling and evaluation: what is refused, and how finished runs are recognised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluate stage on a scripted policy and a scorer that knows the truth, and its results as others read them."""
+"""The evaluate stage on a scripted policy and a scorer that knows the truth, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class KnowingScorer:
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
         self.num_scored += len(steps)
-        return [[0.9 if "two" in "".join(its_steps) else 0.1 for _ in its_steps] for its_steps in steps]
+        return [[0.9 if "two" in "".join(solution) else 0.1 for _ in solution] for solution in steps]
 
 
 def test_a_scorer_that_knows_beats_the_majority(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The shipped policies: small, loadable by their own tokenizers, useful in the lab, and the same tree however it is batched."""
+"""The shipped policies: small, with their own tokenizers, useful in the lab, and equal trees in any batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RAFT: what is kept, what is learned at which rate, what is refused, and a run that can be stopped at any moment."""
+"""RAFT: what is kept, learned and refused, the learning rates, and runs that are stopped at any moment."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ class LikingScorer:
         self.name, self._likes, self._hates = f"likes {likes}, hates {hates}", likes, hates
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
-        if self._hates and any(self._hates in "".join(its_steps) for its_steps in steps):
+        if self._hates and any(self._hates in "".join(solution) for solution in steps):
             raise LayoutError(f"{self._hates} cannot be read")
-        return [[self._of(step) for step in its_steps] for its_steps in steps]
+        return [[self._of(step) for step in solution] for solution in steps]
 
     def _of(self, step: str) -> float:
         return next((0.9 - 0.1 * idx for idx, text in enumerate(self._likes) if text in step), 0.1)
@@ -74,7 +74,7 @@ class LengthScorer:
     name = "length"
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
-        return [[1 / (1 + len(step)) for step in its_steps] for its_steps in steps]
+        return [[1 / (1 + len(step)) for step in solution] for solution in steps]
 
 
 def stop_at(wanted: str) -> Callable[[str], None]:

@@ -1,8 +1,8 @@
-"""Nothing is wired to mathematics: labels, training and best-of-N on balls that change hands, and on programs.
+"""Domains other than mathematics: labels, training and best-of-N on balls that change hands, and on programs.
 
-Both policies are scripted and would rather err than not. The pupil tracks balls and confuses the one that is looked for, once
-at most, so that whatever follows is wrong; the programmer writes the wrong operator. What a step is worth is then known without
-the package.
+Both policies are scripted and prefer to err. The pupil tracks balls and confuses the one that is asked for,
+at most once, so that all later steps are wrong; the programmer writes the wrong operator. The value of a step
+is then known without the package.
 """
 
 from __future__ import annotations
@@ -126,12 +126,12 @@ class Oracle:
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
         wrong = [
-            first_wrong_step(self._stories[question], its_steps)
-            for question, its_steps in zip(questions, steps, strict=True)
+            first_wrong_step(self._stories[question], solution)
+            for question, solution in zip(questions, steps, strict=True)
         ]
         return [
-            [float(first < 0 or idx < first) for idx in range(len(its_steps))]
-            for first, its_steps in zip(wrong, steps, strict=True)
+            [float(first < 0 or idx < first) for idx in range(len(solution))]
+            for first, solution in zip(wrong, steps, strict=True)
         ]
 
 
@@ -150,7 +150,7 @@ def test_hard_labels_of_shuffles_are_what_the_oracle_says_of_their_steps(tmp_pat
 
 
 def test_soft_labels_of_shuffles_count_the_leaves_below(tmp_path: Path) -> None:
-    """One mistake at most: of a solution of k swaps there are k + 1 leaves, and under the first i right lines k + 1 - i of them."""
+    """At most one mistake: k swaps give k + 1 leaves, k + 1 - i of them under the first i right lines."""
     problems = load_problems("lab-shuffle:train?num=8&level=easy")
     for solution in labelled(problems, pupil(problems), tmp_path / "run", "mean"):
         if solution.is_correct:

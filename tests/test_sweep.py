@@ -1,4 +1,4 @@
-"""Sweeps and presets: variants from one journal, judged on the same samples, and the papers' settings by name."""
+"""Sweeps and presets: variants from one journal judged on the same samples, and papers' settings by name."""
 
 from __future__ import annotations
 
