@@ -268,7 +268,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(base: Path) -> Path:
-    """Models trained by one process (`alone`), by two (`together`), by two with half a model each."""
+    """Models trained by one process (`alone`), two (`together`), two with half a model each (`sharded`)."""
     out = base.parent
     for name in ("alone", "together", "sharded"):
         (out / name).mkdir()

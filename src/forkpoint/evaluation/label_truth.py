@@ -59,7 +59,7 @@ class LabelledPrefix:
 def draw_prefixes(
     outcomes: Sequence[TreeOutcome], config: PrefixConfig, rule: AnchorRule
 ) -> list[LabelledPrefix]:
-    """Distinct prefixes that are not whole solutions, a second one of a tree only after one of every tree."""
+    """Distinct prefixes that are not whole solutions; each tree gives one before any gives a second."""
     rng = random.Random(config.seed)
     order = list(outcomes)
     rng.shuffle(order)

@@ -37,7 +37,7 @@ class Attempts:
     solutions: tuple[Solution, ...]
     step_scores: tuple[tuple[float, ...], ...] | None = None
     tree: Tree | None = None
-    """The tree, if the solutions are its leaves: their probabilities weigh the policy-weighted vote."""
+    """The tree, if the solutions are its leaves: their probabilities weight the policy-weighted vote."""
 
 
 @dataclass(frozen=True, slots=True)
