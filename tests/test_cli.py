@@ -53,7 +53,10 @@ def test_every_command_has_help_with_defaults(command: str) -> None:
 
 
 def test_help_is_light() -> None:
-    code = "import sys, forkpoint.cli; print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
+    code = (
+        "import sys, forkpoint.cli; heavy = ('torch', 'transformers', 'datasets', 'pyarrow'); "
+        "print([name for name in heavy if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -171,11 +174,12 @@ def test_one_run_of_rollouts_gives_every_label_in_every_format(tmp_path: Path) -
     hard = [json.loads(line) for line in (tmp_path / "hard.jsonl").read_text().splitlines()]
     assert [row["steps"] for row in er] == [row["steps"] for row in hard] and len(er) == 6
     for one, other in zip(er, hard, strict=True):
-        for label, its_hard in zip(one["labels"], other["labels"], strict=True):
-            assert its_hard["value"] == float(label["num_correct"] > 0) >= label["value"]
+        for label, hard_label in zip(one["labels"], other["labels"], strict=True):
+            assert hard_label["value"] == float(label["num_correct"] > 0) >= label["value"]
     exact = ["--write", "separator="]
     assert "6 solutions written" in succeeded(
-        "convert", run, "--from", "forkpoint", "--out", tmp_path / "trl.parquet", "--to", "trl", "--write", "threshold=0.5", *exact
+        "convert", run, "--from", "forkpoint", "--out", tmp_path / "trl.parquet", "--to", "trl",
+        "--write", "threshold=0.5", *exact
     )  # fmt: skip
     done = forkpoint("convert", run, "--from", "forkpoint", "--out", tmp_path / "trl.jsonl", "--to", "trl")
     assert done.returncode == 2 and "threshold" in done.stderr and not (tmp_path / "trl.jsonl").exists()

@@ -1,8 +1,8 @@
-"""Training by several processes: what they learn is what one process learns, and one directory comes out.
+"""Training by several processes: they learn what one process learns, and write one directory.
 
-Processes come from the fork server, which has torch loaded; they find each other through a store that the test holds, so no
-port is guessed. Two tests go through torchrun itself. Sharded training (FSDP2) runs on CPUs as accelerate sets it up on GPUs
-from our own recipe, in float32; DeepSpeed is not run.
+The processes come from the fork server, which has torch loaded; they find each other through a store in the test,
+so no port is guessed. Two tests use torchrun itself. Sharded training (FSDP2) runs on CPUs as accelerate sets
+it up on GPUs from the shipped recipe, in float32; DeepSpeed is not run.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ FLAT = TrainConfig(
     save_every=2,
     format=PRMFormat(tag="#", max_length=200),
 )
-"""37 rows: in the last batch of an epoch one process has three rows, the other two, and then a micro-batch of blank ones."""
+"""37 rows: in the last batch of an epoch one process has three rows and the other two, then blanks."""
 CONFIGS = {
     "flat": FLAT,
     "tree": replace(FLAT, packing="tree", batch_size=4, micro_batch_size=1),
@@ -73,7 +73,7 @@ SFT = SFTConfig(learning_rate=3e-3, num_epochs=2, batch_size=4, micro_batch_size
 
 
 def unequal_solutions() -> list[LabelledSolution]:
-    """37 solutions of 1 to 30 steps, and the longer ones are worse: the mean of the processes' means is far from the mean."""
+    """37 solutions of 1 to 30 steps, longer ones worse: the mean of the processes' means is wrong."""
     solutions = []
     for idx in range(37):
         num_steps = 30 if idx % 4 == 0 else 1 + idx % 3
@@ -124,7 +124,7 @@ def train_uneven(base: Path, out: Path) -> None:
 
 
 def train_and_stop(base: Path, out: Path, stop: int) -> None:
-    """Train until step `stop`, then wait to be killed; the process that is not the first is slow to write its part of a checkpoint."""
+    """Train until step `stop`, then wait to be killed; the second process is slow to write its checkpoint."""
 
     def on_step(num_done: int, num_steps: int, loss: float) -> None:
         with (out / "steps").open("a") as file:
@@ -239,7 +239,8 @@ def flags(config: TrainConfig) -> list[str]:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, labels beside it.
 
-    It has no dropout, which would differ, and no biases: that of a key has no gradient, and Adam makes steps of rounding errors.
+    It has no dropout, which would differ, and no biases: the bias of a key has no gradient, and Adam turns
+    rounding errors into steps.
     """
     path = make_checkpoint(
         tmp_path_factory.mktemp("distributed") / "base",
@@ -254,7 +255,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(base: Path) -> Path:
-    """What one process makes, `alone`, and what two make, `together`, and what two make that have a half of the model each, `sharded`."""
+    """Models trained by one process (`alone`), two (`together`), two with half a model each (`sharded`)."""
     out = base.parent
     for name in ("alone", "together", "sharded"):
         (out / name).mkdir()

@@ -1,4 +1,4 @@
-"""The shipped policies: small, loadable with their tokenizers, useful in the lab, independent of batching."""
+"""The shipped policies: small, with their own tokenizers, useful in the lab, and equal trees in any batch."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from forkpoint.checkpoint import load_tokenizer
 from forkpoint.cli.app import app
 from forkpoint.cli.plan import parsed
 from forkpoint.errors import RunError
-from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy
+from forkpoint.evaluation.run import EvaluateConfig, SolutionSources, evaluate_policy
 from forkpoint.experiments.raft_config import RaftConfig
 from forkpoint.formats.labels_file import read_labelled
 from forkpoint.labels.config import LabelConfig
@@ -260,8 +260,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             problems[:num],
             policy,
             directory / f"evaluate-{num}" / "evaluate",
-            EVALUATE,
-            replace(TREE, num_leaves=2),
+            SolutionSources(EVALUATE, replace(TREE, num_leaves=2)),
             executor,
         )
     return directory

@@ -1,4 +1,4 @@
-"""Rewards from a PRM: closed forms over a table of scores, guards that strike, and the two libraries that call them."""
+"""Rewards from a PRM: closed forms over a table of scores, guards, and the two libraries that call them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ needs_lab = pytest.mark.skipif(
 
 
 class TablePRM:
-    """Scores of lines by a table, .5 for others; refuses what holds `unreadable`, and remembers its batches."""
+    """Scores lines by a table (.5 for others), refuses steps with `unreadable`, and remembers its batches."""
 
     name = "table"
 
@@ -44,11 +44,11 @@ class TablePRM:
         self.is_asked.set()
         assert self.may_score.wait(30)
         self.batches.append(
-            [(question, tuple(its_steps)) for question, its_steps in zip(questions, steps, strict=True)]
+            [(question, tuple(solution)) for question, solution in zip(questions, steps, strict=True)]
         )
-        if any("unreadable" in step for its_steps in steps for step in its_steps):
+        if any("unreadable" in step for solution in steps for step in solution):
             raise LayoutError("more than max_length")
-        return [[self.table.get(step, 0.5) for step in its_steps] for its_steps in steps]
+        return [[self.table.get(step, 0.5) for step in solution] for solution in steps]
 
 
 TABLE = {"a\n": 0.8, "b\n": 0.5, "7\n": 0.9}
@@ -126,7 +126,7 @@ def test_a_share_at_its_limit_is_allowed() -> None:
     ("changes", "message"),
     [
         ({"min_steps": 3, "max_steps": 2}, "at most max_steps; 3 and 2"),
-        ({"max_repeated_steps": 1.5}, r"max_repeated_steps is a share in \[0, 1\]; 1.5"),
+        ({"max_repeated_steps": 1.5}, r"max_repeated_steps must be in \[0, 1\]; 1.5"),
         ({"penalty": math.nan}, "penalty must be finite"),
     ],
 )
@@ -271,10 +271,13 @@ def test_grpo_of_trl_trains_on_the_reward(prm_directory: Path, tmp_path: Path) -
     trainer = trl.GRPOTrainer(
         model=model,
         processing_class=tokenizer,
-        reward_funcs=prm_reward(load_prm(prm_directory, "cpu"), outcome_weight=0.5, question_column="question"),
+        reward_funcs=prm_reward(
+            load_prm(prm_directory, "cpu"), outcome_weight=0.5, question_column="question"
+        ),
         train_dataset=Dataset.from_list(rows),
         args=trl.GRPOConfig(
-            output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=4, num_generations=4, max_completion_length=64,
+            output_dir=str(tmp_path), max_steps=2,
+            per_device_train_batch_size=4, num_generations=4, max_completion_length=64,
             learning_rate=1e-3, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, bf16=False,
         ),
     )  # fmt: skip

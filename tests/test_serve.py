@@ -22,7 +22,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from forkpoint.errors import LayoutError, ServerError
-from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy
+from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import PRMFormat
@@ -570,10 +570,11 @@ def test_an_evaluation_finds_the_same_with_a_remote_prm(
         "two\n": {"The answer is 3": 1.0},
     }
     problems = [Problem(f"p{idx}", f"question {idx}", "3") for idx in range(4)]
+    sources = SolutionSources(EvaluateConfig(num_samples=4), TreeConfig(tau=0.5, num_leaves=4))
     evaluations = [
         evaluate_policy(
-            problems, ScriptedPolicy(script), tmp_path / name, EvaluateConfig(num_samples=4),
-            TreeConfig(tau=0.5, num_leaves=4), LocalExecutor(progress=False), scorer, scorer.format,
+            problems, ScriptedPolicy(script), tmp_path / name, sources, LocalExecutor(progress=False),
+            Judge(scorer, scorer.format),
         )
         for name, scorer in (("local", prm), ("remote", RemotePRM(str(served.base_url))))
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Fine-tuning on completions: what is learned and what is not, stopping at any moment, and a model that is used as its base was."""
+"""Fine-tuning on completions: which tokens are learned, stopping at any moment, and a model like its base."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from forkpoint.errors import ConfigDiffers
-from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy, write_results
+from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy, write_results
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.leaf_plan import LeafPlan, tree_outcomes
 from forkpoint.labels.plan import Sampling
@@ -92,14 +92,14 @@ def test_a_run_is_of_one_search_and_one_scorer(tmp_path: Path) -> None:
 def test_an_evaluation_reports_the_prm_s_tokens_and_refuses_gold_answers(tmp_path: Path) -> None:
     policy, config = ScriptedPolicy(SCRIPT), EvaluateConfig(num_samples=4, max_tokens=8)
     evaluation = evaluate_policy(
-        PROBLEMS, policy, tmp_path / "run", config, TREE, QUIET, Doubtful(), steering=P_EDU
+        PROBLEMS, policy, tmp_path / "run", SolutionSources(config, TREE, P_EDU), QUIET, Judge(Doubtful())
     )
     assert evaluation.search is not None
     assert evaluation.search["pruned_per_problem"] == 1.0 and evaluation.search["prm_tokens_per_problem"] > 0
     assert write_results(tmp_path, evaluation, {}, policy, {})["search"] == evaluation.search
     gold = Steering(SteeringConfig(expand="mcts", value="outcome"))
     with pytest.raises(ValueError, match="reads the gold answers"):
-        evaluate_policy(PROBLEMS, policy, tmp_path / "gold", config, TREE, QUIET, steering=gold)
+        evaluate_policy(PROBLEMS, policy, tmp_path / "gold", SolutionSources(config, TREE, gold), QUIET)
     labelled = label_problems(
         PROBLEMS, policy, tmp_path / "labels", TREE, SOFT, QUIET, Sampling(LeafPlan(), steering=gold)
     )

@@ -1,4 +1,4 @@
-"""Sweeps and presets: variants from one journal, judged on the same samples, and the papers' settings by name."""
+"""Sweeps and presets: variants from one journal judged on the same samples, and papers' settings by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from checkpoints import make_checkpoint
 from forkpoint.cli import app
 from forkpoint.estimates import bootstrap, bootstrap_seeds
-from forkpoint.experiments.sweep import SweepConfig, run_sweep, variants_of
+from forkpoint.experiments.sweep import SweepConfig, SweepInputs, run_sweep, variants_of
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollouts import RolloutPlan
@@ -65,16 +65,9 @@ def sweep(
 ) -> dict[str, Any]:
     variants = variants_of(["mean", "er:2", "outcome"], [], LabelConfig(), train)
     config = SweepConfig(num_samples=8, temperature=1.0, max_tokens=8, num_seeds=2)
-    return run_sweep(
-        made / "labels",
-        variants,
-        str(made / "base"),
-        PROBLEMS,
-        policy or ScriptedPolicy(SCRIPT),
-        out,
-        config,
-        QUIET,
-    )
+    sampler = policy or ScriptedPolicy(SCRIPT)
+    inputs = SweepInputs(made / "labels", variants, str(made / "base"), PROBLEMS, sampler)
+    return run_sweep(inputs, out, config, QUIET)
 
 
 def test_variants_are_judged_on_the_same_samples(made: Path, tmp_path: Path) -> None:

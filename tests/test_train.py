@@ -173,9 +173,9 @@ def separation(path: Path) -> float:
     test = visible_errors(30, seed=1)
     scores = load_prm(path).score([item.question for item in test], [item.steps for item in test])
     by_label: dict[float, list[float]] = {0.0: [], 1.0: []}
-    for item, its_scores in zip(test, scores, strict=True):
-        for its_label, score in zip(item.labels, its_scores, strict=True):
-            by_label[its_label.value].append(score)
+    for item, step_scores in zip(test, scores, strict=True):
+        for step_label, score in zip(item.labels, step_scores, strict=True):
+            by_label[step_label.value].append(score)
     return sum(by_label[1.0]) / len(by_label[1.0]) - sum(by_label[0.0]) / len(by_label[0.0])
 
 

@@ -15,7 +15,9 @@ import numpy as np
 from forkpoint.estimates import bootstrap_seeds
 from forkpoint.experiments.raft import raft
 from forkpoint.experiments.raft_config import RaftConfig
+from forkpoint.experiments.raft_inputs import RaftInputs
 from forkpoint.prms import load_prm
+from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
 from forkpoint.runs import LocalExecutor, Run
 from forkpoint.training.config import SFTConfig
@@ -68,10 +70,9 @@ def _tuned(lab: Lab, seed: int, kept_by: str) -> dict[str, Floats]:
         if stage.startswith("iteration 0") and base.exists() and not (directory / "iter-0").exists():
             shutil.copytree(base, directory / "iter-0")
 
-    executor, prm_format = LocalExecutor(chunk_size=32), prm.format if prm else None
-    raft(
-        problems, test, lab.setting.policy, directory, config, executor, prm, prm_format, on_stage=reuse_base
-    )
+    prm_format = prm.format if prm else PRMFormat()
+    inputs = RaftInputs(problems, test, lab.setting.policy, prm, prm_format)
+    raft(inputs, directory, config, LocalExecutor(chunk_size=32), on_stage=reuse_base)
     if not base.exists():
         shutil.copytree(directory / "iter-0", base.with_suffix(".partial"), dirs_exist_ok=True)
         base.with_suffix(".partial").rename(base)

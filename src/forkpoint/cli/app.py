@@ -1,6 +1,6 @@
-"""The application that commands register with, and how it ends.
+"""The application that commands register with, and its exit status.
 
-Exit status: 0 done; 1 done in part (the message says what is owed); 2 bad input; 130 interrupted.
+Exit status: 0 done; 1 partly done (a message says what is missing); 2 bad input; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ app = App(
 )
 
 Flat = Parameter(name="*")
-"""The fields of a configuration are flags of their own."""
+"""Makes the fields of a configuration flags without a prefix."""
 
 
 def main(argv: list[str] | None = None) -> None:

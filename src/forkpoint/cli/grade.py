@@ -19,11 +19,11 @@ def grade(file: Path, *, grader: str = "math", out: Path | None = None) -> int:
     Parameters
     ----------
     file
-        The answers; a line may name its own `grader`.
+        The answers; a line may have its own `grader`.
     grader
-        numeric, math, exact, choice, code (unit tests), or module:function of your own.
+        numeric, math, exact, choice, code (unit tests), or module:function for a grader of your own.
     out
-        Where each verdict goes, as JSON lines.
+        File for the verdicts, as JSON lines.
     """
     counts = grade_file(file, grader, out)
     table = Table(title=str(file), show_header=False)

@@ -25,18 +25,21 @@ def score(
 ) -> int:
     """Score the steps of solutions: JSON lines with `question` and `steps` (or `solution`, cut at line ends).
 
-    Each line is written back with `step_scores` and `score`. Nothing is written unless every line can be scored.
+    Each line is written with its `step_scores` and `score`. Nothing is written unless every line can be
+    scored.
 
     Parameters
     ----------
     prm
-        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a `forkpoint serve`.
+        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a
+        `forkpoint serve`.
     file
         The solutions.
     out
-        Where the scored lines go.
+        File for the scored lines.
     aggregate
-        What makes one score of the steps' (last, min, prod, mean); without it, what the PRM was saved with.
+        How step scores become one score: last, min, prod or mean; by default, the aggregate that the PRM was
+        saved with.
     """
     quiet_libraries()
     scorer = family.load(prm, device)

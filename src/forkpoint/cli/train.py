@@ -1,4 +1,4 @@
-"""`forkpoint train`: labels in, PRM out."""
+"""`forkpoint train`: a PRM from labels."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def train(
     out
         The directory of the PRM.
     preset
-        Training as in a paper: er-prm (arXiv 2412.11006) or edu-prm (arXiv 2503.22233); lab suits the shipped policy. What it
-        says is the default of the flags below; what is given overrides it.
+        Settings of a paper: er-prm (arXiv 2412.11006) or edu-prm (arXiv 2503.22233); lab suits the shipped
+        policy. They become the defaults of the flags below; flags that are given override them.
     """
     quiet_libraries()
     config = replace(config, format=label_format(labels, config.format))

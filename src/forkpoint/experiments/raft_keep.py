@@ -1,4 +1,4 @@
-"""What RAFT keeps of an iteration's samples: which completion of each prompt, and the counts.
+"""Which completion of each prompt RAFT keeps in an iteration, and the counts.
 
 Invariant: every prompt is kept, dropped or skipped, and counted as one of them.
 """
@@ -23,7 +23,7 @@ KEPT = "kept.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What an iteration sampled and kept; prompts are kept, dropped or skipped."""
+    """Counts of an iteration; every prompt is kept, dropped or skipped."""
 
     num_prompts: int
     num_skipped: int
@@ -42,11 +42,11 @@ class Kept:
     num_unfinished: int
     """Completions that ran into the token limit; never kept."""
     num_refused: int
-    """Completions that the PRM cannot read, too long for it for example; never kept."""
+    """Completions that the PRM cannot read, for example because they are too long; never kept."""
 
 
 class Keeper:
-    """Picks what is kept of every prompt, and counts."""
+    """Picks the completion of every prompt that is kept, and counts."""
 
     def __init__(self, config: RaftConfig, iteration: int) -> None:
         self._config, self._iteration = config, iteration
@@ -58,9 +58,9 @@ class Keeper:
         outcomes: Iterator[SampleOutcome],
         scores: Iterator[list[list[float] | None] | None],
     ) -> Iterator[bytes]:
-        """The lines of kept.jsonl; outcomes and scores run in parallel, one pair per prompt, no scores without a PRM."""
-        for outcome, its_scores in zip(outcomes, scores, strict=True):
-            values = None if its_scores is None else [self._value(step_scores) for step_scores in its_scores]
+        """The lines of kept.jsonl; one outcome and one list of step scores per prompt, None without a PRM."""
+        for outcome, candidates in zip(outcomes, scores, strict=True):
+            values = None if candidates is None else [self._value(step_scores) for step_scores in candidates]
             self._count(outcome, values)
             idx = self.choice(outcome, values)
             if idx is None:
@@ -81,7 +81,7 @@ class Keeper:
             yield (json.dumps(row, ensure_ascii=False) + "\n").encode()
 
     def choice(self, outcome: SampleOutcome, scores: Sequence[float | None] | None) -> int | None:
-        """The index of the completion to keep, None where there is none; of equal scores the first."""
+        """Index of the completion to keep, None if there is none to keep; the first one of equal scores."""
         if self._config.select == "prm":
             assert scores is not None, "keeping by PRM needs scores"
             idxs = [idx for idx, score in enumerate(scores) if score is not None]
@@ -94,7 +94,7 @@ class Keeper:
         return rng.choice(idxs) if idxs else None
 
     def kept(self, num_prompts: int) -> Kept:
-        """The counts, once all lines are written."""
+        """The counts; complete when all lines are written."""
         counts = self._counts
         return Kept(
             num_prompts=num_prompts,
@@ -127,7 +127,7 @@ class Keeper:
 
 
 def read_kept(path: Path) -> list[SFTRow]:
-    """The rows of a kept.jsonl as they are trained on: the ids that the policy sampled, not its text tokenised again."""
+    """The rows of a kept.jsonl to train on: the ids that the policy sampled, not its text tokenised again."""
     with path.open(encoding="utf-8") as file:
         rows = map(json.loads, file)
         return [SFTRow(tuple(row["prompt_ids"]), tuple(row["completion_ids"])) for row in rows]

@@ -1,7 +1,8 @@
-"""A scorer that any number of threads may use, and that says None of what it cannot read.
+"""A scorer that any number of threads may use; a solution that it cannot read has None instead of scores.
 
-RL libraries call reward functions from threads, some with one solution per call. One thread scores at a time, for all that
-wait: what was asked for meanwhile is the next batch. Invariant: a solution's scores do not depend on who asks beside it.
+RL libraries call reward functions from threads, some with one solution per call. One thread at a time scores
+for all waiting threads: the requests that arrive meanwhile are the next batch. Invariant: a solution's scores
+do not depend on the other solutions of its batch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ class SharedScorer:
         self._waiting: list[tuple[Sequence[Item], Future[list[Scores]]]] = []
 
     def score(self, items: Sequence[Item]) -> list[Scores]:
-        """In the order given. What the scorer raises, but for LayoutError, is raised for everyone whose items were in the batch."""
+        """The scores, in the order of `items`.
+
+        Exceptions of the scorer, except LayoutError, are raised in every thread whose items were in the
+        batch.
+        """
         asked: Future[list[Scores]] = Future()
         with self._list_lock:
             self._waiting.append((items, asked))

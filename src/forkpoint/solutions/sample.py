@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from forkpoint.checks import check_at_least, check_within
 from forkpoint.records import Completion, Cost, Policy, Request
 
 
@@ -18,10 +19,18 @@ class RolloutConfig:
     """How samples are drawn."""
 
     num_samples: int = 16
+    """Samples per prefix."""
     temperature: float = 1.0
+    """0 is greedy."""
     top_p: float = 1.0
     max_tokens: int = 512
+    """Maximum number of tokens of a sample."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least(1, num_samples=self.num_samples, max_tokens=self.max_tokens)
+        check_at_least(0, temperature=self.temperature)
+        check_within("(0, 1]", top_p=self.top_p)
 
 
 def sample(
