@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from forkpoint.errors import LayoutError
-from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy
+from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prm_benchmarks.scoring import score_solutions, solution_key
 from forkpoint.prms.layout import PRMFormat
@@ -105,10 +105,9 @@ def test_a_score_of_7_and_one_too_many_reach_no_evaluation(tmp_path: Path) -> No
             PROBLEMS,
             ScriptedPolicy(SCRIPT),
             tmp_path,
-            config,
-            TreeConfig(tau=0.5, num_leaves=2),
+            SolutionSources(config, TreeConfig(tau=0.5, num_leaves=2)),
             QUIET,
-            Careless(),
+            Judge(Careless()),
         )
     assert "one number in [0, 1] per step is needed" in (tmp_path / "failures.jsonl").read_text()
 
