@@ -3,8 +3,8 @@
     python benchmarks/table.py
     python benchmarks/table.py --write
 
-Prints what lies in `benchmarks/results`; `--write` puts the ratios that have a goal into README.md between two lines
-`<!-- benchmarks -->`, and changes nothing else there.
+Prints what lies in `benchmarks/results`; `--write` puts the ratios that have a goal into the page on speed between two
+lines `<!-- benchmarks -->`, and changes nothing else there.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
-    parser.add_argument("--write", action="store_true", help="into the README")
+    parser.add_argument("--page", "--readme", type=Path, default=ROOT / "docs" / "explanations" / "speed.md")
+    parser.add_argument("--write", action="store_true", help="into the page on speed")
     args = parser.parse_args(argv)
     records = [json.loads(path.read_text()) for path in sorted(args.results.glob("*.json"))]
     if not records:
         raise SystemExit(f"{args.results} holds no results; run a benchmark first")
     if args.write:
         replace_file(
-            args.readme, [between_markers(args.readme.read_text(), table(records, goals_only=True)).encode()]
+            args.page, [between_markers(args.page.read_text(), table(records, goals_only=True)).encode()]
         )
     else:
         print(table(records), end="")
@@ -76,7 +76,7 @@ def short(commit: str | None) -> str:
 
 
 def between_markers(text: str, inner: str) -> str:
-    """The text with all that lies between its two markers replaced. ValueError where there are not two."""
+    """The text with all that lies between its two markers replaced. ValueError if there are not two."""
     parts = text.split(MARKER)
     if len(parts) != 3:
         raise ValueError(

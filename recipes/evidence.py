@@ -1,4 +1,4 @@
-"""Do the papers' claims hold in the lab? The experiments of docs/evidence.md, one command for the lot.
+"""Do the papers' claims hold in the lab? The experiments of docs/explanations/evidence.md, one command for the lot.
 
     python recipes/evidence.py --out runs/evidence                               # all arms in the setting default: many hours
     python recipes/evidence.py --arm headline --arm values --seeds 0 1 2 3       # some of it
@@ -33,7 +33,7 @@ class EvidenceConfig:
     """What is run."""
 
     arm: tuple[str, ...] = ()
-    """Names of arms (see docs/evidence.md); none: all."""
+    """Names of arms (see docs/explanations/evidence.md); none: all."""
     setting: tuple[str, ...] = ("default",)
     """default, hard, double, shuffle."""
     seeds: Annotated[tuple[int, ...], cyclopts.Parameter(consume_multiple=True)] = tuple(range(8))

@@ -1,6 +1,6 @@
-"""Draw docs/labels.svg: one tree under five values, as the code of the package labels it.
+"""Draw docs/explanations/labels.svg: one tree under five values, as the code of the package labels it.
 
-    python recipes/labels_picture.py docs/labels.svg
+    python recipes/labels_picture.py docs/explanations/labels.svg
 
 Every circle is a step of some leaf's solution, its number the step's label; the lines of the tree are the steps that leaves
 share. The tree is grown by the package from a scripted policy, so the picture can be drawn anywhere in a second.

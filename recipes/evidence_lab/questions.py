@@ -1,4 +1,4 @@
-"""The questions of docs/evidence.md, each as an arm: what is trained and scored for it, and the numbers that answer it.
+"""The questions of docs/explanations/evidence.md, each as an arm: what is trained and scored for it, and the numbers that answer it.
 
 Invariant: an arm's result holds rows (accuracies) and contrasts (paired differences), both with 95 % intervals over
 problems and seeds, and facts of its own; nothing in it was typed by hand.

@@ -1,4 +1,4 @@
-"""Where the experiments take place, and how large they are; see docs/evidence.md.
+"""Where the experiments take place, and how large they are; see docs/explanations/evidence.md.
 
 Invariant: train, valid and test problems are of different splits of the lab, so none is in two of them.
 """

@@ -14,7 +14,7 @@ Aggregate = Literal["last", "min", "prod", "mean"]
 AGGREGATES: tuple[Aggregate, ...] = ("last", "min", "prod", "mean")
 SHARPNESS = 3.0
 """The power of scores in a policy-weighted vote. On valid problems of three settings of the lab 3 to 6 were alike, smaller and larger
-ones lower (docs/evidence.md)."""
+ones lower (docs/explanations/evidence.md)."""
 
 
 def aggregate(step_scores: Sequence[float], how: Aggregate) -> float:

@@ -47,7 +47,7 @@ def doctor(
     device: Device = "auto",
     json_: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
-    """Look at a PRM, a data file or a policy before it is used; exit status 1 where there is a problem. See docs/doctor.md.
+    """Look at a PRM, a data file or a policy before it is used; exit status 1 where there is a problem. See docs/how-to/doctor.md.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ def doctor(
     kind
         What it is; auto tells by its files. A language model is a policy unless its files say otherwise.
     family
-        The family of a PRM whose files do not tell it (docs/prms).
+        The family of a PRM whose files do not tell it (docs/reference/prms).
     format_
-        The format of a data file whose columns do not tell it (docs/formats.md).
+        The format of a data file whose columns do not tell it (docs/reference/formats.md).
     read
         Options, KEY=VALUE each: those of the data format, or of the PRM's family (separator, reference, beta).
     solutions

@@ -23,7 +23,7 @@ def convert(
     write: tuple[str, ...] = (),
     skip_bad_rows: bool = False,
 ) -> int:
-    """Turn step-labelled data of one format into another; see docs/formats.md.
+    """Turn step-labelled data of one format into another; see docs/reference/formats.md.
 
     Parameters
     ----------

@@ -34,7 +34,7 @@ def plan(
 ) -> int:
     """Say what an experiment takes before it is run: tokens, FLOPs, memory, GPU hours, cost; nothing is run or loaded.
 
-    A recipe's means are assumptions; a pilot, the same command on a few problems, measures them. See docs/real_scale.md.
+    A recipe's means are assumptions; a pilot, the same command on a few problems, measures them. See docs/how-to/real_scale.md.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ def serve(
     family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
     device: Device = "auto",
 ) -> int:
-    """Answer requests for step scores over HTTP until stopped; see docs/serve.md.
+    """Answer requests for step scores over HTTP until stopped; see docs/how-to/serve.md.
 
     Parameters
     ----------

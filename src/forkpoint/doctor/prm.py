@@ -34,7 +34,7 @@ PUBLISHED_IDS: dict[str, tuple[int, ...]] = {
     "rlhflow": (271, 10, 12),
     "qwen": (151651,),
 }
-"""The token that steps are read at, good and bad, in the checkpoints that the authors published (docs/prms)."""
+"""The token that steps are read at, good and bad, in the checkpoints that the authors published (docs/reference/prms)."""
 SHORTEST = 256
 """Tokens; a PRM that reads fewer has no room for most solutions."""
 CLASSIFIERS = (OURS, "qwen", "trl", "pure")

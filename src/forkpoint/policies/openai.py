@@ -61,7 +61,7 @@ class OpenAIPolicy:
     """A served model as a `Policy`.
 
     An entropy is one end, `entropy_bound`, of the interval that the `top_logprobs` most probable tokens leave open.
-    The server must send its own ("raw") log-probabilities of so many tokens, and token ids; see docs/engines.md.
+    The server must send its own ("raw") log-probabilities of so many tokens, and token ids; see docs/how-to/engines.md.
     A loaded policy is pickled as how it was loaded, without the key: where it is unpickled that comes from the environment.
     Any number of threads may use one policy; they share its `max_in_flight`.
     """

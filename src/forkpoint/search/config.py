@@ -72,7 +72,7 @@ class SearchConfig:
     """Of tree-vote and adaptive: the power of the scores in the vote. 0: the policy alone decides; large: the best score does."""
     enough: float = 0.5
     """Of adaptive: the winner's share of the vote at which no more samples are drawn; 1: draw all N, unless there is one
-    answer. See docs/evidence.md for the accuracy and tokens of some values."""
+    answer. See docs/explanations/evidence.md for the accuracy and tokens of some values."""
     draw: int = 2
     """Of adaptive: samples drawn between two votes."""
     aggregate: Aggregate | None = None

@@ -1,7 +1,7 @@
 """What every training here shares: arguments of `transformers.Trainer`, LoRA, progress, and which checkpoint to go on from.
 
 Started by torchrun or accelerate, several processes train one model: a batch is dealt out to them, and the loss is that of
-the whole batch. The first process alone writes, reports and decides what could differ; see docs/training_at_scale.md.
+the whole batch. The first process alone writes, reports and decides what could differ; see docs/how-to/training_at_scale.md.
 Invariant: training that was killed continues from a checkpoint that was written whole, to the same weights; as many
 processes as there may be, every row is learned once per epoch, in the batch in which one process would learn it.
 """
