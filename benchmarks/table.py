@@ -3,8 +3,8 @@
     python benchmarks/table.py
     python benchmarks/table.py --write
 
-Prints what lies in `benchmarks/results`; `--write` puts the ratios that have a goal into the page on speed between two
-lines `<!-- benchmarks -->`, and changes nothing else there.
+Prints what lies in `benchmarks/results`; `--write` puts the ratios that have a goal into the page on speed
+between two lines `<!-- benchmarks -->`, and changes nothing else there.
 """
 
 from __future__ import annotations

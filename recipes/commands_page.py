@@ -1,4 +1,4 @@
-"""Write docs/reference/commands.md: every command with its flags and defaults, as the command line declares them.
+"""Write docs/reference/commands.md: every command with the flags and defaults that it declares.
 
     python recipes/commands_page.py            # print the page
     python recipes/commands_page.py --write    # write it
@@ -17,8 +17,10 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "commands.md"
 INTRODUCTION = """# Commands
 
 This page is generated from the command line: `python recipes/commands_page.py --write`. In a terminal,
-`forkpoint COMMAND --help` prints the same. Flags that are not given have the defaults below. Exit status: 0 done; 1 done
-in part (the message says what is owed), or a problem that `forkpoint doctor` found; 2 bad input; 130 interrupted.
+`forkpoint COMMAND --help` prints the same. Flags that are not given have the defaults below.
+
+Exit status: 0 done; 1 done in part (the message says what is owed), or a problem that `forkpoint doctor`
+found; 2 bad input; 130 interrupted.
 """
 
 

@@ -3,8 +3,8 @@
     python recipes/evidence_tables.py            # print the tables
     python recipes/evidence_tables.py --write    # into the pages on the evidence, and the plots beside them
 
-A table stands between two marks `<!-- evidence NAME -->`. NAME is SETTING-ARM, or `front` or `parts` for the tables that
-compare our search in all settings.
+A table stands between two marks `<!-- evidence NAME -->`. NAME is SETTING-ARM, or `front` or `parts` for the
+tables that compare our search in all settings.
 """
 
 from __future__ import annotations

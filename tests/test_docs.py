@@ -1,4 +1,4 @@
-"""The documents keep their promises: examples run and print what they say, commands parse, links lead somewhere."""
+"""The documents keep their promises: examples print what they say, commands parse, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_readme_is_short() -> None:
 
 
 def long_lines(text: str) -> list[int]:
-    """Lines over 110 characters, from 1. Tables, links, and tables with notes between markers of recipes may be long."""
+    """Lines over 110 characters, from 1. Tables, links, and what recipes write between markers may be long."""
     marked = re.compile(r"<!-- (evidence \S+|benchmarks) -->.*?<!-- \1 -->", re.DOTALL)
     lines = enumerate(marked.sub(lambda found: "\n" * found[0].count("\n"), text).splitlines(), 1)
     return [
@@ -118,7 +118,7 @@ def test_every_page_is_in_the_navigation_once() -> None:
 
 
 def commands_of(path: Path) -> list[list[str]]:
-    """The command lines of `forkpoint` in the blocks of a page, without those that have placeholders (`...`)."""
+    """The commands in the blocks of a page, without those that have placeholders (`...`)."""
     text = path.read_text().replace("\\\n", " ")
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     lines = [line for block in blocks for line in block.splitlines()] + re.findall(
