@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
 
 from forkpoint.cli import app
 from forkpoint.labels.values import PRODUCTS
@@ -101,17 +100,11 @@ def test_a_dead_link_is_found(tmp_path: Path) -> None:
     assert dead_links(page) == ["gone.md", "page.md#gone", "x.png"]
 
 
-def pages_of(nav: Any) -> list[str]:
-    """The pages of a navigation, in order."""
-    if isinstance(nav, str):
-        return [nav]
-    return [page for part in (nav.values() if isinstance(nav, dict) else nav) for page in pages_of(part)]
-
-
 def test_every_page_is_in_the_navigation_once() -> None:
-    configuration = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
-    assert sorted(pages_of(configuration["nav"])) == sorted(str(path.relative_to(DOCS)) for path in PAGES)
-    assert configuration["strict"] is True
+    configuration = (ROOT / "mkdocs.yml").read_text()
+    listed = re.findall(r"^ +- (?:.+: )?(\S+\.md)$", configuration.split("\nnav:\n")[1], re.MULTILINE)
+    assert sorted(listed) == sorted(str(path.relative_to(DOCS)) for path in PAGES)
+    assert "\nstrict: true\n" in configuration
 
 
 # commands, modules and files that are named
