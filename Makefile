@@ -6,11 +6,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
+DOCS_VENV := .venv-docs
+DOCS_READY := $(DOCS_VENV)/.ready
 # how many processes share the tests; each takes about 1 GB
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-quick test-vllm lint clean
+.PHONY: demo test test-quick test-vllm lint docs clean
 
 demo: $(READY)
 	$(BIN)/forkpoint demo --out runs/demo
@@ -29,6 +31,11 @@ lint: $(READY)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# fails at a dead link, a dead anchor, or a page that the navigation lacks
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build
+	@echo 'Written: site/index.html'
+
 # torch first and pinned: a looser requirement may take a build for GPUs, several gigabytes of it
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "forkpoint needs Python 3.11 or newer; set PYTHON=...")'
@@ -45,5 +52,11 @@ $(VLLM_READY): pyproject.toml requirements-vllm.txt
 	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $(VLLM_READY)
 
+# an environment of its own, so that `make test` does without the site's packages
+$(DOCS_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt mkdocs mkdocs-material
+	touch $(DOCS_READY)
+
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) runs
+	rm -rf $(VENV) $(VLLM_VENV) $(DOCS_VENV) runs site

@@ -4,7 +4,7 @@
     python benchmarks/table.py --write
 
 This prints the results in `benchmarks/results`. With `--write`, the ratios that have a goal are written to
-README.md between two lines `<!-- benchmarks -->`, and nothing else there is changed.
+the page on speed, docs/explanations/speed.md, between two lines `<!-- benchmarks -->`, and nothing else there is changed.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
-    parser.add_argument("--write", action="store_true", help="into the README")
+    parser.add_argument("--page", "--readme", type=Path, default=ROOT / "docs" / "explanations" / "speed.md")
+    parser.add_argument("--write", action="store_true", help="into the page on speed")
     args = parser.parse_args(argv)
     records = [json.loads(path.read_text()) for path in sorted(args.results.glob("*.json"))]
     if not records:
         raise SystemExit(f"{args.results} holds no results; run a benchmark first")
     if args.write:
         replace_file(
-            args.readme, [between_markers(args.readme.read_text(), table(records, goals_only=True)).encode()]
+            args.page, [between_markers(args.page.read_text(), table(records, goals_only=True)).encode()]
         )
     else:
         print(table(records), end="")

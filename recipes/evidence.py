@@ -1,4 +1,4 @@
-"""Do the papers' claims hold in the lab? All experiments of docs/evidence.md in one command.
+"""Do the papers' claims hold in the lab? All experiments of docs/explanations/evidence.md in one command.
 
     python recipes/evidence.py --out runs/evidence                          # all arms by default: many hours
     python recipes/evidence.py --arm headline --arm values --seeds 0 1 2 3  # a part of it
@@ -34,7 +34,7 @@ class EvidenceConfig:
     """The experiments to run."""
 
     arm: tuple[str, ...] = ()
-    """Names of arms (see docs/evidence.md); all arms if none is given."""
+    """Names of arms (see docs/explanations/evidence.md); all arms if none is given."""
     setting: tuple[str, ...] = ("default",)
     """Settings: default, hard, double, shuffle."""
     seeds: Annotated[tuple[int, ...], cyclopts.Parameter(consume_multiple=True)] = tuple(range(8))

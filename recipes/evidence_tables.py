@@ -1,10 +1,10 @@
 """Make tables and plots from the results of `recipes/evidence.py`; nothing is typed by hand.
 
     python recipes/evidence_tables.py          # print the tables
-    python recipes/evidence_tables.py --write  # write them to docs/evidence.md and README.md, plots to docs/
+    python recipes/evidence_tables.py --write  # write them and the plots into the pages on the evidence
 
-A table is placed between two marks `<!-- evidence NAME -->`; NAME is SETTING-ARM, or `front` for the table of
-the README.
+A table is placed between two marks `<!-- evidence NAME -->`; NAME is SETTING-ARM, or `front` or `parts`
+for the tables that compare our search in all settings.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from evidence_lab.plots import draw
 from evidence_lab.tables import tables
 
 ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "docs" / "explanations" / "evidence"
 
 
 @dataclass(frozen=True)
 class TablesConfig:
-    """Input and output."""
+    """Where the results are, and whether the pages are written."""
 
     results: Path = ROOT / "recipes" / "results"
     write: bool = False
 
 
 def main(config: Annotated[TablesConfig, cyclopts.Parameter(name="*")] = TablesConfig()) -> None:
-    """Print the tables, or write tables and plots into the documents."""
+    """Print the tables, or write tables and plots into the pages."""
     results = {path.stem: json.loads(path.read_text()) for path in sorted(config.results.glob("*.json"))}
     found = tables(results)
     if not config.write:
         for name, text in found.items():
             print(f"## {name}\n\n{text}\n")
         return
-    for document in (ROOT / "docs" / "evidence.md", ROOT / "README.md"):
+    for document in sorted(PAGES.glob("*.md")):
         text = document.read_text(encoding="utf-8")
         for name, table in found.items():
             mark = f"<!-- evidence {name} -->"
@@ -46,7 +47,7 @@ def main(config: Annotated[TablesConfig, cyclopts.Parameter(name="*")] = TablesC
             if len(rest) == 2:
                 text = f"{before}{mark}\n\n{table}\n\n{mark}{rest[1]}"
         document.write_text(text, encoding="utf-8")
-    for path in draw(results, ROOT / "docs"):
+    for path in draw(results, PAGES):
         print(path)
 
 

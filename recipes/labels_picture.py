@@ -1,6 +1,6 @@
-"""Draw docs/labels.svg: one tree with five values, labelled by the code of the package.
+"""Draw docs/explanations/labels.svg: one tree with five values, labelled by the code of the package.
 
-    python recipes/labels_picture.py docs/labels.svg
+    python recipes/labels_picture.py docs/explanations/labels.svg
 
 Every circle is a step of the solution of some leaf, and its number is the label of the step. The lines of the
 tree are the steps that leaves share. The tree is grown by the package from a scripted policy, so the picture

@@ -268,7 +268,7 @@ def test_lab_shows_problems_with_their_solutions() -> None:
         (["--engine", "openai"], "belong together"),
         (["--server", "http://localhost:1"], "belong together"),
         (["--engine", "openai", "--server", "http://localhost:1"], "http://localhost:1"),
-        (["--engine", "vllm"], "docs/engines.md"),
+        (["--engine", "vllm"], "docs/how-to/engines.md"),
         (["--gpus-per-worker", "1"], "--ray"),
         (
             ["--engine", "vllm", "--ray", "auto", "--tensor-parallel", "2", "--gpus-per-worker", "1"],

@@ -301,7 +301,7 @@ def test_read_tests_joins_a_list() -> None:
 
 
 def test_the_conversions_of_the_document_make_tests_of_the_public_sets_rows() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "code.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "code.md").read_text()
     code = page.split("The two public sets in that form:")[1].split("The program is")[0]
     names: dict[str, Any] = {}
     exec("\n".join(line[4:] for line in code.splitlines()), names)

@@ -762,7 +762,7 @@ def test_the_command_is_light() -> None:
     )
 
 
-PAGE = ROOT / "docs" / "doctor.md"
+PAGE = ROOT / "docs" / "how-to" / "doctor.md"
 
 
 def test_the_commands_of_the_page_run_and_end_as_it_says(

@@ -45,7 +45,7 @@ from forkpoint.runs import LocalExecutor
 from labelled import label, visible_errors
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-PAGES = Path(__file__).parents[1] / "docs" / "benchmarks"
+PAGES = Path(__file__).parents[1] / "docs" / "reference" / "benchmarks"
 QUIET = LocalExecutor(chunk_size=4, progress=False)
 
 
@@ -576,7 +576,8 @@ def test_a_killed_benchmark_goes_on_without_scoring_again_and_ends_the_same(tmp_
 
 
 def commands_in(page: Path) -> list[list[str]]:
-    return [line.split()[1:] for line in page.read_text().splitlines() if line.startswith("    forkpoint ")]
+    lines = page.read_text().replace("\\\n", "").splitlines()
+    return [line.split()[1:] for line in lines if line.startswith("    forkpoint ")]
 
 
 def run_command(command: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -424,7 +424,7 @@ def test_only_a_qwen2_can_be_saved_as_qwen(tmp_path: Path) -> None:
         save_as_qwen(ours, tmp_path / "qwen")
 
 
-PAGES = Path(__file__).parents[1] / "docs" / "prms"
+PAGES = Path(__file__).parents[1] / "docs" / "reference" / "prms"
 COMMANDS = {
     "peiyi9979/math-shepherd-mistral-7b-prm": "math-shepherd",
     "HanningZhang/Llama3.1-Math-PRM": "er-prm",

@@ -187,7 +187,7 @@ def test_an_error_of_the_prm_reaches_all_who_wait_and_the_next_batch_is_scored()
 
 
 def test_the_example_of_the_page_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    page = Path(__file__).parents[1] / "docs" / "rl_rewards.md"
+    page = Path(__file__).parents[1] / "docs" / "how-to" / "rl_rewards.md"
     code, printed = page.read_text().split("## By hand")[1].split("\nprints\n")
     exec(compile(textwrap.dedent(code), page.name, "exec"), {})
     assert capsys.readouterr().out.strip() == printed.strip()

@@ -719,9 +719,11 @@ def test_unknown_methods_are_refused_before_anything_is_written(tmp_path: Path) 
 
 
 def test_the_example_of_the_page_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    code, printed = (ROOT / "docs" / "search.md").read_text().split("## In Python")[1].split("\nprints\n")
-    exec(compile(textwrap.dedent(code), "docs/search.md", "exec"), {})
-    assert capsys.readouterr().out.strip() == printed.strip()
+    code, printed = (
+        (ROOT / "docs" / "how-to" / "search.md").read_text().split("## In Python")[1].split("\nprints\n")
+    )
+    exec(compile(textwrap.dedent(code), "docs/how-to/search.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == textwrap.dedent(printed).strip()
 
 
 # the lab
@@ -782,8 +784,8 @@ def test_other_processes_get_a_prm_of_their_own_and_the_same_one(lab_prm: Path, 
 def test_the_command_of_the_page_runs(
     lab_prm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (ROOT / "docs" / "search.md").read_text()
-    (line,) = re.findall(r"^    forkpoint (search .*)$", page, re.MULTILINE)
+    page = (ROOT / "docs" / "how-to" / "search.md").read_text()
+    (line,) = re.findall(r"^    forkpoint (search .*)$", page.replace("\\\n", ""), re.MULTILINE)
     arguments = shlex.split(line.replace("PRM", str(lab_prm)).replace("OUT", str(tmp_path / "out")))
     with pytest.raises(SystemExit) as ended:
         main(arguments)

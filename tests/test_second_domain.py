@@ -46,7 +46,7 @@ TRAINING = TrainConfig(
     micro_batch_size=16,
     format=PRMFormat(tag="#", max_length=1024),
 )
-DOCUMENT = Path(__file__).parents[1] / "docs" / "second_domain.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "how-to" / "second_domain.md"
 
 
 def labelled(
@@ -266,9 +266,8 @@ def test_the_commands_of_the_document_run(tmp_path: Path) -> None:
     (tmp_path / "tasks.jsonl").write_text(task + "\n")
     (tmp_path / "answers.jsonl").write_text(answer + "\n")
     policy = make_checkpoint(tmp_path / "policy", max_position_embeddings=1024)
-    commands = [
-        line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()
-    ]
+    blocks = re.findall(r"```sh\n(.*?)```", page.replace("\\\n", ""), re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
     assert len(commands) == 6
     for command in commands:
         arguments = shlex.split(command.replace("POLICY", str(policy)).replace("OUT/", f"{tmp_path}/"))

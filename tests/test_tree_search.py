@@ -442,7 +442,7 @@ def test_a_dropped_duplicate_and_an_early_end_leave_the_search_in_order() -> Non
 
 
 def test_the_example_in_the_docs_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    document = Path(__file__).parents[1] / "docs" / "trees.md"
+    document = Path(__file__).parents[1] / "docs" / "explanations" / "trees.md"
     example, printed = document.read_text(encoding="utf-8").split("## By hand")[1].split("\nprints\n")
     exec(compile("\n".join(line[4:] for line in example.splitlines()), document.name, "exec"), {})
     assert capsys.readouterr().out.splitlines() == [line[4:] for line in printed.splitlines() if line]

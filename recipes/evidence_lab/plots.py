@@ -1,4 +1,4 @@
-"""The two plots of the README: accuracy against tokens, and label error against tokens."""
+"""The two plots of the evidence: accuracy against tokens, and label error against tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of the experiments and their scale; see docs/evidence.md.
+"""The settings of the experiments and their scale; see docs/explanations/evidence.md.
 
 Invariant: train, valid and test problems come from different splits of the lab, so no problem is in two of
 them.

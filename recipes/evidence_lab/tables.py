@@ -1,4 +1,4 @@
-"""Format result files as Markdown tables, one per arm, and the table of the README."""
+"""Format result files as Markdown tables, one per arm, and those that compare our search in all settings."""
 
 from __future__ import annotations
 
@@ -315,7 +315,7 @@ FRONT = (
     "policy-weighted vote of tree of 8, tau = 1.0, then samples until 0.5 of the vote; edu",
     "vote of 64 samples, T = 0.7; er-2",
 )
-"""Return the rows of the README's table that a setting has."""
+"""The rows of the table `front`, as far as a setting has them."""
 
 
 PARTED = ("policy-weighted vote of tree of 8, tau = 1.0", "policy-weighted vote of tree of 16, tau = 0.5")

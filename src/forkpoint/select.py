@@ -15,7 +15,7 @@ Aggregate = Literal["last", "min", "prod", "mean"]
 AGGREGATES: tuple[Aggregate, ...] = ("last", "min", "prod", "mean")
 SHARPNESS = 3.0
 """The power of scores in a policy-weighted vote. On validation problems of three settings of the lab, powers
-from 3 to 6 gave about the same accuracy, and smaller and larger ones less (docs/evidence.md)."""
+from 3 to 6 gave about the same accuracy, and smaller and larger ones less (docs/explanations/evidence.md)."""
 
 
 def aggregate(step_scores: Sequence[float], how: Aggregate) -> float:

@@ -50,7 +50,7 @@ def doctor(
 ) -> int:
     """Examine a PRM, a data file or a policy before it is used; exits with status 1 if there is a problem.
 
-    See docs/doctor.md.
+    See docs/how-to/doctor.md.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ def doctor(
         The kind of the target; auto decides by its files. A language model is a policy unless its files say
         otherwise.
     family
-        The family of a PRM, if its files do not say it (docs/prms).
+        The family of a PRM, if its files do not say it (docs/reference/prms).
     format_
-        The format of a data file, if its columns do not show it (docs/formats.md).
+        The format of a data file, if its columns do not show it (docs/reference/formats.md).
     read
         Options, KEY=VALUE each: those of the data format, or of the PRM's family (separator, reference,
         beta).

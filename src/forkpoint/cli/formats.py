@@ -23,7 +23,7 @@ def convert(
     write: tuple[str, ...] = (),
     skip_bad_rows: bool = False,
 ) -> int:
-    """Convert step-labelled data from one format to another; see docs/formats.md.
+    """Convert step-labelled data from one format to another; see docs/reference/formats.md.
 
     Parameters
     ----------

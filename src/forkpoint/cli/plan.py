@@ -35,7 +35,7 @@ def plan(
     """Estimate an experiment before it is run: tokens, FLOPs, memory, GPU hours, cost.
 
     Nothing is run, and no model is loaded. A recipe's means are assumptions; a pilot, which is the same
-    command on a few problems, measures them. See docs/real_scale.md.
+    command on a few problems, measures them. See docs/how-to/real_scale.md.
 
     Parameters
     ----------

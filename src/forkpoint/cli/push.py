@@ -23,7 +23,7 @@ def push(
     dry_run: bool = False,
     out: Path | None = None,
 ) -> int:
-    """Upload a PRM or labels to the hub, with a card that is written from the runs; see docs/push.md.
+    """Upload a PRM or labels to the hub, with a card that is written from the runs; see docs/how-to/push.md.
 
     Parameters
     ----------

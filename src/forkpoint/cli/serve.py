@@ -20,7 +20,7 @@ def serve(
     family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
     device: Device = "auto",
 ) -> int:
-    """Serve step scores over HTTP until stopped; see docs/serve.md.
+    """Serve step scores over HTTP until stopped; see docs/how-to/serve.md.
 
     Parameters
     ----------

@@ -84,7 +84,7 @@ class PolicyConfig:
                 from forkpoint.policies.vllm import VLLMPolicy
             except ModuleNotFoundError as error:
                 raise MissingPackageError(
-                    f"engine vllm needs vLLM in this environment ({error}); see docs/engines.md"
+                    f"engine vllm needs vLLM in this environment ({error}); see docs/how-to/engines.md"
                 ) from error
 
             return VLLMPolicy.load(

@@ -66,7 +66,7 @@ class OpenAIPolicy(CheckpointPolicy):
 
     The reported entropy is the lower or the upper end (`entropy_bound`) of the interval of entropies that are
     possible given the `top_logprobs` most probable tokens. The server has to return token ids and the model's
-    own ("raw") log-probabilities of that many tokens; see docs/engines.md.
+    own ("raw") log-probabilities of that many tokens; see docs/how-to/engines.md.
     A loaded policy is pickled as its origin and options, without the key: the process that unpickles it reads
     the key from its own environment. Any number of threads may use one policy; they share its
     `max_in_flight`.

@@ -77,7 +77,7 @@ class SearchConfig:
     decides, with a large number the best score does."""
     enough: float = 0.5
     """The winner's share of the vote at which adaptive draws no more samples. 1 draws all N unless there is
-    only one answer. See docs/evidence.md for the accuracy and the tokens of some values."""
+    only one answer. See docs/explanations/evidence.md for the accuracy and the tokens of some values."""
     draw: int = 2
     """The number of samples that adaptive draws between two votes."""
     aggregate: Aggregate | None = None

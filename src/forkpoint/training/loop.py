@@ -2,7 +2,7 @@
 
 Several processes, started by torchrun or accelerate, train one model: each gets a part of every batch, and
 the loss is the loss of the whole batch. Only the first process writes, reports and makes decisions that could
-differ between processes; see docs/training_at_scale.md.
+differ between processes; see docs/how-to/training_at_scale.md.
 Invariant: training that was killed continues from the last complete checkpoint and ends with the same
 weights. With any number of processes, every row is learned once per epoch, in the same batch as with one
 process.

@@ -22,7 +22,7 @@ PRESETS = {
     # arXiv 2503.22233: 1e-6, five epochs, cosine, read at the token that ends a step;
     # batch, tag and aggregate are not stated
     "edu-prm": TrainConfig(learning_rate=1e-6, num_epochs=5.0, format=PRMFormat(segmentation="entropy")),
-    # suits the lab's policy of under a million parameters; head and rate: docs/evidence.md
+    # suits the lab's policy of under a million parameters; head and rate: docs/explanations/evidence.md
     "lab": TrainConfig(
         learning_rate=1.6e-3,
         num_epochs=2.0,
