@@ -113,15 +113,15 @@ class OpenAIPolicy(CheckpointPolicy):
     ) -> Self:
         """Find the model that a server serves from the checkpoint `path_or_id`.
 
-        `server` is the address, with or without /v1.         `path_or_id` is a directory or a name on the
-        hub; only the configuration and the tokenizer are read. `model` is the name of the model on the
-        server; None stands for the only one, and a `ServedModel` is used without asking the server. If
-        `api_key` is None, the key is read from the environment variable OPENAI_API_KEY. `template` is a
-        prompt with `{question}` in it, as for `LocalPolicy.load`. At most `max_in_flight` requests are open
-        at a time. One attempt at a request may take `timeout_s`; a request that fails is sent again until
-        `retry_s` after its first failure, which is long enough for most servers to restart. The server is
-        asked for its models once, so a wrong address fails at once. Raises FileNotFoundError if there is no
-        checkpoint, ServerError if no server answers, and ValueError if the server has no such model.
+        `server` is the address, with or without /v1. `path_or_id` is a directory or a name on the hub; only
+        the configuration and the tokenizer are read. `model` is the name of the model on the server; None
+        stands for the only one, and a `ServedModel` is used without asking the server. If `api_key` is None,
+        the key is read from the environment variable OPENAI_API_KEY. `template` is a prompt with `{question}`
+        in it, as for `LocalPolicy.load`. At most `max_in_flight` requests are open at a time. One attempt at
+        a request may take `timeout_s`; a request that fails is sent again until `retry_s` after its first
+        failure, which is long enough for most servers to restart. The server is asked for its models once, so
+        a wrong address fails at once. Raises FileNotFoundError if there is no checkpoint, ServerError if no
+        server answers, and ValueError if the server has no such model.
         """
         checkpoint = Checkpoint.load(path_or_id, template=template)
         base_url = server.rstrip("/").removesuffix("/v1") + "/v1"

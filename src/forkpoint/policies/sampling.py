@@ -58,8 +58,8 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 def sample(logits_B_V: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None, uniforms_B: Tensor) -> Tensor:
     """Token ids by inverse CDF over softmax(logits / temperature).
 
-    If `top_ps_B` is given, the distribution is truncated to the nucleus.     The nucleus is the smallest set
-    of most probable tokens with a total probability of at least `top_p`. Temperatures must be above 0.
+    If `top_ps_B` is given, the distribution is truncated to the nucleus. The nucleus is the smallest set of
+    most probable tokens with a total probability of at least `top_p`. Temperatures must be above 0.
     """
     probs_B_V = torch.softmax(logits_B_V.double() / temperatures_B.double()[:, None], dim=-1)
     if top_ps_B is not None:

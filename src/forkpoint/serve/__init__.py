@@ -24,7 +24,7 @@ def serve(
 ) -> None:
     """Serve a PRM, a directory or a hub id, until SIGINT or SIGTERM.
 
-    Requests that were accepted by then are still answered.     `on_ready` is called with the address once the
+    Requests that were accepted by then are still answered. `on_ready` is called with the address once the
     server accepts requests. Raises whatever `load_prm` raises, MissingPackageError if the packages of the
     extra `serve` are not installed, ValueError if the token cannot be read, and OSError if the address cannot
     be used.

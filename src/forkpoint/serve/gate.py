@@ -97,7 +97,7 @@ class Gate:
         if size > self._config.max_body_bytes:
             return refuse(
                 413,
-                f"the body has {size} bytes, more than the {self._config.max_body_bytes} that are accepted; "
+                f"the body has {size} bytes, more than the {self._config.max_body_bytes} that are taken; "
                 "send fewer items",
             )
         return b"".join(chunks)
