@@ -199,7 +199,7 @@ Drawn = tuple[int | None, int, str, dict[int, float], str | None, bool]
 
 
 def tree(problem_id: str, question: str, reference: str, drawn: list[Drawn]) -> dict[str, Any]:
-    """Make branches of (parent, fork, tokens joined with `|`, uncertain entropies, answer, right or not)."""
+    """Make branches of (parent, fork, `|`-joined tokens, entropies of uncertain tokens, answer, is right)."""
     branches = []
     for parent, fork, text, uncertain, answer, is_correct in drawn:
         tokens = text.split("|")
