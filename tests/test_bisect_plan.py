@@ -1,4 +1,4 @@
-"""The plan `bisect`: OmegaPRM over many problems, journaled, resumed, and in agreement with rolling every prefix out."""
+"""The plan `bisect`: OmegaPRM over many problems, journaled, resumed, checked by rolling out every prefix."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ VALUES = {
     "one\nhalf\nworse\n": (0.0, 0.0),
     "two\n": (1.0, 1.0),
 }
-"""Where the value of a prefix can be, by the script."""
+"""The range of the value of each prefix, by the script."""
 
 
 def run_plan(out: Path, policy: ScriptedPolicy | None = None, plan: BisectPlan = PLAN) -> LabelSummary:

@@ -142,7 +142,8 @@ from test_label_run import LABELLED_WHEN_KILLED, slow_policy, TREE
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.run import label_problems
 from forkpoint.runs import LocalExecutor
-label_problems(LABELLED_WHEN_KILLED, slow_policy(), Path(sys.argv[1]), TREE, LabelConfig(), LocalExecutor(chunk_size=3, progress=False))
+executor = LocalExecutor(chunk_size=3, progress=False)
+label_problems(LABELLED_WHEN_KILLED, slow_policy(), Path(sys.argv[1]), TREE, LabelConfig(), executor)
 """
 LABELLED_WHEN_KILLED = [Problem(f"p{idx}", f"question {idx}", str(1 + idx % 2)) for idx in range(120)]
 

@@ -1,4 +1,5 @@
-"""Expectations: tokens against counts by hand and real runs, hardware against arithmetic by hand, pilots against more of the same."""
+"""Plans of cost: tokens against counts by hand and real runs, hardware against arithmetic by hand, pilots
+against larger runs."""
 
 from __future__ import annotations
 
@@ -403,7 +404,10 @@ def test_a_pilot_of_another_stage_s_settings_is_refused(runs: Path, recipe: Path
 
 
 def test_pilots_of_rollouts_and_of_an_evaluation_fit_the_commands_that_made_them(runs: Path) -> None:
-    rollouts = "label lab:train --plan rollouts --num-solutions 2 --tau 0.3 --max-tokens 160 --out o --num-rollouts {}"
+    rollouts = (
+        "label lab:train --plan rollouts --num-solutions 2 --tau 0.3 --max-tokens 160 --out o "
+        "--num-rollouts {}"
+    )
     label = parsed(rollouts.format(2).split())
     evaluate = parsed(
         [

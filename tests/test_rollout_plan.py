@@ -1,4 +1,4 @@
-"""The plan `rollouts`: labels by hand on a script whose probabilities are known, reuse, early stopping, any value of one journal."""
+"""The plan `rollouts`: labels on a script with known probabilities, reuse, early stopping, several values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steered trees through the stages: what a PRM prunes is journaled, counted and part of a run's configuration."""
+"""Steered trees through the stages: pruning is journaled, counted and part of a run's configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trees with a score in view: pruning and choosing come out as computed by hand, and neither knows of batches or budgets."""
+"""Steered trees: pruning and choosing agree with hand computation, whatever the batches and budgets."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ LINES = {
     lined(before): {after[0] + "\n" * (len(before) < 2): 0.6, after[1] + "\n" * (len(before) < 2): 0.4}
     for before, after in PAIRS.items()
 }
-"""A full binary tree of eight solutions of two lines and a last one, .67 nats at each of the seven places to fork."""
+"""A full binary tree of eight solutions of three lines, with .67 nats at each of the seven places to fork."""
 LEAVES = ["ace", "acf", "adg", "adh", "bik", "bil", "bjm", "bjn"]
 ALL = TreeConfig(tau=0.5, num_leaves=64)
 PUCT = SteeringConfig(expand="mcts")
 
 
 class ScriptedScorer:
-    """A `Scorer` drawn by hand: what a text is worth whose last step is scored; remembers the batches it was given."""
+    """A `Scorer` made by hand: `worth(question, text)` is the score of the step that ends the text."""
 
     name = "scripted"
 
@@ -170,7 +170,8 @@ def test_entropy_steps_end_where_forks_begin() -> None:
 def test_only_the_steps_before_the_last_anchor_are_read_and_counted() -> None:
     scorer = by_letters({"a": 0.1})
     _, found = searched(SteeringConfig(prune_below=0.2), scorer)
-    # ace and bik have anchors behind their two lines, bjm (from b's anchor) behind its two; bil and bjn have no anchor of their own
+    # ace and bik have anchors after their two lines, bjm (from b's anchor) after its two;
+    # bil and bjn have no anchor of their own
     assert sorted(batch[0] for batch in scorer.batches) == [("a\n", "c\n"), ("b\n", "i\n"), ("b\n", "j\n")]
     assert found.scoring == ScoringCost(3, 3 * (2 + 2 + 2))  # prompt, tokens, tags
 
@@ -201,10 +202,12 @@ WORTH = {"a": 0.5, "ac": 0.7, "ace": 0.9, "acf": 0.3, "bik": 0.1, "b": 0.2, "bi"
 def test_puct_by_hand() -> None:
     assert puct(0.5, 0.25, 9, 2, 2.0) == pytest.approx(0.5 + 2 * 0.25 * 3 / 3)
     leaves, _ = searched(PUCT, by_letters(WORTH))
-    # ace is worth .9. At the start the token taken has .9 + .6 / 2 = 1.2; b, with no step before it, .9 + .4 = 1.3: to b.
+    # ace is worth .9. At the start the token taken has .9 + .6 / 2 = 1.2;
+    # b, with no step before it, has .9 + .4 = 1.3: to b.
     # bik is worth .1. At the start .9 + .6 sqrt(2) / 2 = 1.32 against .1 + .4 sqrt(2) / 2 = .38: to a.
     # Behind a: .9 + .6 / 2 = 1.2 against .5 + .4 = .9: to c; behind ac only f is open.
-    # acf is worth .3. At the start .6 + .6 sqrt(3) / 3 = .95 against .1 + .4 sqrt(3) / 2 = .45: to a; behind a only d is open.
+    # acf is worth .3. At the start .6 + .6 sqrt(3) / 3 = .95 against .1 + .4 sqrt(3) / 2 = .45: to a;
+    # after a only d is open.
     assert leaves[:4] == ["ace", "bik", "acf", "adg"]
     # with a worth .9 + ., d comes before f: 1.2 against .85 + .4 = 1.25
     assert searched(PUCT, by_letters({**WORTH, "a": 0.85}))[0][:3] == ["ace", "bik", "adg"]
@@ -232,7 +235,8 @@ def test_with_huge_exploration_leaves_spread_evenly() -> None:
 
 
 def test_the_policys_prior_draws_leaves_to_what_it_finds_probable() -> None:
-    # "y" is as unsure as "x" further on, and their leaves are worth the same; only the first choice is lopsided
+    # "y" is as unsure as "x" further on, and their leaves are worth the same;
+    # only the first choice is lopsided
     script = {"": {"x": 0.8, "y": 0.2}} | {
         first + more: {"0": 0.55, "1": 0.45}
         for first in "xy"

@@ -115,7 +115,7 @@ class OmegaSearch:
             self._advance()
 
     def outcomes(self, prefix_ids: Sequence[int]) -> tuple[bool, ...] | None:
-        """The outcomes of a prefix's rollouts; None if it was not evaluated. Prompts are not part of prefixes."""
+        """The outcomes of a prefix's rollouts; None if it was not evaluated. It excludes the prompt."""
         node_idx = self._idx_of.get(tuple(prefix_ids))
         return None if node_idx is None else self._nodes[node_idx].outcomes
 

@@ -192,7 +192,7 @@ class RolloutPlan:
         config: LabelConfig,
         num_rollouts: int | None = None,
     ) -> Iterator[LabelledSolution]:
-        """The solutions with a label per step, from the first `num_rollouts` completions of prefixes (or all).
+        """The solutions with a label per step, from the first `num_rollouts` completions per prefix (or all).
 
         ValueError if the run's steps were cut in another way, if early stopping has biased the value, or if a
         prefix has fewer completions than asked for.

@@ -1,5 +1,4 @@
-"""The tokens that a forkpoint command line computes, from the command's arguments and the means of its
-problems.
+"""The tokens that a command line computes, from its arguments and the means of its problems.
 
 Invariant: a command that samples, scores or trains and is not known here is refused, not counted as nothing.
 """
@@ -62,9 +61,9 @@ class Workload:
     trains: Literal["policy", "prm"] = "prm"
     training: TrainConfig | SFTConfig | None = None
     replica_size: int | None = None
-    """GPUs that the command splits the policy over; None where a server samples, and decides."""
+    """GPUs that the command splits the policy over; None if a server samples, which decides."""
     sampling_gpus: int | None = None
-    """GPUs that the command samples on; None where a server samples."""
+    """GPUs that the command samples on; None if a server samples."""
     is_measured: bool = False
     """Whether what is sampled was scaled up from a pilot."""
 
@@ -78,9 +77,9 @@ class Planner:
     def workload(
         self, command: str, arguments: Arguments, problems: Sequence[ProblemSet], pilot: Pilot | None = None
     ) -> Workload:
-        """What `forkpoint COMMAND` takes.
+        """What `forkpoint COMMAND` computes.
 
-        ValueError if it is not known here, or if the pilot did something else.
+        ValueError if the command is not known here, or if the pilot did something else.
         """
         num_needed = {"label": 1, "evaluate": 1, "raft": 2}.get(command, 0)
         if len(problems) != num_needed:
@@ -134,7 +133,8 @@ class Planner:
     def _labels_at(self, path: Path) -> Labels:
         if path not in self._labels:
             raise ValueError(
-                f"no stage before makes the labels {path}; there are {', '.join(map(str, self._labels)) or 'none'}"
+                f"no stage before makes the labels {path}; "
+                f"there are {', '.join(map(str, self._labels)) or 'none'}"
             )
         return self._labels[path]
 
@@ -160,7 +160,8 @@ def _evaluate(arguments: Arguments, problems: ProblemSet, pilot: Pilot | None) -
     config: EvaluateConfig = arguments["config"]
     if arguments["labels"] is not None:
         raise ValueError(
-            "there is no plan of label quality; leave --labels out of the recipe, and give it in a command of its own"
+            "there is no plan of label quality; "
+            "leave --labels out of the recipe, and give it in a command of its own"
         )
     tree = replace(arguments["tree"], num_leaves=config.num_samples, max_tokens=config.max_tokens)
     problems = _with_means(problems, pilot)

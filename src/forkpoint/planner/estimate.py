@@ -156,7 +156,8 @@ def estimate_stage(
         training_hours=training_s / SECONDS_PER_HOUR,
         price_per_gpu_hour=hardware.price_per_gpu_hour,
         misfits=tuple(
-            f"{what}: {num_bytes / 1e9:,.0f} GB, and {num_gpus} x {hardware.gpu} have room for {num_gpus * hardware.room / 1e9:,.0f} GB"
+            f"{what}: {num_bytes / 1e9:,.0f} GB, and {num_gpus} x {hardware.gpu} have room for "
+            f"{num_gpus * hardware.room / 1e9:,.0f} GB"
             for what, num_bytes, num_gpus in needs
             if num_bytes >= num_gpus * hardware.room
         ),

@@ -121,7 +121,7 @@ class HardwareConfig:
         return self._facts.memory * MEMORY_SHARE
 
     def replica_size(self, model: ModelSize) -> int:
-        """GPUs that one copy of a sampling model needs: the least power of two with more room than its weights."""
+        """GPUs that one copy of a sampling model needs: the least power of two with enough room."""
         num_gpus = 1
         while num_gpus * self.room <= model.sampling_bytes:
             num_gpus *= 2
@@ -140,8 +140,7 @@ class HardwareConfig:
     def decoding_rate(
         self, model: ModelSize, replica_size: int, context_tokens: float, new_tokens: float
     ) -> float:
-        """Tokens per second of one replica, for requests that add `new_tokens` tokens to `context_tokens`
-        tokens.
+        """Tokens per second of one replica, for requests that add `new_tokens` to `context_tokens`.
 
         A step gives each of B sequences a token. It takes the longer of 2 N B / FLOP/s and
         (weights + B (context + new / 2) cache bytes per token) / bandwidth.
@@ -154,7 +153,7 @@ class HardwareConfig:
         return batch / max(self.computing_s(2 * model.parameters * batch, replica_size), reading_s)
 
     def sampling_s(self, cost: Cost, model: ModelSize, num_gpus: int, replica_size: int) -> float:
-        """Seconds of sampling on `num_gpus` GPUs by replicas of `replica_size` each; reused tokens cost nothing."""
+        """Seconds of sampling on `num_gpus` by replicas of `replica_size` GPUs. Reused tokens are free."""
         if self.tokens_per_second is not None:
             return cost.sampled_tokens / (self.tokens_per_second * num_gpus)
         num_replicas = max(1, num_gpus // replica_size)

@@ -68,12 +68,14 @@ class Pilot:
         for name, value in asked.items():
             if self.settings.get(name) != value:
                 raise ValueError(
-                    f"the pilot {self.directory} had {name} {self.settings.get(name)}, and the stage has {value}; "
+                    f"the pilot {self.directory} had {name} {self.settings.get(name)}, "
+                    f"and the stage has {value}; "
                     "make a pilot with the stage's own flags on fewer problems"
                 )
         if num_rollouts not in (None, self.num_rollouts):
             raise ValueError(
-                f"the pilot {self.directory} has {self.num_rollouts} rollouts per prefix, and the stage has {num_rollouts}"
+                f"the pilot {self.directory} has {self.num_rollouts} rollouts per prefix, "
+                f"and the stage has {num_rollouts}"
             )
 
 
@@ -114,11 +116,11 @@ def _measured(run: Run, seconds: float) -> Pilot:
     num_searched = num_paths = 0
     for row in run.rows():
         if row["kind"] == "rollouts":
-            its_cost = Cost(**row["cost"])
-            cost += its_cost
+            row_cost = Cost(**row["cost"])
+            cost += row_cost
             num_rollouts = max(num_rollouts, row["first"] + len(row["correct"]))
             if row["prefix"] in owners:
-                per_problem[owners[row["prefix"]]] += its_cost.sampled_tokens
+                per_problem[owners[row["prefix"]]] += row_cost.sampled_tokens
         elif row["kind"] == "search":
             num_searched += 1
             num_paths += len(row["paths"])

@@ -1,18 +1,18 @@
 """An experiment as a file: named variables, command lines in order, and the assumptions of its plan.
 
     title = "..."
-    gpu = "H100"                      # what it is planned for
-    [variables]                       # whoever runs it may set them; a list is several arguments
+    gpu = "H100"                      # the GPU that it is planned for
+    [variables]                       # may be set on the command line; a list is several arguments
     policy = "OWNER/NAME"
     [models.policy]                   # parameters, num_layers, num_kv_heads, head_dim; likewise models.prm
-    [problems.train]                  # num_problems, and means: prompt_tokens, solution_tokens, steps (fork_share)
+    [problems.train]                  # num_problems, prompt_tokens, solution_tokens, steps (fork_share)
     [[stages]]
     name = "label"
     command = "forkpoint label {train} --policy {policy} --out {out}/labels"
-    problems = ["train"]              # which means it is planned with
-    num_gpus = "{gpus}"               # how many it holds
-    launcher = "accelerate launch -m" # what starts `forkpoint`; without it this Python does
-    server = "..."                    # what runs beside it
+    problems = ["train"]              # the problem sets that it is planned with
+    num_gpus = "{gpus}"               # the number that it holds
+    launcher = "accelerate launch -m" # starts `forkpoint`; without it this Python does
+    server = "..."                    # runs beside the command
     health = "http://localhost:8000/health"   # answers once the server is ready
 
 Invariant: a command line is split before it is filled in, so a value with blanks stays one argument. `{out}`
@@ -90,7 +90,8 @@ def read_recipe(path: Path, out: Path, settings: Sequence[str] = ()) -> Recipe:
     for stage in stages:
         for name in set(stage.problems) - problems.keys():
             raise ValueError(
-                f"{path}, stage {stage.name}: problems {name!r} are unknown; there are {', '.join(problems) or 'none'}"
+                f"{path}, stage {stage.name}: problems {name!r} are unknown; "
+                f"there are {', '.join(problems) or 'none'}"
             )
     return _made(Recipe, str(path), {**content, "stages": stages, "problems": problems, "models": models})
 
@@ -103,7 +104,8 @@ def _variables(
         name, equals, value = setting.partition("=")
         if not equals or name not in declared or name in given:
             raise ValueError(
-                f"{setting!r} is not NAME=VALUE of a variable of {path}, each once; it has {', '.join(declared) or 'none'}"
+                f"{setting!r} is not NAME=VALUE of a variable of {path}, each once; "
+                f"it has {', '.join(declared) or 'none'}"
             )
         given[name] = value
     variables = {"out": [str(out)], "here": [str(path.parent)]}

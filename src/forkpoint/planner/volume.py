@@ -8,7 +8,7 @@ average the first f L tokens of a solution and forces one (`fork_share` f).
                 prefixes N P + (N - 1) (f L + 1), of which (N - 1) (P + f L) can be reused
     rollouts    every one of D (S - 1) prefixes, j L / S tokens long for j = 1 .. S - 1, is completed k times:
                 D k L (S - 1) / 2 sampled;
-                D is N for samples, none of which share a prefix, and 1 + (N - 1) (1 - f) for the leaves of a tree
+                D is N for samples, none of which share a prefix, and 1 + (N - 1) (1 - f) for leaves of a tree
     bisection   k L sampled from the question, and at most ceil(log2 S) prefixes per search, k L / 2 each
     reading     N (P + L + S) by a PRM that reads solutions one by one; P + D (L + S) if it reads trees
 
@@ -57,7 +57,7 @@ class ProblemSet:
             raise ValueError(f"fork_share must be in [0, 1); {self.fork_share} was given")
 
     def distinct(self, num_solutions: float, is_tree: bool) -> float:
-        """The number D of solutions that have as many tokens as these have after sharing prefixes."""
+        """Tokens of `num_solutions` solutions (sharing prefixes if they are a tree), in solutions (D)."""
         return 1 + (num_solutions - 1) * (1 - self.fork_share) if is_tree else num_solutions
 
 
@@ -163,7 +163,7 @@ def evaluate_cost(problems: ProblemSet, config: EvaluateConfig) -> Cost:
 
 
 def raft_cost(problems: ProblemSet, eval_problems: ProblemSet, config: RaftConfig) -> Cost:
-    """Samples of all `problems` in every iteration, and evaluations of the base policy and every iteration."""
+    """Samples of all `problems` in every iteration; evaluations of the base policy and every iteration."""
     evaluation = samples_cost(eval_problems, 1) + samples_cost(eval_problems, config.num_eval_samples)
     return scaled(samples_cost(problems, config.num_samples), config.num_iterations) + scaled(
         evaluation, config.num_iterations + 1
@@ -203,7 +203,7 @@ def read_tokens(
 
 
 def trained_tokens(problems: ProblemSet, num_solutions: float, is_tree: bool, config: TrainConfig) -> int:
-    """Tokens that training a PRM computes in all epochs; solutions that are too long for it are counted too."""
+    """Tokens that training a PRM computes in all epochs, solutions that are too long for it included."""
     num_taken = min(num_solutions, config.max_solutions_per_problem or num_solutions)
     is_packed = config.packing == "tree"
     return round(
@@ -212,6 +212,9 @@ def trained_tokens(problems: ProblemSet, num_solutions: float, is_tree: bool, co
 
 
 def fine_tuned_tokens(problems: ProblemSet, config: RaftConfig) -> int:
-    """Tokens that RAFT's fine-tunings compute, prompts included: an upper bound that keeps one completion of every problem."""
+    """Tokens that RAFT's fine-tunings compute, prompts included.
+
+    An upper bound: it is assumed that every problem keeps a completion.
+    """
     row = problems.prompt_tokens + problems.solution_tokens
     return round(config.num_iterations * problems.num_problems * config.sft.num_epochs * row)

@@ -1,4 +1,4 @@
-"""What room a policy's context leaves after a prompt: the one place that compares prompts with `Policy.max_length`.
+"""The room that a policy's context leaves after a prompt: prompts are compared with `Policy.max_length` here.
 
 Invariant: a policy without a limit never shortens a completion. Loads no back-end.
 """
@@ -11,7 +11,7 @@ from forkpoint.records import Policy, Problem
 
 
 def room_after(policy: Policy, prompt_ids: Sequence[int], max_tokens: int) -> int:
-    """The number of tokens that may follow `prompt_ids`: at most `max_tokens`, and 0 if the context is full."""
+    """The number of tokens that may follow `prompt_ids`: at most `max_tokens`; 0 if the context is full."""
     if policy.max_length is None:
         return max_tokens
     return max(0, min(max_tokens, policy.max_length - len(prompt_ids)))
