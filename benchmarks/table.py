@@ -4,7 +4,7 @@
     python benchmarks/table.py --write
 
 This prints the results in `benchmarks/results`. With `--write`, the ratios that have a goal are written to
-the page on speed, docs/explanations/speed.md, between two lines `<!-- benchmarks -->`, and nothing else there is changed.
+docs/explanations/speed.md between two lines `<!-- benchmarks -->`, and nothing else there is changed.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def test_the_readme_is_short() -> None:
 
 
 def long_lines(text: str) -> list[int]:
-    """Lines over 110 characters, from 1. Tables, links, and what recipes write between markers may be long."""
+    """Lines over 110 characters, from 1. Tables, links and text that recipes write may be long."""
     marked = re.compile(r"<!-- (evidence \S+|benchmarks) -->.*?<!-- \1 -->", re.DOTALL)
     lines = enumerate(marked.sub(lambda found: "\n" * found[0].count("\n"), text).splitlines(), 1)
     return [

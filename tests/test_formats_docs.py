@@ -1,4 +1,4 @@
-"""docs/reference/formats.md is right: its example prints what it says, and every format and option has a row."""
+"""docs/reference/formats.md: its example prints what it says; every format and option has a row."""
 
 from __future__ import annotations
 

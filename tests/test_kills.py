@@ -1,8 +1,8 @@
 """Two hundred SIGKILLs at random moments of `label`, `train` and `raft`: nothing is lost or doubled.
 
-Processes come from the fork server, which has torch loaded, so a kill costs a fraction of a second. Moments are drawn
-between the start and the time that a whole run takes. A run that ends is compared with one that was never killed:
-its data must be the same. Then it is started anew.
+Processes come from the fork server, which has torch loaded, so a kill costs a fraction of a second. Moments
+are drawn between the start and the time that a whole run takes. A run that ends is compared with one that was
+never killed: its data must be the same. Then it is started anew.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Workers of any kind: outcomes in the order of the chunks, deaths that cost attempts, and workers that never start."""
+"""Workers of any kind: outcomes in the order of chunks, deaths that cost attempts, workers that never start."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FakeWorker:
 
 
 def youngest(workers: Sequence[FakeWorker]) -> list[FakeWorker]:
-    """Chunks take the longer the earlier they are: of all workers, the one with the last chunk answers next."""
+    """Earlier chunks take longer: of all workers, the one with the last chunk answers next."""
     asked = [worker for worker in workers if worker.is_asked]
     return [max(asked, key=lambda worker: len(CHUNKS) if worker.task is None else worker.task.idx)]
 

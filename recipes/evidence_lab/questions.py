@@ -1,4 +1,4 @@
-"""The questions of docs/explanations/evidence.md, one arm each: what is trained and scored, and the resulting numbers.
+"""The questions of docs/explanations/evidence.md, one arm each: what is trained and scored, and the result.
 
 Invariant: the result of an arm has rows (accuracies) and contrasts (paired differences), both with 95 %
 intervals over problems and seeds, and facts of its own; nothing in it is typed by hand.

@@ -35,7 +35,7 @@ PUBLISHED_IDS: dict[str, tuple[int, ...]] = {
     "rlhflow": (271, 10, 12),
     "qwen": (151651,),
 }
-"""The tokens of the step tag, good and bad in the checkpoints that the authors published (docs/reference/prms)."""
+"""The tokens of the step tag, good and bad in the published checkpoints (docs/reference/prms)."""
 SHORTEST = 256
 """Fewest tokens that a PRM should read: with fewer, most solutions do not fit."""
 CLASSIFIERS = (OURS, *(name for name, entry in FAMILIES.items() if entry.has_classes))

@@ -2,9 +2,9 @@
 
 Three bounds; the time of a stage is that of the slower of the first two:
 
-        computing   2 N FLOPs per token that is read, 6 N per token that is trained (4 N with LoRA, which needs no
-                gradients of frozen weights), at `compute_utilisation` of the peak; attention itself is left out
-                (under 3 % for a 7B model at 1,000 tokens)
+    computing   2 N FLOPs per token that is read, 6 N per token that is trained (4 N with LoRA, which needs
+                no gradients of frozen weights), at `compute_utilisation` of the peak; attention itself is
+                left out (under 3 % for a 7B model at 1,000 tokens)
     reading     a decoding step reads all weights and every sequence's keys and values once, at
                 `bandwidth_utilisation`
     memory      models that do not fit are reported; the times are not changed
