@@ -1,8 +1,8 @@
 """Training by several processes: they learn what one process learns, and write one directory.
 
 The processes come from the fork server, which has torch loaded; they find each other through a store in the
-test, so no port is guessed. Two tests use torchrun itself. Sharded training (FSDP2) runs on CPUs as accelerate
-sets it up on GPUs from the shipped recipe, in float32; DeepSpeed is not run.
+test, so no port is guessed. Two tests use torchrun itself. Sharded training (FSDP2) runs on CPUs as
+accelerate sets it up on GPUs from the shipped recipe, in float32; DeepSpeed is not run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Workers of any kind: outcomes in the order of chunks, deaths that cost attempts, workers that never start."""
+"""Workers of any kind: outcomes in order, deaths that cost attempts, workers that never start."""
 
 from __future__ import annotations
 
