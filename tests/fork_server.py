@@ -1,7 +1,8 @@
 """One fork server for all tests that start processes: it imports once what is slow to import.
 
-A process is as separate as one that a shell starts: it has its own memory, signals, standard streams and exit
-status. Only the import of libraries is shared. The server starts with its first process and ends with the tests.
+A process is as separate as one that a shell starts: it has its own memory, signals, standard streams and
+exit status. Only the import of libraries is shared. The server starts with its first process and ends with
+the tests.
 """
 
 from __future__ import annotations

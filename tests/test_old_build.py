@@ -1,7 +1,7 @@
 """What an older build left is read and continued: its runs, its PRM, its labels.
 
-`fixtures/old_build` was made by version 0.1.0; its README has the commands. Each test gives the command line that
-made a folder, once more, to a copy of that folder.
+`fixtures/old_build` was made by version 0.1.0; its README has the commands. Each test gives the command line
+that made a folder, once more, to a copy of that folder.
 """
 
 from __future__ import annotations
