@@ -31,7 +31,7 @@ LONGEST = [
     "test_raft",
     "test_real_recipes",
 ]
-"""Files that take longest, longest first. They begin, so that none of them is left at the end."""
+"""Files that take longest, longest first. Several processes begin with them; none is left at the end."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
