@@ -12,6 +12,7 @@
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+cd "$work"
 python3 -m venv "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check torch==2.13.0
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check numpy==2.4.6 packaging==26.4 ray==2.60.0 tensordict==0.15.3 \
