@@ -7,7 +7,7 @@
 # Matters:    a policy that corrects itself ("\boxed{3}. Wait, that is wrong. \boxed{5}") is graded wrong if it does so in few
 #             words and right if it takes more, so a reward made of this verdict rewards length. A tree that lets a path go on
 #             after its first box meets this in every such path.
-# Seen:       a short correction -> {3, 5}; a longer one -> 5; "$\boxed{3}$ Total: $\boxed{5}$" -> 5; "$\boxed{3}$ and $\boxed{5}$" -> {3, 5}
+# Seen:       a short correction -> {3, 5}; a longer text between -> 5; "$\boxed{3}$ and $\boxed{5}$" -> {3, 5}
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
