@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# datasets 5.2.0: one number among text answers in a JSON-lines file turns the text answers into numbers, booleans, lists and None.
+# datasets 5.2.0: one number among text answers in a JSON-lines file turns the text answers into numbers,
+# booleans, lists and None.
 #
-# Behaviour:  a column of strings stays a column of strings. If one row holds a JSON number or list instead, the column gets the
-#             type Json, and every string in it that happens to be JSON is decoded on reading: "007" -> 7, "1.50" -> 1.5,
-#             "true" -> True, "null" -> None, "NaN" -> None, "[1,2]" -> [1, 2], while "12,000" and "x" stay text.
+# Behaviour:  a column of strings stays a column of strings. If one row holds a JSON number or list instead,
+#             the column gets the type Json, and every string in it that happens to be JSON is decoded on
+#             reading: "007" -> 7, "1.50" -> 1.5, "true" -> True, "null" -> None, "NaN" -> None, "[1,2]" ->
+#             [1, 2], while "12,000" and "x" stay text.
 # Expected:   an error, as Dataset.from_list raises for the same rows, or every value as it was in the file.
-# Matters:    gold answers of merged data sets mix "72" and 72. The whole column changes type because of one row in thousands; an
-#             answer "null" or "NaN" becomes a missing answer, and "1.50" and "007" lose the text a string grader compares.
+# Matters:    gold answers of merged data sets mix "72" and 72. The whole column changes type because of one
+#             row in thousands; an answer "null" or "NaN" becomes a missing answer, and "1.50" and "007" lose
+#             the text a string grader compares.
 # Seen:       [7, 1.5, True, None, None, [1, 2], '12,000', 'x', 72]
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check datasets==5.2.0 pyarrow==26.0.1
+install() { "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+install datasets==5.2.0 pyarrow==26.0.1
 export HF_HOME="$work/home" HF_HUB_OFFLINE=1
 "$work/venv/bin/python" - <<'PY'
 import json

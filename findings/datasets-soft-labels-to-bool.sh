@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# datasets 5.2.0: a label of 0.02 and a rating of -1 become True, without a word, in a column that is boolean; int64 refuses.
+# datasets 5.2.0: a label of 0.02 and a rating of -1 become True, without a word, in a column that is boolean;
+# int64 refuses.
 #
-# Behaviour:  cast() to List(bool) gives True for everything but 0. map() takes the type of its first batch (1,000 rows): if those
-#             rows hold booleans, later rows [0.02, 0.9] are stored as [True, True]. With integers first, the same map raises
-#             "Float value 0.02 was truncated", and so does a cast to List(int64).
+# Behaviour:  cast() to List(bool) gives True for everything but 0. map() takes the type of its first batch
+#             (1,000 rows): if those rows hold booleans, later rows [0.02, 0.9] are stored as [True, True].
+#             With integers first, the same map raises "Float value 0.02 was truncated", and so does a cast to
+#             List(int64).
 # Expected:   the error in both cases, or a column of floats.
-# Matters:    TRL's stepwise format has boolean labels, PRM800K's ratings are -1, 0, 1, Monte-Carlo labels are soft. Putting one
-#             into the other makes wrong steps positive, and the loss goes down all the same.
+# Matters:    TRL's stepwise format has boolean labels, PRM800K's ratings are -1, 0, 1, Monte-Carlo labels are
+#             soft. Putting one into the other makes wrong steps positive, and the loss goes down all the
+#             same.
 # Seen:       [-1, 0, 1] -> [True, False, True]; row 1000 [0.02, 0.9] -> [True, True]; ArrowInvalid for int64
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check datasets==5.2.0 pyarrow==26.0.1
+install() { "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+install datasets==5.2.0 pyarrow==26.0.1
 export HF_HOME="$work/home" HF_HUB_OFFLINE=1
 "$work/venv/bin/python" - <<'PY'
 import datasets

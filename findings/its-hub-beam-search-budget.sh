@@ -1,18 +1,22 @@
 #!/usr/bin/env bash
-# its-hub 1.2.0: BeamSearch starts from budget / beam_width samples, so a wider beam searches less; beam_width = budget is one path.
+# its-hub 1.2.0: BeamSearch starts from budget / beam_width samples, so a wider beam searches less; beam_width
+# = budget is one path.
 #
-# Behaviour:  with budget 8 the calls of a level are 1 for beam_width 8, 2, 4, 8 for beam_width 4 and 8 for beam_width 1. With
-#             beam_width 8 no choice is ever made. The result holds every finalist budget / beam_width times over.
+# Behaviour:  with budget 8 the calls of a level are 1 for beam_width 8, 2, 4, 8 for beam_width 4 and 8 for
+#             beam_width 1. With beam_width 8 no choice is ever made. The result holds every finalist budget /
+#             beam_width times over.
 # Expected:   8 candidates at every level, of which beam_width are kept; distinct finalists.
-# Matters:    a comparison of beam widths at "equal budget" compares different amounts of sampling, and a vote or a pass@k over
-#             result.responses counts copies.
-# Seen:       level sizes {8: [1, 1, 1], 4: [2, 4, 8], 2: [4, 8, 8], 1: [8, 8, 8]}; 8 responses of which 1, 4, 2, 1 are distinct
+# Matters:    a comparison of beam widths at "equal budget" compares different amounts of sampling, and a vote
+#             or a pass@k over result.responses counts copies.
+# Seen:       level sizes {8: [1, 1, 1], 4: [2, 4, 8], 2: [4, 8, 8], 1: [8, 8, 8]}; 8 responses of which 1, 4,
+#             2, 1 are distinct
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check its-hub==1.2.0
+install() { "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+install its-hub==1.2.0
 "$work/venv/bin/python" - <<'PY'
 import random
 

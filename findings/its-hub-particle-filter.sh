@@ -1,18 +1,23 @@
 #!/usr/bin/env bash
-# its-hub 1.2.0: ParticleFiltering ignores resampling_method, and resamples ended particles with their whole weight at every step.
+# its-hub 1.2.0: ParticleFiltering ignores resampling_method, and resamples ended particles with their whole
+# weight at every step.
 #
-# Behaviour:  ParticleFiltering(resampling_method="systematic") uses multinomial resampling (EntropicParticleFiltering uses what it
-#             is given). The weight of a particle that has ended enters every later resampling again, so an end that scores 0.6
-#             against 0.5 for unfinished ones holds about 87 % of the particles six steps later; entering once, it would hold 60 %.
-# Expected:   the method asked for; weights that enter once (0.6 / 0.4 odds 1.5, half of the paths end at once: 1.5 / 2.5 = 60 %).
-# Matters:    the filter drifts to the shortest solutions; how far depends on how long the others are, not on the PRM alone.
+# Behaviour:  ParticleFiltering(resampling_method="systematic") uses multinomial resampling
+#             (EntropicParticleFiltering uses what it is given). The weight of a particle that has ended
+#             enters every later resampling again, so an end that scores 0.6 against 0.5 for unfinished ones
+#             holds about 87 % of the particles six steps later; entering once, it would hold 60 %.
+# Expected:   the method asked for; weights that enter once (0.6 / 0.4 odds 1.5, half of the paths end at
+#             once: 1.5 / 2.5 = 60 %).
+# Matters:    the filter drifts to the shortest solutions; how far depends on how long the others are, not on
+#             the PRM alone.
 # Seen:       MULTINOMIAL for both; share of ended particles 0.87 (mean of 300 runs of 8 particles)
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check its-hub==1.2.0
+install() { "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+install its-hub==1.2.0
 "$work/venv/bin/python" - <<'PY'
 import random
 
@@ -36,7 +41,10 @@ class Scorer(AbstractProcessRewardModel):
 
 
 steps = StepGeneration(max_steps=6, step_token="\n\n", stop_token="END")
-plain, entropic = (kind(steps, Scorer(), resampling_method="systematic") for kind in (ParticleFiltering, EntropicParticleFiltering))
+plain, entropic = (
+    kind(steps, Scorer(), resampling_method="systematic")
+    for kind in (ParticleFiltering, EntropicParticleFiltering)
+)
 assert plain.resampling_method.value == "multinomial" and entropic.resampling_method.value == "systematic"
 shares = []
 for seed in range(300):

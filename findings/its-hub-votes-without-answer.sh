@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
-# its-hub 1.2.0: responses without an answer vote, and together they win; equal responses get score 1.0 from no reward model.
+# its-hub 1.2.0: responses without an answer vote, and together they win; equal responses get score 1.0 from
+# no reward model.
 #
-# Behaviour:  create_regex_projection_function gives (None,) for a text without a match, and SelfConsistency counts it as an
-#             answer: four unfinished texts beat two boxed 4s. AdaptiveSelfConsistency stops after the first two texts if both lack
-#             an answer. BestOfN gives [1.0, ...] without calling its reward model if all texts are equal.
+# Behaviour:  create_regex_projection_function gives (None,) for a text without a match, and SelfConsistency
+#             counts it as an answer: four unfinished texts beat two boxed 4s. AdaptiveSelfConsistency stops
+#             after the first two texts if both lack an answer. BestOfN gives [1.0, ...] without calling its
+#             reward model if all texts are equal.
 # Expected:   texts without an answer do not vote; scores come from the reward model, 0.1 here.
-# Matters:    with a token limit, cut-off solutions are common on hard problems, so the vote returns one of them; and logged
-#             scores mix model outputs with an invented 1.0 on easy problems.
+# Matters:    with a token limit, cut-off solutions are common on hard problems, so the vote returns one of
+#             them; and logged scores mix model outputs with an invented 1.0 on easy problems.
 # Seen:       Counter({(None,): 4, ('4',): 2, ...}); 2 samples of 8 used; [1.0, 1.0] with 0 calls
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check its-hub==1.2.0
+install() { "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+install its-hub==1.2.0
 "$work/venv/bin/python" - <<'PY'
 from its_hub.api import AbstractLanguageModel, AbstractOutcomeRewardModel
 from its_hub.core.algorithms.adaptive_self_consistency import AdaptiveSelfConsistency

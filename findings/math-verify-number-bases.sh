@@ -3,15 +3,16 @@
 #
 # Behaviour:  the subscript of a number is ignored, whatever it is; the subscript of a letter is kept.
 # Expected:   120_5 = 35, or at least 120_5 different from 120_7.
-# Matters:    MATH has base-conversion problems whose gold answers look like 2516_8. A step that converts into the wrong base
-#             passes if the digits agree, and the same number written in base 10 fails.
+# Matters:    MATH has base-conversion problems whose gold answers look like 2516_8. A step that converts into
+#             the wrong base passes if the digits agree, and the same number written in base 10 fails.
 # Seen:       2516_8 = 2516, 120_5 = 120_7, 1010_2 = 1010_3; 120_5 differs from 35, a_5 from a_7
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check math-verify==0.9.0 latex2sympy2_extended==1.11.0 sympy==1.14.0
+install() { "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+install math-verify==0.9.0 latex2sympy2_extended==1.11.0 sympy==1.14.0
 "$work/venv/bin/python" - <<'PY'
 from math_verify import parse, verify
 

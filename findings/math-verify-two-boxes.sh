@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
-# math-verify 0.9.0: whether a second \boxed replaces the first or is joined to it depends on what stands between them.
+# math-verify 0.9.0: whether a second \boxed replaces the first or is joined to it depends on what stands
+# between them.
 #
-# Behaviour:  two boxes close together become one set, {3, 5}, which equals neither 3 nor 5; with a longer text between them only
-#             the last one counts; inside dollar signs they are joined only by ",", "and" or "or".
+# Behaviour:  two boxes close together become one set, {3, 5}, which equals neither 3 nor 5; with a longer
+#             text between them only the last one counts; inside dollar signs they are joined only by ",",
+#             "and" or "or".
 # Expected:   the last box, or the first, or the set, whichever it is for every text.
-# Matters:    a policy that corrects itself ("\boxed{3}. Wait, that is wrong. \boxed{5}") is graded wrong if it does so in few
-#             words and right if it takes more, so a reward made of this verdict rewards length. A tree that lets a path go on
-#             after its first box meets this in every such path.
-# Seen:       a short correction -> {3, 5}; a longer text between -> 5; "$\boxed{3}$ and $\boxed{5}$" -> {3, 5}
+# Matters:    a policy that corrects itself ("\boxed{3}. Wait, that is wrong. \boxed{5}") is graded wrong if
+#             it does so in few words and right if it takes more, so a reward made of this verdict rewards
+#             length. A tree that lets a path go on after its first box meets this in every such path.
+# Seen:       a short correction -> {3, 5}; a longer text between -> 5; "$\boxed{3}$ and $\boxed{5}$" -> {3,
+#             5}
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 cd "$work"
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check math-verify==0.9.0 latex2sympy2_extended==1.11.0 sympy==1.14.0
+install() { "$work/venv/bin/pip" install --quiet --disable-pip-version-check "$@"; }
+install math-verify==0.9.0 latex2sympy2_extended==1.11.0 sympy==1.14.0
 "$work/venv/bin/python" - <<'PY'
 from math_verify import parse, verify
 
