@@ -247,7 +247,7 @@ class Worker:
         if self._is_up:
             return Death(message)
         hint = (
-            'see what it wrote above; the actions of a program must stand under `if __name__ == "__main__":`'
+            'see what it wrote above; what a program does has to stand under `if __name__ == "__main__":`'
         )
         raise RunError(f"{message} while it started; {hint}")
 
