@@ -246,9 +246,7 @@ class Worker:
         message = f"the worker process ended with exit code {code}"
         if self._is_up:
             return Death(message)
-        hint = (
-            'see what it wrote above; the actions of a program must stand under `if __name__ == "__main__":`'
-        )
+        hint = 'see what it wrote above; what a program does has to stand under `if __name__ == "__main__":`'
         raise RunError(f"{message} while it started; {hint}")
 
 
