@@ -48,7 +48,7 @@ class SharedScorer:
             batch, self._waiting = self._waiting, []
         try:
             found = scores_or_refusals(self._scorer, [item for items, _ in batch for item in items])
-        except BaseException as error:
+        except BaseException as error:  # an interrupt too, or the callers in this batch wait for ever
             for _, future in batch:
                 future.set_exception(error)
             raise
