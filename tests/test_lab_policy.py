@@ -61,6 +61,7 @@ def test_levels_are_ordered_by_difficulty(policy: LocalPolicy) -> None:
     assert accuracy == sorted(accuracy, reverse=True)
 
 
+@pytest.mark.slow
 def test_the_policy_of_the_shuffles_is_useful_on_held_out_shuffles() -> None:
     found = check_policy(
         load_policy("lab-shuffle"),

@@ -267,6 +267,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["leaves", "rollouts", "evaluate"])
 def test_a_pilot_foretells_what_twice_as_many_problems_take(runs: Path, kind: str) -> None:
     pilot, real = read_pilot(runs / f"{kind}-8"), read_pilot(runs / f"{kind}-16")

@@ -184,6 +184,7 @@ def test_the_journal_is_that_of_one_process(kept: PoolExecutor, journal: Journal
         assert journal(kept, work) == journal(local(), work)
 
 
+@pytest.mark.slow
 def test_a_model_gives_the_rows_that_it_gives_in_one_process(journal: Journal, directory: Path) -> None:
     import torch
 

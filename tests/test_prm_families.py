@@ -310,7 +310,7 @@ def test_every_family_is_recognised(checkpoints: dict[str, Path]) -> None:
 
 
 def test_every_family_is_in_the_docs_with_its_aggregate_and_in_the_help() -> None:
-    document = Path(__file__).parents[1] / "docs" / "prms" / "README.md"
+    document = Path(__file__).parents[1] / "docs" / "reference" / "prms" / "README.md"
     rows = re.findall(
         r"^\| \[`([\w-]+)`\].*\| `(\w+)` \|$", document.read_text(encoding="utf-8"), re.MULTILINE
     )

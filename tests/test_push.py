@@ -312,7 +312,7 @@ def test_a_licence_is_never_guessed_and_names_are_checked(
         stage_prm(runs / "prm", "my-prm", SAID, tmp_path / "hub")
     with pytest.raises(ValueError, match="belong together"):
         push(runs / "prm", "me/my-prm", said=SAID, dry_run=True)
-    with pytest.raises(ValueError, match="is no PRM"):
+    with pytest.raises(ValueError, match="is not a PRM"):
         push(runs / "labels", "me/my-labels", said=SAID, labels=runs / "labels")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.serve.config import ServeConfig
@@ -13,6 +15,7 @@ from test_prms import make_prm
 from test_serve import running
 
 
+@pytest.mark.slow
 def test_every_answer_is_one_that_the_interface_declares(tmp_path: Path) -> None:
     """All checks of schemathesis; no solution is too long for the PRM, a limit OpenAPI cannot express."""
     prm = load_prm(make_prm(tmp_path / "prm", PRMFormat(tag="#", max_length=1 << 20)))

@@ -70,6 +70,7 @@ def sweep(
     return run_sweep(inputs, out, config, QUIET)
 
 
+@pytest.mark.slow
 def test_variants_are_judged_on_the_same_samples(made: Path, tmp_path: Path) -> None:
     results = sweep(made, tmp_path / "out")
     assert [variant["name"] for variant in results["variants"]] == ["mean", "er-2", "outcome"]
@@ -94,6 +95,7 @@ def test_variants_are_judged_on_the_same_samples(made: Path, tmp_path: Path) -> 
     assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == results
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was(made: Path, tmp_path: Path) -> None:
     results = sweep(made, tmp_path / "out")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
