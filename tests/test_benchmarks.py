@@ -35,6 +35,7 @@ def keeps_torch_settings() -> Iterator[None]:
     torch.set_flush_denormal(False)
 
 
+@pytest.mark.slow
 def test_interleaved_works_take_turns_at_being_first_and_the_first_round_does_not_count(
     benchmark_of: Any,
 ) -> None:

@@ -86,6 +86,7 @@ def numbers(tree: Tree) -> Iterator[float]:
         yield from chain(own.logprobs, own.entropies, own.runner_up_logprobs)
 
 
+@pytest.mark.slow
 def test_a_tree_grown_with_batch_size_1_equals_one_grown_with_batch_size_64() -> None:
     problems = load_problems("lab:test?num=12&seed=5")
     config = TreeConfig(num_leaves=8, max_tokens=160)

@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 from fork_server import forkpoint
 from forkpoint.prms import load_prm
 
+pytestmark = pytest.mark.slow
+
 OLD = Path(__file__).parent / "fixtures" / "old_build"
 LABEL = ["--max-tokens", "120"]
 PLANS = {

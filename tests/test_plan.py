@@ -281,6 +281,7 @@ def test_a_pilot_foretells_what_twice_as_many_problems_take(runs: Path, kind: st
     assert expected.prompt_tokens == pytest.approx(real.cost.prompt_tokens, rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_pilot_s_cost_is_that_of_its_manifest(runs: Path) -> None:
     for kind in ("leaves", "rollouts"):
         pilot = read_pilot(runs / f"{kind}-8")
@@ -290,6 +291,7 @@ def test_a_pilot_s_cost_is_that_of_its_manifest(runs: Path) -> None:
             assert pilot.solutions_per_problem * 8 == run.manifest["summary"]["num_solutions"]
 
 
+@pytest.mark.slow
 def test_from_measured_means_the_formula_of_trees_gives_the_measured_tokens(runs: Path) -> None:
     pilot = read_pilot(runs / "leaves-16")
     assert pilot.means is not None and pilot.solutions_per_problem == 8
@@ -301,6 +303,7 @@ def test_from_measured_means_the_formula_of_trees_gives_the_measured_tokens(runs
     )
 
 
+@pytest.mark.slow
 def test_from_measured_means_rollouts_are_given_at_most(runs: Path) -> None:
     pilot = read_pilot(runs / "rollouts-16")
     assert pilot.means is not None
@@ -310,6 +313,7 @@ def test_from_measured_means_rollouts_are_given_at_most(runs: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["tree", "flat"])
 def test_the_tokens_of_training_are_those_that_the_trainer_packs(runs: Path, packing: Any) -> None:
     pilot = read_pilot(runs / "leaves-16")
@@ -323,6 +327,7 @@ def test_the_tokens_of_training_are_those_that_the_trainer_packs(runs: Path, pac
     )
 
 
+@pytest.mark.slow
 def test_what_is_no_pilot_is_refused(runs: Path, tmp_path: Path) -> None:
     unfinished = tmp_path / "unfinished"
     shutil.copytree(runs / "leaves-8", unfinished)
@@ -369,6 +374,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_pilot_s_means_reach_the_stages_that_read_its_labels(runs: Path, recipe: Path) -> None:
     found = read_recipe(recipe, Path("OUT"))
     pilot = read_pilot(runs / "leaves-8")
@@ -382,6 +388,7 @@ def test_a_pilot_s_means_reach_the_stages_that_read_its_labels(runs: Path, recip
     assert train.trained_tokens != assumed[1].trained_tokens and not assumed[0].is_measured
 
 
+@pytest.mark.slow
 def test_a_pilot_of_another_stage_s_settings_is_refused(runs: Path, recipe: Path) -> None:
     pilot = read_pilot(runs / "leaves-8")
     with pytest.raises(
@@ -404,6 +411,7 @@ def test_a_pilot_of_another_stage_s_settings_is_refused(runs: Path, recipe: Path
         estimate_recipe(read_recipe(recipe, Path("OUT")), HardwareConfig(), parsed, {"lable": pilot})
 
 
+@pytest.mark.slow
 def test_pilots_of_rollouts_and_of_an_evaluation_fit_the_commands_that_made_them(runs: Path) -> None:
     rollouts = (
         "label lab:train --plan rollouts --num-solutions 2 --tau 0.3 --max-tokens 160 --out o "
@@ -466,6 +474,7 @@ def plan(*arguments: object) -> None:
     assert app(["plan", *map(str, arguments)], result_action="return_value") == 0
 
 
+@pytest.mark.slow
 def test_the_json_of_a_plan_adds_up_and_says_what_it_follows_from(
     recipe: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -492,6 +501,7 @@ def test_the_table_says_that_it_is_not_measured_and_what_does_not_fit(
     assert "Not measured; assumed: gpu A100, price_per_gpu_hour 2.5" in shown
 
 
+@pytest.mark.slow
 def test_a_pilot_alone_is_scaled_up_with_its_interval(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan("--pilot", runs / "leaves-8", "--num-problems", 16, "--json")
     found = json.loads(capsys.readouterr().out)

@@ -554,6 +554,7 @@ def killed_scoring(out: Path) -> None:
     processbench(scorer, {"gsm8k": solutions}, out, executor=QUIET)
 
 
+@pytest.mark.slow
 def test_a_killed_benchmark_goes_on_without_scoring_again_and_ends_the_same(tmp_path: Path) -> None:
     child = multiprocessing.get_context("spawn").Process(target=killed_scoring, args=(tmp_path / "killed",))
     child.start()

@@ -740,6 +740,7 @@ def lab_prm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (LAB_POLICY / "config.json").exists(), reason="the lab policy is not part of this installation"
 )

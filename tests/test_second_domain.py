@@ -230,6 +230,7 @@ def test_labels_of_programs_are_the_verdicts_of_their_tests(tmp_path: Path) -> N
         assert [label.value for label in solution.labels] == [0.5, float(is_right), float(is_right)]
 
 
+@pytest.mark.slow
 def test_a_prm_learns_from_tests_to_pick_the_programs_that_pass(tmp_path: Path) -> None:
     policy = programmer()
     label_problems(tasks(THINGS[:8]), policy, tmp_path / "run", TEXT_TREE, LabelConfig(), QUIET)
@@ -260,6 +261,7 @@ def test_a_prm_learns_from_tests_to_pick_the_programs_that_pass(tmp_path: Path) 
     assert accuracy["edu", "best", "min", 4] == accuracy["edu", "oracle", None, 4] == 1.0
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_document_run(tmp_path: Path) -> None:
     page = DOCUMENT.read_text()
     task, answer = re.findall(r"`(\{.*?\})`", page, re.DOTALL)

@@ -464,6 +464,7 @@ def test_a_stopping_server_answers_what_it_accepted_and_refuses_the_rest() -> No
         assert prm.batches == [["running"], ["waiting"]]
 
 
+@pytest.mark.slow
 def test_a_terminated_process_has_told_its_address_and_goes_quietly(prm: ServedPRM, tmp_path: Path) -> None:
     path = make_prm(tmp_path / "prm")
     code = (

@@ -123,6 +123,7 @@ def kill_at(step: int) -> Callable[[int, int, float], None]:
     return on_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_rank", [0, 4])
 def test_interrupted_fine_tuning_continues_to_the_same_bytes(tmp_path: Path, lora_rank: int) -> None:
     config = replace(CONFIG, lora_rank=lora_rank)

@@ -130,6 +130,7 @@ def test_steps_count_by_the_evidence_for_their_labels() -> None:
     assert weighted == pytest.approx(0.5 * each[0] + 2 * each[1])
 
 
+@pytest.mark.slow
 def test_training_on_trees_learns_what_flat_training_learns(tmp_path: Path) -> None:
     config = replace(
         CONFIG, packing="tree", num_epochs=12, batch_size=4, micro_batch_size=4, learning_rate=1e-2
@@ -179,6 +180,7 @@ def separation(path: Path) -> float:
     return sum(by_label[1.0]) / len(by_label[1.0]) - sum(by_label[0.0]) / len(by_label[0.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["tokens", "classifier"])
 def test_a_prm_learns_errors_that_can_be_seen(tmp_path: Path, head: str) -> None:
     config = replace(CONFIG, num_epochs=12, learning_rate=1e-2, format=replace(CONFIG.format, head=head))  # type: ignore[arg-type]
@@ -210,6 +212,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_interrupted_training_continues_to_the_same_weights(tmp_path: Path) -> None:
     uninterrupted, _ = trained(tmp_path, name="once")
 

@@ -511,6 +511,7 @@ def test_impossible_searches_are_refused(arguments: dict[str, Any], message: str
         SteeringConfig(**arguments)
 
 
+@pytest.mark.slow
 def test_the_lab_policy_and_a_tagged_prm_grow_the_same_tree_in_any_batch(tmp_path: Path) -> None:
     PRMFormat(tag="#").save(make_checkpoint(tmp_path, max_position_embeddings=1024))
     prm = load_prm(tmp_path, "cpu")
