@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,6 +88,18 @@ def test_an_evaluation_is_continued_not_redone_and_gives_the_same_numbers(tmp_pa
     second = evaluate_policy(PROBLEMS, policy, tmp_path / "run", SOURCES, QUIET, Judge(scorer))
     assert second == first
     assert policy.requests == [] and scorer.num_scored == 0
+
+
+def test_a_correlation_that_is_undefined_is_null_in_the_results(tmp_path: Path) -> None:
+    policy = ScriptedPolicy(SCRIPT)
+    evaluation = evaluate_policy(PROBLEMS, policy, tmp_path / "run", SOURCES, QUIET, Judge(KnowingScorer()))
+    write_results(tmp_path, evaluation, {"correlations": [math.nan, 1.0]}, policy, {"evaluate": 1.0})
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    results = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
+    assert results["config"] == {"correlations": [None, 1.0]}
 
 
 def test_results_have_the_promised_shape_and_a_report(tmp_path: Path) -> None:

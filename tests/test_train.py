@@ -292,6 +292,51 @@ def test_labelled_solutions_survive_the_disk(tmp_path: Path) -> None:
         list(read_labelled(tmp_path / "elsewhere"))
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-100", "2", "50", "-0.1", '"0.5"', "null", "true"])
+def test_a_label_that_is_no_number_from_0_to_1_is_refused_with_its_line(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "labels.jsonl"
+    write_labelled(path, visible_errors(2))
+    lines = path.read_text().splitlines()
+    first_value = lines[2].index('"value": ') + len('"value": ')
+    lines[2] = f"{lines[2][:first_value]}{number}{lines[2][lines[2].index(',', first_value) :]}"
+    path.write_text("\n".join(lines))
+    with pytest.raises(
+        ValueError, match=r"line 3: not a labelled solution: column 'value' must hold a number"
+    ):
+        train_prm(path, str(tmp_path / "base"), tmp_path / "prm", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("question", None),
+        ("question", [{"role": "user", "content": "q"}]),
+        ("question", 7),
+        ("problem_id", None),
+        ("is_correct", "false"),
+        ("is_correct", 0),
+        ("steps", "a"),
+        ("steps", [None]),
+        ("labels", None),
+    ],
+)
+def test_a_cell_of_another_type_is_refused_with_its_line(tmp_path: Path, column: str, cell: Any) -> None:
+    path = tmp_path / "labels.jsonl"
+    write_labelled(path, visible_errors(1))
+    row = {**json.loads(path.read_text().splitlines()[0]), column: cell}
+    path.write_text(f"\n{json.dumps(row)}\n")
+    with pytest.raises(ValueError, match=f"line 2: not a labelled solution: column '{column}' must hold"):
+        list(read_labelled(path))
+
+
+def test_labels_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
+    solution = visible_errors(1)[0]
+    spoilt = replace(solution, labels=(replace(label(0.5), value=math.nan),) * len(solution.steps))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_labelled(tmp_path / "labels.jsonl", [spoilt])
+    assert not (tmp_path / "labels.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     "arguments", [{"batch_size": 10, "micro_batch_size": 4}, {"learning_rate": 0.0}, {"num_epochs": 0.0}]
 )

@@ -117,7 +117,7 @@ def doctor(
             "num_problems": num_problems,
             "findings": [asdict(finding) for finding in findings],
         }
-        print(json.dumps(report, ensure_ascii=False, indent=1))
+        print(json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False))
     else:
         _show(f"{found_kind}: {target}", findings)
     return 1 if num_problems else 0

@@ -85,6 +85,7 @@ def plan(
                 {**report, "stages": [_row(item) for item in estimates], "total": total},
                 indent=1,
                 ensure_ascii=False,
+                allow_nan=False,
             )
         )
         return 0
@@ -172,7 +173,8 @@ def _show_pilot(pilot: Pilot, num_problems: int, is_json: bool) -> None:
         "hours": pilot.seconds * factor / 3600,
     }
     if is_json:
-        print(json.dumps({"pilot": _pilot_row(pilot), "expected": expected}, indent=1, ensure_ascii=False))
+        content = {"pilot": _pilot_row(pilot), "expected": expected}
+        print(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
         return
     table = Table(
         "",

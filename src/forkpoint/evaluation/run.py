@@ -8,6 +8,7 @@ continues; every number in results.json is computed from the journal by the pure
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -395,8 +396,18 @@ def write_results(
         "seconds": seconds,
     }
     for name, content in (("results.json", results), ("trees.json", evaluation.trees)):
-        (out / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(_defined(content), indent=1, ensure_ascii=False, allow_nan=False)
+        (out / name).write_text(text + "\n", encoding="utf-8")
     return results
+
+
+def _defined(value: Any) -> Any:
+    """`value` with None in place of every NaN, which JSON does not have: a correlation may be undefined."""
+    if isinstance(value, dict):
+        return {key: _defined(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_defined(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _label_quality(truth: LabelTruth) -> dict[str, Any]:

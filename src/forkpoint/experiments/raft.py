@@ -208,7 +208,7 @@ class Stages:
         results = {"version": RESULTS_VERSION, "config": self.run.config, "iterations": rows}
         replace_file(
             self.run.directory / RESULTS,
-            [(json.dumps(results, indent=1, ensure_ascii=False) + "\n").encode()],
+            [(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()],
         )
 
     def _row(self, key: str) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Keeper:
                 "prompt_ids": policy.encode_question(outcome.problem.question),
                 "completion_ids": path.completion.token_ids,
             }
-            yield (json.dumps(row, ensure_ascii=False) + "\n").encode()
+            yield (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     def choice(self, outcome: SampleOutcome, scores: Sequence[float | None] | None) -> int | None:
         """Index of the completion to keep, None if there is none to keep; the first one of equal scores."""

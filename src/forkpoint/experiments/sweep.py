@@ -154,7 +154,7 @@ def run_sweep(
     results["training"] = {
         name: [asdict(train_report(path)) for path in paths] for name, paths in trained.items()
     }
-    text = json.dumps(results, indent=1) + "\n"
+    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
     replace_file(out / RESULTS, [text.encode()])
     found: dict[str, Any] = json.loads(text)
     return found

@@ -5,6 +5,7 @@ Messages name the column, what it must hold and what it holds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,9 +42,9 @@ def whole(row: Mapping[str, Any], column: str) -> int:
 
 
 def number(row: Mapping[str, Any], column: str) -> float:
-    """A number."""
+    """A finite number."""
     value = cell(row, column)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise _wrong(column, "a number", value)
     return float(value)
 

@@ -115,11 +115,15 @@ def _hub_rows(name_and_query: str) -> Iterator[PlacedRow]:
     return hub_rows(name, keys.get("split", "train"), keys.get("config"))
 
 
+def _json(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
 def _write_jsonl(partial: Path, rows: Iterable[Row], columns: Mapping[str, Any]) -> int:
     count = 0
     with partial.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(_json(row) + "\n")
             count += 1
     return count
 
@@ -129,7 +133,7 @@ def _write_json(partial: Path, rows: Iterable[Row], columns: Mapping[str, Any]) 
     with partial.open("w", encoding="utf-8") as file:
         file.write("[")
         for row in rows:
-            file.write(("," if count else "") + "\n" + json.dumps(row, ensure_ascii=False))
+            file.write(("," if count else "") + "\n" + _json(row))
             count += 1
         file.write("\n]\n")
     return count

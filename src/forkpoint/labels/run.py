@@ -157,7 +157,7 @@ def write_labels(
     path = path or run.directory / LABELS
     write_labelled(path, counted())
     label_config_of(path).write_text(
-        json.dumps({**asdict(config), "rule": asdict(anchor_rule(run))}, indent=2) + "\n"
+        json.dumps({**asdict(config), "rule": asdict(anchor_rule(run))}, indent=2, allow_nan=False) + "\n"
     )
     return num_labels
 

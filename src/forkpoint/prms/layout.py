@@ -61,7 +61,9 @@ class PRMFormat:
 
     def save(self, directory: Path) -> None:
         """Write the format beside the weights in a directory."""
-        text = json.dumps({"format_version": 1, **asdict(self)}, ensure_ascii=False, indent=2)
+        text = json.dumps(
+            {"format_version": 1, **asdict(self)}, ensure_ascii=False, indent=2, allow_nan=False
+        )
         (directory / FORMAT_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod

@@ -205,7 +205,7 @@ def _report(
 def _write(
     out: Path, rows: Sequence[dict[str, Any]], reports: Sequence[MethodReport], prm_weight: float
 ) -> None:
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     (out / RESULT_ROWS).write_text(lines, encoding="utf-8")
     summary = {"prm_weight": prm_weight, "methods": [asdict(report) for report in reports]}
-    (out / RESULTS).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    (out / RESULTS).write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")
