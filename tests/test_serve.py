@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -198,6 +199,7 @@ def test_what_is_cut_otherwise_than_at_line_ends_is_cut_so_or_refused() -> None:
         ({"problem": "q", "steps": []}, 422, "at least 1 item"),
         ({"problem": "q", "steps": ["a"] * 1025}, 422, "at most 1024"),
         ({"problem": "q", "solution": "a\n" * 1025}, 422, "1025 lines"),
+        ({"problem": "q", "solution": "\n" * 800_000}, 422, "800000 line ends; 32768 are taken at most"),
         ({"problem": "q", "steps": [1]}, 422, "body.steps.0: Input should be a valid string"),
         ({"problem": "q", "steps": ["a"], "solution": "a"}, 422, "body.steps: Extra inputs"),
         ({"problem": "q", "steps": ["a"], "agregate": "min"}, 422, "body.agregate: Extra inputs"),
@@ -234,6 +236,28 @@ def test_bad_input_is_refused_with_the_reason(
     assert refusal.status_code == status, refusal.text
     assert message in refusal.json()["detail"]
     assert ask(served, "still", "answers").status_code == 200
+
+
+def test_solutions_are_cut_off_the_event_loop(served: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def cut(text: str) -> tuple[str, ...]:
+        try:
+            asyncio.get_running_loop()
+            seen.append(True)
+        except RuntimeError:
+            seen.append(False)
+        return newline_steps(text)
+
+    monkeypatch.setattr("forkpoint.serve.app.newline_steps", cut)
+    given = {"problem": "1+1?", "solution": "1+1=2\nThe answer is 2"}
+    for path, body in [
+        ("/score", given),
+        ("/score", {"items": [given]}),
+        ("/v1/rerank", {"query": "1+1?", "documents": [given["solution"]]}),
+    ]:
+        assert served.post(path, json=body).status_code == 200
+    assert seen == [False] * 3
 
 
 def test_concurrent_clients_get_their_own_scores(prm: ServedPRM, served: httpx2.Client) -> None:

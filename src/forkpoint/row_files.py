@@ -18,6 +18,15 @@ PlacedRow = tuple[str, Row]
 """The place of a row, as messages name it, and the row."""
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded; JSON can express half of a surrogate pair, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def jsonl_rows(path: Path, what: str) -> Iterator[PlacedRow]:
     """The objects in a file of JSON lines; messages call such an object `what`. Empty lines are left out."""
     with path.open("rb") as lines:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +21,8 @@ from forkpoint.records import Completion
 
 Segmentation = Literal["newline", "entropy", "solution"]
 SEGMENTATIONS: tuple[Segmentation, ...] = ("newline", "entropy", "solution")
+LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+"""A line with its end; the last line of a text may have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +89,29 @@ def calibrate_tau(candidate_entropies: Sequence[Sequence[float]], anchors_per_so
 def newline_steps(text: str) -> tuple[str, ...]:
     """One step per non-empty line, line end included.
 
-    Empty lines belong to the step before them, or to the first step. An empty text has one empty step.
+    Empty lines belong to the step before them, or to the first step. An empty text has one empty step. The
+    time is linear in the length of the text.
     """
     steps: list[str] = []
-    for line in text.splitlines(keepends=True):
-        if steps and (not line.strip() or not steps[-1].strip()):
-            steps[-1] += line
-        else:
-            steps.append(line)
-    return tuple(steps) or ("",)
+    lines: list[str] = []  # of the step that is not complete yet
+    has_text = False
+    for line in lines_of(text):
+        is_empty = not line.strip()
+        if has_text and not is_empty:
+            steps.append("".join(lines))
+            lines = []
+        lines.append(line)
+        has_text = has_text or not is_empty
+    return (*steps, "".join(lines))
+
+
+def lines_of(text: str) -> Iterator[str]:
+    r"""The lines of a text, each with its line end: `\n`, `\r\n` or `\r`, and no other character.
+
+    `str.splitlines` also cuts at form feeds, at U+2028 and at other characters, which in a solution are not
+    ends of lines: a decoder that reads `\frac` with one backslash makes a form feed of it.
+    """
+    return (found[0] for found in LINE.finditer(text))
 
 
 def token_steps(token_texts: Sequence[str], starts: Sequence[int]) -> tuple[tuple[str, ...], tuple[int, ...]]:

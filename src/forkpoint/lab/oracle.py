@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from forkpoint.lab.story import DAYS
-from forkpoint.steps import num_shared
+from forkpoint.steps import lines_of, num_shared
 
 ErrorKind = Literal["value", "operand", "distractor", "skipped", "repeated", "answer", "missing", "format"]
 """The kinds of errors. `value`: the result is wrong; `operand`: the verb, number, operator or person is
@@ -72,7 +72,7 @@ def first_error(story: LabStory, text: str) -> StepError | None:
     """The first wrong step of `text` as a solution of `story`; None if the solution is right."""
     right_lines = story.solution.split("\n")
     start, line_idx = 0, 0
-    for line in text.splitlines(keepends=True):
+    for line in lines_of(text):
         if line.strip():
             if line_idx == len(right_lines):
                 return StepError(line_idx, start + _indent(line), "format")

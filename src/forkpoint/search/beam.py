@@ -19,7 +19,7 @@ from forkpoint.records import Completion, Cost, Finish, Policy, Request
 from forkpoint.search.config import SearchConfig
 from forkpoint.search.guide import Draft
 from forkpoint.solutions.sample import sample_seed
-from forkpoint.steps import newline_steps
+from forkpoint.steps import lines_of, newline_steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def line_end(token_texts: Sequence[str], start: int, torn: str = "") -> int | No
     """
     for position in range(start, len(token_texts)):
         torn += token_texts[position]
-        if any(_is_whole(line) for line in torn.splitlines(keepends=True)):
+        if any(_is_whole(line) for line in lines_of(torn)):
             return position + 1
     return None
 
@@ -127,8 +127,8 @@ def line_end(token_texts: Sequence[str], start: int, torn: str = "") -> int | No
 def complete_steps(text: str) -> tuple[str, ...]:
     """The lines of a text as steps, without a last line that has no line break yet."""
     steps = newline_steps(text)
-    return steps if any(_is_whole(line) for line in steps[-1].splitlines(keepends=True)) else steps[:-1]
+    return steps if any(_is_whole(line) for line in lines_of(steps[-1])) else steps[:-1]
 
 
 def _is_whole(line: str) -> bool:
-    return bool(line.strip()) and line.splitlines() != [line]
+    return bool(line.strip()) and line.endswith(("\n", "\r"))

@@ -29,6 +29,7 @@ from forkpoint.serve.metrics import Metrics
 from forkpoint.serve.refusal import declared, refuse
 from forkpoint.serve.wire import (
     MAX_ITEMS,
+    MAX_LINE_ENDS,
     MAX_STEPS,
     TAGS,
     Document,
@@ -129,14 +130,11 @@ class Service:
 
     async def score(self, asked: ScoreRequest, request: Request) -> ScoredSolution | ScoredItems:
         how = self._aggregate(asked)
-        segmentation = self._prm.format.segmentation
         if isinstance(asked, ScoreItems):
-            named = [
-                (f"items.{idx}: ", item.problem, steps_of(item, segmentation))
-                for idx, item in enumerate(asked.items)
-            ]
+            given = [(f"items.{idx}: ", item.problem, item) for idx, item in enumerate(asked.items)]
         else:
-            named = [("", asked.problem, steps_of(asked, segmentation))]
+            given = [("", asked.problem, asked)]
+        named = await asyncio.to_thread(_all_cut, given, self._prm.format.segmentation)
         found = [
             Scored(steps=list(steps), step_scores=result.scores, score=aggregate(result.scores, how))
             for (_, _, steps), result in zip(named, await self._scores(named, request), strict=True)
@@ -147,10 +145,8 @@ class Service:
 
     async def rerank(self, asked: RerankRequest, request: Request) -> Reranked:
         how = self._aggregate(asked)
-        named = [
-            (f"documents.{idx}: ", asked.query, cut(text, self._prm.format.segmentation))
-            for idx, text in enumerate(asked.documents)
-        ]
+        given = [(f"documents.{idx}: ", asked.query, text) for idx, text in enumerate(asked.documents)]
+        named = await asyncio.to_thread(_all_cut, given, self._prm.format.segmentation)
         found = await self._scores(named, request)
         ranked = [
             Ranked(
@@ -210,9 +206,18 @@ class Service:
             self._batcher.drop(futures)
 
 
-def steps_of(given: GivenSteps | GivenSolution, segmentation: Segmentation) -> Sequence[str]:
+def _all_cut(
+    given: Sequence[tuple[str, str, GivenSteps | GivenSolution | str]], segmentation: Segmentation
+) -> list[tuple[str, str, Sequence[str]]]:
+    """The solutions of a request in steps, each as (its name in messages, problem, steps)."""
+    return [(name, problem, steps_of(solution, segmentation)) for name, problem, solution in given]
+
+
+def steps_of(given: GivenSteps | GivenSolution | str, segmentation: Segmentation) -> Sequence[str]:
     """The given steps, or the steps of a text, cut as in the training data of the PRM."""
-    return given.steps if isinstance(given, GivenSteps) else cut(given.solution, segmentation)
+    if isinstance(given, GivenSteps):
+        return given.steps
+    return cut(given if isinstance(given, str) else given.solution, segmentation)
 
 
 def cut(text: str, segmentation: Segmentation) -> Sequence[str]:
@@ -224,6 +229,9 @@ def cut(text: str, segmentation: Segmentation) -> Sequence[str]:
         raise LayoutError(
             "this PRM was trained on entropy steps, which cannot be read off a text; give `steps` to /score"
         )
+    num_line_ends = text.count("\n") + text.count("\r")
+    if num_line_ends > MAX_LINE_ENDS:
+        raise LayoutError(f"the solution has {num_line_ends} line ends; {MAX_LINE_ENDS} are taken at most")
     steps = newline_steps(text) if segmentation == "newline" else (text,)
     if len(steps) > MAX_STEPS:
         raise LayoutError(f"the solution has {len(steps)} lines, each a step; {MAX_STEPS} are taken at most")

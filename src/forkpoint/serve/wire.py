@@ -11,9 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from forkpoint.prms.layout import PRMFormat
+from forkpoint.row_files import is_unicode
 from forkpoint.select import Aggregate
 
 MAX_STEPS = 1024
+MAX_LINE_ENDS = 32 * MAX_STEPS
+"""The most line ends of a solution given as one text, which are counted before it is cut; empty lines are no
+steps."""
 MAX_ITEMS = 256
 TAGS = frozenset({"<steps>", "<solution>", "<items>"})
 """The names of alternatives, which are not part of the JSON."""
@@ -21,7 +25,7 @@ TAGS = frozenset({"<steps>", "<solution>", "<items>"})
 
 def _text(text: str) -> str:
     # JSON can express half of a surrogate pair, but no tokenizer can read it
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_unicode(text):
         raise ValueError("half of a surrogate pair is no unicode text")
     return text
 
