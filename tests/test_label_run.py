@@ -19,7 +19,7 @@ from forkpoint.errors import ConfigDiffers
 from forkpoint.formats.labels_file import read_labelled
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.leaf_plan import tree_outcomes
-from forkpoint.labels.run import label_format, label_problems, write_labels
+from forkpoint.labels.run import LabelSummary, label_format, label_problems, write_labels
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Completion, Problem, Request
@@ -59,6 +59,20 @@ def test_labels_are_the_leaves_below_each_line(tmp_path: Path) -> None:
     }
     assert summary.num_correct == 5 * 2 + 5 * 1
     assert summary.num_labels == 60
+
+
+def test_labels_from_which_nothing_can_be_learned_are_said_to_be(tmp_path: Path) -> None:
+    def summary(name: str, problems: Sequence[Problem], num_leaves: int) -> LabelSummary:
+        tree = replace(TREE, num_leaves=num_leaves)
+        return label_problems(problems, ScriptedPolicy(SCRIPT), tmp_path / name, tree, LabelConfig(), QUIET)
+
+    fine = summary("fine", PROBLEMS, 4)
+    assert (fine.num_inner_labels, fine.num_single_labels, fine.warnings) == (30, 10, ())
+    (wrong,) = summary("wrong", [replace(problem, answer="3") for problem in PROBLEMS], 4).warnings
+    assert wrong.startswith("0 of 30 solutions are right") and "easier problems" in wrong
+    right, single = summary("right", PROBLEMS[::2], 1).warnings
+    assert right.startswith("5 of 5 solutions are right") and "harder problems" in right
+    assert single.startswith("5 of 5 labels of steps before the last (100%) rest on one outcome")
 
 
 def test_labels_are_derived_again_without_the_policy(tmp_path: Path) -> None:

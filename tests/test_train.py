@@ -329,6 +329,18 @@ def test_a_cell_of_another_type_is_refused_with_its_line(tmp_path: Path, column:
         list(read_labelled(path))
 
 
+def test_labels_that_are_all_equal_are_refused_unless_they_are_allowed(tmp_path: Path) -> None:
+    solutions = [
+        replace(solution, labels=(label(0.0),) * len(solution.steps)) for solution in visible_errors(4)
+    ]
+    write_labelled(tmp_path / "labels.jsonl", solutions)
+    arguments = (tmp_path / "labels.jsonl", str(make_checkpoint(tmp_path / "base")), tmp_path / "prm", CONFIG)
+    with pytest.raises(ValueError, match=r"all labels at .*labels\.jsonl are 0, .*--allow-constant-labels"):
+        train_prm(*arguments)
+    assert train_prm(*arguments, allow_constant_labels=True).num_rows == 16
+    assert train_prm(*arguments).num_rows == 16, "a finished PRM is left as it is"
+
+
 def test_labels_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
     solution = visible_errors(1)[0]
     spoilt = replace(solution, labels=(replace(label(0.5), value=math.nan),) * len(solution.steps))

@@ -107,6 +107,8 @@ def label(
     for name, value in asdict(summary.cost).items():
         table.add_row(name, f"{value:,}")
     out_console.print(table)
+    for warning in summary.warnings:
+        err_console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
     if summary.num_failed:
         err_console.print(
             f"{summary.num_failed} problems failed, see {out / 'failures.jsonl'}; "

@@ -174,7 +174,7 @@ def _train(
         directory.mkdir(parents=True, exist_ok=True)
         relabel(inputs.label_run, [(variant.labels, labels)], config.num_rollouts)
     train = replace(variant.train, seed=seed, format=label_format(labels, variant.train.format))
-    train_prm(labels, inputs.base, directory / "prm", train, on_step)
+    train_prm(labels, inputs.base, directory / "prm", train, on_step, allow_constant_labels=True)
     return directory / "prm"
 
 

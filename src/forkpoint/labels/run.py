@@ -67,11 +67,34 @@ class LabelSummary:
     """Anchors that were never forked because of their score (P-EDU)."""
     num_prm_tokens: int = 0
     """Tokens that a PRM read to steer trees."""
+    num_inner_labels: int = 0
+    """Labels of steps that are not the last one of their solution."""
+    num_single_labels: int = 0
+    """Inner labels that rest on one outcome, such as those of steps that only one leaf of a tree has."""
 
     @property
     def num_solved(self) -> int:
         """Problems that have solutions, right or wrong."""
         return self.num_problems - self.num_failed - self.num_skipped
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Signs that a PRM has little to learn from these labels, one sentence each."""
+        found = []
+        if self.num_solutions and self.num_correct in (0, self.num_solutions):
+            found.append(
+                f"{self.num_correct:,} of {self.num_solutions:,} solutions are right, so every label says "
+                f"the same and a PRM learns nothing: take {'harder' if self.num_correct else 'easier'} "
+                "problems, or more solutions per problem"
+            )
+        if self.num_single_labels > self.num_inner_labels / 2:
+            share = self.num_single_labels / self.num_inner_labels
+            found.append(
+                f"{self.num_single_labels:,} of {self.num_inner_labels:,} labels of steps before the last "
+                f"({share:.0%}) rest on one outcome, so they repeat the verdict on one solution: grow trees "
+                "with more leaves, or draw more rollouts per step"
+            )
+        return tuple(found)
 
 
 def label_problems(
@@ -104,8 +127,8 @@ def label_problems(
         )
         collected = sampling.plan.collect(stage)
         cases = sampling.plan.cases(run, collected.keys, stage.store)
-        num_labels = write_labels(run, label_config, num_rollouts=collected.num_rollouts, cases=cases)
-        summary = _summary(stage, collected, num_labels)
+        written = _write_labels(run, label_config, num_rollouts=collected.num_rollouts, cases=cases)
+        summary = _summary(stage, collected, written)
         if summary.num_failed == 0:
             run.finish({**asdict(summary), "labels": asdict(label_config)})
     return summary
@@ -146,12 +169,35 @@ def write_labels(
     Returns the number of step labels.
     `cases`, if they have been read already, are what the run's plan gives for `keys`.
     """
-    num_labels = 0
+    return _write_labels(run, config, keys, num_rollouts, path, cases).num_labels
+
+
+@dataclass(slots=True)
+class _Written:
+    """Counts of the labels of a file."""
+
+    num_labels: int = 0
+    num_inner: int = 0
+    """Labels of steps that are not the last one of their solution."""
+    num_single: int = 0
+    """Inner labels that rest on one outcome."""
+
+
+def _write_labels(
+    run: Run,
+    config: LabelConfig,
+    keys: Sequence[str] | None = None,
+    num_rollouts: int | None = None,
+    path: Path | None = None,
+    cases: Iterable[Any] | None = None,
+) -> _Written:
+    written = _Written()
 
     def counted() -> Iterator[LabelledSolution]:
-        nonlocal num_labels
         for solution in derive_labels(run, config, keys, num_rollouts, cases):
-            num_labels += len(solution.labels)
+            written.num_labels += len(solution.labels)
+            written.num_inner += len(solution.labels) - 1
+            written.num_single += sum(label.num_total == 1 for label in solution.labels[:-1])
             yield solution
 
     path = path or run.directory / LABELS
@@ -159,7 +205,7 @@ def write_labels(
     label_config_of(path).write_text(
         json.dumps({**asdict(config), "rule": asdict(anchor_rule(run))}, indent=2, allow_nan=False) + "\n"
     )
-    return num_labels
+    return written
 
 
 def derive_labels(
@@ -211,7 +257,7 @@ def resolve_tau(policy: Policy, problems: Sequence[Problem], config: TreeConfig)
     return config.with_tau(round(calibrate_tau(candidates, config.anchors_per_solution), 4))
 
 
-def _summary(stage: LabelStage, collected: Collected, num_labels: int) -> LabelSummary:
+def _summary(stage: LabelStage, collected: Collected, written: _Written) -> LabelSummary:
     cost, num_solved, num_solutions, num_correct, num_ungradable = stage.store.cost, 0, 0, 0, 0
     num_pruned = num_prm_tokens = 0
     for row in stage.run.rows(collected.keys):
@@ -235,11 +281,13 @@ def _summary(stage: LabelStage, collected: Collected, num_labels: int) -> LabelS
         num_solutions=num_solutions,
         num_correct=num_correct,
         num_ungradable=num_ungradable,
-        num_labels=num_labels,
+        num_labels=written.num_labels,
         num_rollouts=stage.store.num_rollouts,
         num_rollouts_saved=collected.num_rollouts_saved,
         tau=stage.tree.tau,
         cost=cost,
         num_pruned=num_pruned,
         num_prm_tokens=num_prm_tokens,
+        num_inner_labels=written.num_inner,
+        num_single_labels=written.num_single,
     )

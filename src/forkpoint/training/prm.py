@@ -35,12 +35,14 @@ def train_prm(
     out: Path,
     config: TrainConfig,
     on_step: Callable[[int, int, float], None] | None = None,
+    allow_constant_labels: bool = False,
 ) -> TrainReport:
     """Train on the labelled solutions at `labels`, starting from the model `base`, and save the PRM at `out`.
 
     A finished PRM of the same labels, base and configuration at `out` is left unchanged. ConfigDiffers if
-    `out` holds another training, RunLocked if another process is training there. `on_step` is called with
-    (steps done, steps in all, last loss), in the first of several processes only.
+    `out` holds another training, RunLocked if another process is training there, ValueError if all labels
+    are equal and `allow_constant_labels` is not set. `on_step` is called with (steps done, steps in all, last
+    loss), in the first of several processes only.
     """
     resolved: dict[str, Any] = {
         "labels": labels_digest(labels),
@@ -52,12 +54,23 @@ def train_prm(
         from forkpoint.training.prm_trainer import train_rows
 
         solutions = choose_solutions(list(read_labelled(labels)), config)
+        if not allow_constant_labels:
+            _refuse_constant_labels(labels, solutions)
         report = train_rows(solutions, base, out, checkpoints, config, on_step)
         if is_first_process():
             config.format.save(out)  # makes the PRM loadable
         return report
 
     return TrainReport(**train_once(out / TRAINING, out / FORMAT_FILE, "train", resolved, train))
+
+
+def _refuse_constant_labels(labels: Path, solutions: Sequence[LabelledSolution]) -> None:
+    values = {label.value for solution in solutions for label in solution.labels}
+    if len(values) == 1:
+        raise ValueError(
+            f"all labels at {labels} are {values.pop():g}, so a PRM would learn to give one score to every "
+            "step; label both right and wrong solutions, or give --allow-constant-labels"
+        )
 
 
 def train_report(prm: Path) -> TrainReport:
