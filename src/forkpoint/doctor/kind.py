@@ -6,10 +6,10 @@ Invariant: a language model is a policy unless its files or its published name s
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
+from forkpoint.checkpoint import read_json_object
 from forkpoint.errors import LayoutError
 from forkpoint.formats.containers import HUB, SUFFIXES
 from forkpoint.formats.labels_file import LABELS
@@ -39,7 +39,7 @@ def kind_of(path_or_id: str) -> Kind:
         recognise(directory, path.name)
     except LayoutError:
         if (directory / "config.json").is_file():
-            architectures = json.loads((directory / "config.json").read_bytes()).get("architectures") or []
+            architectures = read_json_object(directory / "config.json").get("architectures") or []
             if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
                 return "policy"
         raise ValueError(

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
-from forkpoint.checkpoint import load_tokenizer
+from forkpoint.checkpoint import load_pretrained, load_tokenizer
 from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.samples import QUESTIONS, TEXTS
 from forkpoint.doctor.vocabulary import check_vocabulary, num_embeddings
@@ -63,7 +62,7 @@ def _examine(
     try:
         policy = load_policy(path_or_id, device=device, template=template)
         missing = _missing_weights(checkpoint_of(path_or_id))
-    except (ValueError, RuntimeError, SafetensorError) as error:
+    except (ValueError, RuntimeError) as error:
         yield problem("weights", f"the model cannot be loaded as a policy: {error}")
         return
     if missing:
@@ -94,7 +93,7 @@ def _examine(
 
 
 def _missing_weights(path_or_id: str | Path) -> list[str]:
-    loaded: Any = AutoModelForCausalLM.from_pretrained(path_or_id, output_loading_info=True)
+    loaded: Any = load_pretrained(AutoModelForCausalLM, path_or_id, output_loading_info=True)
     _, found = loaded
     return sorted(found["missing_keys"])
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.reader import Reader, directory_of, reader_of
@@ -77,7 +76,7 @@ def _examine(
     yield from layout
     try:
         prm = load_prm(path_or_id, device, family, **options)
-    except (LayoutError, SafetensorError, RuntimeError, OSError) as error:
+    except (LayoutError, ValueError, RuntimeError, OSError) as error:
         yield problem(
             "weights", f"the model cannot be loaded as a PRM of the {reader.family} family: {error}"
         )

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from transformers import AutoConfig
 
-from forkpoint.checkpoint import load_tokenizer
+from forkpoint.checkpoint import load_pretrained, load_tokenizer
 from forkpoint.prms.families import DESCRIPTIONS, OURS, check_family, family_class, recognise
 from forkpoint.prms.layout import EncodedSolution, Layout, PRMFormat
 
@@ -79,7 +79,7 @@ def reader_of(
     family = family or recognise(directory, Path(path_or_id).name)
     tokenizer: Any = load_tokenizer(path_or_id)
     num_positions: int | None = getattr(
-        AutoConfig.from_pretrained(directory).get_text_config(), "max_position_embeddings", None
+        load_pretrained(AutoConfig, directory).get_text_config(), "max_position_embeddings", None
     )
     if family == OURS:
         layout = Layout(tokenizer, PRMFormat.load(directory))

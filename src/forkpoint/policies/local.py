@@ -18,7 +18,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from forkpoint.checkpoint import Dtype, device_named, fingerprint, load_tokenizer
+from forkpoint.checkpoint import Dtype, device_named, fingerprint, load_pretrained, load_tokenizer
 from forkpoint.checks import check_at_least
 from forkpoint.policies import kv_rows
 from forkpoint.policies.attention import ROWS
@@ -102,7 +102,7 @@ class LocalPolicy(CheckpointPolicy):
         target = device_named(device)
         weights = torch_dtype(dtype, has_gpu=target.type == "cuda")
         with missing_refused(path_or_id):
-            model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path_or_id, dtype=weights)
+            model: PreTrainedModel = load_pretrained(AutoModelForCausalLM, path_or_id, dtype=weights)
             tokenizer = load_tokenizer(path_or_id)
             config_path = cached_file(path_or_id, "config.json")
         assert config_path is not None, "cached_file raises if there is no file"

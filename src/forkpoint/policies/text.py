@@ -17,7 +17,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from forkpoint.checkpoint import fingerprint, load_tokenizer
+from forkpoint.checkpoint import fingerprint, load_pretrained, load_tokenizer
 
 
 class PolicyText:
@@ -119,7 +119,7 @@ class Checkpoint:
         Raises FileNotFoundError if it is missing.
         """
         with missing_refused(path_or_id):
-            config = AutoConfig.from_pretrained(path_or_id)
+            config = load_pretrained(AutoConfig, path_or_id)
             tokenizer = load_tokenizer(path_or_id)
             config_path = cached_file(path_or_id, "config.json")
         assert config_path is not None, "cached_file raises if there is no file"
@@ -180,7 +180,9 @@ def _generation_config(path_or_id: str | Path, config: Any) -> GenerationConfig:
 def _num_parameters(config: Any) -> int | None:
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, trust_remote_code=False
+            )
             return model.num_parameters()
     except ValueError:
         return None

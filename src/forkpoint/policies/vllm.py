@@ -99,6 +99,7 @@ class VLLMPolicy(CheckpointPolicy):
         start = partial(
             LLM,
             str(path_or_id),
+            trust_remote_code=False,
             skip_tokenizer_init=True,  # this package tokenizes
             dtype=weights,
             logprobs_mode="raw_logprobs",

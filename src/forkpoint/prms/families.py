@@ -8,13 +8,13 @@ family is named.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forkpoint.checkpoint import read_json_object, weight_names
 from forkpoint.checks import check_choice
 from forkpoint.errors import LayoutError
 from forkpoint.prms.layout import FORMAT_FILE, PRMFormat
@@ -99,12 +99,15 @@ def check_family(family: str | None) -> None:
 
 
 def recognise(directory: Path, published_name: str = "") -> str:
-    """Return the family of the checkpoint in a directory. LayoutError if its files do not tell."""
+    """Return the family of the checkpoint in a directory.
+
+    LayoutError if its files do not tell, ValueError if one of them is damaged.
+    """
     if (directory / FORMAT_FILE).is_file():
         return OURS
     if not (directory / "config.json").is_file():
         raise LayoutError(f"{directory} holds no PRM: it has neither {FORMAT_FILE} nor config.json")
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = read_json_object(directory / "config.json")
     architectures: list[str] = config.get("architectures") or []
     name = PUBLISHED.get(published_name)
     if "Qwen2ForProcessRewardModel" in architectures:
@@ -150,13 +153,8 @@ def _fitting(directory: Path, architectures: Sequence[str]) -> str:
 def _weight_names(directory: Path) -> set[str]:
     index, weights = directory / "model.safetensors.index.json", directory / "model.safetensors"
     if index.is_file():
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    if not weights.is_file():
-        return set()
-    from safetensors import safe_open
-
-    with safe_open(weights, framework="pt") as file:
-        return set(file.keys())
+        return set(read_json_object(index).get("weight_map") or ())
+    return weight_names(weights) if weights.is_file() else set()
 
 
 def _directory(path_or_id: str | Path, patterns: Sequence[str] | None = None) -> Path:
@@ -179,7 +177,7 @@ def _load_ours(directory: Path, device: str) -> TaggedPRM:
     from forkpoint.prms.tagged import TaggedPRM
 
     prm_format = PRMFormat.load(directory)
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = read_json_object(directory / "config.json")
     if "Qwen2ForProcessRewardModel" not in (config.get("architectures") or []):
         return TaggedPRM.load(directory, device)
     from forkpoint.checkpoint import device_named, fingerprint, load_tokenizer

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+from forkpoint.checkpoint import load_pretrained
 from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms.layout import EncodedSolution, PRMFormat
 from forkpoint.prms.packed import PackedPRM
@@ -139,7 +140,7 @@ def load_weights(model_class: Any, path_or_id: str | Path, dtype: str, family: s
 
     LayoutError if weights are missing or left over: a head with random weights gives numbers too.
     """
-    model, found = model_class.from_pretrained(path_or_id, dtype=dtype, output_loading_info=True)
+    model, found = load_pretrained(model_class, path_or_id, dtype=dtype, output_loading_info=True)
     missing = sorted(found["missing_keys"])
     left_over = sorted(key for key in found["unexpected_keys"] if not any(part in key for part in HARMLESS))
     if missing or left_over:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from forkpoint.checkpoint import read_json_object
 from forkpoint.checks import check_choice
 from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.select import AGGREGATES, Aggregate
@@ -70,19 +71,32 @@ class PRMFormat:
     def load(cls, directory: Path) -> PRMFormat:
         """Read the format in a directory.
 
-        LayoutError if it holds no PRM of forkpoint, or one of a later version.
+        LayoutError if it holds no PRM of forkpoint, one of a later version, or a format that cannot be read.
         """
         path = directory / FORMAT_FILE
         if not path.is_file():
             raise LayoutError(f"{directory} is not a PRM saved by forkpoint: it has no {FORMAT_FILE}")
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            fields = read_json_object(path)
+        except ValueError as error:
+            raise LayoutError(str(error)) from None
         version = fields.pop("format_version", None)
         if version != 1:
             raise LayoutError(f"{path} has format_version {version}; this version of forkpoint reads 1")
         unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
         if unknown:
             raise LayoutError(f"{path} has unknown keys: {', '.join(unknown)}")
-        return cls(**{**fields, "rule": AnchorRule(**fields["rule"])})
+        for name in ("tag", "good", "bad", "template"):
+            if not isinstance(fields.get(name, ""), str):
+                raise LayoutError(f"{path}: {name} must be a text; it is {fields[name]!r:.60}")
+        if type(fields.get("max_length", 1)) is not int:
+            raise LayoutError(
+                f"{path}: max_length must be a whole number; it is {fields['max_length']!r:.60}"
+            )
+        try:
+            return cls(**{**fields, "rule": AnchorRule(**fields.get("rule", {}))})
+        except (TypeError, ValueError) as error:
+            raise LayoutError(f"{path} is not the format of a PRM: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

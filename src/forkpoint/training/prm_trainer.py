@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from forkpoint.checkpoint import load_tokenizer
+from forkpoint.checkpoint import load_pretrained, load_tokenizer
 from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms.layout import EncodedSolution, Layout
 from forkpoint.prms.packing import INPUT_NAMES, group_rows, model_inputs, pack, tag_places, takes_trees
@@ -222,5 +222,5 @@ def _model(base: str, config: TrainConfig) -> Any:
     if config.format.head == "classifier":
         names = {GOOD_CLASS: "good", 1 - GOOD_CLASS: "bad"}
         heads = {"num_labels": 2, "id2label": names, "label2id": {name: idx for idx, name in names.items()}}
-    model = model_class_of(config.format).from_pretrained(base, dtype=dtype, **heads)
+    model = load_pretrained(model_class_of(config.format), base, dtype=dtype, **heads)
     return with_lora(model, config, ["score"] if config.format.head == "classifier" else None)

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from forkpoint.checkpoint import fingerprint, load_tokenizer
+from forkpoint.checkpoint import fingerprint, load_pretrained, load_tokenizer
 from forkpoint.content_key import content_key
 from forkpoint.training.config import SFTConfig, SFTReport, SFTRow
 from forkpoint.training.loop import (
@@ -55,7 +55,7 @@ def fine_tune(
     """
     if not rows:
         raise ValueError("there is nothing to fine-tune on; give at least one row")
-    _refuse_misfits(rows, AutoConfig.from_pretrained(base).get_text_config())
+    _refuse_misfits(rows, load_pretrained(AutoConfig, base).get_text_config())
     resolved: dict[str, Any] = {
         "base": fingerprint(Path(base)) if Path(base).is_dir() else str(base),
         "rows": content_key([[row.prompt_ids, row.completion_ids] for row in rows]),
@@ -106,7 +106,7 @@ def _train(
     dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
 
     def load() -> Any:
-        return with_lora(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), config)
+        return with_lora(load_pretrained(AutoModelForCausalLM, base, dtype=dtype), config)
 
     model = load()
     use_cache = getattr(model.config, "use_cache", None)
