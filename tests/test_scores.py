@@ -14,7 +14,7 @@ from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, eva
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prm_benchmarks.scoring import score_solutions, solution_key
 from forkpoint.prms.layout import PRMFormat
-from forkpoint.prms.score_file import score_rows
+from forkpoint.prms.score_file import read_solutions, score_rows
 from forkpoint.prms.scores import checked_scores
 from forkpoint.records import Problem
 from forkpoint.runs import LocalExecutor, PoolExecutor, Run
@@ -92,6 +92,41 @@ def test_a_wrong_answer_reaches_no_benchmark_and_no_file_of_scores(
     assert failure["error"] == "ValueError"
     with pytest.raises(ValueError, match=message):
         score_rows([{"question": "q", "steps": ["a\n", "b"]}], Answering(*scores), "min", "newline")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "q", "steps": ["\\ud800"]}', "line 4: it holds .* half of a surrogate pair"),
+        ('{"question": "q", "steps": ["a"], "note": "\\udfff"}', "line 4: it holds .* surrogate pair"),
+        ('{"question": "q", "steps": ["a"], "weight": NaN}', "line 4: it holds a number that is not finite"),
+        (
+            '{"question": "q", "steps": ["a"], "weight": 1e999}',
+            "line 4: it holds a number that is not finite",
+        ),
+        ('{"question": null, "steps": ["a"]}', "line 4: a JSON object with a text `question` is needed"),
+        ('["q"]', "line 4 holds a list; a solution is a JSON object"),
+        ('{"question": "q", "steps": [], "solution": "a"}', "line 4: `steps` must be a list"),
+        ("{", "line 4 is not JSON"),
+    ],
+)
+def test_a_line_that_cannot_be_scored_is_named(tmp_path: Path, line: str, message: str) -> None:
+    good = '{"question": "q", "steps": ["a\\n", "b"]}\n'
+    (tmp_path / "rows.jsonl").write_text(f"\ufeff{good}\n{good}{line}\n")
+    with pytest.raises(ValueError, match=message):
+        read_solutions(tmp_path / "rows.jsonl")
+    (tmp_path / "rows.jsonl").write_text(f"\ufeff{good}\n{good}")
+    assert read_solutions(tmp_path / "rows.jsonl") == [json.loads(good)] * 2
+
+
+@pytest.mark.parametrize("refused", [0, 1, 4, 6])
+def test_the_first_line_that_a_prm_refuses_is_named(refused: int) -> None:
+    rows = [
+        {"question": "q", "solution": "bad" if idx in (refused, 6) else f"good {idx}"} for idx in range(7)
+    ]
+    places = [f"file, line {number}" for number in range(1, 8)]
+    with pytest.raises(LayoutError, match=f"^file, line {refused + 1}: bad cannot be read"):
+        score_rows(rows, Thirds(), "min", "newline", places)
 
 
 def test_a_score_of_7_and_one_too_many_reach_no_evaluation(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ Invariant: a row that cannot be read is an error that names its place; no row is
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +29,38 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+def as_text(value: object) -> str:
+    """The text of a string or of a finite number, which are what a question or an answer may be.
+
+    Raises ValueError that continues a sentence about the value: a missing value (None, NaN) and a list have a
+    text in Python, which is no answer.
+    """
+    if isinstance(value, str):
+        if not is_unicode(value):
+            raise ValueError(f"must hold unicode text; it holds half of a surrogate pair: {value!a:.60}")
+        return value
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"must hold a string or a number; it holds {value!r:.60}")
+    return str(value)
+
+
 def jsonl_rows(path: Path, what: str) -> Iterator[PlacedRow]:
-    """The objects in a file of JSON lines; messages call such an object `what`. Empty lines are left out."""
+    """The objects in a file of JSON lines; messages call such an object `what`.
+
+    Empty lines, and a byte order mark at the beginning, are left out. Raises ValueError when it comes to a
+    line that is no JSON object in UTF-8.
+    """
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
             place = f"{path}, line {number}"
             try:
-                row = json.loads(line)
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{place} is not UTF-8: {error.reason} at byte {error.start + 1}") from None
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{place} is not JSON: {error}") from None
             yield place, checked_row(place, row, what)

@@ -9,7 +9,7 @@ from forkpoint.checkpoint import Device
 from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import out_console, quiet_libraries
 from forkpoint.prms.config import FamilyConfig
-from forkpoint.prms.score_file import read_solutions, score_rows, write_lines
+from forkpoint.prms.score_file import read_placed_solutions, score_rows, write_lines
 from forkpoint.select import Aggregate
 
 
@@ -43,8 +43,13 @@ def score(
     """
     quiet_libraries()
     scorer = family.load(prm, device)
+    placed = read_placed_solutions(file)
     rows = score_rows(
-        read_solutions(file), scorer, aggregate or scorer.format.aggregate, scorer.format.segmentation
+        [row for _, row in placed],
+        scorer,
+        aggregate or scorer.format.aggregate,
+        scorer.format.segmentation,
+        [place for place, _ in placed],
     )
     write_lines(out, rows)
     out_console.print(

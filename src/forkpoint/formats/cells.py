@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from forkpoint.row_files import is_unicode
+
 
 def cell(row: Mapping[str, Any], column: str) -> Any:
     """The cell of any type. Raises ValueError if there is no such column."""
@@ -22,6 +24,7 @@ def text(row: Mapping[str, Any], column: str) -> str:
     value = cell(row, column)
     if not isinstance(value, str):
         raise _wrong(column, "a string", value)
+    check_unicode(column, value)
     return value
 
 
@@ -80,6 +83,12 @@ def records(row: Mapping[str, Any], column: str) -> list[dict[str, Any]]:
         if not isinstance(value, dict):
             raise _wrong(column, "a list of records", value)
     return values
+
+
+def check_unicode(column: str, value: str) -> None:
+    """Raise ValueError if a text holds half of a surrogate pair, which neither files nor tokenizers take."""
+    if not is_unicode(value):
+        raise ValueError(f"column {column!r} holds half of a surrogate pair: {value!a:.60}")
 
 
 def _wrong(column: str, wanted: str, value: object) -> ValueError:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from forkpoint.content_key import content_key
-from forkpoint.formats.cells import flag, items, text
+from forkpoint.formats.cells import check_unicode, flag, items, text
 from forkpoint.records import Label, LabelledSolution
 from forkpoint.row_files import Row
 
@@ -117,4 +117,5 @@ def texts_of(row: Row, column: str) -> list[str]:
     for idx, entry in enumerate(entries):
         if not isinstance(entry, str):
             raise ValueError(f"column {column!r} must hold strings; entry {idx + 1} is {entry!r:.60}")
+        check_unicode(column, entry)
     return entries
