@@ -223,6 +223,46 @@ def test_trl_prompts_and_completions_are_plain_or_conversational() -> None:
     assert prm.batches[0][0][0] == "?" and prm.batches[1][0][0] == "2 and 3?"
 
 
+MISSING = [None, math.nan, ["7"], {"answer": "7"}, True]
+BOXED = {value: f"so it is \\boxed{{{value}}}\n" for value in map(str, MISSING)}
+
+
+@pytest.mark.parametrize("missing", MISSING, ids=str)
+def test_a_missing_answer_is_an_error_with_its_row_and_never_a_text_that_earns_a_reward(missing: Any) -> None:
+    text = BOXED[str(missing)]
+    reward = PRMReward(TablePRM({}), outcome_weight=1.0, grader="exact")
+    with pytest.raises(ValueError, match="the answer of row 1 must be a string"):
+        reward(["?", "?"], [text, text], ["7", missing])
+    with pytest.raises(ValueError, match="the question of row 1 must be a string"):
+        reward(["?", missing], [text, text], ["7", "7"])
+    function = prm_reward(TablePRM({}), outcome_weight=1.0, question_column="question")
+    columns = {"question": ["?", "?"], "answer": ["7", "7"]}
+    for column in columns:
+        with pytest.raises(ValueError, match=f"row 1 of the batch: column '{column}' must hold a string or"):
+            function(prompts=["?"] * 2, completions=[text] * 2, **columns | {column: ["7", missing]})
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, 7, [{"role": "user", "content": None}]], ids=str)
+def test_a_prompt_or_completion_that_is_missing_is_an_error_with_its_row(missing: Any) -> None:
+    function = prm_reward(TablePRM({}))
+    with pytest.raises(ValueError, match="row 1 of the batch"):
+        function(prompts=["?", missing], completions=[TEXT, TEXT])
+    if not isinstance(missing, list):
+        with pytest.raises(ValueError, match="row 1 of the batch"):
+            function(prompts=["?", "?"], completions=[TEXT, missing])
+
+
+@pytest.mark.parametrize("missing", MISSING, ids=str)
+def test_verl_gets_no_reward_for_a_missing_answer(missing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forkpoint.prms.config.FamilyConfig.load", lambda *_: TablePRM({}))
+    settings: dict[str, Any] = {"prm": f"table {missing}", "grader": "exact", "outcome_weight": 1.0}
+    assert compute_score("set", "\\boxed{7}\n", 7, {"question": "?"}, **settings)["score"] == 1.0
+    with pytest.raises(ValueError, match="ground_truth of a row of data source 'set' must hold a string or"):
+        compute_score("set", BOXED[str(missing)], missing, {"question": "?"}, **settings)
+    with pytest.raises(ValueError, match=r"extra_info\['question'\] of a row of data source 'set' must hold"):
+        compute_score("set", TEXT, "7", {"question": missing}, **settings)
+
+
 def test_trl_columns_give_question_and_answer_and_a_missing_one_is_named() -> None:
     prm = TablePRM(TABLE)
     function = prm_reward(prm, outcome_weight=0.5, answer_column="gold", question_column="problem")

@@ -30,7 +30,7 @@ from forkpoint.grading.grade import check_grader, check_reference
 from forkpoint.lab.problem_set import lab_problems
 from forkpoint.lab.story import LEVELS, SPLITS
 from forkpoint.records import Problem
-from forkpoint.row_files import PlacedRow, Row, hub_rows, jsonl_rows
+from forkpoint.row_files import PlacedRow, Row, as_text, hub_rows, jsonl_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +226,10 @@ def _problem(place: str, row: Row, default_id: str, columns: Columns, needs_mark
 def _cell(place: str, row: Row, column: str) -> str:
     if column not in row:
         raise ValueError(f"{place} has no column {column!r}; it has {', '.join(row)}")
-    value = row[column]
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"{place}: column {column!r} must hold a string or a number; it holds {value!r:.60}")
-    if not str(value).strip():
+    try:
+        value = as_text(row[column])
+    except ValueError as error:
+        raise ValueError(f"{place}: column {column!r} {error}") from None
+    if not value.strip():
         raise ValueError(f"{place}: column {column!r} is empty")
-    return str(value).strip() if column != "question" else str(value)
+    return value.strip() if column != "question" else value

@@ -19,6 +19,7 @@ from forkpoint.formats.cells import cell, items, text
 from forkpoint.formats.containers import read_rows
 from forkpoint.grading.grade import answer_key, check_grader, grade_all
 from forkpoint.records import Solution
+from forkpoint.row_files import as_text
 from forkpoint.steps import Segmentation, newline_steps
 
 Cut = Literal["lines", "paragraphs", "whole"]
@@ -136,13 +137,20 @@ def _row(row: Mapping[str, Any], columns: CandidateColumns) -> _Row:
         )
     return _Row(
         question=text(row, columns.question),
-        gold=str(cell(row, columns.answer)) if verdicts is None else "",
+        gold=_gold(row, columns.answer) if verdicts is None else "",
         texts=texts,
         steps=steps,
         answers=answers,
         verdicts=None if verdicts is None else tuple(bool(verdict) for verdict in verdicts),
         scores=None if scores is None else tuple(_scores(score) for score in scores),
     )
+
+
+def _gold(row: Mapping[str, Any], column: str) -> str:
+    try:
+        return as_text(cell(row, column))
+    except ValueError as error:
+        raise ValueError(f"column {column!r}: {error}") from None
 
 
 def _steps_and_text(entry: Any) -> tuple[tuple[str, ...] | None, str]:

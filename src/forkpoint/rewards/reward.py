@@ -65,13 +65,18 @@ class PRMReward:
     ) -> list[Reward]:
         """One reward per solution text; `answers` are the right ones. The PRM is called once.
 
-        ValueError if `outcome_weight` is above 0 and no answers are given.
+        ValueError if `outcome_weight` is above 0 and no answers are given, or if a question, a text or an
+        answer is not a string; the message names its row.
         """
         if answers is None and self.outcome_weight > 0:
             raise ValueError(
                 "outcome_weight is above 0 and there are no right answers to grade by; "
                 "give them, or set it to 0"
             )
+        for name, column in (("question", questions), ("text", texts), ("answer", answers or ())):
+            for row, given in enumerate(column):
+                if not isinstance(given, str):
+                    raise ValueError(f"the {name} of row {row} must be a string; {given!r:.60} was given")
         lines = [newline_steps(text) for text in texts]
         steps = [(text,) for text in texts] if self._is_whole else lines
         caught = [self._guards.catch(solution_lines) for solution_lines in lines]

@@ -12,6 +12,7 @@ from typing import Any
 from forkpoint.prms.config import PRM
 from forkpoint.rewards.guards import RewardGuards
 from forkpoint.rewards.reward import PRMReward
+from forkpoint.row_files import as_text
 from forkpoint.select import Aggregate
 
 TRLReward = Callable[..., list[float | None]]
@@ -38,12 +39,13 @@ def prm_reward(
 
     def prm_reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float | None]:
         questions = (
-            [question_of(prompt) for prompt in prompts]
+            [_of_row(row, question_of, prompt) for row, prompt in enumerate(prompts)]
             if question_column is None
             else _column(columns, question_column)
         )
         answers = _column(columns, answer_column) if outcome_weight > 0 else None
-        rewards = reward(questions, [text_of(completion) for completion in completions], answers)
+        texts = [_of_row(row, text_of, completion) for row, completion in enumerate(completions)]
+        rewards = reward(questions, texts, answers)
         if rewards and "log_metric" in columns:
             columns["log_metric"](
                 "prm_reward/caught", sum(item.caught is not None for item in rewards) / len(rewards)
@@ -51,6 +53,14 @@ def prm_reward(
         return [item.value for item in rewards]
 
     return prm_reward
+
+
+def _of_row(row: int, read: Callable[[Any], str], value: Any) -> str:
+    """`read(value)`; whatever is neither a text nor a conversation is a ValueError that names the row."""
+    try:
+        return read(value)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"row {row} of the batch: {value!r:.60} cannot be read: {error}") from error
 
 
 def question_of(prompt: Any) -> str:
@@ -62,6 +72,8 @@ def question_of(prompt: Any) -> str:
         raise ValueError(
             "a conversational prompt without a user message has no question; name a question_column"
         )
+    if said[-1] is None:
+        raise ValueError("the last user message of a prompt has no content; name a question_column")
     return _content(said[-1])
 
 
@@ -87,4 +99,11 @@ def _column(columns: dict[str, Any], name: str) -> list[str]:
             f"the data set has no column {name!r}; "
             f"its columns here are {', '.join(sorted(columns)) or 'none'}"
         )
-    return [str(item) for item in columns[name]]
+    return [_cell(name, idx, item) for idx, item in enumerate(columns[name])]
+
+
+def _cell(name: str, idx: int, item: Any) -> str:
+    try:
+        return as_text(item)
+    except ValueError as error:
+        raise ValueError(f"row {idx} of the batch: column {name!r} {error}") from None

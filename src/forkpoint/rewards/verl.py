@@ -17,6 +17,7 @@ from typing import Any
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.rewards.guards import RewardGuards
 from forkpoint.rewards.reward import PRMReward
+from forkpoint.row_files import as_text
 from forkpoint.select import Aggregate
 
 _rewards: dict[tuple[Any, ...], PRMReward] = {}
@@ -46,7 +47,8 @@ def compute_score(
     guard caught the solution).
     `prm` is a directory, a hub id, or the address of a `forkpoint serve`; `guards` and `family` are the
     fields of `RewardGuards` and `FamilyConfig`. verl passes no prompt to a reward function: the question is
-    `extra_info[question_key]`, with ValueError if it is missing. Other keywords, such as verl's own router,
+    `extra_info[question_key]`, with ValueError if it is missing. ValueError too if the question or the right
+    answer is neither a text nor a finite number. Other keywords, such as verl's own router,
     are ignored.
     """
     if not extra_info or question_key not in extra_info:
@@ -61,13 +63,24 @@ def compute_score(
             _rewards[key] = PRMReward(
                 scorer, aggregate, RewardGuards(**dict(guards or {})), outcome_weight, grader
             )
-    (reward,) = _rewards[key]([str(extra_info[question_key])], [solution_str], [str(ground_truth)])
+    question = _text(data_source, f"extra_info[{question_key!r}]", extra_info[question_key])
+    # without outcomes in the reward, a set may have no right answers
+    has_answer = outcome_weight > 0 or ground_truth is not None
+    answers = [_text(data_source, "ground_truth", ground_truth)] if has_answer else None
+    (reward,) = _rewards[key]([question], [solution_str], answers)
     return {
         "score": reward.value,
         "acc": float(bool(reward.is_correct)),
         "prm": reward.score or 0.0,
         "caught": float(reward.caught is not None),
     }
+
+
+def _text(data_source: str, name: str, value: Any) -> str:
+    try:
+        return as_text(value)
+    except ValueError as error:
+        raise ValueError(f"{name} of a row of data source {data_source!r} {error}") from None
 
 
 def _frozen(fields: Mapping[str, Any] | None) -> tuple[tuple[str, Any], ...]:
