@@ -34,6 +34,8 @@ from forkpoint.trees.grow import TreeConfig
 LABEL_CONFIG = "label_config.json"
 NUM_CALIBRATION_PROBLEMS = 64
 """Problems whose greedy solutions tau is calibrated on, the first ones."""
+NOT_RECORDED = ("num_inner_labels", "num_single_labels")
+"""Fields of a summary that a manifest does not hold: they are counted whenever labels are derived."""
 LEAVES = Sampling(LeafPlan())
 """The labels of EDU-PRM: leaves of one tree per problem."""
 PLANS: Mapping[PlanName, Plan[Any]] = {plan.name: plan for plan in (LeafPlan(), RolloutPlan(), BisectPlan())}
@@ -130,7 +132,8 @@ def label_problems(
         written = _write_labels(run, label_config, num_rollouts=collected.num_rollouts, cases=cases)
         summary = _summary(stage, collected, written)
         if summary.num_failed == 0:
-            run.finish({**asdict(summary), "labels": asdict(label_config)})
+            recorded = {name: count for name, count in asdict(summary).items() if name not in NOT_RECORDED}
+            run.finish({**recorded, "labels": asdict(label_config)})
     return summary
 
 
