@@ -18,7 +18,9 @@ import pytest
 from forkpoint.errors import ConfigDiffers
 from forkpoint.formats.labels_file import read_labelled
 from forkpoint.labels.config import LabelConfig
-from forkpoint.labels.leaf_plan import tree_outcomes
+from forkpoint.labels.leaf_plan import LeafPlan, tree_outcomes
+from forkpoint.labels.plan import Sampling
+from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import LabelSummary, label_format, label_problems, write_labels
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms.layout import PRMFormat
@@ -73,6 +75,36 @@ def test_labels_from_which_nothing_can_be_learned_are_said_to_be(tmp_path: Path)
     right, single = summary("right", PROBLEMS[::2], 1).warnings
     assert right.startswith("5 of 5 solutions are right") and "harder problems" in right
     assert single.startswith("5 of 5 labels of steps before the last (100%) rest on one outcome")
+
+
+@pytest.mark.parametrize("plan", [LeafPlan(), RolloutPlan("samples", num_solutions=3, num_rollouts=4)])
+def test_a_solution_that_was_cut_off_counts_as_wrong_and_is_counted(
+    tmp_path: Path, plan: LeafPlan | RolloutPlan
+) -> None:
+    """The third token of every solution of the script is the end token."""
+
+    def summary(max_tokens: int) -> LabelSummary:
+        tree, out = replace(TREE, max_tokens=max_tokens), tmp_path / str(max_tokens)
+        return label_problems(
+            PROBLEMS, ScriptedPolicy(SCRIPT), out, tree, LabelConfig(), QUIET, Sampling(plan)
+        )
+
+    whole, cut = summary(3), summary(2)
+    assert whole.num_correct > 0 and whole.num_cut_off == whole.num_rollouts_cut_off == 0
+    assert cut.num_correct == 0 and cut.num_cut_off == cut.num_solutions == 30
+    assert cut.num_rollouts_cut_off == cut.num_rollouts
+    assert "were cut off and count as wrong" in cut.warnings[0]
+    assert {label.value for item in read_labelled(tmp_path / "2") for label in item.labels} == {0.0}
+
+
+def test_a_journal_keeps_the_verdict_that_was_written(tmp_path: Path) -> None:
+    """Earlier versions graded solutions that were cut off; labels of their journals stay as they were."""
+    tree = replace(TREE, max_tokens=2)
+    label_problems(PROBLEMS[:1], ScriptedPolicy(SCRIPT), tmp_path, tree, LabelConfig(), QUIET)
+    (row,) = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert [branch["finish"] for branch in row["branches"]] == ["length"] * 3
+    outcome = TreeOutcome.from_row({**row, "ends": [{**end, "is_correct": True} for end in row["ends"]]})
+    assert [end.is_correct for end in outcome.ends] == [True] * 3
 
 
 def test_labels_are_derived_again_without_the_policy(tmp_path: Path) -> None:

@@ -162,6 +162,11 @@ class Path:
     def text(self) -> str:
         return "".join(self.token_texts)
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the solution ended because there was no room for more tokens, and not by an end token."""
+        return self.completion.finish == "length"
+
     def steps(self, segmentation: Segmentation, rule: AnchorRule) -> tuple[tuple[str, ...], tuple[int, ...]]:
         """The steps, and the number of tokens up to the end of each; the last counts them all."""
         if segmentation == "solution":

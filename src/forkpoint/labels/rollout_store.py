@@ -13,12 +13,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from forkpoint.content_key import content_key
-from forkpoint.grading.ends import graded
 from forkpoint.policies.context import room_after
 from forkpoint.records import Cost, Policy, Problem, Rollout
 from forkpoint.runs import Run, complete
 from forkpoint.runs.work import Executor
-from forkpoint.solutions.outcomes import paths_of
+from forkpoint.solutions.outcomes import ends_of, paths_of
 from forkpoint.solutions.sample import RolloutConfig, sample
 
 PROBLEM_FIELDS = tuple(field.name for field in fields(Problem))
@@ -82,13 +81,15 @@ class RolloutWork:
             [prefix.text + path.text for path in prefix_paths]
             for (prefix, _), prefix_paths in zip(items, paths, strict=True)
         ]
-        ends = graded([prefix.problem for prefix, _ in items], texts)
+        ends = ends_of([prefix.problem for prefix, _ in items], paths, texts)
         rows = []
         for (prefix, span), prefix_paths, prefix_ends, (_, cost) in zip(
             items, paths, ends, sampled, strict=True
         ):
             row: dict[str, Any] = {"kind": "rollouts", "prefix": prefix.key, "first": span.start}
             row |= {"correct": [int(end.is_correct) for end in prefix_ends], "cost": asdict(cost)}
+            if num_cut_off := sum(path.is_cut_off for path in prefix_paths):
+                row["num_cut_off"] = num_cut_off
             if self._keeps_tokens:
                 row["completions"] = [
                     {"ids": list(path.completion.token_ids), "texts": list(path.token_texts)}
@@ -113,7 +114,7 @@ class RolloutStore:
 
     def __init__(self, run: Run) -> None:
         self.cost = Cost()
-        self.num_rollouts = 0
+        self.num_rollouts = self.num_cut_off = 0
         self._run = run
         self._spans: dict[str, tuple[_Span, ...]] = {}
         for key, row in run.journal.items():
@@ -158,6 +159,7 @@ class RolloutStore:
         if all(span.first != row["first"] for span in spans):
             self._spans[row["prefix"]] = (*spans, _Span(row["first"], bytes(row["correct"]), key))
             self.num_rollouts += len(row["correct"])
+            self.num_cut_off += row.get("num_cut_off", 0)  # older rows do not say
             self.cost += Cost(**row["cost"])
 
     def _joined(self, prefix: Prefix) -> list[_Span]:

@@ -34,7 +34,7 @@ from forkpoint.trees.grow import TreeConfig
 LABEL_CONFIG = "label_config.json"
 NUM_CALIBRATION_PROBLEMS = 64
 """Problems whose greedy solutions tau is calibrated on, the first ones."""
-NOT_RECORDED = ("num_inner_labels", "num_single_labels")
+NOT_RECORDED = ("num_inner_labels", "num_single_labels", "num_cut_off", "num_rollouts_cut_off")
 """Fields of a summary that a manifest does not hold: they are counted whenever labels are derived."""
 LEAVES = Sampling(LeafPlan())
 """The labels of EDU-PRM: leaves of one tree per problem."""
@@ -73,6 +73,11 @@ class LabelSummary:
     """Labels of steps that are not the last one of their solution."""
     num_single_labels: int = 0
     """Inner labels that rest on one outcome, such as those of steps that only one leaf of a tree has."""
+    num_cut_off: int = 0
+    """Solutions that ended for lack of room; they count as wrong. Always 0 for bisection, whose solutions are
+    rollouts."""
+    num_rollouts_cut_off: int = 0
+    """Graded completions of prefixes that ended for lack of room; they count as wrong."""
 
     @property
     def num_solved(self) -> int:
@@ -83,6 +88,12 @@ class LabelSummary:
     def warnings(self) -> tuple[str, ...]:
         """Signs that a PRM has little to learn from these labels, one sentence each."""
         found = []
+        num_cut_off = self.num_cut_off + self.num_rollouts_cut_off
+        if num_cut_off:
+            found.append(
+                f"{num_cut_off:,} of {self.num_solutions + self.num_rollouts:,} solutions and rollouts were "
+                "cut off and count as wrong: raise --max-tokens if the policy's context has room"
+            )
         if self.num_solutions and self.num_correct in (0, self.num_solutions):
             found.append(
                 f"{self.num_correct:,} of {self.num_solutions:,} solutions are right, so every label says "
@@ -262,7 +273,7 @@ def resolve_tau(policy: Policy, problems: Sequence[Problem], config: TreeConfig)
 
 def _summary(stage: LabelStage, collected: Collected, written: _Written) -> LabelSummary:
     cost, num_solved, num_solutions, num_correct, num_ungradable = stage.store.cost, 0, 0, 0, 0
-    num_pruned = num_prm_tokens = 0
+    num_pruned = num_prm_tokens = num_cut_off = 0
     for row in stage.run.rows(collected.keys):
         num_solved += row["kind"] != "skipped"
         if row["kind"] == "search":
@@ -276,6 +287,7 @@ def _summary(stage: LabelStage, collected: Collected, written: _Written) -> Labe
                 num_prm_tokens += outcome.scoring.tokens
             num_solutions += len(outcome.ends)
             num_correct += sum(end.is_correct for end in outcome.ends)
+            num_cut_off += outcome.num_cut_off
             num_ungradable += sum(not end.is_gradable for end in outcome.ends)
     return LabelSummary(
         num_problems=len(stage.problems),
@@ -293,4 +305,6 @@ def _summary(stage: LabelStage, collected: Collected, written: _Written) -> Labe
         num_prm_tokens=num_prm_tokens,
         num_inner_labels=written.num_inner,
         num_single_labels=written.num_single,
+        num_cut_off=num_cut_off,
+        num_rollouts_cut_off=stage.store.num_cut_off,
     )

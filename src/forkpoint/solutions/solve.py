@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from forkpoint.grading.ends import graded
 from forkpoint.policies.context import room_after
 from forkpoint.records import Cost, Policy, Problem, Tree
-from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome, paths_of
+from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome, ends_of, paths_of
 from forkpoint.solutions.sample import RolloutConfig, sample
 from forkpoint.trees.grow import TreeConfig, grow_trees
 from forkpoint.trees.steer import Steering, steer_trees
@@ -40,7 +39,7 @@ def _graded_trees(
     policy: Policy, problems: Sequence[Problem], grown: Sequence[tuple[Tree, Cost]]
 ) -> list[TreeOutcome]:
     paths = [paths_of(policy, [tree.path(idx) for idx in range(tree.num_leaves)]) for tree, _ in grown]
-    ends = graded(problems, [[path.text for path in leaf_paths] for leaf_paths in paths])
+    ends = ends_of(problems, paths)
     outcomes = []
     for problem, (tree, cost), leaf_paths, leaf_ends in zip(problems, grown, paths, ends, strict=True):
         own_texts = tuple(
@@ -58,7 +57,7 @@ def solve_by_sampling(
     limits = [room_after(policy, prompt, config.max_tokens) for prompt in prompts]
     sampled = sample(policy, prompts, config, limits)
     paths = [paths_of(policy, completions) for completions, _ in sampled]
-    ends = graded(problems, [[path.text for path in sample_paths] for sample_paths in paths])
+    ends = ends_of(problems, paths)
     return [
         SampleOutcome(problem, sample_paths, sample_ends, cost)
         for problem, sample_paths, sample_ends, (_, cost) in zip(problems, paths, ends, sampled, strict=True)

@@ -237,7 +237,10 @@ class _Judge:
             return [confidence(leaf.path.logprobs) for _, _, leaf in items]
         problems = [self._problems[idx] for idx, _, _ in items]
         ends = graded(problems, [["".join(leaf.token_texts)] for _, _, leaf in items])
-        return [float(end.is_correct) for (end,) in ends]
+        return [
+            float(end.is_correct and leaf.path.finish == "stop")
+            for (_, _, leaf), (end,) in zip(items, ends, strict=True)
+        ]
 
     def _cost(
         self, question: str, num_prompt: int, leaf: Leaf, steps: Sequence[str], ends: Sequence[int]
