@@ -38,10 +38,20 @@ def solutions(num: int) -> tuple[list[str], list[list[str]]]:
 
 def test_there_is_one_tag_per_step_at_its_end() -> None:
     layout = Layout(make_tokenizer(), TAG)
-    encoded = layout.encode("1+1?", ["1+1=2\n", "#2#"])
-    assert "".join(layout._tokenizer.convert_ids_to_tokens(encoded.input_ids)) == "1+1?\n1+1=2\n##2##"
-    assert encoded.tag_positions == [11, 15]  # the tag characters inside the second step are text
+    encoded = layout.encode("1+1?", ["1+1=2\n", "+2+"])
+    assert "".join(layout._tokenizer.convert_ids_to_tokens(encoded.input_ids)) == "1+1?\n1+1=2\n#+2+#"
+    assert encoded.tag_positions == [11, 15]
     assert all(encoded.input_ids[position] == layout.tag_id for position in encoded.tag_positions)
+
+
+def test_a_text_with_the_tag_in_it_is_refused() -> None:
+    layout = Layout(make_tokenizer(), TAG)
+    with pytest.raises(LayoutError, match="step 2 contains '#', the step tag of this PRM"):
+        layout.encode("1+1?", ["1+1=2\n", "2# so\n"])
+    with pytest.raises(LayoutError, match="the question contains '#'"):
+        layout.encode("1#1?", ["1+1=2\n"])
+    lines = Layout(make_tokenizer(), PRMFormat(tag="\n"))
+    assert lines.encode("1+1?", ["1+1=2\n", "2\n"]).tag_positions == [11, 14]
 
 
 @pytest.mark.parametrize(

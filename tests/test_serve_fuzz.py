@@ -17,8 +17,11 @@ from test_serve import running
 
 @pytest.mark.slow
 def test_every_answer_is_one_that_the_interface_declares(tmp_path: Path) -> None:
-    """All checks of schemathesis; no solution is too long for the PRM, a limit OpenAPI cannot express."""
-    prm = load_prm(make_prm(tmp_path / "prm", PRMFormat(tag="#", max_length=1 << 20)))
+    """All checks of schemathesis.
+
+    No solution is too long for the PRM, and none holds its tag: OpenAPI cannot express these limits.
+    """
+    prm = load_prm(make_prm(tmp_path / "prm", PRMFormat(tag="<user>", max_length=1 << 20)))
     with running(prm, ServeConfig(batch_wait_s=0), token="s3cret") as (client, _):
         command = [
             sys.executable,

@@ -3,8 +3,9 @@
 The prompt is the question in a template; every step is followed by the step tag; a step's score is read at
 its tag.
 Invariant: prompt, steps and tags are tokenised apart and joined as ids, so there is exactly one tag per step,
-each at a known position, whatever the text contains. A tag that is not one token and a text longer than the
-limit are refused with `LayoutError`: a score read at the wrong position looks like any other.
+each at a known position. A tag that is not one token, a text that contains the tag, and a text longer than
+the limit are refused with `LayoutError`: a score read at the wrong position looks like any other, and a tag
+inside a step tells the model that the step ends there.
 """
 
 from __future__ import annotations
@@ -124,13 +125,19 @@ class Layout:
         )
 
     def encode(self, question: str, steps: Sequence[str]) -> EncodedSolution:
-        """Lay a solution out. LayoutError if it has no steps, TooLongError if it exceeds the limit."""
+        """Lay a solution out.
+
+        LayoutError if it has no steps or contains the tag, TooLongError if it exceeds the limit.
+        """
         if not steps:
             raise LayoutError("a solution without steps cannot be scored; give at least one step")
         input_ids = [*self._bos, *self._encode(self.format.template.replace("{question}", question))]
+        self._refuse_tag("the question", input_ids)
         tag_positions = []
-        for step in steps:
-            input_ids += self._encode(step)
+        for number, step in enumerate(steps, start=1):
+            step_ids = self._encode(step)
+            self._refuse_tag(f"step {number}", step_ids)
+            input_ids += step_ids
             tag_positions.append(len(input_ids))
             input_ids.append(self.tag_id)
         if len(input_ids) > self.format.max_length:
@@ -140,6 +147,14 @@ class Layout:
                 "raise max_length or leave it out"
             )
         return EncodedSolution(input_ids, tag_positions)
+
+    def _refuse_tag(self, where: str, ids: Sequence[int]) -> None:
+        # a tag of white space, such as a line end, is part of ordinary steps
+        if self.tag_id in ids and self.format.tag.strip():
+            raise LayoutError(
+                f"{where} contains {self.format.tag!r}, the step tag of this PRM, which would end a step "
+                "there: remove it"
+            )
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
