@@ -61,6 +61,22 @@ def test_help_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(("given", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_idle_threads_sleep_unless_the_user_says_otherwise(given: str | None, seen: str) -> None:
+    code = (
+        "import os, sys; from forkpoint.cli import main\n"
+        "assert 'torch' not in sys.modules, 'OpenMP reads the variable when torch is loaded'\n"
+        "try: main(['--version'])\n"
+        "except SystemExit: print(os.environ['OMP_WAIT_POLICY'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == seen
+
+
 def test_importing_the_package_loads_no_heavy_library_and_the_check_can_fail() -> None:
     def heavy_after(statement: str) -> str:
         code = (

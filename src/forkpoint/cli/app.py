@@ -5,6 +5,7 @@ Exit status: 0 done; 1 partly done (a message says what is missing); 2 bad input
 
 from __future__ import annotations
 
+import os
 import sys
 
 from cyclopts import App, Parameter
@@ -25,8 +26,18 @@ Flat = Parameter(name="*")
 """Makes the fields of a configuration flags without a prefix."""
 
 
+def let_idle_threads_sleep() -> None:
+    """Have OpenMP threads that wait sleep instead of spin, unless OMP_WAIT_POLICY is set.
+
+    Threads that spin for each other on busy cores can take more than ten times as long (LOG.md, 2026-12-01).
+    OpenMP reads the variable once, when torch is loaded, so this runs before any command.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; bad input ends with one sentence on stderr and status 2."""
+    let_idle_threads_sleep()
     try:
         sys.exit(app(argv, result_action="return_value"))
     except KeyboardInterrupt:
