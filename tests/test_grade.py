@@ -301,6 +301,54 @@ def test_different_mathematics_is_wrong(reference: str, prediction: str) -> None
     ] == ["wrong"] * 2
 
 
+@pytest.mark.parametrize(
+    ("reference", "prediction"),
+    [
+        ("1", r"\frac{R}{r}"),
+        ("0", r"\pi(R^2-r^2)"),
+        ("2a", "a+A"),
+        ("x+1", "X+1"),
+        ("x_A+1", "x_a+1"),
+        (r"2\Omega", r"2\omega"),
+        (r"\Gamma", r"\gamma"),
+        ("2e", "2E"),
+        ("P(A)", "P(a)"),
+        ("(r,R)", "(R,r)"),
+        ("s", "S"),
+    ],
+)
+def test_the_case_of_a_symbol_counts(reference: str, prediction: str) -> None:
+    assert [
+        verdict.outcome
+        for verdict in grade_all(
+            [(reference, prediction), (prediction, reference), (reference, reference)], "math"
+        )
+    ] == ["wrong", "wrong", "correct"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction"),
+    [
+        ("10^{-20}", "10^{-21}"),
+        (r"\frac{1}{10^{13}}", r"\frac{1}{10^{14}}"),
+        ("0", "10^{-20}"),
+        ("10^{-20}x", "10^{-21}x"),
+        ("(10^{-20},1)", "(10^{-21},1)"),
+        (r"0.0000001\pi", r"0.0000002\pi"),
+    ],
+)
+def test_small_numbers_are_compared_relative_to_their_size(reference: str, prediction: str) -> None:
+    pairs = [(reference, prediction), (prediction, reference), (prediction, prediction)]
+    assert [verdict.outcome for verdict in grade_all(pairs, "math")] == ["wrong", "wrong", "correct"]
+
+
+def test_the_noise_of_evaluation_is_no_difference() -> None:
+    assert is_correct("0", r"\sqrt{3+2\sqrt{2}}-1-\sqrt{2}", "math")
+    assert is_correct("10^{-20}", r"\frac{1}{10^{20}}", "math")
+    assert is_correct(r"\frac{\pi}{3}", "1.047198", "math")
+    assert not is_correct(r"\sqrt{2}", "1.41421", "math")
+
+
 def test_equal_answers_have_one_key() -> None:
     assert (
         answer_key(r"so \boxed{\frac12}", "math")
