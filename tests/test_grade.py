@@ -110,7 +110,6 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         ("The answer is 7. No, the answer is 8.", 8),
         (r"The answer is 7, so \boxed{8}", 8),
         (r"\boxed{7} and then \boxed{8}", 8),
-        (r"\boxed{7} and then \boxed{8", 7),
         (r"\boxed{\boxed{7}}", 7),
         (r"\boxed{x = 5}", 5),
         ("#### Summary\nThe answer is 18", 18),
@@ -365,6 +364,33 @@ def test_an_answer_that_is_cut_off_is_not_replaced_by_another_number() -> None:
     verdict = grade("18", "First 5 + 13 = 18.\nSo it is \\boxed{18", "numeric")
     assert verdict.outcome == "ungradable"
     assert "not balanced" in verdict.reason
+
+
+@pytest.mark.parametrize("grader", ["numeric", "math", "exact"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\boxed{5}. Checking again, it is \boxed{",
+        r"\boxed{5} and then \boxed{8",
+        r"\boxed{5} and then \boxed{\frac{1}{2}",
+        r"\boxed{5}. Checking again, it is $\boxed",
+        r"\boxed{5}. Checking again, it is $\bo",
+        r"\boxed{5}. Checking again, it is \fbox{7",
+        r"#### 5. Checking again, it is \boxed{",
+        r"The answer is 5. Checking again, it is \boxed{7",
+    ],
+)
+def test_an_earlier_answer_does_not_stand_in_for_a_box_that_is_cut_off(text: str, grader: str) -> None:
+    verdict = grade("5", text, grader)
+    assert verdict.outcome == "ungradable"
+    assert "cut off" in verdict.reason
+
+
+@pytest.mark.parametrize(
+    "text", ["The answer is 5. Checking again, the answer is", "#### 5\nChecking again.\n#### ", "A: 5\nA:"]
+)
+def test_an_earlier_answer_does_not_stand_in_for_a_marker_without_one(text: str) -> None:
+    assert grade("5", text, "numeric").reason == "no answer"
 
 
 HOSTILE = [

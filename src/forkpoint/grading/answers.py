@@ -18,6 +18,7 @@ MAX_BARE_CHARS = 200
 """Without a marker, a text of several words up to this length is itself the answer (`math` and `exact`)."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s?\{|\\boxed\s(?P<bare>\w)|\\.|[{}]", re.DOTALL)
+_CUT_BOX = re.compile(r"\\(?:bo(?:x(?:ed?)?)?|fb(?:ox?)?)\s?\Z")
 _SAID = re.compile(r"####|(?i:\banswer(?:\s{1,3}is\b|[\s*]{0,4}[:=]))|^[ \t]{0,8}A:", re.MULTILINE)
 _AFTER_SAID = re.compile(r"[\s:=]*(?:\*{1,2}(?=\s))?[\s:=]*")
 _SENTENCE_END = re.compile(r"\.(?=\s)|\n")
@@ -38,7 +39,7 @@ class UnreadableAnswer(ValueError):
 def find_answer(text: str, grader: str) -> str | None:
     """Return the answer in `text` as it is written, or None if there is none.
 
-    The last balanced box wins, then the last `####` or phrase that announces an answer. If nothing follows
+    The last box wins, then the last `####` or phrase that announces an answer. If nothing follows
     that marker, there is no answer. Without a marker the answer is the last number (`numeric`), the last
     letter in brackets or on its own line (`choice`), or else the whole text if it is short. Raises
     UnreadableAnswer if an answer is cut off, too long, holds control characters, or is not what the grader
@@ -81,13 +82,17 @@ def find_marked(text: str) -> str | None:
 
 
 def _last_box(text: str) -> str | None:
-    """Return the content of the last opened box among those that are closed."""
+    """Return the content of the box that is opened last.
+
+    Raises UnreadableAnswer if that box is never closed: an earlier box is not the answer of such a text.
+    """
     open_braces: list[int | None] = []
     found: tuple[int, int] | None = None
-    num_boxes = 0
+    last_start = -1
     for token in _BOX.finditer(text):
         if token["bare"]:
             found = token.span("bare")
+            last_start = found[0]
         elif token.group() == "}":
             start = open_braces.pop() if open_braces else None
             if start is not None and (found is None or start > found[0]):
@@ -95,10 +100,12 @@ def _last_box(text: str) -> str | None:
         elif token.group() == "{":
             open_braces.append(None)
         elif token.group().endswith("{") and not token.group().startswith("\\{"):
-            open_braces.append(token.end())
-            num_boxes += 1
-    if found is None and num_boxes:
-        raise UnreadableAnswer("the braces of \\boxed{ are not balanced")
+            last_start = token.end()
+            open_braces.append(last_start)
+    if last_start >= 0 and (found is None or found[0] < last_start):
+        raise UnreadableAnswer("it is cut off: the braces of \\boxed{ are not balanced")
+    if _CUT_BOX.search(text, max(0, len(text) - 16)):
+        raise UnreadableAnswer("it is cut off: it ends with \\boxed")
     return text[slice(*found)] if found else None
 
 
