@@ -114,6 +114,23 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         (r"\boxed{x = 5}", 5),
         ("#### Summary\nThe answer is 18", 18),
         ("Total: 20 hours.\n* done", 20),
+        ("The answer is 5 (x=2).", 5),
+        ("#### 5 (since a=2)", 5),
+        ("#### 5(x=2, y=3)", 5),
+        ("The answer is 5, since 2a=4", 5),
+        ("The answer is 5 because 2*3 = 6.", 5),
+        ("The answer is 5 when x = 2.", 5),
+        ("The answer is 5 for $x = 2$.", 5),
+        ("The answer is 5, x=2.", 5),
+        (r"\boxed{5 \text{ (since } a=2)}", 5),
+        ("So there are 12 - 7 = 5 (a=7).", 5),
+        ("The answer is x = 5 (a=7).", 5),
+        ("The answer is (x = 5)", 5),
+        ("The answer is 3 + 2 = 5", 5),
+        ("The answer is 5 dozen = 60 eggs", 60),
+        ("The answer is 2 x = 10", 10),
+        ("The answer is the same as 5", 5),
+        ("5 apples and 3 pears make 8", 8),
     ],
 )
 def test_numbers_are_read_as_they_are_written(text: str, value: int | Fraction) -> None:
@@ -143,11 +160,32 @@ def test_numbers_are_read_as_they_are_written(text: str, value: int | Fraction) 
         "1/2/3",
         "1e999",
         "f(18)",
+        r"2\sqrt{3}+2",
+        "f(x)-3",
+        "|x|-3",
+        "3 apples and 4 pears",
+        "3 apples or 4 pears",
+        "3 apples, 4 pears",
+        "5 feet 3 inches",
+        "2 hours and 30 minutes",
+        "$5 plus 3",
     ],
 )
 def test_what_is_no_single_number_is_ungradable(text: str) -> None:
     for prediction in (text, f"\\boxed{{{text}}}", f"The answer is {text}."):
         assert grade("5", prediction, "numeric").outcome == "ungradable"
+
+
+def test_two_values_are_no_single_number() -> None:
+    for text in ("The answer is x=5, y=2.", "The answer is x=5 and y=2.", r"\boxed{x=5, y=2}"):
+        assert grade("2", text, "numeric").outcome == "ungradable"
+
+
+def test_a_reference_with_two_amounts_is_refused() -> None:
+    for reference in ("3 apples and 4 pears", "#### 3 apples and 4 pears", "5 feet 3 inches"):
+        with pytest.raises(ValueError, match="cannot be read"):
+            check_reference(reference, "numeric")
+    check_reference("#### 5 (since a=2)", "numeric")
 
 
 @pytest.mark.parametrize(
