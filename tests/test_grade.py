@@ -176,6 +176,49 @@ def test_what_is_no_single_number_is_ungradable(text: str) -> None:
         assert grade("5", prediction, "numeric").outcome == "ungradable"
 
 
+ANSWERS_BELOW = [
+    "Answer:\n$$\n{}\n$$",
+    "Answer:\n\n$${}$$\n\nDone.",
+    "**Answer:**\n\\[\n{}\n\\]\nThat is all.",
+    "The answer is\n\\[ {} \\]",
+    "The answer is:\n\n\\[ x = {} \\]",
+    "Final answer:\n```\n{}\n```",
+    "Answer:\n```text\n{}\n```\nDone.",
+    "## Answer\n{}",
+    "### Final Answer\n\n{}\n",
+    "**Answer**\n\n{}.",
+    "Answer\n{}",
+    "Answer:\n- {}",
+    "Answer:\n\n* {}\n",
+    "Answer:\n> {}",
+    "Answer:\n1. {}",
+    "Answer: `{}`",
+    "Answer: `${}$`",
+    "<answer>{}</answer>",
+    "<answer>\n{}\n</answer>\n",
+]
+
+
+@pytest.mark.parametrize("grader", ["numeric", "math"])
+@pytest.mark.parametrize("form", ANSWERS_BELOW)
+def test_an_answer_may_stand_on_the_lines_below_its_marker(form: str, grader: str) -> None:
+    assert is_correct("13", "So 2 + 11 = 13.\n" + form.format("13"), grader)
+    assert is_correct("-13", form.format("-13"), grader)
+    assert grade("13", form.format("-13"), grader).outcome == "wrong"
+    assert grade("-13", form.format("13"), grader).outcome == "wrong"
+
+
+def test_a_list_below_a_marker_is_several_answers() -> None:
+    assert is_correct("5, 6", "Answer:\n- 5\n- 6\n", "math")
+    assert is_correct("5, 6", "Answer:\n1. $5$\n2. $6$", "math")
+    assert grade("5", "Answer:\n- 5\n- 6\n", "numeric").outcome == "ungradable"
+
+
+def test_a_matrix_below_a_marker_is_read_whole() -> None:
+    text = "The answer is\n\\[\n\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}\n\\]"
+    assert is_correct(r"\begin{pmatrix}1\\2\end{pmatrix}", text, "math")
+
+
 def test_two_values_are_no_single_number() -> None:
     for text in ("The answer is x=5, y=2.", "The answer is x=5 and y=2.", r"\boxed{x=5, y=2}"):
         assert grade("2", text, "numeric").outcome == "ungradable"
@@ -442,6 +485,26 @@ HOSTILE = [
     "{" * 450 + "}" * 450,
     "(" * 450,
 ]
+
+
+REPETITIVE = [
+    "Answer:\n" + "- \\[5\n" * 30_000,
+    "Answer:\n" + "- ```5\n" * 20_000,
+    "Answer:\n- `5" * 20_000,
+    "#### 5 (a=" * 20_000,
+    "5 (a=" * 40_000,
+    "answer is 5 and " * 12_000,
+    "\\boxed{5}, " * 20_000,
+    "5 (" + "=" * 150_000,
+]
+
+
+@pytest.mark.parametrize("grader", ["numeric", "math", "choice"])
+@pytest.mark.parametrize("prediction", REPETITIVE, ids=lambda text: text[:12])
+def test_finding_an_answer_takes_linear_time(prediction: str, grader: str) -> None:
+    start = time.monotonic()
+    extract_answer(prediction, grader)
+    assert time.monotonic() - start < 1
 
 
 @pytest.mark.parametrize("grader", ["numeric", "math"])

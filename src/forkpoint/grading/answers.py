@@ -19,9 +19,20 @@ MAX_BARE_CHARS = 200
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s?\{|\\boxed\s(?P<bare>\w)|\\.|[{}]", re.DOTALL)
 _CUT_BOX = re.compile(r"\\(?:bo(?:x(?:ed?)?)?|fb(?:ox?)?)\s?\Z")
-_SAID = re.compile(r"####|(?i:\banswer(?:\s{1,3}is\b|[\s*]{0,4}[:=]))|^[ \t]{0,8}A:", re.MULTILINE)
+_SAID = re.compile(
+    r"####|(?i:\banswer(?:\s{1,3}is\b|[\s*]{0,4}[:=])|<answer>)|^[ \t]{0,8}A:"
+    r"|^[ \t#*_]{0,8}(?i:(?:the )?(?:final )?answer)[ \t*_]{0,8}$",  # a heading
+    re.MULTILINE,
+)
 _AFTER_SAID = re.compile(r"[\s:=]*(?:\*{1,2}(?=\s))?[\s:=]*")
-_SENTENCE_END = re.compile(r"\.(?=\s)|\n")
+_BULLET = re.compile(r"(?:[-*+•>]|1[.)](?=[ \t]+[-+$\\\d]))[ \t]+(?=\S)")
+_NEXT_BULLET = re.compile(r"[ \t]*\n[ \t]*(?:[-*+•]|\d[.)])[ \t]+(?=\S)")
+_DISPLAYED = re.compile(
+    r"\$\$(?P<dollars>[^$]*)\$\$|\\\[(?P<brackets>.*?)\\\]|```[^\n`]*\n(?P<fence>.*?)```|`(?P<code>[^`\n]+)`",
+    re.DOTALL,
+)
+"""Mathematics on lines of its own, and code: the answer is what is inside."""
+_SENTENCE_END = re.compile(r"\.(?=\s)|\n|(?i:</answer>)")
 _CHOICE = re.compile(
     r"(?:(?i:option|choice|letter)\s)?"
     r"(?:\(\s?(?P<bracketed>[A-Ja-j])\s?\)|(?P<capital>[A-J])(?![\w'’])|(?P<alone>[a-j])[.)]?\s*\Z)"
@@ -72,13 +83,36 @@ def find_marked(text: str) -> str | None:
         pass
     if said is None:
         return None
-    after = _AFTER_SAID.match(text, said.end())
-    sentence = text[after.end() if after else said.end() :]
-    end = _SENTENCE_END.search(sentence)
-    sentence = (sentence[: end.start()] if end else sentence).rstrip(" \t\r.")
-    return _checked(
-        sentence.strip("*") if sentence.startswith("*") and sentence.endswith("*") else sentence.rstrip("*")
-    )
+    return _checked(_announced(text, said.end()))
+
+
+def _announced(text: str, start: int) -> str:
+    """Return what a marker that ends at `start` announces: a formula, code, or the rest of the sentence.
+
+    Items of a list on the lines that follow are several answers, separated by commas.
+    """
+    after = _AFTER_SAID.match(text, start)
+    place = after.end() if after else start
+    bullet = _BULLET.match(text, place) if "\n" in text[start:place] else None
+    answer, end = _statement(text, bullet.end() if bullet else place)
+    answers = [answer]
+    while bullet and end - start <= MAX_ANSWER_CHARS and (bullet := _NEXT_BULLET.match(text, end)):
+        answer, end = _statement(text, bullet.end())
+        answers.append(answer)
+    return ", ".join(answers)
+
+
+def _statement(text: str, start: int) -> tuple[str, int]:
+    """Return the statement that begins at `start`, without its typography, and where it ends."""
+    displayed = _DISPLAYED.match(text, start, start + 2 * MAX_ANSWER_CHARS)
+    if displayed:
+        return next(filter(None, displayed.groups()), "").strip(), displayed.end()
+    found = _SENTENCE_END.search(text, start)
+    end = found.start() if found else len(text)
+    sentence = text[start:end].rstrip(" \t\r.")
+    end += found is not None and found.group() == "."
+    is_wrapped = sentence.startswith("*") and sentence.endswith("*")
+    return sentence.strip("*") if is_wrapped else sentence.rstrip("*"), end
 
 
 def _last_box(text: str) -> str | None:

@@ -134,7 +134,8 @@ def _without_reasons(text: str) -> str:
 def _without_last_aside(text: str) -> str:
     """Return `text` without an equation in brackets at its end that follows a number."""
     start = text.rfind("(")
-    is_last = start > 0 and _ASIDE.fullmatch(text[start:].rstrip(" .\n"))
+    is_short = 0 < len(text) - start <= MAX_NUMERAL_CHARS  # finding an equation is quadratic in the length
+    is_last = start > 0 and is_short and _ASIDE.fullmatch(text[start:].rstrip(" .\n"))
     return text[:start] if is_last and re.search(r"\d[ ]?\Z", text[max(0, start - 2) : start]) else text
 
 
