@@ -219,6 +219,12 @@ def test_a_matrix_below_a_marker_is_read_whole() -> None:
     assert is_correct(r"\begin{pmatrix}1\\2\end{pmatrix}", text, "math")
 
 
+@pytest.mark.parametrize("text", ["The answer is 5 (x=2).", "#### 5 (since a=2)", r"\boxed{5}, since a=2"])
+def test_math_does_not_read_reasons_either(text: str) -> None:
+    assert is_correct("5", text, "math")
+    assert not is_correct("2", text, "math")
+
+
 def test_two_values_are_no_single_number() -> None:
     for text in ("The answer is x=5, y=2.", "The answer is x=5 and y=2.", r"\boxed{x=5, y=2}"):
         assert grade("2", text, "numeric").outcome == "ungradable"
@@ -379,6 +385,74 @@ def test_different_mathematics_is_wrong(reference: str, prediction: str) -> None
         verdict.outcome
         for verdict in grade_all([(reference, prediction), (reference, f"\\boxed{{{prediction}}}")], "math")
     ] == ["wrong"] * 2
+
+
+AMOUNTS = [
+    ("12", "12 cups"),
+    ("12", "12 cups of flour"),
+    ("12 cups", "12"),
+    ("12 cups", r"12\text{ cups}"),
+    ("12", r"12\text{ cups}"),
+    ("1 cup", "1"),
+    ("18", "18 apples"),
+    ("18 apples", "18 red apples"),
+    ("20", "$20 per book"),
+    (r"\$20", "$20 per book"),
+    ("20", r"\$20 \text{ per book}"),
+    ("20 dollars", "$20"),
+    ("20", "€20"),
+    ("-10", "-10°F"),
+    ("-10", r"-10^\circ F"),
+    ("-10", r"-10^{\circ}\text{F}"),
+    ("-10°F", "-10 degrees Fahrenheit"),
+    ("-10°", "-10°C"),
+    ("1200", "1,200 square feet"),
+    ("1200 square feet", "1200 sq ft"),
+    ("15", "15 miles per hour"),
+    ("15 mph", "15 miles per hour"),
+    ("15", "15 mph"),
+    (r"15\text{ m/s}", "15 meters per second"),
+    (r"\frac{1}{2}", r"\frac{1}{2} cup"),
+    ("3 1/2", "3 1/2 cups"),
+    (r"3\sqrt{2}", r"3\sqrt{2} units"),
+    (r"2\pi", r"2\pi inches"),
+    ("50", "50 percent"),
+    ("7", "7 days."),
+]
+
+
+@pytest.mark.parametrize(("reference", "prediction"), AMOUNTS)
+def test_a_unit_that_one_side_writes_does_not_count(reference: str, prediction: str) -> None:
+    pairs = [(reference, prediction), (prediction, reference), (reference, f"So $\\boxed{{{prediction}}}$.")]
+    verdicts = grade_all([*pairs, (prediction, prediction)], "math")
+    assert [verdict.outcome for verdict in verdicts] == ["correct"] * 4
+    assert answer_key(reference, "math") == answer_key(prediction, "math")
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction"),
+    [
+        ("12 cups", "12 spoons"),
+        ("12", "13 cups"),
+        ("12", "12 dozen"),
+        ("12", "12 hundred"),
+        ("10", "10 below zero"),
+        ("-10°F", "-10°C"),
+        ("10°F", "-10°F"),
+        (r"\$20", "20 cents"),
+        ("$20", "€20"),
+        ("12 square feet", "12 feet"),
+        ("12", "12 and 3 cups"),
+        ("12 cups", "12 or nine cups"),
+        ("3", "3 remainder two"),
+        ("2", "2 abc"),
+        ("2", "2 x"),
+        ("2", "2 is not enough"),
+    ],
+)
+def test_a_unit_that_changes_the_amount_counts(reference: str, prediction: str) -> None:
+    assert not is_correct(reference, prediction, "math")
+    assert not is_correct(prediction, reference, "math")
 
 
 @pytest.mark.parametrize(

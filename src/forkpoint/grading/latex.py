@@ -1,9 +1,10 @@
 r"""The normal form of a mathematical answer, and comparisons that need no computer algebra.
 
 Invariant: `decide` returns True or False only if no algebra is needed, else None. A percent, degree or
-currency sign is a unit that the question implies, so it is dropped (`50\%` is 50 and never 0.5). A unit that
-only one side writes is dropped too; answers with different units are different. Words, number bases and the
-kind of brackets are compared as written: `(1,2)` is not `\{1,2\}`.
+currency sign is a unit that the question implies, so it is dropped (`50\%` is 50 and never 0.5). Any words
+behind a number are its unit (`12 cups`, `$20 per book`). A unit that only one side writes is dropped too;
+answers with different units are different. Words, number bases and the kind of brackets are compared as
+written: `(1,2)` is not `\{1,2\}`.
 This file does not parse expressions; `worker.py` uses math-verify for that.
 """
 
@@ -28,6 +29,7 @@ _REWRITES = [
         (r",\\!\s?", ","),
         (r"(\\\\)|\\[!,;: ]|~", r"\1"),  # spacing, but not the line break of a matrix
         (r"\\(?:left|right|bigl?|bigr|Bigl?|Bigr|displaystyle|quad|qquad|limits)(?![A-Za-z])\.?", ""),
+        (r"[€£](?=\s?[\d.])", ""),
         (r"(?<!\\)\\[()\[\]]|\\?\$|\\?%|\^\s?\{?\s?\\circ\s?\}?|\\degree|°", ""),
         (r"\{,\}", ","),
         (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
@@ -46,21 +48,44 @@ _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname)\s?
 _WORDS = re.compile(r"(?=.*[A-Za-z]{4})[A-Za-z][A-Za-z ,'-]*")
 _POWER = r"\s?(?P<power>\^\s?\{?\d\}?)?"
 _TEXT_UNIT = re.compile(
-    r"(?P<value>.*[\w})!.])\s?\\(?:text|mathrm|mbox)\s?\{(?!\s*(?:or|and)\b)\s*(?P<unit>[A-Za-z./ ]+?)\s*\}"
-    + _POWER
+    r"(?P<value>.*[\w})!.])\s?\\(?:text|mathrm|mbox)\s?\{\s*(?P<unit>[A-Za-z./ ]+?)\s*\}" + _POWER
 )
 _PLAIN_UNIT = re.compile(
     r"(?P<value>.*[\d})])\s?(?P<unit>(?:(?:sq|square|cubic)\.?\s)?[A-Za-z](?:\.?[A-Za-z])+)\.?" + _POWER
 )
+_WORD_UNIT = re.compile(
+    r"(?P<value>(?:[^A-Za-z\\]|\\[A-Za-z]+|\\[^A-Za-z])*(?:[\d)}]|\\pi))\s"
+    r"(?P<unit>[A-Za-z][A-Za-z.'’/-]*(?:\s[A-Za-z][A-Za-z.'’/-]*){0,11})" + _POWER
+)
+_TEMPERATURE = re.compile(
+    r"(?:°|\^\s?\{?\s?\\circ\s?\}?|\\degree)\s?(?:\\(?:text|mathrm)\s?\{\s?)?(?P<scale>[FC])\s?\}?(?=[\s.$]*\Z)"
+)
+_REASON = re.compile(
+    r"(?<=[\w)}$])(?:,?\s(?:since|because)\b.*|\s\([^()=]*=[^()]*\)|\s?\((?:since|because)\b[^()]*\))\.?\s*\Z",
+    re.DOTALL,
+)
+"""What gives a reason behind an answer, as in `5 (x=2)`."""
+_NO_UNIT = frozenset(
+    "and or not no if is are to by plus minus times over mod modulo base below negative remainder dozen hundred "
+    "thousand million billion trillion half".split()
+)
+"""Words that change the value of the number before them."""
+_NOUN_ENDS = re.compile(r"\s(?:per|each|every|of|in|for|a|an|the|total|left|more|from|at|that|on|worth)\s.*")
+"""What follows the noun of a unit; it is not compared (`dollars per book`, `cups of flour`)."""
+_SHORT_NOUNS = frozenset(
+    "bag bar bed bee big box boy bus can car cat cow cub cup day dog egg ewe fan gas hat hen jar job kid leg lot "
+    "man men mat mug new old one out pan pen per pet pie pig pot red row set tin tip ton top toy van way win".split()
+)
+"""Words of three letters behind a number; others may be products of symbols (`2 abc`)."""
 _DOUBLE_POWER = re.compile(r"\^\s?(?:-?\w+|\{[^{}]*\})\s?\^")
 _BASE = re.compile(r"(?<=\d)_\{?(\w+)\}?")
 _UNITS = {
     name: names.split()[0]
     for names in [
-        "mm millimeter millimetre", "cm centimeter centimetre", "m meter metre", "km kilometer kilometre",
-        "in inch inche", "ft foot feet", "yd yard", "mi mile", "mg milligram", "g gram", "kg kilogram",
+        "mm millimeter millimetre", "cm centimeter centimetre", "m meter metre", "km kilometer kilometre kmh kph",
+        "in inch inche", "ft foot feet", "yd yard", "mi mile mph", "mg milligram", "g gram", "kg kilogram",
         "lb pound", "oz ounce", "ml milliliter", "l liter litre", "second sec", "minute min", "hour hr h",
-        "day", "week", "month", "year yr", "mph", "cent", "dollar", "degree", "radian rad", "am", "pm",
+        "day", "week", "month", "year yr", "cent", "dollar", "degree", "radian rad", "am", "pm",
     ]
     for name in names.split()
 }  # fmt: skip
@@ -73,9 +98,11 @@ class MathAnswer:
     text: str
     """LaTeX for a parser, without typography and unit."""
     unit: str | None
-    """The unit in the singular, with its power (`cm^2`); None if no known unit is written."""
+    """The noun of the unit in the singular, with its power (`cm^2`); None if no unit is written."""
     is_words: bool
     """Whether the answer is words, which are compared letter by letter, rather than an expression."""
+    whole: str
+    """The answer with its unit and without blanks, as a string to compare."""
 
     @property
     def key(self) -> str:
@@ -95,7 +122,11 @@ class MathAnswer:
 
 def math_answer(answer: str) -> MathAnswer:
     """Return the normal form of an answer, given as it is written but without its box."""
-    text = answer.translate(_SYMBOLS)
+    text = _REASON.sub("", answer.translate(_SYMBOLS))
+    temperature = _TEMPERATURE.search(text)
+    if temperature:
+        text = text[: temperature.start()]
+    currency = _currency(text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = text.strip().removesuffix(".").strip()
@@ -103,15 +134,27 @@ def math_answer(answer: str) -> MathAnswer:
     if wrapped:
         text = wrapped[1].strip().removesuffix(".")
     is_words = bool(_WORDS.fullmatch(text) or (wrapped and not re.search(r"\d", text)))
+    whole = re.sub(r"\s+", "", _TEXT.sub(r"\1", text))
     text, unit = _split_unit(text)
     text = _TEXT.sub(r" \1 ", text).strip()
-    return MathAnswer(text, unit or ("dollar" if "\\$" in answer else None), is_words)
+    if temperature:
+        unit = f"degree {temperature['scale']}".lower()
+    return MathAnswer(text, unit or currency, is_words, whole)
+
+
+def _currency(text: str) -> str | None:
+    """Return the unit of a currency sign; a pair of dollar signs encloses mathematics."""
+    if "\\$" in text or (text.count("$") % 2 and re.match(r"\s?[-+]?\$\s?[-+]?[\d.]", text)):
+        return "dollar"
+    return "euro" if "€" in text else _UNITS["pound"] if "£" in text else None
 
 
 def decide(reference: MathAnswer, prediction: MathAnswer) -> bool | None:
     """Return whether two answers are equal, or None if deciding that needs algebra."""
-    if reference.unit and prediction.unit and reference.unit != prediction.unit:
+    if _differ(reference.unit, prediction.unit):
         return False
+    if reference.whole == prediction.whole:
+        return True
     if reference.key == prediction.key:
         return True
     numbers = parse_number(reference.text), parse_number(prediction.text)
@@ -141,18 +184,44 @@ def syntax_trouble(text: str) -> str | None:
 
 
 def _split_unit(text: str) -> tuple[str, str | None]:
-    match = _TEXT_UNIT.fullmatch(text) or _PLAIN_UNIT.fullmatch(text)
-    if match is None:
-        return text, None
-    words = re.sub(r"[\s.]", "", match["unit"].casefold())
-    name = re.sub(r"^(?:square|sq|cubic)", "", words)
-    unit = _UNITS.get(name) or _UNITS.get(name.removesuffix("s")) or _UNITS.get(name.removesuffix("es"))
-    if unit is None and "\\" not in match.group()[match.end("value") :]:
-        return text, None
-    power = re.sub(r"\D", "", match["power"] or "") or {"s": "2", "c": "3"}.get(
-        words[0] if words != name else "", ""
-    )
-    return match["value"].strip(), f"{unit}^{power}" if unit and power else unit
+    """Return the value and the unit; the unit is None if there is none, or if it says nothing (`per book`)."""
+    for pattern, needs_known_unit in ((_TEXT_UNIT, False), (_PLAIN_UNIT, True), (_WORD_UNIT, False)):
+        match = pattern.fullmatch(text)
+        if match is None:
+            continue
+        noun, is_known = _noun(match["unit"], match["power"] or "")
+        if is_known or not (needs_known_unit or _changes_value(match)):
+            return match["value"].strip(), noun or None
+    return text, None
+
+
+def _changes_value(match: re.Match[str]) -> bool:
+    """Return whether the words behind a number may be part of the value rather than its unit."""
+    words = match["unit"].casefold().split()
+    is_symbols = match.re is _WORD_UNIT and len(words[0]) < 4 and words[0] not in _SHORT_NOUNS
+    return is_symbols or not _NO_UNIT.isdisjoint(words)
+
+
+def _noun(words: str, power: str) -> tuple[str, bool]:
+    """Return the noun of a unit in the singular, with its power, and whether the unit is a known one."""
+    words = re.sub(r"(?<=\b[A-Za-z])\.(?=[A-Za-z]\b)", "", words.casefold()).replace("/", " per ")
+    words = " ".join(_NOUN_ENDS.sub("", f" {words} ").replace(".", "").split())
+    if "fahrenheit" in words or "celsius" in words:
+        return f"degree {'f' if 'fahrenheit' in words else 'c'}", True
+    dimension = re.match(r"(?:square|sq|cubic)\s?(?=\w)", words)
+    name = words[dimension.end() :] if dimension else words
+    known = _UNITS.get(name) or _UNITS.get(name.removesuffix("s")) or _UNITS.get(name.removesuffix("es"))
+    exponent = re.sub(r"\D", "", power) or ({"s": "2", "c": "3"}[words[0]] if dimension else "")
+    noun = known or re.sub(r"(?<=[^s])s\Z", "", name)
+    return (f"{noun}^{exponent}" if noun and exponent else noun), known is not None
+
+
+def _differ(one: str | None, other: str | None) -> bool:
+    """Return whether two units are different; `red apple` and `apple` are not."""
+    if not one or not other:
+        return False
+    words = set(one.split()), set(other.split())
+    return not (words[0] <= words[1] or words[1] <= words[0])
 
 
 def _brackets(text: str) -> str:
