@@ -225,6 +225,85 @@ def test_math_does_not_read_reasons_either(text: str) -> None:
     assert not is_correct("2", text, "math")
 
 
+@pytest.mark.parametrize("grader", ["numeric", "math", "exact"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2 + 3 = 5\n#### 5\n\nQuestion: Bob has 3 and 4.\n3 + 4 = 7\n#### 7",
+        "2 + 3 = 5\n#### 5\n\nBob has 3 and 4. The answer is \\boxed{7}",
+        "2 + 3 = 5\n#### 5.\n\nBob has 3 and 4. 3 + 4 = 7",
+        "The answer is 5.\n\nQuestion: Bob has 3 and 4.\nAnswer: The answer is 7.",
+        "So \\boxed{5}.\n\nProblem 2: Bob has 3 and 4. So \\boxed{7}.",
+        "So \\boxed{5}.\n\n## Problem 2\nBob has 3 and 4. So \\boxed{7}.",
+        "A: 5\n\nQ: Bob has 3 and 4.\nA: 7",
+        "The answer is 5.<|im_end|>\n<|im_start|>user\n3 + 4?<|im_end|>The answer is 7.",
+        "The answer is 5.</s> The answer is 7.",
+        "**Problem:** Tom has 2 and 3.\nThe answer is 5.\n\n**Problem:** Bob.\nThe answer is 7.",
+    ],
+)
+def test_what_runs_on_after_the_answer_is_not_read(text: str, grader: str) -> None:
+    assert is_correct("5", text, grader)
+    assert not is_correct("7", text, grader)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#### Step 2\nAdd 5.\n#### 7",
+        "#### 1. Add 2\n#### 2. Add 5\nThe answer is 7",
+        "Question: 3 + 4?\nThe answer is 7",
+        "#### Answer: 7",
+    ],
+)
+def test_a_heading_is_no_answer(text: str) -> None:
+    assert is_correct("7", text, "numeric")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"so $x=\boxed{2}$ or $x=\boxed{3}$.",
+        r"\boxed{2} and \boxed{3}",
+        r"$\boxed{2}, \boxed{3}$",
+        r"\(\boxed{2}\) and \(\boxed{3}\)",
+        r"\boxed{2} \text{ or } \boxed{3}",
+        "#### 2, 3",
+    ],
+)
+def test_two_boxes_for_two_answers_are_both_read(text: str) -> None:
+    assert is_correct("2, 3", text, "math")
+    for half in ("2", "3"):
+        assert not is_correct(half, text, "math")
+        assert grade(half, text, "numeric").outcome == "ungradable"
+
+
+def test_boxes_that_are_apart_are_separate_statements() -> None:
+    assert is_correct("3", r"First \boxed{2}. Then the total is \boxed{3}.", "math")
+    assert is_correct("3", r"\boxed{3} and again \boxed{3}", "math")
+    assert is_correct("3", r"\boxed{3}, \boxed{3}", "numeric")
+    assert is_correct("639/40", r"\boxed{15\frac{39}{40}}, or \boxed{\frac{639}{40}}", "numeric")
+
+
+CHOICES = [r"\textbf{(B)}\ 12", r"\text{(B) } 12", r"\textbf{(B) }12", "(B) 12", r"\mathrm{(B)}~12"]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_choice_may_come_with_its_value(choice: str) -> None:
+    boxed = f"\\boxed{{{choice}}}"
+    assert is_correct("B", boxed, "choice")
+    for reference in ("B", "(B)", r"\text{(B)}", "12", choice):
+        assert is_correct(reference, boxed, "math"), reference
+        assert is_correct(boxed, reference, "math"), reference
+    for reference in ("C", "(C)", "13", r"\textbf{(C)}\ 12"):
+        assert not is_correct(reference, boxed, "math"), reference
+
+
+def test_two_choices_are_no_choice() -> None:
+    for text in (r"\boxed{A, C}", "The answer is A and C", "Answer: (A) or (C).", r"\boxed{A}, \boxed{C}"):
+        assert grade("A", text, "choice").outcome == "ungradable"
+    assert is_correct("A", "The answer is A, I think.", "choice")
+
+
 def test_two_values_are_no_single_number() -> None:
     for text in ("The answer is x=5, y=2.", "The answer is x=5 and y=2.", r"\boxed{x=5, y=2}"):
         assert grade("2", text, "numeric").outcome == "ungradable"
@@ -541,9 +620,7 @@ def test_an_earlier_answer_does_not_stand_in_for_a_box_that_is_cut_off(text: str
     assert "cut off" in verdict.reason
 
 
-@pytest.mark.parametrize(
-    "text", ["The answer is 5. Checking again, the answer is", "#### 5\nChecking again.\n#### ", "A: 5\nA:"]
-)
+@pytest.mark.parametrize("text", ["The answer is 5. Checking again, the answer is", "A: 5\nA:"])
 def test_an_earlier_answer_does_not_stand_in_for_a_marker_without_one(text: str) -> None:
     assert grade("5", text, "numeric").reason == "no answer"
 
@@ -570,6 +647,10 @@ REPETITIVE = [
     "answer is 5 and " * 12_000,
     "\\boxed{5}, " * 20_000,
     "5 (" + "=" * 150_000,
+    "#### 5a " * 20_000,
+    "####" + " a5" * 50_000,
+    "Question" * 20_000,
+    "<answer>" * 20_000,
 ]
 
 

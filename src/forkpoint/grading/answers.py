@@ -7,8 +7,10 @@ the text. References are read by the same rules. This file does not judge answer
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
-from forkpoint.grading.numerals import first_number, last_number
+from forkpoint.grading.numerals import first_number, last_number, parse_number, same_number
+from forkpoint.grading.response import MARKER, without_run_on
 
 MAX_TEXT_CHARS = 200_000
 """Only the last characters of a longer text are read."""
@@ -18,12 +20,14 @@ MAX_BARE_CHARS = 200
 """Without a marker, a text of several words up to this length is itself the answer (`math` and `exact`)."""
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s?\{|\\boxed\s(?P<bare>\w)|\\.|[{}]", re.DOTALL)
-_CUT_BOX = re.compile(r"\\(?:bo(?:x(?:ed?)?)?|fb(?:ox?)?)\s?\Z")
-_SAID = re.compile(
-    r"####|(?i:\banswer(?:\s{1,3}is\b|[\s*]{0,4}[:=])|<answer>)|^[ \t]{0,8}A:"
-    r"|^[ \t#*_]{0,8}(?i:(?:the )?(?:final )?answer)[ \t*_]{0,8}$",  # a heading
-    re.MULTILINE,
+_LATEX_NOISE = re.compile(r"\\(?:text|q?quad|[()\[\],;:! ])|[\s${}()\[\]*]+")
+_JOINT = re.compile(
+    r"(?:[a-z]{2,12} )?(?:,|;|(?:, ?)?(?:and|or))(?: ?(?:and|or))?(?: ?[A-Za-z](?:_\w{1,3})? ?=)?"
 )
+MAX_JOINED_BOXES = 20
+MAX_BETWEEN_BOXES = 40
+"""Boxes with more text between them are separate statements; the last one is the answer."""
+_CUT_BOX = re.compile(r"\\(?:bo(?:x(?:ed?)?)?|fb(?:ox?)?)\s?\Z")
 _AFTER_SAID = re.compile(r"[\s:=]*(?:\*{1,2}(?=\s))?[\s:=]*")
 _BULLET = re.compile(r"(?:[-*+•>]|1[.)](?=[ \t]+[-+$\\\d]))[ \t]+(?=\S)")
 _NEXT_BULLET = re.compile(r"[ \t]*\n[ \t]*(?:[-*+•]|\d[.)])[ \t]+(?=\S)")
@@ -37,6 +41,7 @@ _CHOICE = re.compile(
     r"(?:(?i:option|choice|letter)\s)?"
     r"(?:\(\s?(?P<bracketed>[A-Ja-j])\s?\)|(?P<capital>[A-J])(?![\w'’])|(?P<alone>[a-j])[.)]?\s*\Z)"
 )
+_ANOTHER_CHOICE = re.compile(r"[)\s]*(?:,|/|&|\band\b|\bor\b)[\s(]*[A-J](?=\s*(?:[.,/)&]|and\b|or\b|\Z))")
 _LAST_CHOICE = re.compile(r"\(([A-J])\)|^[ \t]{0,8}([A-J])[.)]?[ \t]{0,8}$", re.MULTILINE)
 _TEXT_COMMAND = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s?\{([^{}]*)\}")
 _BARE_EXPRESSION = re.compile(rf"(?=[^\d\n]*\d).{{1,{MAX_BARE_CHARS}}}\n?")
@@ -59,6 +64,7 @@ def find_answer(text: str, grader: str) -> str | None:
     tail = text[-MAX_TEXT_CHARS:]
     if "\x00" in tail:
         raise UnreadableAnswer("the text holds null bytes")
+    tail = without_run_on(tail)
     marked = find_marked(tail)
     if marked == "":
         return None
@@ -67,7 +73,7 @@ def find_answer(text: str, grader: str) -> str | None:
     elif grader == "choice":
         answer = _choice_answer(tail, marked)
     else:
-        answer = marked or _bare_answer(text)
+        answer = marked or _bare_answer(tail if len(text) <= MAX_TEXT_CHARS else text)
     if answer is None and len(text) > MAX_TEXT_CHARS:
         raise UnreadableAnswer(f"no answer in the last {MAX_TEXT_CHARS} characters of {len(text)}")
     return answer
@@ -79,7 +85,7 @@ def find_marked(text: str) -> str | None:
     if box is not None:
         return _checked(box)
     said = None
-    for said in _SAID.finditer(text):  # noqa: B007 the loop ends on the last match
+    for said in MARKER.finditer(text):  # noqa: B007 the loop ends on the last match
         pass
     if said is None:
         return None
@@ -116,31 +122,63 @@ def _statement(text: str, start: int) -> tuple[str, int]:
 
 
 def _last_box(text: str) -> str | None:
-    """Return the content of the box that is opened last.
+    """Return the content of the box that is opened last, or of the last boxes that are joined by a comma or word.
 
-    Raises UnreadableAnswer if that box is never closed: an earlier box is not the answer of such a text.
+    Raises UnreadableAnswer if the last box is never closed: an earlier box is not the answer of such a text.
     """
-    open_braces: list[int | None] = []
-    found: tuple[int, int] | None = None
+    boxes: list[_Box] = []
+    open_braces: list[tuple[int, int] | None] = []
     last_start = -1
     for token in _BOX.finditer(text):
         if token["bare"]:
-            found = token.span("bare")
-            last_start = found[0]
+            last_start = token.start()
+            boxes.append(_Box(last_start, token["bare"], token.end()))
         elif token.group() == "}":
-            start = open_braces.pop() if open_braces else None
-            if start is not None and (found is None or start > found[0]):
-                found = (start, token.start())
+            opened = open_braces.pop() if open_braces else None
+            if opened is not None and not (boxes and boxes[-1].start > opened[0]):
+                boxes.append(_Box(opened[0], text[opened[1] : token.start()], token.end()))
         elif token.group() == "{":
             open_braces.append(None)
         elif token.group().endswith("{") and not token.group().startswith("\\{"):
-            last_start = token.end()
-            open_braces.append(last_start)
-    if last_start >= 0 and (found is None or found[0] < last_start):
+            last_start = token.start()
+            open_braces.append((last_start, token.end()))
+    if last_start >= 0 and (not boxes or boxes[-1].start < last_start):
         raise UnreadableAnswer("it is cut off: the braces of \\boxed{ are not balanced")
     if _CUT_BOX.search(text, max(0, len(text) - 16)):
         raise UnreadableAnswer("it is cut off: it ends with \\boxed")
-    return text[slice(*found)] if found else None
+    if not boxes:
+        return None
+    joined = [boxes[-1]]
+    for earlier in reversed(boxes[-MAX_JOINED_BOXES:-1]):
+        if earlier.end > joined[0].start or not _joins(text[earlier.end : joined[0].start]):
+            break
+        joined.insert(0, earlier)
+    contents = [box.content.strip() for box in joined]
+    different = [
+        one
+        for idx, one in enumerate(contents)
+        if not any(_is_same(one, later) for later in contents[idx + 1 :])
+    ]
+    return ", ".join(different)
+
+
+def _is_same(one: str, other: str) -> bool:
+    numbers = parse_number(one), parse_number(other)
+    return one == other or bool(numbers[0] and numbers[1] and same_number(numbers[0], numbers[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    start: int
+    content: str
+    end: int
+
+
+def _joins(between: str) -> bool:
+    r"""Return whether the text between two boxes makes them two parts of one answer: `\boxed{2} or x=\boxed{3}`."""
+    return len(between) <= MAX_BETWEEN_BOXES and bool(
+        _JOINT.fullmatch(_LATEX_NOISE.sub(" ", between).strip())
+    )
 
 
 def _numeric_answer(text: str, marked: str | None) -> str | None:
@@ -154,8 +192,9 @@ def _choice_answer(text: str, marked: str | None) -> str | None:
     if marked is None:
         letters = [bracketed or alone for bracketed, alone in _LAST_CHOICE.findall(text)]
         return letters[-1] if letters else _lone_letter(text)
-    match = _CHOICE.match(_TEXT_COMMAND.sub(r"\1", marked).strip("$* \t"))
-    if match is None:
+    statement = _TEXT_COMMAND.sub(r"\1", marked).strip("$* \t")
+    match = _CHOICE.match(statement)
+    if match is None or _ANOTHER_CHOICE.match(statement, match.end()):
         raise UnreadableAnswer(f"{shown(marked)} is not a choice")
     return (match["bracketed"] or match["capital"] or match["alone"]).upper()
 

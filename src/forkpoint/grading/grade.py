@@ -22,7 +22,7 @@ from typing import Any, Literal, TextIO
 from forkpoint.checks import check_above
 from forkpoint.grading.answers import UnreadableAnswer, find_answer, shown
 from forkpoint.grading.code import find_code, read_tests, run_all
-from forkpoint.grading.latex import decide, math_answer, syntax_trouble
+from forkpoint.grading.latex import decide, math_answer, split_choice, syntax_trouble
 from forkpoint.grading.numerals import parse_number, same_number
 from forkpoint.grading.pool import shared_pool
 
@@ -247,7 +247,11 @@ def _plain_string(answer: str) -> str:
 
 
 def _grade_math(reference: str, answer: str) -> Verdict | _Owed:
-    gold, given = math_answer(reference), math_answer(answer)
+    letters, values = zip(split_choice(reference), split_choice(answer), strict=True)
+    if letters[0] and letters[1]:
+        return Verdict(_outcome(letters[0] == letters[1]), answer)
+    has_both = any(letter and value for letter, value in zip(letters, values, strict=True))
+    gold, given = map(math_answer, values if has_both else (reference, answer))
     is_same = decide(gold, given)
     if is_same is not None:
         return Verdict(_outcome(is_same), answer)

@@ -78,6 +78,11 @@ _SHORT_NOUNS = frozenset(
 )
 """Words of three letters behind a number; others may be products of symbols (`2 abc`)."""
 _DOUBLE_POWER = re.compile(r"\^\s?(?:-?\w+|\{[^{}]*\})\s?\^")
+_CHOICE = re.compile(
+    r"\s?(?:\\(?:text|textbf|mathrm|mathbf|mbox)\s?\{\s?)?\((?P<letter>[A-J])\)\s?\}?(?:[\s~$:]|\\[ ,;:!]|\\q?quad)*(?P<value>.*)",
+    re.DOTALL,
+)
+"""A choice with its letter in round brackets, and perhaps its value: `\\textbf{(B)}\\ 12`."""
 _BASE = re.compile(r"(?<=\d)_\{?(\w+)\}?")
 _UNITS = {
     name: names.split()[0]
@@ -147,6 +152,18 @@ def _currency(text: str) -> str | None:
     if "\\$" in text or (text.count("$") % 2 and re.match(r"\s?[-+]?\$\s?[-+]?[\d.]", text)):
         return "dollar"
     return "euro" if "€" in text else _UNITS["pound"] if "£" in text else None
+
+
+def split_choice(answer: str) -> tuple[str | None, str]:
+    """Return the letter of a choice and its value, such as ("B", "12") for `\\textbf{(B)}\\ 12`.
+
+    Without a letter in brackets, the whole answer is the value; a letter alone has an empty value.
+    """
+    match = _CHOICE.fullmatch(answer.strip("$ "))
+    if match is None or re.match(r"\\(?:cup|cap|times|cdot|in)\b|[-+*/^_=(]", match["value"]):
+        alone = re.fullmatch(r"[A-J]", _TEXT.sub(r"\1", answer).strip("$ ."))
+        return (alone[0], "") if alone else (None, answer)
+    return match["letter"], match["value"].strip()
 
 
 def decide(reference: MathAnswer, prediction: MathAnswer) -> bool | None:
