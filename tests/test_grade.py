@@ -304,6 +304,115 @@ def test_two_choices_are_no_choice() -> None:
     assert is_correct("A", "The answer is A, I think.", "choice")
 
 
+THOUGHTS = [
+    "<think>{}</think>\n{}",
+    "{}</think>\n{}",
+    "<think>\n{}\n</think>\n\n{}",
+    "<thinking>{}</thinking>{}",
+    "<reasoning>{}</reasoning><answer>{}</answer>",
+    "<|begin_of_thought|>{}<|end_of_thought|>\n<|begin_of_solution|>{}<|end_of_solution|>",
+    "◁think▷{}◁/think▷{}",
+    "[THINK]{}[/THINK]{}",
+    "<seed:think>{}</seed:think>{}",
+    "<|START_THINKING|>{}<|END_THINKING|>{}",
+    "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>",
+    "analysisWe try. {}assistantfinal{}",
+]
+
+
+@pytest.mark.parametrize("grader", ["numeric", "math"])
+@pytest.mark.parametrize("form", THOUGHTS)
+def test_reasoning_is_not_graded(form: str, grader: str) -> None:
+    text = form.format("Perhaps \\boxed{7}?", "The answer is 5.")
+    assert is_correct("5", text, grader)
+    assert not is_correct("7", text, grader)
+    assert grade_all([("7", text)], grader, reasoning="read")[0].is_correct
+    assert extract_answer(text, grader) == "5"
+    assert extract_answer(text, grader, "read") == "7"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>Perhaps \\boxed{7}?",
+        "<think>Perhaps \\boxed{7}?</think> Hm. <think>Or 7",
+        "<|begin_of_thought|>Perhaps \\boxed{7}?",
+        "◁think▷Perhaps \\boxed{7}?",
+        "<|channel|>analysis<|message|>Perhaps \\boxed{7}?",
+        "analysisPerhaps \\boxed{7}?",
+    ],
+)
+def test_reasoning_that_is_not_closed_has_no_answer(text: str) -> None:
+    for grader in ("numeric", "math", "exact", "code"):
+        verdict = grade("7", text, grader)
+        assert (verdict.outcome, verdict.answer) == ("ungradable", None)
+        assert "cut off" in verdict.reason
+
+
+def test_nothing_after_the_reasoning_is_no_answer() -> None:
+    assert grade("7", "<think>Perhaps \\boxed{7}?</think>\n", "math").reason == "no answer"
+
+
+def test_an_unknown_way_to_treat_reasoning_is_refused() -> None:
+    with pytest.raises(ValueError, match="reasoning 'keep' is unknown; choose from drop, read"):
+        grade_all([("7", "7")], "math", reasoning="keep")  # type: ignore[arg-type]
+
+
+JSON_ANSWERS = [
+    '{"reasoning": "3 times 2.", "answer": "6"}',
+    '{"reasoning": "3 times 2.", "answer": 6}',
+    '{\n  "reasoning": "3 times 2. The answer is 7.",\n  "answer": "6"\n}\n',
+    '```json\n{"reasoning": "3 times 2.", "answer": "6"}\n```',
+    '```\n{"reasoning": "3 times 2.", "answer": "6 apples"}\n```\nDone.',
+    'Here it is:\n\n{"reasoning": "\\\\boxed{7}", "final_answer": "$6"}',
+    '{"steps": [{"answer": 7}, {"answer": 8}], "Final Answer": "The answer is 6."}',
+    '{"answer": "6", "confidence": 0.7}',
+    '{"reasoning": "He said \\\\"7\\\\".", "answer": "\\\\\\\\boxed{6}"}'.replace("\\\\", "\\"),
+    '{"reasoning": "3 times 2 \\n is", "answer": "\\boxed{6}"}',
+    '{"answer": "6"',
+    '{"answer": "6"}\n\nQuestion: 3 + 4?\n{"answer": "7"}',
+    "{'reasoning': '3 times 2', 'answer': '6'}",
+    '{"result": 6}',
+    '<think>{"answer": 7}</think>{"answer": 6}',
+]
+
+
+@pytest.mark.parametrize("grader", ["numeric", "math"])
+@pytest.mark.parametrize("text", JSON_ANSWERS)
+def test_the_answer_of_a_json_object_is_read(text: str, grader: str) -> None:
+    assert is_correct("6", text, grader)
+    assert not is_correct("7", text, grader)
+
+
+def test_latex_in_json_is_read_with_and_without_doubled_backslashes() -> None:
+    for text in (r'{"answer": "\frac{1}{2}"}', r'{"answer": "\\frac{1}{2}"}', r'{"answer": "\\dfrac12"}'):
+        assert is_correct(r"\frac{1}{2}", text, "math"), text
+    assert is_correct("1, 2", '{"answer": [1, 2]}', "math")
+    assert is_correct("B", '{"answer": "B"}', "choice")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"reasoning": "The answer is 6',
+        '{"reasoning": "3 times 2.", "answer": "6',
+        '{"answer": 6',
+        '{"answer": ',
+    ],
+)
+def test_json_that_is_cut_off_has_no_answer(text: str) -> None:
+    for grader in ("numeric", "math"):
+        verdict = grade("6", text, grader)
+        assert (verdict.outcome, verdict.answer) == ("ungradable", None)
+        assert "cut off" in verdict.reason
+
+
+def test_json_without_an_answer_is_read_as_text() -> None:
+    assert grade("6", '{"answer": null}', "math").reason == "no answer"
+    assert is_correct("6", '{"city": "Rome"}\nThe answer is 6.', "math")
+    assert is_correct(r"\{1, 2\}", r"The answer is \{1, 2\}", "math")
+
+
 def test_two_values_are_no_single_number() -> None:
     for text in ("The answer is x=5, y=2.", "The answer is x=5 and y=2.", r"\boxed{x=5, y=2}"):
         assert grade("2", text, "numeric").outcome == "ungradable"
@@ -651,6 +760,11 @@ REPETITIVE = [
     "####" + " a5" * 50_000,
     "Question" * 20_000,
     "<answer>" * 20_000,
+    "<think></think>" * 10_000,
+    '{"a":"' * 30_000,
+    '{"a":' * 30_000,
+    '\n{"a":"' * 20_000,
+    '\n{"a":1}' * 20_000,
 ]
 
 

@@ -10,7 +10,15 @@ import re
 from dataclasses import dataclass
 
 from forkpoint.grading.numerals import first_number, last_number, parse_number, same_number
-from forkpoint.grading.response import MARKER, without_run_on
+from forkpoint.grading.response import (
+    CUT_OFF,
+    MARKER,
+    Reasoning,
+    UnreadableAnswer,
+    json_answer,
+    without_reasoning,
+    without_run_on,
+)
 
 MAX_TEXT_CHARS = 200_000
 """Only the last characters of a longer text are read."""
@@ -48,11 +56,7 @@ _BARE_EXPRESSION = re.compile(rf"(?=[^\d\n]*\d).{{1,{MAX_BARE_CHARS}}}\n?")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
-class UnreadableAnswer(ValueError):
-    """An answer exists but cannot be read, or the text is too long to tell; the message says why."""
-
-
-def find_answer(text: str, grader: str) -> str | None:
+def find_answer(text: str, grader: str, reasoning: Reasoning = "drop") -> str | None:
     """Return the answer in `text` as it is written, or None if there is none.
 
     The last box wins, then the last `####` or phrase that announces an answer. If nothing follows
@@ -61,11 +65,18 @@ def find_answer(text: str, grader: str) -> str | None:
     UnreadableAnswer if an answer is cut off, too long, holds control characters, or is not what the grader
     compares, such as an expression for `numeric`.
     """
+    if reasoning == "drop":
+        text = without_reasoning(text)
     tail = text[-MAX_TEXT_CHARS:]
     if "\x00" in tail:
         raise UnreadableAnswer("the text holds null bytes")
-    tail = without_run_on(tail)
-    marked = find_marked(tail)
+    stated = json_answer(tail)
+    if stated is not None:
+        marked = find_marked(stated)
+        marked = _checked(stated) if marked is None else marked
+    else:
+        tail = without_run_on(tail)
+        marked = find_marked(tail)
     if marked == "":
         return None
     if grader == "numeric":
@@ -143,9 +154,9 @@ def _last_box(text: str) -> str | None:
             last_start = token.start()
             open_braces.append((last_start, token.end()))
     if last_start >= 0 and (not boxes or boxes[-1].start < last_start):
-        raise UnreadableAnswer("it is cut off: the braces of \\boxed{ are not balanced")
+        raise UnreadableAnswer(f"{CUT_OFF}: the braces of \\boxed{{ are not balanced")
     if _CUT_BOX.search(text, max(0, len(text) - 16)):
-        raise UnreadableAnswer("it is cut off: it ends with \\boxed")
+        raise UnreadableAnswer(f"{CUT_OFF}: it ends with \\boxed")
     if not boxes:
         return None
     joined = [boxes[-1]]

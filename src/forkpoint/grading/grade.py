@@ -20,11 +20,12 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from forkpoint.checks import check_above
-from forkpoint.grading.answers import UnreadableAnswer, find_answer, shown
+from forkpoint.grading.answers import find_answer, shown
 from forkpoint.grading.code import find_code, read_tests, run_all
 from forkpoint.grading.latex import decide, math_answer, split_choice, syntax_trouble
 from forkpoint.grading.numerals import parse_number, same_number
 from forkpoint.grading.pool import shared_pool
+from forkpoint.grading.response import Reasoning, UnreadableAnswer, check_reasoning, without_reasoning
 
 GRADERS = ("numeric", "math", "exact", "choice", "code")
 TIMEOUT_S = 2.0
@@ -97,25 +98,26 @@ def check_reference(reference: str, grader: str) -> None:
         )
 
 
-def extract_answer(text: str, grader: str) -> str | None:
+def extract_answer(text: str, grader: str, reasoning: Reasoning = "drop") -> str | None:
     """Return the answer in a solution text as written; None if there is none or it cannot be read."""
     check_grader(grader)
-    return _read(text, grader, "the prediction").answer
+    check_reasoning(reasoning)
+    return _read(text, grader, "the prediction", reasoning).answer
 
 
-def answer_key(text: str, grader: str) -> str | None:
+def answer_key(text: str, grader: str, reasoning: Reasoning = "drop") -> str | None:
     """Return a key for counting votes; None if there is no answer or it cannot be read.
 
     Answers that are equal without algebra, such as `0.5` and `1/2`, have the same key.
     """
-    answer = extract_answer(text, grader)
+    answer = extract_answer(text, grader, reasoning)
     if answer is None:
         return None
     number = parse_number(answer) if grader == "numeric" else None
     if number:
         return str(number.value)
     return (
-        math_answer(answer).key
+        split_choice(answer)[0] or math_answer(answer).key
         if grader == "math"
         else _plain_string(answer)
         if grader == "exact"
@@ -133,18 +135,26 @@ def grade(reference: str, prediction: str, grader: str, timeout_s: float = TIMEO
     return grade_all([(reference, prediction)], grader, timeout_s)[0]
 
 
-def grade_all(pairs: Iterable[tuple[str, str]], grader: str, timeout_s: float = TIMEOUT_S) -> list[Verdict]:
+def grade_all(
+    pairs: Iterable[tuple[str, str]],
+    grader: str,
+    timeout_s: float = TIMEOUT_S,
+    reasoning: Reasoning = "drop",
+) -> list[Verdict]:
     """Return one verdict per (reference, prediction), in order.
 
+    `reasoning` says whether text between reasoning tags such as `<think>` is dropped or read like the rest; a
+    user's function always gets the whole texts.
     Pairs that need a process are shared among a few processes, and equal pairs are judged once, so a user's
     function must give the same answer for the same pair. Raises ValueError if the grader is unknown or cannot
     be loaded.
     """
     check_grader(grader)
     check_above(0, timeout_s=timeout_s)
+    check_reasoning(reasoning)
     if grader == "code":
-        return _grade_code(pairs, timeout_s)
-    verdicts = [_grade_here(reference, prediction, grader) for reference, prediction in pairs]
+        return _grade_code(pairs, timeout_s, reasoning)
+    verdicts = [_grade_here(reference, prediction, grader, reasoning) for reference, prediction in pairs]
     owed = list(dict.fromkeys(verdict.question for verdict in verdicts if isinstance(verdict, _Owed)))
     rulings = dict(zip(owed, shared_pool(grader).ask_all(owed, timeout_s), strict=True)) if owed else {}
     settled = []
@@ -158,7 +168,11 @@ def grade_all(pairs: Iterable[tuple[str, str]], grader: str, timeout_s: float = 
 
 
 def grade_file(
-    path: str | Path, grader: str | None = None, out: str | Path | None = None, timeout_s: float = TIMEOUT_S
+    path: str | Path,
+    grader: str | None = None,
+    out: str | Path | None = None,
+    timeout_s: float = TIMEOUT_S,
+    reasoning: Reasoning = "drop",
 ) -> GradeCounts:
     """Grade a JSONL file with the fields `reference` and `prediction`, and optionally `grader`.
 
@@ -173,20 +187,38 @@ def grade_file(
         )
     if grader is not None:
         check_grader(grader)
+    how = _How(grader, timeout_s, reasoning)
     if out is None:
-        return _grade_lines(path, grader, None, timeout_s)
+        return _grade_lines(path, how, None)
     if Path(out).resolve() == path.resolve():
         raise ValueError(f"{out} is the file to be graded; write the verdicts to another one")
     with Path(out).open("w", encoding="utf-8") as sink:
-        return _grade_lines(path, grader, sink, timeout_s)
+        return _grade_lines(path, how, sink)
 
 
-def _grade_code(pairs: Iterable[tuple[str, str]], timeout_s: float) -> list[Verdict]:
-    owed = [(reference, find_code(prediction)) for reference, prediction in pairs]
-    return [
-        Verdict(ruling.outcome, code, ruling.reason)
-        for (_, code), ruling in zip(owed, run_all(owed, timeout_s), strict=True)
+@dataclass(frozen=True, slots=True)
+class _How:
+    """How a file is graded."""
+
+    grader: str | None
+    timeout_s: float
+    reasoning: Reasoning
+
+
+def _grade_code(pairs: Iterable[tuple[str, str]], timeout_s: float, reasoning: Reasoning) -> list[Verdict]:
+    asked = [
+        (reference, _read(prediction, "code", "the prediction", reasoning)) for reference, prediction in pairs
     ]
+    owed = [(reference, reading.answer) for reference, reading in asked if not reading.failure]
+    rulings = iter(run_all(owed, timeout_s))
+    verdicts = []
+    for _, reading in asked:
+        if reading.failure:
+            verdicts.append(Verdict("ungradable", None, reading.failure))
+        else:
+            ruling = next(rulings)
+            verdicts.append(Verdict(ruling.outcome, reading.answer, ruling.reason))
+    return verdicts
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,16 +239,18 @@ def _outcome(is_correct: bool) -> Outcome:
     return "correct" if is_correct else "wrong"
 
 
-def _read(text: str, grader: str, whose: str) -> _Reading:
+def _read(text: str, grader: str, whose: str, reasoning: Reasoning = "drop") -> _Reading:
     try:
-        return _Reading(find_code(text) if grader == "code" else find_answer(text, grader))
+        if grader == "code":
+            return _Reading(find_code(without_reasoning(text) if reasoning == "drop" else text))
+        return _Reading(find_answer(text, grader, reasoning))
     except UnreadableAnswer as error:
         return _Reading(None, f"{whose} cannot be read: {error}")
 
 
-def _grade_here(reference: str, prediction: str, grader: str) -> Verdict | _Owed:
+def _grade_here(reference: str, prediction: str, grader: str, reasoning: Reasoning) -> Verdict | _Owed:
     """Return the verdict, or the question that a process has to answer first."""
-    answer = _read(prediction, grader, "the prediction")
+    answer = _read(prediction, grader, "the prediction", reasoning)
     if grader not in GRADERS:
         return _Owed((reference, prediction), answer.answer)
     gold = _read(reference, grader, "the reference")
@@ -262,13 +296,13 @@ def _grade_math(reference: str, answer: str) -> Verdict | _Owed:
     return _Owed((gold.text, given.text), answer)
 
 
-def _grade_lines(path: Path, grader: str | None, sink: TextIO | None, timeout_s: float) -> GradeCounts:
+def _grade_lines(path: Path, how: _How, sink: TextIO | None) -> GradeCounts:
     counts: dict[Outcome, int] = {"correct": 0, "wrong": 0, "ungradable": 0}
     unreadable: list[UnreadableLine] = []
     with path.open("rb") as lines:
         numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
         while chunk := list(islice(numbered, CHUNK_LINES)):
-            for number, verdict in _grade_chunk(chunk, grader, timeout_s):
+            for number, verdict in _grade_chunk(chunk, how):
                 if isinstance(verdict, Verdict):
                     counts[verdict.outcome] += 1
                     row = {"line": number, **asdict(verdict)}
@@ -281,20 +315,19 @@ def _grade_lines(path: Path, grader: str | None, sink: TextIO | None, timeout_s:
 
 
 def _grade_chunk(
-    chunk: Sequence[tuple[int, bytes]], grader: str | None, timeout_s: float
+    chunk: Sequence[tuple[int, bytes]], how: _How
 ) -> Iterator[tuple[int, Verdict | UnreadableLine]]:
     found: dict[int, Verdict | UnreadableLine] = {}
     rows: dict[str, list[tuple[int, str, str]]] = {}
     for number, line in chunk:
         try:
-            reference, prediction, row_grader = _row(line, grader)
+            reference, prediction, row_grader = _row(line, how.grader)
             rows.setdefault(row_grader, []).append((number, reference, prediction))
         except (ValueError, RecursionError) as error:
             found[number] = UnreadableLine(number, str(error))
     for row_grader, asked in rows.items():
-        verdicts = grade_all(
-            [(reference, prediction) for _, reference, prediction in asked], row_grader, timeout_s
-        )
+        pairs = [(reference, prediction) for _, reference, prediction in asked]
+        verdicts = grade_all(pairs, row_grader, how.timeout_s, how.reasoning)
         found.update(zip((number for number, _, _ in asked), verdicts, strict=True))
     yield from sorted(found.items())
 

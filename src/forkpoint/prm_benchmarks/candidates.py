@@ -18,6 +18,7 @@ from typing import Any, Literal
 from forkpoint.formats.cells import cell, items, text
 from forkpoint.formats.containers import read_rows
 from forkpoint.grading.grade import answer_key, check_grader, grade_all
+from forkpoint.grading.response import Reasoning, check_reasoning
 from forkpoint.records import Solution
 from forkpoint.steps import Segmentation, newline_steps
 
@@ -47,9 +48,13 @@ class CandidateColumns:
     grader: str = "math"
     """How answers are read and judged if no column gives them: numeric, math, exact, choice, code, or
     module:function."""
+    reasoning: Reasoning = "drop"
+    """Whether text between reasoning tags such as `<think>` is dropped before answers are looked for, or read
+    like the rest."""
 
     def __post_init__(self) -> None:
         check_grader(self.grader)
+        check_reasoning(self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
