@@ -575,6 +575,62 @@ def test_different_mathematics_is_wrong(reference: str, prediction: str) -> None
     ] == ["wrong"] * 2
 
 
+@pytest.mark.parametrize(
+    ("reference", "prediction"),
+    [
+        ("HHT", "THH"),
+        ("ABC", "BCA"),
+        ("AB", "BA"),
+        ("HHT", "T H H"),
+        ("H T T", "TTH"),
+        ("HHT", r"\text{THH}"),
+        ("HHT", r"\mathrm{THH}"),
+        ("AB", "ab"),
+        ("HHT, HTH", "HHT, THH"),
+        ("(AB, CD)", "(CD, AB)"),
+        ("listen", "silent"),
+        ("2,3", "2,2,3"),
+        ("2,2,3", "2,3,3"),
+        ("3", "3,3"),
+        ("3 and 4", "3, 4, and 4"),
+        ("(1,2)", "(1,2,2)"),
+        (r"\sqrt{2}, 3", r"3, \sqrt{2}, 3"),
+        ("x=2", "x=2, x=2"),
+    ],
+)
+def test_order_and_number_of_letters_and_items_count(reference: str, prediction: str) -> None:
+    for first, second in ((reference, prediction), (prediction, reference)):
+        assert not is_correct(first, second, "math")
+        assert not is_correct(first, f"\\boxed{{{second}}}", "math")
+        assert is_correct(first, first, "math")
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction"),
+    [
+        ("HHT", "HHT"),
+        ("HHT", "H H T"),
+        ("HHT", r"\text{HHT}"),
+        ("Tom", "tom"),
+        ("NO", "no"),
+        ("HT, TH", "TH, HT"),
+        ("2,3", "3, 2"),
+        ("2 and 3", "2, 3"),
+        ("1, 2, and 3", r"3, 2 \text{ or } 1"),
+        (r"\pm 3", "3, -3"),
+        (r"\{2,3\}", "3,2"),
+        ("(1,2)", "1,2"),
+        ("1,000, 2,000", "1000, 2000"),
+        ("x=2, x=3", "3, 2"),
+        (r"2 \text{ and } 3", "2,3"),
+        ("2x", "2*x"),
+        ("xy", r"y \cdot x"),
+    ],
+)
+def test_equal_words_and_lists_are_equal(reference: str, prediction: str) -> None:
+    assert is_correct(reference, prediction, "math")
+
+
 AMOUNTS = [
     ("12", "12 cups"),
     ("12", "12 cups of flour"),

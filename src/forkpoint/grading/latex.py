@@ -83,6 +83,15 @@ _CHOICE = re.compile(
     re.DOTALL,
 )
 """A choice with its letter in round brackets, and perhaps its value: `\\textbf{(B)}\\ 12`."""
+_LETTERS = re.compile(r"(?=[A-Za-z]\s*[A-Za-z])[A-Za-z]+(?:\s+[A-Za-z]+)*")
+"""At least two letters, without commands: a word or a sequence rather than a product of symbols."""
+_FAMILIAR = frozenset(("yes", "no", "true", "false", "none"))
+_SEPARATOR = re.compile(r"[{}()\[\]]|(?P<separator>[,;]|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z]))")
+_MANY = re.compile(
+    r"\\(?:pm|mp|[lc]?dots|begin|cup|cap|in|mid|[{}]|setminus|neq?|[lg]eq?)(?![A-Za-z])|\.\.\.|[|<>∈]"
+)
+"""What may stand for any number of items."""
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _BASE = re.compile(r"(?<=\d)_\{?(\w+)\}?")
 _UNITS = {
     name: names.split()[0]
@@ -179,10 +188,67 @@ def decide(reference: MathAnswer, prediction: MathAnswer) -> bool | None:
         return same_number(numbers[0], numbers[1])
     if reference.is_words or prediction.is_words:
         return reference.key.casefold() == prediction.key.casefold()
+    if _LETTERS.fullmatch(reference.text) and _LETTERS.fullmatch(prediction.text):
+        return _same_word(reference.text, prediction.text)
     if _BASE.findall(reference.text) != _BASE.findall(prediction.text):
         return False
     brackets = _brackets(reference.text), _brackets(prediction.text)
-    return False if brackets[0] and brackets[1] and brackets[0] != brackets[1] else None
+    if brackets[0] and brackets[1] and brackets[0] != brackets[1]:
+        return False
+    return _decide_lists(reference.text, prediction.text)
+
+
+def _same_word(one: str, other: str) -> bool:
+    """Compare letters in their order: `HHT` is not `THH`. The case counts except for a capital at the start."""
+    letters = [re.sub(r"\s+", "", word) for word in (one, other)]
+    if letters[0][1:] == letters[1][1:] and len(letters[0]) > 1:
+        return letters[0].casefold() == letters[1].casefold()
+    return letters[0] == letters[1] or (
+        letters[0].casefold() == letters[1].casefold() and letters[0].casefold() in _FAMILIAR
+    )
+
+
+def _decide_lists(reference: str, prediction: str) -> bool | None:
+    """Compare lists of numbers and lists of words, and any lists of different lengths; None for the others.
+
+    Items count as often as they are written: `2,3` is not `2,2,3`. Sets are left to the parser.
+    """
+    if any(_MANY.search(text) for text in (reference, prediction)):
+        return None
+    items = _items(reference), _items(prediction)
+    if len(items[0]) != len(items[1]):
+        items = _items(_THOUSANDS.sub("", reference)), _items(_THOUSANDS.sub("", prediction))
+    if len(items[0]) != len(items[1]):
+        return None if not items[0] or not items[1] else False
+    if len(items[0]) < 2:
+        return None
+    keys = [[_item_key(item) for item in side] for side in items]
+    brackets = _brackets(reference), _brackets(prediction)
+    if not any(brackets):
+        keys = [sorted(side) for side in keys]
+    if keys[0] == keys[1]:
+        return True if brackets[0] == brackets[1] else None
+    is_plain = all(_LETTERS.fullmatch(item) for item in items[0] + items[1])
+    return False if is_plain or set(keys[0]) == set(keys[1]) else None
+
+
+def _item_key(item: str) -> str:
+    number = parse_number(item)
+    return str(number.value) if number else re.sub(r"\s+", "", item)
+
+
+def _items(text: str) -> list[str]:
+    """Return the items of a list: what stands between the commas, `and` and `or` outside brackets."""
+    inner = re.fullmatch(r"\s*[(\[](.*)[)\]]\s*", text, re.DOTALL)
+    text = inner[1] if inner and _brackets(text) else text
+    items, level, start = [], 0, 0
+    for token in _SEPARATOR.finditer(text):
+        level += (token.group() in "{([") - (token.group() in "})]")
+        if level == 0 and token["separator"]:
+            items.append(text[start : token.start()])
+            start = token.end()
+    items.append(text[start:])
+    return [item.strip() for item in items if item.strip()]
 
 
 def syntax_trouble(text: str) -> str | None:
