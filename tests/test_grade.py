@@ -18,19 +18,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forkpoint.grading.file import GradeCounts, grade_file
 from forkpoint.grading.grade import (
-    GradeCounts,
     answer_key,
     check_grader,
     check_reference,
     extract_answer,
     grade,
     grade_all,
-    grade_file,
     is_correct,
 )
 from forkpoint.grading.numerals import parse_number
 from forkpoint.grading.pool import GradingPool, GradingWorker, close_shared_pools, shared_pool
+from forkpoint.grading.unread import Sample, Unread, count_unread
 from forkpoint.select import majority
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -827,9 +827,9 @@ REPETITIVE = [
 @pytest.mark.parametrize("grader", ["numeric", "math", "choice"])
 @pytest.mark.parametrize("prediction", REPETITIVE, ids=lambda text: text[:12])
 def test_finding_an_answer_takes_linear_time(prediction: str, grader: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     extract_answer(prediction, grader)
-    assert time.monotonic() - start < 1
+    assert time.process_time() - start < 5  # quadratic time would be minutes
 
 
 @pytest.mark.parametrize("grader", ["numeric", "math"])
@@ -1026,6 +1026,53 @@ def test_a_file_is_graded_line_by_line_and_nothing_is_dropped(tmp_path: Path) ->
         *["unreadable"] * 5,
         "correct",
     ]
+
+
+def long_solution(number: int) -> str:
+    return f"There are {number - 2} of them at first, and two more come. " * 5 + f"So that makes {number}"
+
+
+def test_texts_without_an_answer_are_counted_and_the_grader_that_reads_them_is_named(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    texts = [
+        *map(long_solution, range(10, 20)),
+        "The answer is 5",
+        r"\boxed{",
+        r"\boxed{\frac{1}{2",
+        r"\frac{1}{2",
+        "<think>7",
+    ]
+    rows = [{"reference": str(10 + idx), "prediction": text} for idx, text in enumerate(texts)]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unread = grade_file(answers, "math").unread
+    assert unread == Unread(
+        15, num_without_answer=10, num_ungradable=1, num_cut_off=3, likely_grader="numeric"
+    )
+    assert unread.message().splitlines() == [
+        "15 texts: 10 had no answer, 1 could not be graded, 3 were cut off; these count as wrong",
+        "warning: 93.3% of the texts were not read; --grader numeric finds correct answers in them",
+    ]
+    counted = grade_file(answers, "numeric").unread
+    assert (counted.num_without_answer, counted.likely_grader) == (0, None)
+
+
+def test_a_few_texts_without_an_answer_are_no_warning(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    texts = ["The answer is 5"] * 38 + ["", "The answer is 9**9"]
+    answers.write_text("".join(json.dumps({"reference": "5", "prediction": text}) + "\n" for text in texts))
+    unread = grade_file(answers, "numeric").unread
+    assert unread == Unread(40, num_without_answer=1, num_ungradable=1)
+    assert "warning" not in unread.message()
+    assert "warning" in grade_file(answers, "choice").unread.message()
+
+
+def test_no_grader_is_named_if_none_reads_the_texts() -> None:
+    pairs = [("5", "I do not know. " * 30)] * 10
+    sample = Sample()
+    sample.add(pairs, verdicts := grade_all(pairs, "math"), "math")
+    found = count_unread(verdicts).explained(sample)
+    assert found == Unread(10, num_without_answer=10)
+    assert "look at some of them" in found.message()
 
 
 def test_a_file_needs_a_grader_and_another_place_for_its_verdicts(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from forkpoint.cli.app import main
 from forkpoint.errors import ConfigDiffers, LayoutError
 from forkpoint.estimates import bootstrap
 from forkpoint.evaluation.metrics import choose_threshold, first_error
+from forkpoint.grading.unread import Unread
 from forkpoint.prm_benchmarks import (
     BestOfNConfig,
     CalibrationConfig,
@@ -357,6 +358,19 @@ def test_verdicts_answers_and_scores_are_ours_or_those_of_the_columns_named(tmp_
     )
     assert accuracies(said)["majority", None, 4] == 0.5  # no two texts are equal, so the first candidate wins
     assert accuracies(said)["oracle", None, 1] == (1 / 4 + 2 / 4) / 2
+
+
+def test_candidates_without_an_answer_are_counted_and_the_grader_that_reads_them_is_named(
+    tmp_path: Path,
+) -> None:
+    solution = "There are two of them at first, and two more come. " * 5 + "So that makes {}"
+    texts = [solution.format(4), solution.format(5), "<think>4", "The answer is 4"]
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "answer": "4", "candidates": texts}])
+    file = read_candidates(path)
+    assert file.unread == Unread(4, num_without_answer=2, num_cut_off=1, likely_grader="numeric")
+    assert best_of_n(file, tmp_path / "out")["unread"]["num_without_answer"] == 2
+    read = read_candidates(path, CandidateColumns(grader="numeric", reasoning="read"))
+    assert read.unread == Unread(4)
 
 
 def test_a_prm_picks_by_every_aggregate_and_gains_are_paired(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def _statement(text: str, start: int) -> tuple[str, int]:
 
 
 def _last_box(text: str) -> str | None:
-    """Return the content of the box that is opened last, or of the last boxes that are joined by a comma or word.
+    """Return the content of the box that is opened last, with those that are joined to it by a comma or word.
 
     Raises UnreadableAnswer if the last box is never closed: an earlier box is not the answer of such a text.
     """
@@ -186,7 +186,7 @@ class _Box:
 
 
 def _joins(between: str) -> bool:
-    r"""Return whether the text between two boxes makes them two parts of one answer: `\boxed{2} or x=\boxed{3}`."""
+    r"""Return whether the text between two boxes makes them one answer: `\boxed{2} or x=\boxed{3}`."""
     return len(between) <= MAX_BETWEEN_BOXES and bool(
         _JOINT.fullmatch(_LATEX_NOISE.sub(" ", between).strip())
     )

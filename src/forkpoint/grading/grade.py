@@ -10,14 +10,11 @@ starts no process. This file gives no partial credit and does not judge steps.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, TextIO
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 from forkpoint.checks import check_above
 from forkpoint.grading.answers import find_answer, shown
@@ -25,11 +22,18 @@ from forkpoint.grading.code import find_code, read_tests, run_all
 from forkpoint.grading.latex import decide, math_answer, split_choice, syntax_trouble
 from forkpoint.grading.numerals import parse_number, same_number
 from forkpoint.grading.pool import shared_pool
-from forkpoint.grading.response import Reasoning, UnreadableAnswer, check_reasoning, without_reasoning
+from forkpoint.grading.response import (
+    CUT_OFF,
+    Reasoning,
+    UnreadableAnswer,
+    check_reasoning,
+    without_reasoning,
+)
 
 GRADERS = ("numeric", "math", "exact", "choice", "code")
 TIMEOUT_S = 2.0
-CHUNK_LINES = 1_000
+NO_ANSWER = "no answer"
+"""The reason of a verdict on a text that states no answer."""
 
 Outcome = Literal["correct", "wrong", "ungradable"]
 
@@ -49,33 +53,15 @@ class Verdict:
         """Whether the outcome is `correct`; an ungradable answer is not correct."""
         return self.outcome == "correct"
 
-
-@dataclass(frozen=True, slots=True)
-class UnreadableLine:
-    """A line of a file that cannot be graded."""
-
-    line: int
-    """The line number, counted from 1."""
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class GradeCounts:
-    """Counts of the verdicts on a file; unreadable lines have no verdict."""
-
-    num_correct: int
-    num_wrong: int
-    num_ungradable: int
-    unreadable: tuple[UnreadableLine, ...]
+    @property
+    def has_no_answer(self) -> bool:
+        """Whether the prediction states no answer."""
+        return self.reason == NO_ANSWER
 
     @property
-    def num_graded(self) -> int:
-        return self.num_correct + self.num_wrong + self.num_ungradable
-
-    @property
-    def accuracy(self) -> float | None:
-        """Share of correct answers, counting ungradable ones as wrong; None if nothing was graded."""
-        return self.num_correct / self.num_graded if self.num_graded else None
+    def is_cut_off(self) -> bool:
+        """Whether the prediction ends before its answer does, as far as its text shows."""
+        return CUT_OFF in self.reason and self.answer is None
 
 
 def check_grader(grader: str) -> None:
@@ -167,44 +153,6 @@ def grade_all(
     return settled
 
 
-def grade_file(
-    path: str | Path,
-    grader: str | None = None,
-    out: str | Path | None = None,
-    timeout_s: float = TIMEOUT_S,
-    reasoning: Reasoning = "drop",
-) -> GradeCounts:
-    """Grade a JSONL file with the fields `reference` and `prediction`, and optionally `grader`.
-
-    A row's own grader takes precedence over `grader`. Every verdict is written to `out` as a JSON line with
-    the number of the line it belongs to. Lines that cannot be graded are written with the outcome
-    `unreadable`, counted and returned.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not a file; grade needs JSON lines with the fields reference and prediction"
-        )
-    if grader is not None:
-        check_grader(grader)
-    how = _How(grader, timeout_s, reasoning)
-    if out is None:
-        return _grade_lines(path, how, None)
-    if Path(out).resolve() == path.resolve():
-        raise ValueError(f"{out} is the file to be graded; write the verdicts to another one")
-    with Path(out).open("w", encoding="utf-8") as sink:
-        return _grade_lines(path, how, sink)
-
-
-@dataclass(frozen=True, slots=True)
-class _How:
-    """How a file is graded."""
-
-    grader: str | None
-    timeout_s: float
-    reasoning: Reasoning
-
-
 def _grade_code(pairs: Iterable[tuple[str, str]], timeout_s: float, reasoning: Reasoning) -> list[Verdict]:
     asked = [
         (reference, _read(prediction, "code", "the prediction", reasoning)) for reference, prediction in pairs
@@ -261,7 +209,7 @@ def _grade_here(reference: str, prediction: str, grader: str, reasoning: Reasoni
     if answer.failure:
         return Verdict("ungradable", None, answer.failure)
     if answer.answer is None:
-        return Verdict("wrong", None, "no answer")
+        return Verdict("wrong", None, NO_ANSWER)
     if grader == "math":
         return _grade_math(gold.answer, answer.answer)
     return Verdict(_outcome(_is_same(gold.answer, answer.answer, grader)), answer.answer)
@@ -294,58 +242,3 @@ def _grade_math(reference: str, answer: str) -> Verdict | _Owed:
         if trouble:
             return Verdict("ungradable", answer, f"the {whose} {shown(text)} cannot be read: {trouble}")
     return _Owed((gold.text, given.text), answer)
-
-
-def _grade_lines(path: Path, how: _How, sink: TextIO | None) -> GradeCounts:
-    counts: dict[Outcome, int] = {"correct": 0, "wrong": 0, "ungradable": 0}
-    unreadable: list[UnreadableLine] = []
-    with path.open("rb") as lines:
-        numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-        while chunk := list(islice(numbered, CHUNK_LINES)):
-            for number, verdict in _grade_chunk(chunk, how):
-                if isinstance(verdict, Verdict):
-                    counts[verdict.outcome] += 1
-                    row = {"line": number, **asdict(verdict)}
-                else:
-                    unreadable.append(verdict)
-                    row = {"line": number, "outcome": "unreadable", "answer": None, "reason": verdict.reason}
-                if sink:
-                    sink.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return GradeCounts(counts["correct"], counts["wrong"], counts["ungradable"], tuple(unreadable))
-
-
-def _grade_chunk(
-    chunk: Sequence[tuple[int, bytes]], how: _How
-) -> Iterator[tuple[int, Verdict | UnreadableLine]]:
-    found: dict[int, Verdict | UnreadableLine] = {}
-    rows: dict[str, list[tuple[int, str, str]]] = {}
-    for number, line in chunk:
-        try:
-            reference, prediction, row_grader = _row(line, how.grader)
-            rows.setdefault(row_grader, []).append((number, reference, prediction))
-        except (ValueError, RecursionError) as error:
-            found[number] = UnreadableLine(number, str(error))
-    for row_grader, asked in rows.items():
-        pairs = [(reference, prediction) for _, reference, prediction in asked]
-        verdicts = grade_all(pairs, row_grader, how.timeout_s, how.reasoning)
-        found.update(zip((number for number, _, _ in asked), verdicts, strict=True))
-    yield from sorted(found.items())
-
-
-def _row(line: bytes, grader: str | None) -> tuple[str, str, str]:
-    """Return (reference, prediction, grader) of a line; raises ValueError if one is missing."""
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        raise ValueError(f"a line must hold a JSON object; this one holds a {type(row).__name__}")
-    grader = row.get("grader") or grader
-    if not isinstance(grader, str):
-        raise ValueError("there is no grader, neither in the line nor for the whole file")
-    check_grader(grader)
-    return _text(row, "reference"), _text(row, "prediction"), grader
-
-
-def _text(row: dict[str, Any], field: str) -> str:
-    value = row.get(field)
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"field {field!r} must be a string or a number; {shown(str(value))} was found")
-    return str(value)

@@ -66,20 +66,29 @@ _REASON = re.compile(
 )
 """What gives a reason behind an answer, as in `5 (x=2)`."""
 _NO_UNIT = frozenset(
-    "and or not no if is are to by plus minus times over mod modulo base below negative remainder dozen hundred "
-    "thousand million billion trillion half".split()
-)
+    [
+        "and", "or", "not", "no", "if", "is", "are", "to", "by", "plus", "minus", "times", "over",
+        "mod", "modulo", "base", "below", "negative", "remainder", "dozen", "hundred", "thousand",
+        "million", "billion", "trillion", "half",
+    ]
+)  # fmt: skip
 """Words that change the value of the number before them."""
 _NOUN_ENDS = re.compile(r"\s(?:per|each|every|of|in|for|a|an|the|total|left|more|from|at|that|on|worth)\s.*")
 """What follows the noun of a unit; it is not compared (`dollars per book`, `cups of flour`)."""
 _SHORT_NOUNS = frozenset(
-    "bag bar bed bee big box boy bus can car cat cow cub cup day dog egg ewe fan gas hat hen jar job kid leg lot "
-    "man men mat mug new old one out pan pen per pet pie pig pot red row set tin tip ton top toy van way win".split()
-)
+    [
+        "bag", "bar", "bed", "bee", "big", "box", "boy", "bus", "can", "car", "cat", "cow", "cub",
+        "cup", "day", "dog", "egg", "ewe", "fan", "gas", "hat", "hen", "jar", "job", "kid", "leg",
+        "lot", "man", "men", "mat", "mug", "new", "old", "one", "out", "pan", "pen", "per", "pet",
+        "pie", "pig", "pot", "red", "row", "set", "tin", "tip", "ton", "top", "toy", "van", "way",
+        "win",
+    ]
+)  # fmt: skip
 """Words of three letters behind a number; others may be products of symbols (`2 abc`)."""
 _DOUBLE_POWER = re.compile(r"\^\s?(?:-?\w+|\{[^{}]*\})\s?\^")
 _CHOICE = re.compile(
-    r"\s?(?:\\(?:text|textbf|mathrm|mathbf|mbox)\s?\{\s?)?\((?P<letter>[A-J])\)\s?\}?(?:[\s~$:]|\\[ ,;:!]|\\q?quad)*(?P<value>.*)",
+    r"\s?(?:\\(?:text|textbf|mathrm|mathbf|mbox)\s?\{\s?)?\((?P<letter>[A-J])\)\s?\}?"
+    r"(?:[\s~$:]|\\[ ,;:!]|\\q?quad)*(?P<value>.*)",
     re.DOTALL,
 )
 """A choice with its letter in round brackets, and perhaps its value: `\\textbf{(B)}\\ 12`."""
@@ -96,8 +105,9 @@ _BASE = re.compile(r"(?<=\d)_\{?(\w+)\}?")
 _UNITS = {
     name: names.split()[0]
     for names in [
-        "mm millimeter millimetre", "cm centimeter centimetre", "m meter metre", "km kilometer kilometre kmh kph",
-        "in inch inche", "ft foot feet", "yd yard", "mi mile mph", "mg milligram", "g gram", "kg kilogram",
+        "mm millimeter millimetre", "cm centimeter centimetre", "m meter metre",
+        "km kilometer kilometre kmh kph", "in inch inche", "ft foot feet", "yd yard", "mi mile mph",
+        "mg milligram", "g gram", "kg kilogram",
         "lb pound", "oz ounce", "ml milliliter", "l liter litre", "second sec", "minute min", "hour hr h",
         "day", "week", "month", "year yr", "cent", "dollar", "degree", "radian rad", "am", "pm",
     ]
@@ -199,7 +209,7 @@ def decide(reference: MathAnswer, prediction: MathAnswer) -> bool | None:
 
 
 def _same_word(one: str, other: str) -> bool:
-    """Compare letters in their order: `HHT` is not `THH`. The case counts except for a capital at the start."""
+    """Compare letters in their order: `HHT` is not `THH`. Only the first letter's case does not count."""
     letters = [re.sub(r"\s+", "", word) for word in (one, other)]
     if letters[0][1:] == letters[1][1:] and len(letters[0]) > 1:
         return letters[0].casefold() == letters[1].casefold()
@@ -267,7 +277,7 @@ def syntax_trouble(text: str) -> str | None:
 
 
 def _split_unit(text: str) -> tuple[str, str | None]:
-    """Return the value and the unit; the unit is None if there is none, or if it says nothing (`per book`)."""
+    """Return the value and the noun of the unit; None if there is no unit, or no noun in it (`per book`)."""
     for pattern, needs_known_unit in ((_TEXT_UNIT, False), (_PLAIN_UNIT, True), (_WORD_UNIT, False)):
         match = pattern.fullmatch(text)
         if match is None:

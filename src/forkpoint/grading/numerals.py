@@ -62,7 +62,8 @@ _SECOND_AMOUNT = re.compile(
 )
 """After a number: it is one of several, as in `3 apples and 4 pears` and `5 feet 3 inches`."""
 _TWO_AMOUNTS = re.compile(
-    rf"\s{{0,9}}{_AMOUNT}(?:{_WORDS}{{0,3}},?[ ](?:and|or|plus)|{_WORDS}{{1,2}},?)[ ]{_AMOUNT}{_WORDS}{{0,3}}[.]?\s{{0,9}}"
+    rf"\s{{0,9}}{_AMOUNT}(?:{_WORDS}{{0,3}},?[ ](?:and|or|plus)|{_WORDS}{{1,2}},?)[ ]{_AMOUNT}"
+    rf"{_WORDS}{{0,3}}[.]?\s{{0,9}}"
 )
 
 _TYPOGRAPHY = str.maketrans(

@@ -30,7 +30,7 @@ REASONING_TAGS = (
     ("◁think▷", "◁/think▷"),
     ("<unused94>", "<unused95>"),
 )
-"""The tags around the reasoning of current models; the first of a pair may be missing (it is in the prompt)."""
+"""The tags around the reasoning of current models; the opening one may be missing (it is in the prompt)."""
 FINAL_CHANNEL = re.compile(r"<\|channel\|>final[^<\n]{0,40}<\|message\|>|assistantfinal(?![a-z])")
 """What begins the answer of a model that writes in channels; special tokens may have been removed."""
 _ANALYSIS = re.compile(r"<\|channel\|>\s?(?:analysis|commentary)|\A\s?analysis(?=[A-Z])")
@@ -62,7 +62,8 @@ _HASH_ANSWER = re.compile(
 )
 """A line such as `#### 18 apples`, but no heading such as `#### Step 2` or `#### 2. Add them`."""
 _NEXT_TASK = re.compile(
-    r"^[ \t#*<|]{0,8}(?:(?:Question|Problem|Instruction|Exercise|Q|Human|User)(?:[ \t]?\d{1,3})?[*]{0,2}[ \t]?:"
+    r"^[ \t#*<|]{0,8}"
+    r"(?:(?:Question|Problem|Instruction|Exercise|Q|Human|User)(?:[ \t]?\d{1,3})?[*]{0,2}[ \t]?:"
     r"|(?<=#)[ \t]?(?:Question|Problem|Instruction|Exercise)\b)",
     re.MULTILINE,
 )
@@ -114,8 +115,8 @@ def check_reasoning(reasoning: str) -> None:
 def json_answer(text: str) -> str | None:
     """Return the answer of a JSON object, such as the 6 of `{"reasoning": "3 times 2", "answer": "6"}`.
 
-    The object is the whole text, its beginning, or its last part, perhaps in a code fence. The key may be any
-    that ends in `answer`, or else `result`. None if there is no such object or key. Raises UnreadableAnswer if
+    The object is the whole text, its beginning, or its last part, perhaps in a code fence. The key ends in
+    `answer`, or is `result`. None if there is no such object or key. Raises UnreadableAnswer if
     the text ends within the object.
     """
     starts = list(_OBJECT.finditer(text))
