@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -212,6 +214,11 @@ def test_a_list_below_a_marker_is_several_answers() -> None:
     assert is_correct("5, 6", "Answer:\n- 5\n- 6\n", "math")
     assert is_correct("5, 6", "Answer:\n1. $5$\n2. $6$", "math")
     assert grade("5", "Answer:\n- 5\n- 6\n", "numeric").outcome == "ungradable"
+
+
+def test_a_heading_with_nothing_below_announces_nothing() -> None:
+    assert is_correct("5", "So 2 + 3 = 5.\n# Answer", "numeric")
+    assert is_correct("5", "The answer is 5.\n## Final answer\n", "math")
 
 
 def test_a_matrix_below_a_marker_is_read_whole() -> None:
@@ -1159,6 +1166,43 @@ def test_math_finds_the_real_pairs_consistent_that_are_not_garbled() -> None:
         "1371/2",
     )
     assert all(any(mark in prediction for mark in marks) for prediction in garbled)
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "grading.md"
+
+
+def examples_of(header: str) -> list[tuple[str, ...]]:
+    """Return the rows of the page's table with this header, as the contents of their cells."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    start = lines.index(header) + 2
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    # bars inside code spans do not end a cell
+    return [tuple(re.findall(r"(?:`[^`]*`|[^`|])+", row)) for row in rows]
+
+
+def code(cell: str) -> str:
+    return cell.strip().strip("`").replace("\\n", "\n")
+
+
+@pytest.mark.parametrize(
+    "row", examples_of("| | rule | text | grader | answer |"), ids=lambda row: row[2].strip()
+)
+def test_the_page_on_grading_says_what_is_read(row: tuple[str, ...]) -> None:
+    text, grader, answer = code(row[-3]), code(row[-2]), row[-1].strip()
+    if answer in ("cut off", "none"):
+        verdict = grade("5", text, grader)
+        assert verdict.answer is None
+        assert verdict.is_cut_off == (answer == "cut off")
+        assert verdict.has_no_answer == (answer == "none")
+    else:
+        assert extract_answer(text, grader) == code(answer)
+
+
+@pytest.mark.parametrize(
+    "row", examples_of("| rule | reference | text | grader | verdict |"), ids=lambda row: row[-3].strip()
+)
+def test_the_page_on_grading_says_what_is_compared(row: tuple[str, ...]) -> None:
+    assert grade(code(row[-4]), code(row[-3]), code(row[-2])).outcome == row[-1].strip()
 
 
 def environment() -> dict[str, str]:

@@ -438,7 +438,7 @@ def test_steps_of_a_candidate_joined_are_its_text(how: Any) -> None:
     ],
 )
 def test_a_row_without_candidates_is_refused_with_its_line(
-    change: dict[str, Any], columns: dict[str, str], message: str, tmp_path: Path
+    change: dict[str, Any], columns: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read_candidates(

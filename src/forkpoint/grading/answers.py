@@ -59,11 +59,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 def find_answer(text: str, grader: str, reasoning: Reasoning = "drop") -> str | None:
     """Return the answer in `text` as it is written, or None if there is none.
 
-    The last box wins, then the last `####` or phrase that announces an answer. If nothing follows
-    that marker, there is no answer. Without a marker the answer is the last number (`numeric`), the last
-    letter in brackets or on its own line (`choice`), or else the whole text if it is short. Raises
-    UnreadableAnswer if an answer is cut off, too long, holds control characters, or is not what the grader
-    compares, such as an expression for `numeric`.
+    Reasoning between tags is dropped unless `reasoning` is `read`. A JSON object gives its answer; of other
+    texts, what runs on after the answer is dropped. Then the last box wins, then the last `####`, heading or
+    phrase that announces an answer. If nothing follows that phrase, there is no answer. Without a marker the
+    answer is the last number (`numeric`), the last letter in brackets or on its own line (`choice`), or else
+    the whole text if it is short. Raises UnreadableAnswer if an answer is cut off, too long, holds control
+    characters, or is not what the grader compares, such as an expression for `numeric`.
     """
     if reasoning == "drop":
         text = without_reasoning(text)

@@ -229,11 +229,13 @@ def _plain_string(answer: str) -> str:
 
 
 def _grade_math(reference: str, answer: str) -> Verdict | _Owed:
-    letters, values = zip(split_choice(reference), split_choice(answer), strict=True)
-    if letters[0] and letters[1]:
-        return Verdict(_outcome(letters[0] == letters[1]), answer)
-    has_both = any(letter and value for letter, value in zip(letters, values, strict=True))
-    gold, given = map(math_answer, values if has_both else (reference, answer))
+    (gold_letter, gold_value), (letter, value) = split_choice(reference), split_choice(answer)
+    if gold_letter and letter:
+        return Verdict(_outcome(gold_letter == letter), answer)
+    if (gold_letter and gold_value) or (letter and value):
+        gold, given = math_answer(gold_value), math_answer(value)
+    else:
+        gold, given = math_answer(reference), math_answer(answer)
     is_same = decide(gold, given)
     if is_same is not None:
         return Verdict(_outcome(is_same), answer)

@@ -100,6 +100,7 @@ _MANY = re.compile(
     r"\\(?:pm|mp|[lc]?dots|begin|cup|cap|in|mid|[{}]|setminus|neq?|[lg]eq?)(?![A-Za-z])|\.\.\.|[|<>∈]"
 )
 """What may stand for any number of items."""
+_PROSE = re.compile(r"(?:[A-Za-z]{2,}[,.]?\s+){2}[A-Za-z]{2}")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _BASE = re.compile(r"(?<=\d)_\{?(\w+)\}?")
 _UNITS = {
@@ -223,7 +224,7 @@ def _decide_lists(reference: str, prediction: str) -> bool | None:
 
     Items count as often as they are written: `2,3` is not `2,2,3`. Sets are left to the parser.
     """
-    if any(_MANY.search(text) for text in (reference, prediction)):
+    if any(_MANY.search(text) or _PROSE.search(text) for text in (reference, prediction)):
         return None
     items = _items(reference), _items(prediction)
     if len(items[0]) != len(items[1]):

@@ -45,7 +45,7 @@ class UnreadableAnswer(ValueError):
 
 MARKER = re.compile(
     r"####|(?i:\banswer(?:\s{1,3}is\b|[\s*]{0,4}[:=])|<answer>)|^[ \t]{0,8}A:"
-    r"|^[ \t#*_]{0,8}(?i:(?:the )?(?:final )?answer)[ \t*_]{0,8}$",  # a heading
+    r"|^[ \t#*_]{0,8}(?i:(?:the )?(?:final )?answer)[ \t*_]{0,8}$(?=\s{1,9}\S)",  # a heading with text below
     re.MULTILINE,
 )
 """What announces an answer, apart from a box."""
