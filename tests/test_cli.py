@@ -265,7 +265,10 @@ def test_grade_counts_a_file_and_writes_verdicts(tmp_path: Path) -> None:
     file.write_text(
         "".join(json.dumps({"reference": left, "prediction": right}) + "\n" for left, right in rows)
     )
-    succeeded("grade", file, "--out", tmp_path / "verdicts.jsonl")
+    done = forkpoint("grade", file, "--out", tmp_path / "verdicts.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "5 texts: 0 had no answer, 1 could not be graded, 0 were cut off" in done.stderr
+    assert "warning: 20.0% of the texts were not read" in done.stderr
     outcomes = [
         json.loads(line)["outcome"] for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()
     ]

@@ -16,7 +16,8 @@ import pytest
 from forkpoint.grading import code as code_grader
 from forkpoint.grading.code import find_code, read_tests, run_all
 from forkpoint.grading.ends import graded
-from forkpoint.grading.grade import answer_key, check_reference, grade, grade_all, grade_file
+from forkpoint.grading.file import grade_file
+from forkpoint.grading.grade import answer_key, check_reference, grade, grade_all
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
 

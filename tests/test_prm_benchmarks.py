@@ -22,6 +22,7 @@ from forkpoint.cli.app import main
 from forkpoint.errors import ConfigDiffers, LayoutError
 from forkpoint.estimates import bootstrap
 from forkpoint.evaluation.metrics import choose_threshold, first_error
+from forkpoint.grading.unread import Unread
 from forkpoint.prm_benchmarks import (
     BestOfNConfig,
     CalibrationConfig,
@@ -359,6 +360,19 @@ def test_verdicts_answers_and_scores_are_ours_or_those_of_the_columns_named(tmp_
     assert accuracies(said)["oracle", None, 1] == (1 / 4 + 2 / 4) / 2
 
 
+def test_candidates_without_an_answer_are_counted_and_the_grader_that_reads_them_is_named(
+    tmp_path: Path,
+) -> None:
+    solution = "There are two of them at first, and two more come. " * 5 + "So that makes {}"
+    texts = [solution.format(4), solution.format(5), "<think>4", "The answer is 4"]
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "answer": "4", "candidates": texts}])
+    file = read_candidates(path)
+    assert file.unread == Unread(4, num_without_answer=2, num_cut_off=1, likely_grader="numeric")
+    assert best_of_n(file, tmp_path / "out")["unread"]["num_without_answer"] == 2
+    read = read_candidates(path, CandidateColumns(grader="numeric", reasoning="read"))
+    assert read.unread == Unread(4)
+
+
 def test_a_prm_picks_by_every_aggregate_and_gains_are_paired(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "candidates.jsonl", candidate_rows())
     scorer = FunctionScorer(
@@ -424,7 +438,7 @@ def test_steps_of_a_candidate_joined_are_its_text(how: Any) -> None:
     ],
 )
 def test_a_row_without_candidates_is_refused_with_its_line(
-    change: dict[str, Any], columns: dict[str, str], message: str, tmp_path: Path
+    change: dict[str, Any], columns: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read_candidates(

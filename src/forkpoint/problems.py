@@ -25,8 +25,9 @@ from pathlib import Path
 from urllib.parse import unquote_plus
 
 from forkpoint.checks import check_at_least
-from forkpoint.grading.answers import UnreadableAnswer, find_marked
+from forkpoint.grading.answers import find_marked
 from forkpoint.grading.grade import check_grader, check_reference
+from forkpoint.grading.response import UnreadableAnswer
 from forkpoint.lab.problem_set import lab_problems
 from forkpoint.lab.story import LEVELS, SPLITS
 from forkpoint.records import Problem

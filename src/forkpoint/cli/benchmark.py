@@ -178,10 +178,8 @@ def best_of_n(
             _interval(row["accuracy"]),
             _interval(gain, "+") if gain else "",
         )
-    if candidates.num_ungradable:
-        err_console.print(
-            f"{candidates.num_ungradable:,} answers could not be graded and count as wrong", highlight=False
-        )
+    if candidates.unread:
+        err_console.print(candidates.unread.message(), highlight=False, markup=False, soft_wrap=True)
     return _show(table, results, out)
 
 

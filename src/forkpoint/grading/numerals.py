@@ -44,6 +44,28 @@ _OPERAND_AFTER = re.compile(
     re.ASCII,
 )
 
+_SIGN_OF_A_TERM = re.compile(r"[)\]|!'’]\Z|\}[ ]?\Z")
+"""Before a sign: the sign adds a term, as in `2\\sqrt{3}+2` and `f(x)-3`."""
+_ASIDE = re.compile(r"[ ]?\([^()]*=[^()]*\)")
+"""Brackets that hold an equation, as in `5 (x=2)`."""
+_CLAUSE = re.compile(
+    r"(?<=[\w)}$])(?:,?[ ](?:since|because|where|when|if|given|assuming|as|using)\b"
+    r"|(?:,[ ]?|,?[ ](?:for|with|at|from|and)[ ])\$?[A-Za-z](?:_\w{1,3})?[ ]?=)"
+)
+"""What gives a reason or a condition, as in `5, since a=2`, `5 for x=2` and `5, x=2`."""
+_DIGIT = re.compile(r"\d", re.ASCII)
+_AMOUNT = r"[-+]?(?:[$€£][ ]?)?\d[\d,./]*"
+_WORDS = r"(?:[ ][A-Za-z][A-Za-z'’-]*)"
+_SECOND_AMOUNT = re.compile(
+    rf"{_WORDS}{{0,3}},?[ ](?:and|or|plus)[ ]{_AMOUNT}"
+    rf"|{_WORDS}{{1,2}},?[ ]{_AMOUNT}{_WORDS}{{0,2}}[.]?[ ]?\Z"
+)
+"""After a number: it is one of several, as in `3 apples and 4 pears` and `5 feet 3 inches`."""
+_TWO_AMOUNTS = re.compile(
+    rf"\s{{0,9}}{_AMOUNT}(?:{_WORDS}{{0,3}},?[ ](?:and|or|plus)|{_WORDS}{{1,2}},?)[ ]{_AMOUNT}"
+    rf"{_WORDS}{{0,3}}[.]?\s{{0,9}}"
+)
+
 _TYPOGRAPHY = str.maketrans(
     {"−": "-", "\u00a0": " ", "\u2009": " ", "\u202f": " ", "½": " 1/2", "¼": " 1/4", "¾": " 3/4"}
 )
@@ -73,20 +95,49 @@ def parse_number(text: str) -> Number | None:
 
 
 def first_number(text: str) -> Number | None:
-    """Return the first number after the last equals sign in `text`.
+    """Return the number that an announced answer gives: the first one after the last equals sign.
 
-    None if it is an operand or there is none.
+    Equations in brackets and in clauses behind a number (`5 (x=2)`, `5, since a=2`) are not read. None if the
+    number is an operand, if there are several (`3 apples and 4 pears`), or if there is none.
     """
-    match = _NUMERAL.search(plain(text).rpartition("=")[2])
-    return _free_number(match) if match else None
+    text = _without_reasons(plain(text))
+    match = _NUMERAL.search(text.rpartition("=")[2])
+    if match is None or _SECOND_AMOUNT.match(match.string, match.end()):
+        return None
+    return _free_number(match)
 
 
 def last_number(text: str) -> Number | None:
-    """Return the last number in `text`; None if it is an operand or there is none."""
+    """Return the last number in `text`; None if it is an operand, one of two amounts, or there is none."""
+    text = plain(text)
+    if len(text) <= 2 * MAX_NUMERAL_CHARS and _TWO_AMOUNTS.fullmatch(text):
+        return None
     match = None
-    for match in _NUMERAL.finditer(plain(text)):  # noqa: B007 the loop ends on the last match
+    for match in _NUMERAL.finditer(_without_last_aside(text)):  # noqa: B007 the loop ends on the last match
         pass
     return _free_number(match) if match else None
+
+
+def _without_reasons(text: str) -> str:
+    """Return `text` without equations in brackets and without clauses, as far as a digit is left.
+
+    Empty if two variables have values (`x=5, y=2`).
+    """
+    shorter = _ASIDE.sub("", text)
+    text = shorter if _DIGIT.search(shorter) else text
+    first_digit = _DIGIT.search(text)
+    clause = _CLAUSE.search(text, first_digit.end()) if first_digit else None
+    if clause is None:
+        return text
+    return "" if "=" in clause.group() and "=" in text[: clause.start()] else text[: clause.start()]
+
+
+def _without_last_aside(text: str) -> str:
+    """Return `text` without an equation in brackets at its end that follows a number."""
+    start = text.rfind("(")
+    is_short = 0 < len(text) - start <= MAX_NUMERAL_CHARS  # finding an equation is quadratic in the length
+    is_last = start > 0 and is_short and _ASIDE.fullmatch(text[start:].rstrip(" .\n"))
+    return text[:start] if is_last and re.search(r"\d[ ]?\Z", text[max(0, start - 2) : start]) else text
 
 
 def same_number(reference: Number, prediction: Number) -> bool:
@@ -129,6 +180,8 @@ def _free_number(match: re.Match[str]) -> Number | None:
         match.string[end : end + _CONTEXT_CHARS],
     )
     if end - start > MAX_NUMERAL_CHARS or _OPERAND_BEFORE.search(before) or _OPERAND_AFTER.match(after):
+        return None
+    if match["sign"].strip("$€£ ") and _SIGN_OF_A_TERM.search(before):
         return None
     return _number(match)
 

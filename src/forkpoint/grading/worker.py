@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from forkpoint.grading.algebra import load_math_judge
 
 Judge = Callable[[str, str], object]
 ORPHAN_GRACE_S = 2.0
@@ -34,32 +35,6 @@ def load_judge(grader: str) -> Judge:
         raise TypeError(f"{grader} is not a function")
     found: Judge = judge
     return found
-
-
-def load_math_judge() -> Judge:
-    """Load the judge that compares two LaTeX texts with math-verify.
-
-    The import and the first parse are slow, so they are done here, before the time limit of any answer
-    starts.
-    """
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    logging.disable(logging.CRITICAL)  # math-verify logs every expression that it cannot parse
-
-    def parsed(text: str) -> list[Any]:
-        # no time-outs of its own: they need SIGALRM and cannot interrupt a long call into C
-        found: list[Any] = parse(
-            f"${text}$", [LatexExtractionConfig()], parsing_timeout=None, raise_on_error=True
-        )
-        if all(isinstance(candidate, str) for candidate in found):
-            raise ValueError(f"{text[:100]!r} is not an expression that math-verify can parse")
-        return found
-
-    def judge(reference: str, prediction: str) -> bool:
-        return bool(verify(parsed(reference), parsed(prediction), timeout_seconds=None, raise_on_error=True))
-
-    judge(r"\frac{1}{2}", r"\sqrt{x^2+1}")
-    return judge
 
 
 def serve(judge: Judge, requests: BinaryIO, replies: BinaryIO) -> None:

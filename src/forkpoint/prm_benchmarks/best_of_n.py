@@ -104,6 +104,7 @@ def best_of_n(
             [[problem.question, [solution.text for solution in problem.solutions]] for problem in problems]
         ),
         "num_ungradable": file.num_ungradable,
+        "unread": asdict(file.unread) if file.unread else None,
         "refused": refused,
     }
     return write_results(out, "best-of-n", scorer.name if scorer is not None else None, asdict(config), found)

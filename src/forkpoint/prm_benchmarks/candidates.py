@@ -18,6 +18,8 @@ from typing import Any, Literal
 from forkpoint.formats.cells import cell, items, text
 from forkpoint.formats.containers import read_rows
 from forkpoint.grading.grade import answer_key, check_grader, grade_all
+from forkpoint.grading.response import Reasoning, check_reasoning
+from forkpoint.grading.unread import Sample, Unread, count_unread
 from forkpoint.records import Solution
 from forkpoint.row_files import as_text
 from forkpoint.steps import Segmentation, newline_steps
@@ -48,9 +50,13 @@ class CandidateColumns:
     grader: str = "math"
     """How answers are read and judged if no column gives them: numeric, math, exact, choice, code, or
     module:function."""
+    reasoning: Reasoning = "drop"
+    """Whether text between reasoning tags such as `<think>` is dropped before answers are looked for, or read
+    like the rest."""
 
     def __post_init__(self) -> None:
         check_grader(self.grader)
+        check_reasoning(self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +80,8 @@ class CandidateFile:
     columns: CandidateColumns
     num_ungradable: int = 0
     """Number of answers without a verdict; they count as wrong."""
+    unread: Unread | None = None
+    """The candidates of which no answer was compared; None if the file gives the verdicts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +110,17 @@ def read_candidates(source: str, columns: CandidateColumns = CandidateColumns())
             raise ValueError(f"{where} is not a problem with candidates: {error}") from None
     if not rows:
         raise ValueError(f"{source} holds no problems")
-    num_ungradable = 0
+    num_ungradable, unread = 0, None
     if columns.verdicts is None:
-        graded = grade_all([(row.gold, candidate) for row in rows for candidate in row.texts], columns.grader)
+        pairs = [(row.gold, candidate) for row in rows for candidate in row.texts]
+        graded = grade_all(pairs, columns.grader, reasoning=columns.reasoning)
         num_ungradable = sum(verdict.outcome == "ungradable" for verdict in graded)
+        sample = Sample()
+        sample.add(pairs, graded, columns.grader)
+        unread = count_unread(graded).explained(sample, columns.reasoning)
         remaining = iter(graded)
         rows = [replace(row, verdicts=tuple(next(remaining).is_correct for _ in row.texts)) for row in rows]
-    return CandidateFile(tuple(_candidates(row, columns.grader) for row in rows), columns, num_ungradable)
+    return CandidateFile(tuple(_candidates(row, columns) for row in rows), columns, num_ungradable, unread)
 
 
 def cut(candidate: str, how: Cut) -> tuple[str, ...]:
@@ -188,10 +200,12 @@ def _scores(value: Any) -> tuple[float, ...]:
     return tuple(float(score) for score in scores)
 
 
-def _candidates(row: _Row, grader: str) -> Candidates:
+def _candidates(row: _Row, columns: CandidateColumns) -> Candidates:
     assert row.verdicts is not None, "rows without verdicts have been graded"
     answers = (
-        row.answers if row.answers is not None else [answer_key(candidate, grader) for candidate in row.texts]
+        row.answers
+        if row.answers is not None
+        else [answer_key(candidate, columns.grader, columns.reasoning) for candidate in row.texts]
     )
     solutions = tuple(
         Solution(candidate, (), (), None if answer is None else str(answer), is_correct, num_sampled_tokens=0)
