@@ -1020,7 +1020,7 @@ def test_a_file_is_graded_line_by_line_and_nothing_is_dropped(tmp_path: Path) ->
     counts = grade_file(answers, "numeric", out)
     assert (counts.num_correct, counts.num_wrong, counts.num_ungradable) == (3, 1, 1)
     assert [found.line for found in counts.unreadable] == [6, 7, 8, 9, 10]
-    assert counts.unreadable[1].reason == "field 'prediction' must be a string or a number; 'None' was found"
+    assert counts.unreadable[1].reason == "field 'prediction' must hold a string or a number; it holds None"
     assert (counts.num_graded, counts.accuracy) == (5, 0.6)
     rows = rows_of(out)
     assert [row["line"] for row in rows] == [1, 2, 4, 5, 6, 7, 8, 9, 10, 11]
@@ -1033,6 +1033,21 @@ def test_a_file_is_graded_line_by_line_and_nothing_is_dropped(tmp_path: Path) ->
         *["unreadable"] * 5,
         "correct",
     ]
+
+
+def test_half_of_a_surrogate_pair_is_one_unreadable_line_and_the_others_get_verdicts(tmp_path: Path) -> None:
+    answers, out = tmp_path / "answers.jsonl", tmp_path / "verdicts.jsonl"
+    lines = [
+        b'\xef\xbb\xbf{"reference": "18", "prediction": "A: 18"}',
+        b'{"reference": "18", "prediction": "A: 18 \\ud83d"}',
+        b'{"reference": "18", "prediction": "A: 18"}',
+        b'{"reference": NaN, "prediction": "nan"}',
+    ]
+    answers.write_bytes(b"\n".join(lines))
+    counts = grade_file(answers, "numeric", out)
+    assert [row["outcome"] for row in rows_of(out)] == ["correct", "unreadable", "correct", "unreadable"]
+    assert counts.unreadable[0].reason.startswith("field 'prediction' must hold unicode text")
+    assert counts.unreadable[1].reason == "field 'reference' must hold a string or a number; it holds nan"
 
 
 def long_solution(number: int) -> str:

@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
-from forkpoint.grading.answers import shown
 from forkpoint.grading.grade import TIMEOUT_S, Outcome, Verdict, check_grader, grade_all
 from forkpoint.grading.response import Reasoning
 from forkpoint.grading.unread import Sample, Unread, count_unread
+from forkpoint.row_files import as_text
 
 CHUNK_LINES = 1_000
 
@@ -138,7 +138,10 @@ def _grade_chunk(
 
 def _row(line: bytes, grader: str | None) -> tuple[str, str, str]:
     """Return (reference, prediction, grader) of a line; raises ValueError if one is missing."""
-    row = json.loads(line)
+    try:
+        row = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start + 1}") from None
     if not isinstance(row, dict):
         raise ValueError(f"a line must hold a JSON object; this one holds a {type(row).__name__}")
     grader = row.get("grader") or grader
@@ -149,7 +152,7 @@ def _row(line: bytes, grader: str | None) -> tuple[str, str, str]:
 
 
 def _text(row: dict[str, Any], field: str) -> str:
-    value = row.get(field)
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"field {field!r} must be a string or a number; {shown(str(value))} was found")
-    return str(value)
+    try:
+        return as_text(row.get(field))
+    except ValueError as error:
+        raise ValueError(f"field {field!r} {error}") from None
