@@ -12,6 +12,7 @@ import pytest
 
 from checkpoints import make_checkpoint
 from fork_server import forkpoint
+from forkpoint.cli import main
 from forkpoint.formats.labels_file import write_labelled
 from labelled import visible_errors
 
@@ -59,6 +60,21 @@ def test_help_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_interrupted_command_says_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("forkpoint.cli.grade.grade_file", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["grade", str(tmp_path / "answers.jsonl")])
+    assert ended.value.code == 130
+    assert "interrupted; a command that writes to a run continues when it is given again" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 @pytest.mark.parametrize(("given", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])

@@ -20,6 +20,7 @@ app = App(
     version=__version__,
     help="Process reward models without annotators.",
     config=preset_defaults,
+    suppress_keyboard_interrupt=False,  # or the process would end without a word
 )
 
 Flat = Parameter(name="*")
@@ -41,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         sys.exit(app(argv, result_action="return_value"))
     except KeyboardInterrupt:
+        err_console.show_cursor()  # a progress display hides it, and may not have come to its end
         err_console.print("interrupted; a command that writes to a run continues when it is given again")
         sys.exit(130)
     except (ForkpointError, ValueError, TypeError, OSError) as error:
