@@ -129,6 +129,37 @@ def test_f1_is_zero_where_nothing_is_found_and_a_hand_drawn_case_has_its_value()
     assert f1(spans_of(scores, truths).sums(["p"] * 4, 0.5)[0]) == pytest.approx(2 * 0.5 * 1 / 1.5)
 
 
+def perfect_on(num_wrong: int, num_right: int, out: Path) -> dict[str, Any]:
+    """Results of perfect scores on solutions of two steps, the last of which may be wrong."""
+    truths = [1] * num_wrong + [-1] * num_right
+    solutions = [
+        LabelledSolution(
+            str(idx), f"question {idx}", ("a\n", "b"), (label(1.0), label(float(truth == -1))), truth == -1
+        )
+        for idx, truth in enumerate(truths)
+    ]
+    return processbench(oracle(solutions), {"gsm8k": solutions}, out, executor=QUIET)
+
+
+def test_resamples_without_one_kind_of_solutions_are_left_out_of_the_interval_of_f1(tmp_path: Path) -> None:
+    (row,) = perfect_on(9, 1, tmp_path)["subsets"]
+    assert (row["f1"]["value"], row["f1"]["low"], row["f1"]["high"]) == (1, 1, 1)
+    assert (row["acc_correct"]["low"], row["acc_error"]["low"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("num_wrong", "num_right", "defined"), [(5, 0, "acc_error"), (0, 5, "acc_correct")])
+def test_solutions_of_one_kind_have_no_f1(
+    tmp_path: Path, num_wrong: int, num_right: int, defined: str
+) -> None:
+    results = perfect_on(num_wrong, num_right, tmp_path)
+    (row,) = results["subsets"]
+    undefined = {"acc_error", "acc_correct", "f1"} - {defined}
+    assert row[defined]["value"] == 1
+    assert all(row[name]["value"] is row[name]["low"] is row[name]["high"] is None for name in undefined)
+    assert results["mean_f1"]["value"] is results["upper_bound_mean_f1"] is None
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+
+
 def subsets(tmp_path: Path) -> dict[str, list[LabelledSolution]]:
     for seed, name in enumerate(("gsm8k", "math")):
         formats.write(tmp_path / f"{name}.json", "processbench", visible_errors(6, seed), separator="\n")

@@ -75,10 +75,10 @@ def processbench(
         name = f"{row['name']} (chose the threshold)" if row["chose_threshold"] else row["name"]
         table.add_row(
             name, _interval(row["f1"]),
-            f"{row['acc_error']['value']:.3f}", f"{row['acc_correct']['value']:.3f}",
-            f"{row['num_solutions']:,}", f"{row['upper_bound']['f1']:.3f}",
+            _number(row["acc_error"]["value"]), _number(row["acc_correct"]["value"]),
+            f"{row['num_solutions']:,}", _number(row["upper_bound"]["f1"]),
         )  # fmt: skip
-    table.add_row("mean", _interval(results["mean_f1"]), "", "", "", f"{results['upper_bound_mean_f1']:.3f}")
+    table.add_row("mean", _interval(results["mean_f1"]), "", "", "", _number(results["upper_bound_mean_f1"]))
     if results["held_out_mean_f1"] and results["threshold_from"]:
         table.add_row("mean of the others", _interval(results["held_out_mean_f1"]), "", "", "", "")
     return _show(table, results, out)
@@ -230,7 +230,13 @@ def calibration(
     return _show(table, results, out)
 
 
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
 def _interval(measured: dict[str, Any], sign: str = "") -> str:
+    if measured["value"] is None:
+        return "undefined"
     return f"{measured['value']:{sign}.3f} ({measured['low']:{sign}.3f} .. {measured['high']:{sign}.3f})"
 
 

@@ -5,6 +5,9 @@ A solution is predicted to go wrong at the first step that scores below a thresh
     acc_correct  solutions predicted to go wrong nowhere, among those without a wrong step
     F1           2 acc_error acc_correct / (acc_error + acc_correct), 0 if both are 0
 
+Solutions of one kind only, all with a wrong step or all without, have no F1: it is null in results.json, and
+so is the mean over subsets. Resamples of one kind only are left out of the interval.
+
 As in the paper, the threshold is the one with the best F1 on one subset (GSM8K) and is used on all subsets,
 and the mean over subsets is unweighted. A figure on the subset that chose the threshold is not held out: that
 subset is marked, the mean of the others is given beside the mean of all, and the best F1 of each subset over
@@ -143,17 +146,17 @@ def harmonic_mean(left: Floats, right: Floats) -> Floats:
 
 
 def acc_error(sums: Floats) -> Floats:
-    """Return acc_error from sums [.., 4] of `Spans.sums`."""
-    return ratio(sums[..., 0], sums[..., 1])
+    """Return acc_error from sums [.., 4] of `Spans.sums`; nan if no solution has a wrong step."""
+    return ratio(sums[..., 0], sums[..., 1], np.nan)
 
 
 def acc_correct(sums: Floats) -> Floats:
-    """Return acc_correct from sums [.., 4] of `Spans.sums`."""
-    return ratio(sums[..., 2], sums[..., 3])
+    """Return acc_correct from sums [.., 4] of `Spans.sums`; nan if every solution has a wrong step."""
+    return ratio(sums[..., 2], sums[..., 3], np.nan)
 
 
 def f1(sums: Floats) -> Floats:
-    """Return the F1 from sums [.., 4] of `Spans.sums`."""
+    """Return the F1 from sums [.., 4] of `Spans.sums`; nan if one of the two kinds is missing."""
     return harmonic_mean(acc_error(sums), acc_correct(sums))
 
 
@@ -210,26 +213,31 @@ def processbench(
                     [[item.question, item.steps, first_wrong_step(item)] for item in subset_solutions]
                 ),
                 "chose_threshold": name == source,
-                "f1": asdict(resamples[name].measured(f1)),
-                "acc_error": asdict(resamples[name].measured(acc_error)),
-                "acc_correct": asdict(resamples[name].measured(acc_correct)),
+                "f1": resamples[name].measured(f1).to_row(),
+                "acc_error": resamples[name].measured(acc_error).to_row(),
+                "acc_correct": resamples[name].measured(acc_correct).to_row(),
                 "upper_bound": best_F1s[name],
             }
             for name, subset_solutions in subsets.items()
         ],
-        "mean_f1": asdict(_mean_f1(list(resamples.values()))),
-        "held_out_mean_f1": asdict(_mean_f1([resamples[name] for name in held_out])) if held_out else None,
-        "upper_bound_mean_f1": float(np.mean([best["f1"] for best in best_F1s.values()])),
+        "mean_f1": _mean_f1(list(resamples.values())).to_row(),
+        "held_out_mean_f1": _mean_f1([resamples[name] for name in held_out]).to_row() if held_out else None,
+        "upper_bound_mean_f1": _mean_best([best["f1"] for best in best_F1s.values()]),
         "refused": scored.summary(),
     }
     return write_results(out, "processbench", scorer.name, asdict(config), found)
 
 
-def _best(spans: Spans) -> dict[str, float]:
-    """Return the F1 at the threshold that is chosen on the same solutions."""
+def _best(spans: Spans) -> dict[str, float | None]:
+    """Return the F1 at the threshold that is chosen on the same solutions; None if it is undefined."""
     threshold = spans.best_threshold()
-    sums_1_4 = spans.sums([""] * len(spans.lows_N), threshold)
-    return {"f1": float(f1(sums_1_4[0])), "threshold": threshold}
+    best_f1 = float(f1(spans.sums([""] * len(spans.lows_N), threshold)[0]))
+    return {"f1": None if np.isnan(best_f1) else best_f1, "threshold": threshold}
+
+
+def _mean_best(best_F1s: Sequence[float | None]) -> float | None:
+    defined = [best_f1 for best_f1 in best_F1s if best_f1 is not None]
+    return float(np.mean(defined)) if len(defined) == len(best_F1s) else None
 
 
 def _mean_f1(resamples: Sequence[Resamples]) -> Measured:

@@ -8,8 +8,8 @@ is a paired difference.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Self
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 
@@ -30,9 +30,20 @@ class Measured:
 
     @classmethod
     def of(cls, value: float, draws_R: Floats, num_problems: int) -> Self:
-        """`draws_R` holds the figure on every resample; nan for a resample on which it is undefined."""
-        low, high = np.nanquantile(draws_R, (0.025, 0.975))
+        """`draws_R` holds the figure on every resample; nan for a resample on which it is undefined.
+
+        Resamples on which the figure is undefined are left out; without any other, the interval is nan.
+        """
+        defined = draws_R[~np.isnan(draws_R)]
+        low, high = np.quantile(defined, (0.025, 0.975)) if len(defined) else (np.nan, np.nan)
         return cls(float(value), float(low), float(high), num_problems)
+
+    def to_row(self) -> dict[str, Any]:
+        """The entry of results.json, with null for a figure that is undefined."""
+        return {
+            name: None if isinstance(number, float) and np.isnan(number) else number
+            for name, number in asdict(self).items()
+        }
 
 
 @dataclass(frozen=True, slots=True)
