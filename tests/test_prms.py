@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 from checkpoints import make_checkpoint, make_tokenizer
 from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms import load_prm
-from forkpoint.prms.layout import FORMAT_FILE, Layout, PRMFormat
+from forkpoint.prms.layout import FORMAT_FILE, MAX_KNOWN_LENGTH, Layout, PRMFormat
 from forkpoint.prms.tagged import TaggedPRM
 from forkpoint.steps import AnchorRule
 
@@ -65,6 +66,24 @@ def test_a_text_with_the_tag_in_it_is_refused() -> None:
 def test_a_tag_that_is_not_one_token_is_refused(prm_format: PRMFormat, message: str) -> None:
     with pytest.raises(LayoutError, match=message):
         Layout(make_tokenizer(), prm_format)
+
+
+def test_a_long_text_is_not_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_tokenizer()
+    read: list[str] = []
+    encode = tokenizer.encode
+
+    def recorded(text: str, **options: Any) -> list[int]:
+        read.append(text)
+        return list(encode(text, **options))
+
+    monkeypatch.setattr(tokenizer, "encode", recorded)
+    layout = Layout(tokenizer, TAG)
+    short, long = "a" * MAX_KNOWN_LENGTH, "a" * (MAX_KNOWN_LENGTH + 1)
+    for step in (short, long, short, long):
+        with pytest.raises(TooLongError):
+            layout.encode("question", [step])
+    assert (read.count(short), read.count(long)) == (1, 2)
 
 
 def test_a_solution_that_does_not_fit_is_refused_never_cut() -> None:

@@ -27,6 +27,9 @@ Head = Literal["tokens", "classifier"]
 FORMAT_FILE = "forkpoint_prm.json"
 NUM_KNOWN_TEXTS = 1 << 14
 """Number of texts whose tokens a layout remembers."""
+MAX_KNOWN_LENGTH = 1 << 12
+"""Characters of the longest text that is remembered. Questions and steps recur; a text that is refused for
+its length must not stay in memory."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ class Layout:
     def __init__(self, tokenizer: Any, prm_format: PRMFormat) -> None:
         self._tokenizer = tokenizer
         # solutions of one tree share their question and most steps
-        self._encode = lru_cache(NUM_KNOWN_TEXTS)(self._tokenize)
+        self._remembered = lru_cache(NUM_KNOWN_TEXTS)(self._tokenize)
         self.format = prm_format
         self._bos = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
         self.tag_id = self._one_token(prm_format.tag, "step tag")
@@ -155,6 +158,9 @@ class Layout:
                 f"{where} contains {self.format.tag!r}, the step tag of this PRM, which would end a step "
                 "there: remove it"
             )
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return self._remembered(text) if len(text) <= MAX_KNOWN_LENGTH else self._tokenize(text)
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
