@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from forkpoint.cli.label import relabel_command
 from forkpoint.errors import ConfigDiffers
 from forkpoint.formats.labels_file import read_labelled
 from forkpoint.labels.config import LabelConfig
@@ -192,6 +193,18 @@ executor = LocalExecutor(chunk_size=3, progress=False)
 label_problems(LABELLED_WHEN_KILLED, slow_policy(), Path(sys.argv[1]), TREE, LabelConfig(), executor)
 """
 LABELLED_WHEN_KILLED = [Problem(f"p{idx}", f"question {idx}", str(1 + idx % 2)) for idx in range(120)]
+
+
+def test_relabel_says_whether_the_run_is_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), run, TREE, LabelConfig(), QUIET)
+    relabel_command(run, out=tmp_path / "whole.jsonl")
+    assert "not finished" not in capsys.readouterr().err
+    (run / "manifest.json").unlink()
+    relabel_command(run, out=tmp_path / "part.jsonl")
+    assert "is not finished: the labels are those of the problems that are done" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 class SlowPolicy(ScriptedPolicy):

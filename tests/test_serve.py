@@ -397,6 +397,9 @@ def test_the_token_comes_from_the_environment_or_a_file_or_not_at_all(
     ):
         with pytest.raises(ValueError, match=f"{place} holds no token"):
             config.read_token()
+    file.write_bytes(b"tok\xffen")  # not UTF-8
+    with pytest.raises(ValueError, match=f"{file} holds no token"):
+        ServeConfig(token_file=file).read_token()
 
 
 @pytest.mark.parametrize(

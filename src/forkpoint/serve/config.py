@@ -61,7 +61,8 @@ class ServeConfig:
         if self.token_env is not None:
             place, text = f"the environment variable {self.token_env}", os.environ.get(self.token_env, "")
         elif self.token_file is not None:
-            place, text = str(self.token_file), self.token_file.read_text(encoding="utf-8")
+            # what is not UTF-8 is replaced by a character that no token may have
+            place, text = str(self.token_file), self.token_file.read_text(encoding="utf-8", errors="replace")
         else:
             return None
         token = text.strip()
