@@ -130,6 +130,9 @@ def test_killed_at_random_moments_the_data_is_that_of_a_run_that_never_was(
         assert process.exitcode == 0
         return time.monotonic() - started
 
+    def is_short_of_work(num_at_work: int) -> bool:
+        return num_at_work <= NUM_KILLS[job] / 4
+
     finished(tmp_path / "warm")  # the fork server loads its modules with the first
     duration = finished(tmp_path / "once")
     expected = files_of(job, tmp_path / "once")
@@ -137,7 +140,8 @@ def test_killed_at_random_moments_the_data_is_that_of_a_run_that_never_was(
     rng = random.Random(job)
     num_kills = num_runs = num_at_work = 0
     reach = SHARE[job] * duration
-    while num_kills < NUM_KILLS[job]:
+    while num_kills < NUM_KILLS[job] or is_short_of_work(num_at_work):
+        assert num_kills < 4 * NUM_KILLS[job], "the kills must meet runs that have something to lose"
         out = tmp_path / f"often-{num_runs}"
         process = start(JOBS[job], base, out)
         process.join(rng.uniform(0, reach))
@@ -157,4 +161,3 @@ def test_killed_at_random_moments_the_data_is_that_of_a_run_that_never_was(
             assert process.exitcode == -signal.SIGKILL, "a continued run failed"
     finished(tmp_path / f"often-{num_runs}")
     assert files_of(job, tmp_path / f"often-{num_runs}") == expected
-    assert num_at_work > NUM_KILLS[job] / 4, "the kills must meet runs that have something to lose"
