@@ -77,16 +77,18 @@ def test_an_interrupted_command_says_how_it_goes_on(
     )
 
 
-@pytest.mark.parametrize(("given", "seen"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_idle_threads_sleep_unless_the_user_says_otherwise(given: str | None, seen: str) -> None:
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_idle_threads_sleep_unless_the_user_says_otherwise(given: dict[str, str], seen: str) -> None:
     code = (
         "import os, sys; from forkpoint.cli import main\n"
         "assert 'torch' not in sys.modules, 'OpenMP reads the variable when torch is loaded'\n"
         "try: main(['--version'])\n"
-        "except SystemExit: print(os.environ['OMP_WAIT_POLICY'])"
+        "except SystemExit: print(os.environ.get('GOMP_SPINCOUNT'))"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    environment = {name: value for name, value in os.environ.items() if "OMP_" not in name} | given
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )

@@ -27,13 +27,20 @@ Flat = Parameter(name="*")
 """Makes the fields of a configuration flags without a prefix."""
 
 
-def let_idle_threads_sleep() -> None:
-    """Have OpenMP threads that wait sleep instead of spin, unless OMP_WAIT_POLICY is set.
+SPIN_COUNT = "1000"
+"""Rounds that an OpenMP thread spins while it waits for others, before it sleeps."""
 
-    Threads that spin for each other on busy cores can take more than ten times as long (LOG.md, 2026-12-01).
-    OpenMP reads the variable once, when torch is loaded, so this runs before any command.
+
+def let_idle_threads_sleep() -> None:
+    """Have OpenMP threads that wait spin only briefly, unless the environment says how they should wait.
+
+    On busy cores, threads that spin for each other take several times as long. On free ones, spinning briefly
+    costs up to half as much time again in loops of small products, and sleeping at once far more
+    (`benchmarks/idle_threads.py`). OpenMP reads the variable when torch is loaded, so this runs before any
+    command.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
 def main(argv: list[str] | None = None) -> None:
