@@ -16,6 +16,8 @@ import pytest
 from forkpoint.grading.grade import grade_all
 from grading_sets import DATA, SETS, graded_sets
 
+pytestmark = pytest.mark.slow
+
 BEFORE = json.loads((Path(__file__).parent / "fixtures" / "verdicts_before.json").read_text(encoding="utf-8"))
 
 

@@ -31,6 +31,8 @@ from forkpoint.solutions.work import TreeWork
 from forkpoint.trees.grow import TreeConfig
 from test_runs import SOURCE, TESTS, Sums, opened
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = {
     "": {"one\n": 0.6, "two\n": 0.4},
     "one\n": {"The answer is 1": 0.55, "The answer is 2": 0.45},

@@ -32,6 +32,8 @@ from forkpoint.hub.push import LABEL_FILE, stage_labels, stage_prm, upload
 from forkpoint.prms import load_prm
 from labelled import visible_errors
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "push.md"
 SAID = Publication("apache-2.0")
 

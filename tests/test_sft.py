@@ -20,6 +20,8 @@ from forkpoint.training.config import SFTConfig, SFTReport, SFTRow
 from forkpoint.training.loop import IGNORED
 from forkpoint.training.sft import TRAINING, collate, fine_tune, masked
 
+pytestmark = pytest.mark.slow
+
 CONFIG = SFTConfig(learning_rate=3e-3, num_epochs=3, batch_size=4, micro_batch_size=4, save_every=3)
 QUESTIONS = [f"{left}+{right}?" for left in range(4) for right in range(4)]
 

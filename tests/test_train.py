@@ -34,6 +34,8 @@ from forkpoint.training.prm_trainer import (
 )
 from labelled import label, visible_errors
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TrainConfig(
     learning_rate=3e-3,
     num_epochs=3,
