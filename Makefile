@@ -1,18 +1,27 @@
 # Two commands on a fresh machine with Python >= 3.11 and make: `make demo` and `make test`.
+# While editing: `make test-quick`.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM_VENV := .venv-vllm
 VLLM_READY := $(VLLM_VENV)/.ready
+DOCS_VENV := .venv-docs
+DOCS_READY := $(DOCS_VENV)/.ready
+# how many processes share the tests; each takes about 1 GB
+TEST_PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-vllm lint clean
+.PHONY: demo test test-quick test-vllm lint docs clean
 
 demo: $(READY)
 	$(BIN)/forkpoint demo --out runs/demo
 
 test: $(READY) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	$(PYTEST)
+
+test-quick: $(READY)
+	$(PYTEST) -m 'not slow'
 
 test-vllm: $(VLLM_READY)
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests_vllm
@@ -21,6 +30,11 @@ lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+# fails at a dead link, a dead anchor, or a page that the navigation lacks
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build
+	@echo 'Written: site/index.html'
 
 # torch first and pinned: a looser requirement may take a build for GPUs, several gigabytes of it
 $(READY): pyproject.toml constraints.txt
@@ -38,5 +52,11 @@ $(VLLM_READY): pyproject.toml requirements-vllm.txt
 	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $(VLLM_READY)
 
+# an environment of its own, so that `make test` does without the site's packages
+$(DOCS_READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt mkdocs mkdocs-material
+	touch $(DOCS_READY)
+
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) runs
+	rm -rf $(VENV) $(VLLM_VENV) $(DOCS_VENV) runs site

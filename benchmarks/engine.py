@@ -1,11 +1,12 @@
-"""How close the local engine is to its model's forward passes, and how it compares with other engines.
+"""Compare the local engine with the bare forward passes of its model, and with other engines.
 
     python benchmarks/engine.py
 
-EDU trees, and independent samples, of the same lab problems on the same weights in float32, in sampled tokens per second:
-ours; `generate` of transformers; vLLM on the CPU, where `make test-vllm` has set up its environment. The limit is the time of
-the bare forward passes alone, at exactly the batch sizes and lengths that our engine had: with the model's own cache of
-transformers, and with our rows of keys and values.
+This measures sampled tokens per second for EDU trees and for independent samples of the same lab problems,
+with the same weights in float32. The engines are ours, `generate` of transformers, and vLLM on the CPU if
+`make test-vllm` has set up its environment. The limit is the time of the bare forward passes with exactly the
+batch sizes and lengths of our engine, both with the cache of transformers and with our rows of keys and
+values.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def main() -> None:
             "generate": of_generate,
         }
         rounds = interleaved(works | ({"vllm": of_vllm} if vllm else {}), args.num_rounds)
-        for seconds in rounds:  # what prepares a pass is not part of it
+        for seconds in rounds:  # preparing a pass is not part of it
             seconds["rows"], seconds["transformers"] = (
                 passes.seconds["rows"].pop(0),
                 passes.seconds["transformers"].pop(0),
@@ -100,7 +101,8 @@ def main() -> None:
                 [rate["ours"] / rate["vllm"] for rate in rates], 1.0
             )
         notes.append(
-            f"{name}: {', '.join(f'{engine} {num:,} tokens' for engine, num in tokens.items())}; {len(passes.shapes)} forward passes"
+            f"{name}: {', '.join(f'{engine} {num:,} tokens' for engine, num in tokens.items())}; "
+            f"{len(passes.shapes)} forward passes"
         )
     if vllm:
         vllm.end()
@@ -108,11 +110,11 @@ def main() -> None:
 
 
 class Passes:
-    """The forward passes that a policy makes from now on until `stop`, and their repetition."""
+    """Record the forward passes of a policy until `stop`, so that they can be repeated."""
 
     def __init__(self, policy: LocalPolicy) -> None:
         self.shapes: list[tuple[int, int, int]] = []
-        """Rows, new tokens and columns of each pass."""
+        """The rows, new tokens and columns of each pass."""
         self.seconds: dict[str, list[float]] = {"rows": [], "transformers": []}
         self._policy = policy
         self._forward = KVRows.forward
@@ -131,7 +133,7 @@ class Passes:
 
     @torch.inference_mode()
     def run_rows(self) -> None:
-        """The passes with our rows."""
+        """Repeat the passes with our rows."""
         assert self._policy._probed is not None, "the lab policy keeps plain keys and values"
         rows = KVRows(self._policy.model, *self._policy._probed)
         total = 0.0
@@ -144,7 +146,7 @@ class Passes:
 
     @torch.inference_mode()
     def run_transformers(self) -> None:
-        """The passes with the cache that transformers makes for the model."""
+        """Repeat the passes with the cache that transformers makes for the model."""
         model = self._policy.model
         implementation = model.config._attn_implementation
         model.set_attn_implementation("sdpa")
@@ -172,7 +174,7 @@ class Passes:
 
 
 def timed(work: partial[Any]) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     started = time.perf_counter()
     work()
     if torch.cuda.is_available():
@@ -205,7 +207,7 @@ class Worker:
         self._read()
 
     def run(self, name: str) -> int:
-        """Tokens that the work sampled."""
+        """Return the number of tokens that the work sampled."""
         assert self._process.stdin is not None, "it was started with a pipe"
         print(name, file=self._process.stdin, flush=True)
         tokens: int = self._read()["tokens"]
@@ -219,7 +221,7 @@ class Worker:
         assert self._process.stdout is not None, "it was started with a pipe"
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError("vLLM ended; see what it wrote above")
+            raise RuntimeError("vLLM ended; see its output above")
         answer: dict[str, Any] = json.loads(line)
         return answer
 

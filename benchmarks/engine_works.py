@@ -1,4 +1,4 @@
-"""What every engine of the engine benchmark does: trees, or samples, of the same lab problems."""
+"""The works of the engine benchmark: trees or samples of the same lab problems."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NAMES = ("trees", "samples")
 
 
 class Works:
-    """Two works on one policy; prompts are those of the lab policy's tokenizer."""
+    """Two works for one policy; prompts are made with the lab policy's tokenizer."""
 
     def __init__(self, policy: Policy, num_problems: int, num_leaves: int, tau: float) -> None:
         lab = load_policy("lab", device="cpu")
@@ -23,7 +23,7 @@ class Works:
         ]
 
     def run(self, name: str) -> int:
-        """Do a work; tokens that it sampled."""
+        """Do a work and return the number of tokens that it sampled."""
         if name == "trees":
             config = TreeConfig(num_leaves=self._num_leaves, tau=self._tau, max_tokens=160)
             return sum(cost.sampled_tokens for _, cost in grow_trees(self._policy, self._prompts, config))

@@ -1,10 +1,10 @@
-"""What a problem costs, in CPU seconds and memory, in a label run of 10 problems and in one of 10,000.
+"""Measure the cost of a problem, in CPU seconds and memory, in label runs of 10 to 10,000 problems.
 
     python benchmarks/growth.py
 
-A policy drawn by hand, whose own cost does not depend on what it was asked before, goes through the whole label pipeline: outcomes,
-journal, labels, and the labels once more from the journal (relabel). Every size is measured in a process of its own. Needs Linux,
-which tells the peak of one process.
+A hand-made policy, whose cost does not depend on earlier requests, goes through the whole label pipeline:
+outcomes, journal, labels, and once more the labels from the journal (relabel). Every size is measured in a
+process of its own. This needs Linux, which reports the peak memory of a single process.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaf_plan import LeafPlan
 from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.plan import Plan, Sampling
 from forkpoint.labels.rollouts import RolloutPlan
-from forkpoint.labels.run import LABELS, label_problems, relabel
+from forkpoint.labels.run import label_problems, relabel
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.policies.scripted import END
 from forkpoint.records import Problem
@@ -32,8 +36,8 @@ from forkpoint.runs import LocalExecutor
 from forkpoint.trees.grow import TreeConfig
 from record import RESULTS, Ratio, write
 
-PLANS = {
-    "leaves": None,
+PLANS: dict[str, Plan[Any]] = {
+    "leaves": LeafPlan(),
     "rollouts": RolloutPlan(num_solutions=4, num_rollouts=4),
     "bisect": BisectPlan(BisectConfig(num_rollouts=4, max_searches=4)),
 }
@@ -44,7 +48,7 @@ MAX_COST_GROWTH = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One label run."""
+    """The measurements of one label run."""
 
     plan: str
     num_problems: int
@@ -52,10 +56,10 @@ class Measured:
     label_cpu_s: float
     relabel_cpu_s: float
     peak_mib: float
-    """Of the whole process, interpreter and libraries included."""
+    """Peak memory of the whole process, including interpreter and libraries."""
     journal_mib: float
     is_relabel_equal: bool
-    """Whether the labels derived from the journal are, byte for byte, those of the run."""
+    """Whether the labels derived from the journal equal those of the run, byte for byte."""
 
     @property
     def cpu_ms_per_problem(self) -> float:
@@ -63,7 +67,10 @@ class Measured:
 
 
 class Adder(ScriptedPolicy):
-    """Adds up a question's terms, one partial sum a line, each right or one too many; it does not keep what it was asked."""
+    """Adds the terms of a question, one partial sum per line, each right or too large by one.
+
+    Keeps no requests.
+    """
 
     def __init__(self) -> None:
         words = [text for total in range(MAX_SUM) for text in (f"{total}\n", f"The answer is {total}")]
@@ -75,7 +82,7 @@ class Adder(ScriptedPolicy):
 
 
 def next_line(question: str, text: str) -> dict[str, float]:
-    """What follows a solution of a question such as 0+0+1+2+3+4."""
+    """Return what follows a solution of a question such as 0+0+1+2+3+4."""
     terms, lines = question.split("+"), text.splitlines()
     if len(lines) > len(terms):
         return {END: 1.0}
@@ -87,7 +94,7 @@ def next_line(question: str, text: str) -> dict[str, float]:
 
 
 def sums(num: int) -> list[Problem]:
-    """The first `num` questions, at most 10^6."""
+    """Return the first `num` questions, at most 10^6."""
     digits = [[int(digit) for digit in f"{idx:0{NUM_TERMS}d}"] for idx in range(num)]
     return [
         Problem(f"sum/{idx}", "+".join(map(str, terms)), str(sum(terms))) for idx, terms in enumerate(digits)
@@ -95,7 +102,7 @@ def sums(num: int) -> list[Problem]:
 
 
 def measure(plan: str, num_problems: int) -> Measured:
-    """Label, then relabel, in this process, which must have done nothing else before."""
+    """Label, then relabel, in this process, which must not have done anything else before."""
     problems, policy, labels = sums(num_problems), Adder(), LabelConfig()
     with TemporaryDirectory() as name:
         out = Path(name) / "run"
@@ -107,7 +114,7 @@ def measure(plan: str, num_problems: int) -> Measured:
             TreeConfig(tau=0.5, max_tokens=NUM_TERMS + 2),
             labels,
             LocalExecutor(progress=False),
-            plan=PLANS[plan],
+            Sampling(PLANS[plan]),
         )
         labelled_s = time.process_time()
         relabel(out, [(labels, Path(name) / "again.jsonl")])
@@ -125,9 +132,9 @@ def measure(plan: str, num_problems: int) -> Measured:
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held (`getrusage` would also count what its parent held)."""
+    """Return the peak memory of this process; `getrusage` would include that of its parent."""
     found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert found, "Linux tells the peak of every process"
+    assert found, "Linux reports the peak of every process"
     return int(found[1]) / 1024
 
 
@@ -146,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         parser.error(f"--sizes needs at least three sizes in ascending order; {args.sizes} were given")
     rounds = []
     for _ in range(args.num_rounds):
-        # a new process for every call, started afresh and not forked from this one
+        # a new process for every call, spawned and not forked from this one
         with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
             rounds.append(
                 {
@@ -166,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 def ratios_of(plan: str, rounds: Sequence[Sequence[Measured]]) -> dict[str, Ratio]:
-    """Of the largest size: cost of a problem over that at the sizes between, and peak over that at the size before."""
+    """Return ratios for the largest size: cost per problem to the middle sizes, peak to the size before."""
     cost = [
         found[-1].cpu_ms_per_problem / statistics.mean(item.cpu_ms_per_problem for item in found[1:-1])
         for found in rounds
@@ -182,7 +189,7 @@ def ratios_of(plan: str, rounds: Sequence[Sequence[Measured]]) -> dict[str, Rati
 
 
 def note_of(found: Sequence[Measured]) -> str:
-    """Cost and peak at every size."""
+    """Format cost and peak at every size."""
     each = "; ".join(
         f"{item.num_problems:,}: {item.cpu_ms_per_problem:.2f} ms, {item.peak_mib:.0f} MiB" for item in found
     )
@@ -190,7 +197,10 @@ def note_of(found: Sequence[Measured]) -> str:
         1024 * (found[-1].peak_mib - found[-2].peak_mib) / (found[-1].num_problems - found[-2].num_problems)
     )
     equal = "equal" if all(item.is_relabel_equal for item in found) else "NOT equal"
-    return f"{found[0].plan}, CPU per problem and peak by number of problems: {each} ({slope:.1f} KiB per further problem); relabel {equal}"
+    return (
+        f"{found[0].plan}, CPU per problem and peak by number of problems: {each} "
+        f"({slope:.1f} KiB per additional problem); relabel {equal}"
+    )
 
 
 if __name__ == "__main__":

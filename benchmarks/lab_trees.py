@@ -1,4 +1,4 @@
-"""Trees of lab problems and PRMs to score or train on them, for the benchmarks of prefix trees."""
+"""Trees of lab problems, and PRMs to score them or train on them, for the benchmarks of prefix trees."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from forkpoint.labels.config import LabelConfig
-from forkpoint.labels.run import labelled_solutions
+from forkpoint.labels.leaf_plan import labelled_solutions
 from forkpoint.policies import LAB_POLICY, load_policy
 from forkpoint.problems import load_problems
 from forkpoint.records import LabelledSolution
@@ -21,14 +21,17 @@ from record import Ratio
 Comparison = Callable[
     [Any, Sequence[LabelledSolution]], tuple[dict[str, list[float]], list[dict[str, float]], str]
 ]
-"""From a model and solutions: values by ratio, the seconds of every round, and a note."""
+"""Takes a model and solutions; returns the values of each ratio, the seconds of every round, and a note."""
 TIME = "flat / tree time"
 MODELS = ("lab", "wide", "half-billion")
-"""The weights of the lab policy (0.9M), and two random Qwen2: 384 wide in 6 layers, and of the shape of Qwen2.5-0.5B."""
+"""The weights of the lab policy (0.9M), and two random Qwen2 models.
+
+One has width 384 and 6 layers, the other the shape of Qwen2.5-0.5B.
+"""
 
 
 def solutions_of_trees(problems: str, num_leaves: int, tau: float) -> list[LabelledSolution]:
-    """All leaves of the trees of some problems, grown by the lab policy; problems with fewer leaves are left out."""
+    """Return the leaves of trees grown by the lab policy; problems with fewer leaves are left out."""
     config = TreeConfig(num_leaves=num_leaves, tau=tau, max_tokens=160)
     outcomes = solve_by_tree(load_policy("lab", device="cpu"), load_problems(problems), config)
     full = [outcome for outcome in outcomes if outcome.tree.num_leaves == num_leaves]
@@ -38,7 +41,7 @@ def solutions_of_trees(problems: str, num_leaves: int, tau: float) -> list[Label
 
 
 def model_named(name: str, num_tokens: int, device: str) -> Any:
-    """A causal language model that knows the tokens of the lab policy's tokenizer."""
+    """Return a causal language model with the vocabulary of the lab policy's tokenizer."""
     if name == "lab":
         return AutoModelForCausalLM.from_pretrained(LAB_POLICY, dtype=torch.float32).to(device)
     torch.manual_seed(0)
@@ -62,7 +65,7 @@ def model_named(name: str, num_tokens: int, device: str) -> Any:
 
 
 def num_computed(model: Any, work: Callable[[], object]) -> int:
-    """Tokens that the model computes during `work`, padding included."""
+    """Return the number of tokens that the model computes during `work`, including padding."""
     total = 0
 
     def count(module: object, args: object, kwargs: dict[str, torch.Tensor]) -> None:
@@ -76,7 +79,7 @@ def num_computed(model: Any, work: Callable[[], object]) -> int:
 
 
 def num_distinct(questions: Sequence[str], rows: Sequence[Sequence[int]]) -> int:
-    """Distinct prefixes of rows, counted per question."""
+    """Return the number of distinct prefixes of rows, counted per question."""
     return len(
         {
             (question, tuple(ids[:end]))
@@ -89,10 +92,10 @@ def num_distinct(questions: Sequence[str], rows: Sequence[Sequence[int]]) -> int
 def over_sizes(
     args: argparse.Namespace, num_tokens: int, compared: Comparison, goals: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, Ratio], list[dict[str, Any]], list[str]]:
-    """Ratios, rounds and notes of what `compared` finds for trees of 16 and of 64 leaves, with every model of `args.models`.
+    """Return ratios, rounds and notes of `compared` for trees of 16 and 64 leaves and all `args.models`.
 
-    `goals` are the further fields of each `Ratio`; the time ratio has one for 64 leaves only. Models other than the lab's
-    are large, and get an eighth of the problems.
+    `goals` are the remaining fields of each `Ratio`; the time ratio has a goal only for 64 leaves. Models
+    other than the lab policy are large and get an eighth of the problems.
     """
     ratios: dict[str, Ratio] = {}
     runs: list[dict[str, Any]] = []

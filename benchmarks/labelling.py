@@ -1,13 +1,14 @@
-"""Labels per second, and tokens per label: leaves, rollouts and bisection against a loop over prefixes.
+"""Compare labels per second and tokens per label of leaves, rollouts and bisection with a loop over prefixes.
 
     python benchmarks/labelling.py
 
-The same lab problems, the same policy and graders, one process. Rollouts, loop and batches label the same steps of the same
-solutions with as many completions each, drawn alike. Ours is a whole label run, from sampling the solutions to `labels.jsonl`;
-the loops are given the solutions and write nothing. Each way runs in turn, and ratios are of the runs of one round.
+All ways use the same lab problems, policy and graders in one process. Rollouts, loop and batches label the
+same steps of the same solutions with the same number of completions, drawn in the same way. Ours is a whole
+label run, from sampling the solutions to `labels.jsonl`; the loops are given the solutions and write nothing.
+The ways run in turn, and each ratio compares runs of the same round.
 
-A label is one labelled step of one solution, the last step, whose label is the verdict on the solution, included. Beside that,
-distinct labels: those of inner steps, equal prefixes of a problem counted once.
+A label belongs to one step of one solution. This includes the last step, whose label is the verdict on the
+solution. Distinct labels are those of inner steps, with equal prefixes of a problem counted once.
 """
 
 from __future__ import annotations
@@ -31,11 +32,14 @@ from forkpoint.checkpoint import load_tokenizer
 from forkpoint.formats.labels_file import read_labelled
 from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaf_plan import LeafPlan
 from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.plan import Plan, Sampling
 from forkpoint.labels.rollout_store import Prefix, RolloutStore
 from forkpoint.labels.rollouts import RolloutPlan, step_prefixes
 from forkpoint.labels.run import label_problems
 from forkpoint.policies import LAB_POLICY, load_policy
+from forkpoint.policies.context import room_after
 from forkpoint.policies.local import LocalPolicy
 from forkpoint.problems import load_problems
 from forkpoint.runs import LocalExecutor, Run
@@ -50,16 +54,16 @@ PEERS = ("loop", "batches")
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What one run of one way came to."""
+    """The measurements of one run of one way."""
 
     labels: int
     sampled_tokens: int
     computed_tokens: int
-    """Positions that went through the model, padding included."""
+    """Positions that went through the model, including padding."""
 
 
 class TokenMeter:
-    """Counts the positions that go through models, padding included."""
+    """Counts the positions that go through models, including padding."""
 
     def __init__(self, models: Iterable[PreTrainedModel]) -> None:
         self._num_tokens = 0
@@ -67,7 +71,7 @@ class TokenMeter:
             model.register_forward_pre_hook(self._count, with_kwargs=True)
 
     def take(self) -> int:
-        """The count since the last call."""
+        """Return the count since the last call."""
         num_tokens, self._num_tokens = self._num_tokens, 0
         return num_tokens
 
@@ -103,14 +107,14 @@ class Comparison:
         self._meter = TokenMeter([self._policy.model, peer_model])
         self.counts: dict[str, list[Counts]] = defaultdict(list)
         self.shares: dict[str, list[list[float]]] = defaultdict(list)
-        """Per way and run, the label of every prefix, for the ways that label the same ones."""
+        """The label of every prefix, per way and run, for the ways that label the same prefixes."""
 
     @property
     def works(self) -> dict[str, Callable[[], None]]:
-        """Every way by its name; each call labels everything anew."""
+        """Return every way by its name; each call labels everything anew."""
         return {
             "rollouts": partial(self._ours, "rollouts", self._rollouts),
-            "edu": partial(self._ours, "edu", None),
+            "edu": partial(self._ours, "edu", LeafPlan()),
             "bisect": partial(self._ours, "bisect", self._bisect),
             "loop": lambda: self._peer("loop", self._loop.label_one_by_one(self._starts)),
             "batches": lambda: self._peer(
@@ -119,7 +123,7 @@ class Comparison:
         }
 
     def num_distinct(self, name: str) -> int:
-        """Distinct labels of one run of a way; all its runs have the same."""
+        """Return the number of distinct labels of one run of a way; it is the same for all runs."""
         if name in PEERS:
             return len(set(self._prefixes))
         solutions = read_labelled(self._run_of(name, 0))
@@ -132,13 +136,17 @@ class Comparison:
         )
 
     def notes(self) -> list[str]:
-        """What was compared, and whether the ways that label the same prefixes agree."""
+        """Describe what was compared, and whether the ways that label the same prefixes agree."""
         args, distinct = self._args, len(set(self._prefixes))
         notes = [
-            f"{len(self._problems)} problems, {args.num_solutions} solutions each, {len(self._prefixes)} inner steps "
-            f"({distinct} distinct prefixes), {args.num_rollouts} completions of each; torch threads: {args.threads}",
-            "bisect and edu label solutions of their own: bisect every rollout it drew, at the prefixes that it evaluated; edu the "
-            "leaves of trees, which are greedy between forks, so their labels are no estimates of the same expectation",
+            f"{len(self._problems)} problems, {args.num_solutions} solutions each, "
+            f"{len(self._prefixes)} inner steps "
+            f"({distinct} distinct prefixes), {args.num_rollouts} completions of each; torch threads: "
+            f"{args.threads}",
+            "bisect and edu label their own solutions: "
+            "bisect labels every rollout it drew, at the prefixes that it "
+            "evaluated; edu labels the leaves of trees, which are greedy between forks, so its labels do not "
+            "estimate the same expectation",
         ]
         shares = {
             name: [sum(column) / len(runs) for column in zip(*runs, strict=True)]
@@ -147,23 +155,22 @@ class Comparison:
         ours = self._rollout_shares()
         for name in PEERS:
             notes.append(
-                f"rollouts and {name}: {agreement(ours, shares[name], args.num_rollouts, len(self.shares[name]))}"
+                f"rollouts and {name}: "
+                f"{agreement(ours, shares[name], args.num_rollouts, len(self.shares[name]))}"
             )
         return notes
 
     def _start_of(self, prefix: Prefix) -> Start:
         ids = self._policy.encode_question(prefix.problem.question) + prefix.token_ids
-        limit = self._args.max_tokens - len(prefix.token_ids)
-        if self._policy.max_length is not None:
-            limit = min(limit, self._policy.max_length - len(ids))
+        limit = room_after(self._policy, ids, self._args.max_tokens - len(prefix.token_ids))
         return Start(ids, prefix.text, prefix.problem.answer, prefix.problem.grader, max(1, limit))
 
-    def _ours(self, name: str, plan: RolloutPlan | BisectPlan | None) -> None:
+    def _ours(self, name: str, plan: Plan[Any]) -> None:
         self._meter.take()
         directory = self._run_of(name, len(self.counts[name]))
         executor = LocalExecutor(chunk_size=self._args.batch_size, progress=False)
         summary = label_problems(
-            self._problems, self._policy, directory, self._tree, self._labels, executor, plan=plan
+            self._problems, self._policy, directory, self._tree, self._labels, executor, Sampling(plan)
         )
         self.counts[name].append(Counts(summary.num_labels, summary.cost.sampled_tokens, self._meter.take()))
 
@@ -178,7 +185,7 @@ class Comparison:
         return self._directory / f"{name}-{idx}"
 
     def _rollout_shares(self) -> list[float]:
-        """The labels that the first run of rollouts gave the prefixes (all runs give the same)."""
+        """Return the labels that the first run of rollouts gave the prefixes; all runs give the same."""
         with Run.read(self._run_of("rollouts", 0)) as run:
             store = RolloutStore(run)
             return [
@@ -223,15 +230,16 @@ def main(argv: Sequence[str] | None = None) -> Path:
             }
             for name in seconds
         }
-        for idx, seconds in enumerate(
-            rounds, start=1
-        )  # the first counts are those of the round that does not count
+        for idx, seconds in enumerate(rounds, start=1)  # the first counts belong to the warm-up round
     ]
     return write("labelling", ratios_of(runs), runs, notes, args)
 
 
 def ratios_of(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Ratio]:
-    """Ours / peer in labels and distinct labels per second, peer / ours in tokens per label; above 1 is in our favour."""
+    """Return the ratios to the peer; values above 1 are in our favour.
+
+    They are ours / peer for labels and distinct labels per second, and peer / ours for tokens per label.
+    """
     goals = {("rollouts", "loop"): 5.0, ("edu", "loop"): 10.0}
     ratios = {}
     for peer in PEERS:
@@ -248,10 +256,11 @@ def ratios_of(runs: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Ra
 
 
 def agreement(ours: Sequence[float], theirs: Sequence[float], num_rollouts: int, num_runs: int) -> str:
-    """The mean absolute difference of labels, and what it would be if both were means of samples from one distribution.
+    """Compare the mean absolute difference of labels with that of samples from the same distribution.
 
-    `ours` rest on `num_rollouts` completions each, `theirs` on `num_runs` times as many. The normal approximation of the difference
-    of two such means has a mean absolute value of sqrt(2 / pi) times its standard deviation; p is estimated from both together.
+    Each label of `ours` is based on `num_rollouts` completions, of `theirs` on `num_runs` times as many. The
+    normal approximation of the difference of two such means has a mean absolute value of sqrt(2 / pi) times
+    its standard deviation; p is estimated from both together.
     """
     ours_size, theirs_size = num_rollouts, num_rollouts * num_runs
     expected = []
@@ -262,7 +271,8 @@ def agreement(ours: Sequence[float], theirs: Sequence[float], num_rollouts: int,
     found = [abs(a - b) for a, b in zip(ours, theirs, strict=True)]
     bias = sum(a - b for a, b in zip(ours, theirs, strict=True)) / len(found)
     return (
-        f"mean absolute difference of labels {sum(found) / len(found):.3f} at {len(found)} steps, {sum(expected) / len(found):.3f} "
+        f"mean absolute difference of labels {sum(found) / len(found):.3f} at {len(found)} steps, "
+        f"{sum(expected) / len(found):.3f} "
         f"expected from sampling alone; mean difference {bias:+.3f}"
     )
 

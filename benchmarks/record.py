@@ -1,8 +1,9 @@
-"""What a benchmark leaves behind: one JSON file with its ratios, its raw rounds, and what it ran on.
+"""Write the result of a benchmark: one JSON file with its ratios, its raw rounds, and the machine it ran on.
 
-Works that are compared run in turn in one process, so a ratio is of neighbouring measurements and what the machine does
-meanwhile hits both. Invariant: a file is written whole or not at all, and a goal is met by the median, never by the best round.
-This file measures seconds only; tokens, memory and correctness are the benchmarks' own.
+Compared works run in turn in one process, so a ratio compares neighbouring measurements and other load on the
+machine affects both. Invariant: a file is written completely or not at all, and a goal is met by the median,
+never by the best round. This file measures only seconds; tokens, memory and correctness are left to the
+benchmarks.
 """
 
 from __future__ import annotations
@@ -24,22 +25,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from forkpoint.checks import check_at_least
 from forkpoint.runs.durable import replace_file
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("forkpoint", "torch", "transformers", "tokenizers", "numpy", "vllm", "ray", "trl")
-"""Their versions are recorded where they are installed."""
+"""Packages whose versions are recorded if they are installed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """One quotient per round; the median is what counts."""
+    """One quotient per round; the median is compared with the goal."""
 
     values: Sequence[float]
     goal: float | None = None
     is_cost: bool = False
-    """Whether the goal is an upper bound; otherwise it is a lower one."""
+    """Whether the goal is an upper bound rather than a lower bound."""
 
     def __post_init__(self) -> None:
         if not self.values:
@@ -51,7 +53,7 @@ class Ratio:
 
     @property
     def is_met(self) -> bool | None:
-        """Whether the median reaches the goal; None without a goal."""
+        """Whether the median reaches the goal; None if there is no goal."""
         if self.goal is None:
             return None
         return self.median <= self.goal if self.is_cost else self.median >= self.goal
@@ -68,12 +70,12 @@ class Ratio:
 
 
 def add_arguments(parser: argparse.ArgumentParser, num_rounds: int = 5) -> None:
-    """The flags that every benchmark has."""
+    """Add the flags that every benchmark has."""
     parser.add_argument(
         "--num-rounds",
         type=int,
         default=num_rounds,
-        help="measurements of each work, after one that is not counted",
+        help="measurements of each work, after one warm-up",
     )
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--device", default="cpu")
@@ -81,12 +83,14 @@ def add_arguments(parser: argparse.ArgumentParser, num_rounds: int = 5) -> None:
 
 
 def interleaved(works: Mapping[str, Callable[[], object]], num_rounds: int) -> list[dict[str, float]]:
-    """Seconds of every work, per round; each round starts with another work, and a first round is not counted.
+    """Return the seconds of every work in each round; rounds start with different works.
 
-    A work that computes on a GPU returns when the results are there. ValueError where `num_rounds` is below 1.
+    One more round, at the start, is not counted.
+
+    A work that computes on a GPU must return only when its results are ready. Raises ValueError if
+    `num_rounds` is below 1.
     """
-    if num_rounds < 1:
-        raise ValueError(f"num_rounds must be at least 1; {num_rounds} was given")
+    check_at_least(1, num_rounds=num_rounds)
     names = list(works)
     rounds = []
     for round_idx in range(num_rounds + 1):
@@ -108,9 +112,10 @@ def write(
     notes: Sequence[str],
     args: argparse.Namespace,
 ) -> Path:
-    """Write OUT/NAME.json, say what it says on stdout, return its path.
+    """Write OUT/NAME.json, print its contents in words, and return its path.
 
-    `runs` holds the raw numbers, one object per round; `args` is what `add_arguments` and the benchmark's own flags came to.
+    `runs` holds the raw numbers, one object per round; `args` holds the flags of `add_arguments` and of the
+    benchmark.
     """
     record = {
         "name": name,
@@ -134,7 +139,8 @@ def write(
             else f", goal {'at most' if ratio.is_cost else 'at least'} {ratio.goal:g}"
         )
         print(
-            f"{ratio_name}: {shown(ratio.median)} ({shown(min(ratio.values))} .. {shown(max(ratio.values))}){goal}"
+            f"{ratio_name}: {shown(ratio.median)} ({shown(min(ratio.values))} .. "
+            f"{shown(max(ratio.values))}){goal}"
         )
     for note in notes:
         print(note)
@@ -143,13 +149,13 @@ def write(
 
 
 def shown(value: float) -> str:
-    """Two decimals, or two digits of what is too small for that."""
+    """Format with two decimals, or two significant digits for small numbers."""
     return f"{value:.2f}" if value == 0 or abs(value) >= 0.05 else f"{value:.1e}"
 
 
 def machine() -> dict[str, Any]:
-    """What the benchmark runs on; the GPU is null where torch sees none."""
-    import torch  # here, as a benchmark of memory must not hold it
+    """Describe the machine; the GPU is null if torch finds none."""
+    import torch  # imported here because a benchmark of memory must not load it
 
     return {
         "cpu": cpu_model(),
@@ -160,7 +166,7 @@ def machine() -> dict[str, Any]:
 
 
 def cpu_model() -> str:
-    """The processor's name as Linux tells it, else what Python knows of it."""
+    """Return the name of the processor as reported by Linux, else by Python."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -168,7 +174,7 @@ def cpu_model() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of those of `PACKAGES` that are installed."""
+    """Return the versions of Python and of the installed packages in `PACKAGES`."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -179,7 +185,10 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of this checkout, with `-dirty` where code under src or benchmarks differs from it; None outside of git."""
+    """Return the commit, with `-dirty` if code under src or benchmarks differs from it.
+
+    None outside of git.
+    """
     head = git("rev-parse", "HEAD")
     if head is None:
         return None
@@ -190,7 +199,7 @@ def commit() -> str | None:
 
 
 def git(*words: str) -> str | None:
-    """What git says about this checkout; None where it cannot say anything."""
+    """Return the output of git about this checkout; None if git fails."""
     try:
         return subprocess.run(
             ["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True

@@ -1,10 +1,10 @@
-"""The results of all benchmarks as one Markdown table.
+"""Format the results of all benchmarks as one Markdown table.
 
     python benchmarks/table.py
     python benchmarks/table.py --write
 
-Prints what lies in `benchmarks/results`; `--write` puts the ratios that have a goal into README.md between two lines
-`<!-- benchmarks -->`, and changes nothing else there.
+This prints the results in `benchmarks/results`. With `--write`, the ratios that have a goal are written to
+docs/explanations/speed.md between two lines `<!-- benchmarks -->`, and nothing else there is changed.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", type=Path, default=RESULTS)
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
-    parser.add_argument("--write", action="store_true", help="into the README")
+    parser.add_argument("--page", "--readme", type=Path, default=ROOT / "docs" / "explanations" / "speed.md")
+    parser.add_argument("--write", action="store_true", help="into the page on speed")
     args = parser.parse_args(argv)
     records = [json.loads(path.read_text()) for path in sorted(args.results.glob("*.json"))]
     if not records:
         raise SystemExit(f"{args.results} holds no results; run a benchmark first")
     if args.write:
         replace_file(
-            args.readme, [between_markers(args.readme.read_text(), table(records, goals_only=True)).encode()]
+            args.page, [between_markers(args.page.read_text(), table(records, goals_only=True)).encode()]
         )
     else:
         print(table(records), end="")
 
 
 def table(records: Sequence[Mapping[str, Any]], goals_only: bool = False) -> str:
-    """One row per ratio (that has a goal), and under the table what each benchmark ran on."""
+    """Format one row per ratio (with a goal), and below the table the machine of each benchmark."""
     rows = [HEADER, ("---",) * len(HEADER)]
     for record in records:
         for name, ratio in record["ratios"].items():
@@ -59,7 +59,7 @@ def table(records: Sequence[Mapping[str, Any]], goals_only: bool = False) -> str
 
 
 def origin(record: Mapping[str, Any]) -> str:
-    """Where and when a benchmark ran, and its command."""
+    """Describe where and when a benchmark ran, and its command."""
     machine, versions = record["machine"], record["versions"]
     where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']:g} GiB"
     return (
@@ -68,7 +68,7 @@ def origin(record: Mapping[str, Any]) -> str:
 
 
 def short(commit: str | None) -> str:
-    """A commit as a table shows it."""
+    """Format a commit for a table."""
     if commit is None:
         return "-"
     head, dash, dirty = commit.partition("-")
@@ -76,7 +76,7 @@ def short(commit: str | None) -> str:
 
 
 def between_markers(text: str, inner: str) -> str:
-    """The text with all that lies between its two markers replaced. ValueError where there are not two."""
+    """Replace the text between the two markers. Raises ValueError if there are not exactly two."""
     parts = text.split(MARKER)
     if len(parts) != 3:
         raise ValueError(

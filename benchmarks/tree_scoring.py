@@ -1,9 +1,10 @@
-"""What it saves to score all leaves of a tree as one prefix tree instead of one by one.
+"""Measure what it saves to score all leaves of a tree as one prefix tree instead of one by one.
 
     python benchmarks/tree_scoring.py
 
-EDU trees of lab problems with 16 and 64 leaves. Both ways score the same solutions with the same weights to the same numbers; the
-flat way is our own too, in batches sorted by length. What the tree can save at most is flat tokens / distinct tokens, shown beside.
+The trees are EDU trees of lab problems with 16 and 64 leaves. Both ways score the same solutions with the
+same weights and get the same numbers; the flat way is also our own, in batches sorted by length. The largest
+possible saving is the ratio of flat tokens to distinct tokens, which is printed as well.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main() -> None:
 def compared(
     model: Any, tokenizer: Any, solutions: Sequence[LabelledSolution], args: argparse.Namespace
 ) -> tuple[dict[str, list[float]], list[dict[str, float]], str]:
-    """The ratios, the rounds, and how much there was to save."""
+    """Return the ratios, the rounds, and how much could be saved."""
     questions, steps = [item.question for item in solutions], [item.steps for item in solutions]
     prms = {
         way: TaggedPRM(
@@ -63,8 +64,8 @@ def compared(
     pairs = zip(works["flat"](), works["tree"](), strict=True)
     difference = max(abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=True))
     rows = [
-        prms["flat"].layout.encode(question, its_steps).input_ids
-        for question, its_steps in zip(questions, steps, strict=True)
+        prms["flat"].layout.encode(question, solution).input_ids
+        for question, solution in zip(questions, steps, strict=True)
     ]
     distinct = num_distinct(questions, rows)
     computed = num_computed(model, works["tree"])

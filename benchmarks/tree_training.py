@@ -1,9 +1,10 @@
-"""What it saves to train on all leaves of a tree as one prefix tree instead of one by one.
+"""Measure what it saves to train on all leaves of a tree as one prefix tree instead of one by one.
 
     python benchmarks/tree_training.py
 
-Loss and gradient of the same solutions with the same weights, of EDU trees of lab problems with 16 and 64 leaves; the flat way is our
-own too, in batches sorted by length. What the tree can save at most is flat tokens / distinct tokens, shown beside.
+Both ways compute loss and gradient of the same solutions with the same weights, from EDU trees of lab
+problems with 16 and 64 leaves; the flat way is also our own, in batches sorted by length. The largest
+possible saving is the ratio of flat tokens to distinct tokens, which is printed as well.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--tau", type=float, default=0.1)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=["lab", "wide"])
     parser.add_argument(
-        "--batch-tokens", type=int, default=4096, help="padded tokens of a micro-batch at most"
+        "--batch-tokens", type=int, default=4096, help="largest number of padded tokens of a micro-batch"
     )
     add_arguments(parser, num_rounds=3)
     args = parser.parse_args()
@@ -57,7 +58,7 @@ def main() -> None:
 def compared(
     model: Any, layout: Layout, solutions: Sequence[LabelledSolution], args: argparse.Namespace
 ) -> tuple[dict[str, list[float]], list[dict[str, float]], str]:
-    """The ratios, the rounds, and how much there was to save."""
+    """Return the ratios, the rounds, and how much could be saved."""
     chosen, encoded, _ = layout_rows(solutions, layout)
     distinct = num_distinct([item.question for item in chosen], [row.input_ids for row in encoded])
     if not takes_trees(model, max(len(row.input_ids) for row in encoded)):
@@ -83,7 +84,7 @@ def compared(
 
 
 def differentiate(model: Any, layout: Layout, batches: Sequence[dict[str, Any]]) -> None:
-    """Loss and gradient of everything."""
+    """Compute loss and gradient of everything."""
     model.zero_grad()
     for batch in batches:
         inputs = {key: batch[key] for key in INPUT_NAMES if key in batch}
@@ -96,7 +97,7 @@ def differentiate(model: Any, layout: Layout, batches: Sequence[dict[str, Any]])
 def batches_of(
     chosen: Any, encoded: Any, layout: Layout, args: argparse.Namespace, as_trees: bool
 ) -> list[dict[str, Any]]:
-    """Micro-batches of rows of similar length."""
+    """Return micro-batches of rows of similar length."""
     rows = sorted(
         pack_rows(chosen, encoded, args.batch_tokens if as_trees else 0),
         key=lambda row: -len(row["input_ids"]),

@@ -1,10 +1,11 @@
-"""Does bisection find the first error that rolling every prefix out finds, and what does it save?
+"""Does bisection find the same first error as rolling out every prefix, and what does it save?
 
     python recipes/bisect_agreement.py --num-problems 100 --out runs/bisect
 
-OmegaPRM's search (arXiv 2406.06592) on lab problems with the lab policy; then every prefix of every solution that was searched is
-rolled out as often. Where the values of a solution are monotone (right rollouts up to some step, none from there on) both must name
-the same step. Killed at any moment, the same command continues.
+This runs OmegaPRM's search (arXiv 2406.06592) on lab problems with the lab policy. Then it rolls out every
+prefix of every searched solution the same number of times. If the values of a solution are monotone (right
+rollouts up to some step, none after it), both must name the same step. After a kill at any moment, the same
+command continues.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.omega import OmegaSearch
 from forkpoint.labels.omega_records import BisectConfig, GradedPath
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollout_store import Prefix, RolloutStore
 from forkpoint.labels.run import label_problems
 from forkpoint.policies import load_policy
@@ -46,13 +48,13 @@ def main() -> None:
         TreeConfig(max_tokens=args.max_tokens),
         LabelConfig(),
         executor,
-        plan=plan,
+        Sampling(plan),
     )
     with Run.read(args.out / "search") as run:
         known = RolloutStore(run)
     searched: list[tuple[Problem, GradedPath]] = []
     for problem in problems:
-        search = OmegaSearch(plan.search)  # the journal rebuilds it
+        search = OmegaSearch(plan.search)  # rebuilt from the journal
         while needs := search.needs():
             search.feed(
                 [known.of(Prefix(problem, need.prefix_ids, "".join(need.prefix_texts))) for need in needs]
@@ -83,7 +85,8 @@ def main() -> None:
             num_agreeing += path.first_error_idx == hits.index(False)
     num_evaluated = sum(bool(known.of(prefix)) for prefix in distinct)
     print(
-        f"{len(problems)} problems, {len(searched)} solutions searched, {num_monotone} of them monotone, {num_agreeing} of these agree"
+        f"{len(problems)} problems, {len(searched)} solutions searched, {num_monotone} of them monotone, "
+        f"{num_agreeing} of these agree"
     )
     print(f"prefixes of these solutions: {len(distinct)}, rolled out by the search: {num_evaluated}")
 

@@ -1,12 +1,13 @@
-"""Do the papers' claims hold in the lab? The experiments of docs/evidence.md, one command for the lot.
+"""Do the papers' claims hold in the lab? All experiments of docs/explanations/evidence.md in one command.
 
-    python recipes/evidence.py --out runs/evidence                               # all arms in the setting default: many hours
-    python recipes/evidence.py --arm headline --arm values --seeds 0 1 2 3       # some of it
-    python recipes/evidence.py --scale tiny --out /tmp/tiny                      # that it works, in a minute
+    python recipes/evidence.py --out runs/evidence                          # all arms by default: many hours
+    python recipes/evidence.py --arm headline --arm values --seeds 0 1 2 3  # a part of it
+    python recipes/evidence.py --scale tiny --out /tmp/tiny                 # a quick test: one minute
 
-Resumable: every label run, sampling run, PRM and score is made once under --out. Two processes with the same --out share
-the work: give them different --seeds first, then one of them all seeds. Each arm writes --results/SETTING-ARM.json with
-the seeds that it was given; `python recipes/evidence_tables.py` makes the tables and plots from these files.
+The run is resumable: every label run, sampling run, PRM and score is made once under --out. Two processes
+with the same --out share the work: first give them different --seeds, then give one of them all seeds. Each
+arm writes --results/SETTING-ARM.json with its seeds; `python recipes/evidence_tables.py` makes the tables and
+plots from these files.
 """
 
 from __future__ import annotations
@@ -30,27 +31,27 @@ from forkpoint.runs.durable import replace_file
 
 @dataclass(frozen=True)
 class EvidenceConfig:
-    """What is run."""
+    """The experiments to run."""
 
     arm: tuple[str, ...] = ()
-    """Names of arms (see docs/evidence.md); none: all."""
+    """Names of arms (see docs/explanations/evidence.md); all arms if none is given."""
     setting: tuple[str, ...] = ("default",)
-    """default, hard, double, shuffle."""
+    """Settings: default, hard, double, shuffle."""
     seeds: Annotated[tuple[int, ...], cyclopts.Parameter(consume_multiple=True)] = tuple(range(8))
-    """Of training."""
+    """Training seeds."""
     scale: Literal["full", "tiny"] = "full"
     out: Path = Path("runs/evidence")
     results: Path | None = None
-    """Where arms leave their results, by default recipes/results for the full scale; with `prepare`, nothing is written."""
+    """Directory of the result files, by default recipes/results for the full scale."""
     prepare: bool = False
-    """Train and score only: for the second of two processes."""
+    """Train and score only, and write no results: for the second of two processes."""
     double_policy: str = "runs/double_policy"
-    """From `python recipes/train_lab_policy.py --grow-from src/forkpoint/lab/policy --out runs/double_policy`."""
+    """Made by `recipes/train_lab_policy.py --grow-from src/forkpoint/lab/policy --out runs/double_policy`."""
     num_threads: int = 1
 
 
 def settings(config: EvidenceConfig) -> dict[str, Setting]:
-    """All settings by name."""
+    """Return all settings by name."""
     return {
         "default": Setting("default", "lab"),
         "hard": Setting("hard", "lab", level="hard"),
@@ -60,7 +61,7 @@ def settings(config: EvidenceConfig) -> dict[str, Setting]:
 
 
 def run(config: EvidenceConfig) -> list[Path]:
-    """The result files written."""
+    """Run the arms and return the result files written."""
     torch.set_num_threads(config.num_threads)
     known = settings(config)
     for kind, names, choices in (("arm", config.arm, ARMS), ("setting", config.setting, known)):
@@ -97,7 +98,7 @@ def run(config: EvidenceConfig) -> list[Path]:
 
 
 def provenance() -> dict[str, object]:
-    """When, where and from what code."""
+    """Record when, where and from which code the results were made."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return {
@@ -109,7 +110,7 @@ def provenance() -> dict[str, object]:
 
 
 def main(config: Annotated[EvidenceConfig, cyclopts.Parameter(name="*")] = EvidenceConfig()) -> None:
-    """Run the experiments; the same command again continues."""
+    """Run the experiments; run the same command again to continue."""
     run(config)
 
 

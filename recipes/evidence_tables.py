@@ -1,9 +1,10 @@
-"""Tables and plots from the results of `recipes/evidence.py`; nothing is typed by hand.
+"""Make tables and plots from the results of `recipes/evidence.py`; nothing is typed by hand.
 
-    python recipes/evidence_tables.py            # print the tables
-    python recipes/evidence_tables.py --write    # into docs/evidence.md and README.md, and the plots into docs/
+    python recipes/evidence_tables.py          # print the tables
+    python recipes/evidence_tables.py --write  # write them and the plots into the pages on the evidence
 
-A table stands between two marks `<!-- evidence NAME -->`, where NAME is SETTING-ARM, or `front` for that of the README.
+A table is placed between two marks `<!-- evidence NAME -->`; NAME is SETTING-ARM, or `front` or `parts`
+for the tables that compare our search in all settings.
 """
 
 from __future__ import annotations
@@ -19,25 +20,26 @@ from evidence_lab.plots import draw
 from evidence_lab.tables import tables
 
 ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "docs" / "explanations" / "evidence"
 
 
 @dataclass(frozen=True)
 class TablesConfig:
-    """Where from and where to."""
+    """Where the results are, and whether the pages are written."""
 
     results: Path = ROOT / "recipes" / "results"
     write: bool = False
 
 
 def main(config: Annotated[TablesConfig, cyclopts.Parameter(name="*")] = TablesConfig()) -> None:
-    """Print the tables, or write tables and plots into the documents."""
+    """Print the tables, or write tables and plots into the pages."""
     results = {path.stem: json.loads(path.read_text()) for path in sorted(config.results.glob("*.json"))}
     found = tables(results)
     if not config.write:
         for name, text in found.items():
             print(f"## {name}\n\n{text}\n")
         return
-    for document in (ROOT / "docs" / "evidence.md", ROOT / "README.md"):
+    for document in sorted(PAGES.glob("*.md")):
         text = document.read_text(encoding="utf-8")
         for name, table in found.items():
             mark = f"<!-- evidence {name} -->"
@@ -45,7 +47,7 @@ def main(config: Annotated[TablesConfig, cyclopts.Parameter(name="*")] = TablesC
             if len(rest) == 2:
                 text = f"{before}{mark}\n\n{table}\n\n{mark}{rest[1]}"
         document.write_text(text, encoding="utf-8")
-    for path in draw(results, ROOT / "docs"):
+    for path in draw(results, PAGES):
         print(path)
 
 

@@ -1,9 +1,10 @@
-"""Which anchor to fork first? The three expansion orders at equal leaves, beside HT sampling at several temperatures.
+"""Which anchor should be forked first? The three expansion orders with equal leaves, and HT sampling.
 
     python recipes/expansion_orders.py --num-problems 300
 
-Prints, for each, the accuracy of the majority and of the oracle over 16 solutions with 95 % intervals, and the sampled
-tokens per problem; then every order's oracle against HT at T = 0.7, paired on the same problems.
+The HT samples are drawn at several temperatures. For each way, this prints the accuracy of the majority and
+of the oracle over 16 solutions with 95 % intervals, and the sampled tokens per problem. Then it compares the
+oracle of every order with HT at T = 0.7, paired on the same problems.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from forkpoint.trees.grow import ORDERS, TreeConfig
 
 @dataclass(frozen=True)
 class OrdersConfig:
-    """What is compared."""
+    """The settings of the comparison."""
 
     policy: str = "lab"
     problems: str = "lab:test"
@@ -60,7 +61,8 @@ def main(config: Annotated[OrdersConfig, cyclopts.Parameter(name="*")] = OrdersC
         points = curve(samples, [config.num_solutions], is_exchangeable=True)
         found[f"HT T={temperature:g}"] = {point.select: point for point in points}
     print(
-        f"{'':14} majority@{config.num_solutions}              oracle@{config.num_solutions}                tokens/problem"
+        f"{'':14} majority@{config.num_solutions}              oracle@{config.num_solutions}                "
+        "tokens/problem"
     )
     for name, by_select in found.items():
         majority, oracle = (bootstrap(by_select[select].accuracy_P) for select in ("majority", "oracle"))
@@ -73,7 +75,8 @@ def main(config: Annotated[OrdersConfig, cyclopts.Parameter(name="*")] = OrdersC
             np.subtract(found[f"EDU {order}"]["oracle"].accuracy_P, found["HT T=0.7"]["oracle"].accuracy_P)
         )
         print(
-            f"oracle, EDU {order} minus HT T=0.7: {difference.mean:+.3f} ({difference.low:+.3f} .. {difference.high:+.3f})"
+            f"oracle, EDU {order} minus HT T=0.7: "
+            f"{difference.mean:+.3f} ({difference.low:+.3f} .. {difference.high:+.3f})"
         )
 
 

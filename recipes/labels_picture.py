@@ -1,9 +1,10 @@
-"""Draw docs/labels.svg: one tree under five values, as the code of the package labels it.
+"""Draw docs/explanations/labels.svg: one tree with five values, labelled by the code of the package.
 
-    python recipes/labels_picture.py docs/labels.svg
+    python recipes/labels_picture.py docs/explanations/labels.svg
 
-Every circle is a step of some leaf's solution, its number the step's label; the lines of the tree are the steps that leaves
-share. The tree is grown by the package from a scripted policy, so the picture can be drawn anywhere in a second.
+Every circle is a step of the solution of some leaf, and its number is the label of the step. The lines of the
+tree are the steps that leaves share. The tree is grown by the package from a scripted policy, so the picture
+can be drawn anywhere within a second.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ WIDTH, HEIGHT, TOP, ROW, RADIUS = 250, 310, 74, 76, 17
 
 
 def draw() -> str:
-    """The picture as SVG."""
+    """Return the picture as SVG."""
     (outcome,) = solve_by_tree(
         ScriptedPolicy(SCRIPT), [Problem("p", "question", "7")], TreeConfig(tau=0.1, num_leaves=16)
     )
@@ -48,7 +49,8 @@ def draw() -> str:
     column = {leaf_idx: place for place, leaf_idx in enumerate(order)}
     width, height = 3 * WIDTH, 2 * HEIGHT
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+        f'height="{height}" '
         'font-family="Helvetica, Arial, sans-serif" font-size="12" text-anchor="middle">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]

@@ -1,12 +1,14 @@
 """Train the lab policy: a tiny Qwen2 that solves the lab's word problems as carelessly as its demonstrations.
 
     python recipes/train_lab_policy.py --out runs/lab_policy
-    python recipes/train_lab_policy.py --out runs/shuffle_policy --family shuffle --body-from src/forkpoint/lab/policy
     python recipes/train_lab_policy.py --out runs/double_policy --grow-from src/forkpoint/lab/policy
+    python recipes/train_lab_policy.py --out runs/shuffle_policy --family shuffle \\
+        --body-from src/forkpoint/lab/policy
 
-Seeded and resumable: batch k is a function of (seed, k), a checkpoint is written every few minutes, and the same command
-continues from it. The finished directory (config, safetensors, tokenizer) loads with `AutoModelForCausalLM`; measure it
-with `forkpoint lab check`, then copy it to `src/forkpoint/lab/policy` (`shuffle_policy`).
+Training is seeded and resumable: batch k is a function of (seed, k), a checkpoint is written every few
+minutes, and the same command continues from it. The finished directory (config, safetensors, tokenizer) loads
+with `AutoModelForCausalLM`; measure it with `forkpoint lab check`, then copy it to `src/forkpoint/lab/policy`
+(`shuffle_policy`).
 """
 
 from __future__ import annotations
@@ -38,17 +40,17 @@ SORTED_BATCHES = 4
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of training with its own batch size and cosine."""
+    """A part of training with its own batch size and cosine schedule."""
 
     until: int
     """The batch at which the stage ends."""
     batch_size: int
     learning_rate: float
-    """The cosine's peak, had it begun at batch 0."""
+    """Peak learning rate of the cosine, if it had begun at batch 0."""
     horizon: int
     """The batch at which the cosine would end."""
     habits: Habits = field(default_factory=Habits)
-    """Of the pupil whose demonstrations are learned from."""
+    """Carelessness of the pupil whose demonstrations are used."""
 
 
 TRAINING_LEVELS = {
@@ -57,7 +59,7 @@ TRAINING_LEVELS = {
     )
     for name, rules in LEVELS.items()
 }
-"""All kinds of distractors evenly, whatever a level prefers, and some shorter stories at the default level."""
+"""All kinds of distractors with equal weight at every level, and some short stories at the default level."""
 CARELESS = Habits(distracted={"owner": 0.40, "item": 0.45, "dream": 0.60, "idle": 0.40})
 STAGES = (
     Stage(until=1700, batch_size=64, learning_rate=3e-3, horizon=2000, habits=CARELESS),
@@ -65,32 +67,41 @@ STAGES = (
     Stage(until=4000, batch_size=32, learning_rate=3e-3, horizon=5000, habits=CARELESS),
     Stage(until=5600, batch_size=32, learning_rate=4.5e-3, horizon=5600),
 )
-"""What made the shipped policy, found by watching it. The first cosine was too short: the last digit of sums was still
-guessed when its rate had nearly gone; smaller batches at a higher rate learned it. The first pupil fell for distractors so
-often that two in a row were more probable than the right way, so the last stage learns from a more careful one."""
+"""The stages that made the shipped policy, found by observing its training.
+
+The first cosine was too short: the last digit of sums was still guessed when the learning rate had nearly
+vanished; smaller batches at a higher rate learned it. The first pupil was misled by distractors so often that
+two in a row were more probable than the right solution, so the last stage learns from a more careful pupil.
+"""
 SHUFFLE_LEVELS_EVENLY = {
     name: replace(rules, distractions=("idle", "dream")) for name, rules in SHUFFLE_LEVELS.items()
 }
 SHUFFLE_STAGES = (Stage(until=1200, batch_size=32, learning_rate=2.5e-3, horizon=1200),)
-"""Begun with the layers of the diaries' policy (`body_from`), which know days and lines."""
+"""The run starts with the layers of the diaries' policy (`body_from`), which know days and lines."""
 GROWN_STAGES = (Stage(until=1200, batch_size=32, learning_rate=1.5e-3, horizon=1200),)
-"""After growing: long enough for the new layers to come into use."""
+"""The stage after growing, long enough for the new layers to come into use."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """What differs between the families of stories."""
+    """The settings that differ between the families of stories."""
 
     draw: Callable[[str, random.Random, Any], LabStory]
     levels: Mapping[str, Any]
     stages: tuple[Stage, ...]
     pieces: str
-    """What the tokenizer never merges across; in the shuffles a comma leaves the space to the name behind it."""
+    """Characters that the tokenizer never merges across.
+
+    In the shuffles a comma leaves the space to the name behind it.
+    """
     num_easy_batches: int
-    """The first batches are easy only, then ever fewer are: short texts teach arithmetic and the format cheaply."""
+    """Number of batches in which the share of easy stories falls from all to its final value.
+
+    Short texts teach arithmetic and the format cheaply.
+    """
 
     def stories(self, level: str) -> Iterator[LabStory]:
-        """Distinct stories of a level's train split."""
+        """Number of distinct stories in the train split of a level."""
         return distinct_stories("train", f"{level}/0", lambda rng: self.draw(level, rng, self.levels[level]))
 
 
@@ -104,17 +115,17 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class TrainLabPolicyConfig:
-    """What the lab policy is trained with; the defaults made the shipped one, which is of the family lab."""
+    """The training settings; the defaults made the shipped policy, which is of the family lab."""
 
     out: Path = Path("runs/lab_policy")
     family: Literal["lab", "shuffle"] = "lab"
     grow_from: Path | None = None
-    """Begin with this policy, each of its layers followed by a new one that changes nothing yet: twice the size."""
+    """Begin with this policy, with a new layer after each of its layers that changes nothing yet."""
     seed: int = 0
     body_from: Path | None = None
-    """Begin with the layers of this policy of another family, and with its embeddings of the tokens that both have."""
+    """Begin with the layers of this policy of another family, and its embeddings of the common tokens."""
     num_batches: int | None = None
-    """Stop after so many batches, by default after the last stage; the stages' schedules stay as they are."""
+    """Stop after this many batches, by default after the last stage; the schedules do not change."""
     warmup_batches: int = 100
     hidden_size: int = 128
     intermediate_size: int = 384
@@ -132,16 +143,16 @@ class TrainLabPolicyConfig:
 
     @property
     def end(self) -> int:
-        """The number of batches."""
+        """Return the number of batches."""
         return self.stages[-1].until if self.num_batches is None else self.num_batches
 
     def stage_at(self, batch_idx: int) -> Stage:
-        """The stage that a batch belongs to; the last one goes on beyond its end."""
+        """Return the stage that a batch belongs to; the last stage has no end."""
         return next((stage for stage in self.stages if batch_idx < stage.until), self.stages[-1])
 
 
 def build_tokenizer(family: Family, vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer whose digits are single tokens and whose step tag is one token."""
+    """Train a byte-level BPE tokenizer in which digits are single tokens and the step tag is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -187,7 +198,7 @@ def build_model(config: TrainLabPolicyConfig, tokenizer: PreTrainedTokenizerFast
 
 
 def grown(path: Path) -> Qwen2ForCausalLM:
-    """The policy with each layer followed by a copy whose outputs are zero: the same function, twice the layers."""
+    """Return the policy with twice the layers and the same function: the outputs of the copies are zero."""
     small = Qwen2ForCausalLM.from_pretrained(path, dtype=torch.float32)
     config = copy.deepcopy(small.config)
     config.num_hidden_layers *= 2
@@ -204,7 +215,7 @@ def grown(path: Path) -> Qwen2ForCausalLM:
 
 
 def transplant(path: Path, model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    """Put the layers of another policy of the same shape into the model, and the embeddings of the tokens that both have."""
+    """Copy the layers of another policy of the same shape, and the embeddings of the common tokens."""
     other = Qwen2ForCausalLM.from_pretrained(path, dtype=torch.float32)
     ids = load_tokenizer(str(path)).get_vocab()
     model.model.layers.load_state_dict(other.model.layers.state_dict())
@@ -216,7 +227,7 @@ def transplant(path: Path, model: Qwen2ForCausalLM, tokenizer: PreTrainedTokeniz
 
 
 def demonstrations(config: TrainLabPolicyConfig, batch_idx: int) -> Iterator[tuple[str, str]]:
-    """The (question, demonstration) pairs of one batch, all from the train split."""
+    """Return the (question, demonstration) pairs of one batch, all from the train split."""
     rng = random.Random(f"{config.seed}/{batch_idx}")
     family, num_given, stage = FAMILIES[config.family], 0, config.stage_at(batch_idx)
     ramp = 1.0 if config.grow_from else min(1.0, batch_idx / family.num_easy_batches)
@@ -233,7 +244,7 @@ def demonstrations(config: TrainLabPolicyConfig, batch_idx: int) -> Iterator[tup
 def batches(
     config: TrainLabPolicyConfig, tokenizer: PreTrainedTokenizerFast, first_idx: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(input ids, labels), each [batch, tokens]; labels cover the solution and the end token only.
+    """Return (input ids, labels), each [batch, tokens]; labels cover only the solution and the end token.
 
     Groups of batches are sorted by length together, which saves a fifth of the padding.
     """
@@ -263,7 +274,7 @@ def batches(
 
 
 def learning_rate(config: TrainLabPolicyConfig, batch_idx: int) -> float:
-    """Linear warm-up at the very start, then the stage's cosine, which ends at a fiftieth of its peak."""
+    """Return the learning rate: linear warm-up, then the cosine of the stage down to 1/50 of its peak."""
     stage = config.stage_at(batch_idx)
     if batch_idx < config.warmup_batches:
         return stage.learning_rate * (batch_idx + 1) / config.warmup_batches
@@ -292,7 +303,8 @@ def train(config: TrainLabPolicyConfig) -> None:
         optimizer.load_state_dict(state["optimizer"])
         done = state["num_batches"]
     print(
-        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, from batch {done}"
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(tokenizer)} tokens, "
+        f"from batch {done}"
     )
     columns = [
         TextColumn("loss {task.fields[loss]:.4f}"),

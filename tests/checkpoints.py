@@ -1,4 +1,4 @@
-"""Tiny random checkpoints for tests: a few thousand parameters, a character tokenizer, distributions that are not flat."""
+"""Tiny random checkpoints for tests, with a character tokenizer and uneven distributions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " \n"
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per printable ASCII character, and a few special ones; `<eos>` is 1."""
+    """Return a tokenizer with one token per printable ASCII character and a few special ones.
+
+    `<eos>` is 1.
+    """
     vocab = {token: idx for idx, token in enumerate((*SPECIAL_TOKENS, *CHARACTERS))}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
@@ -42,7 +45,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(architecture: str = "qwen2", seed: int = 0, **changes: Any) -> PreTrainedModel:
-    """A random `qwen2` (grouped heads), `llama` or `gpt2` with hidden size 32 and 2 layers; `changes` go to its configuration."""
+    """Return a random `qwen2` (grouped heads), `llama` or `gpt2` with hidden size 32 and 2 layers.
+
+    `changes` are applied to its configuration.
+    """
     torch.manual_seed(seed)
     num_tokens = len(SPECIAL_TOKENS) + len(CHARACTERS)
     shared: dict[str, Any] = {
@@ -75,20 +81,23 @@ def make_model(architecture: str = "qwen2", seed: int = 0, **changes: Any) -> Pr
 
 
 def make_checkpoint(path: Path, architecture: str = "qwen2", seed: int = 0, **changes: Any) -> Path:
-    """Save a random model and the character tokenizer to `path`, which is returned."""
+    """Save a random model and the character tokenizer to `path`, and return the path."""
     make_model(architecture, seed, **changes).save_pretrained(path)
     make_tokenizer().save_pretrained(path)
     return path
 
 
 CHATML = (
-    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 LLAMA_3 = (
     "{{ bos_token }}<|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
-    "{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n{{ message.content | trim }}<|eot_id|>"
+    "{% for message in messages %}<|start_header_id|>{{ message.role }}<|end_header_id|>\n\n"
+    "{{ message.content | trim }}<|eot_id|>"
     "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 GPT_PATTERN = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -103,7 +112,7 @@ LLAMA_SPECIAL = (
 
 
 def make_sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
-    """As Mistral's: spaces are written `▁`, one more stands before every text, other characters fall back to bytes."""
+    """Return a tokenizer like Mistral's: `▁` for spaces and before a text, bytes for other characters."""
     merges = [("▁", "к"), ("▁к", "и"), ("▁", "+"), ("▁", "-")]
     pieces = [
         "<unk>",
@@ -125,7 +134,10 @@ def make_sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_byte_tokenizer(special: tuple[str, ...], template: str | None) -> PreTrainedTokenizerFast:
-    """As Llama 3's and Qwen's: bytes, with a few merges (` ки`, the same and a Z, ` +`, ` -`, empty lines, a full stop before them)."""
+    """Return a tokenizer like those of Llama 3 and Qwen: bytes, with a few merges.
+
+    The merges are ` ки`, the same and a Z, ` +`, ` -`, empty lines, and a full stop before them.
+    """
     merges = [
         ("Ð", "º"),
         ("Ð", "¸"),
@@ -146,7 +158,7 @@ def make_byte_tokenizer(special: tuple[str, ...], template: str | None) -> PreTr
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(
         list(special)
-    )  # not all of them have a name such as eos_token, as in the originals
+    )  # as in the originals, not all of them have a name such as eos_token
     bos = "<|begin_of_text|>" if "<|begin_of_text|>" in special else None
     fast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token=bos, eos_token=special[1]
@@ -160,9 +172,9 @@ def make_byte_tokenizer(special: tuple[str, ...], template: str | None) -> PreTr
 
 
 def make_public_prm(path: Path, family: str, seed: int = 0, **changes: Any) -> Path:
-    """A random checkpoint in the layout that `family` was published in: its architecture, weights' names and special tokens.
+    """Save a random checkpoint in the published layout of `family`: architecture, weights and special tokens.
 
-    `changes` go to the model's configuration.
+    `changes` are applied to the configuration of the model.
     """
     if family in ("math-shepherd", "trl"):
         architecture, tokenizer = "llama", make_sentencepiece_tokenizer()
@@ -176,7 +188,8 @@ def make_public_prm(path: Path, family: str, seed: int = 0, **changes: Any) -> P
     model = make_model(architecture, seed, **sizes, **changes)
     tokenizer.save_pretrained(path)
     if family in ("trl", "pure"):
-        AutoModelForTokenClassification.from_config(model.config).save_pretrained(path)  # type: ignore[no-untyped-call]
+        head = AutoModelForTokenClassification.from_config(model.config)  # type: ignore[no-untyped-call]
+        head.save_pretrained(path)
         return path
     model.save_pretrained(path)
     if family in ("qwen", "skywork"):
@@ -185,7 +198,7 @@ def make_public_prm(path: Path, family: str, seed: int = 0, **changes: Any) -> P
 
 
 def _replace_head(path: Path, family: str, size: int) -> None:
-    """Qwen's and Skywork's head, and what their config.json says beside Qwen2's."""
+    """Add the head of Qwen's and Skywork's PRMs, and what their config.json adds to that of Qwen2."""
     heads = {
         "qwen": {"score.0": (size, size), "score.2": (2, size)},
         "skywork": {"v_head.summary": (1, size)},

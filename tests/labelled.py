@@ -12,7 +12,10 @@ def label(value: float) -> Label:
 
 
 def visible_errors(num_problems: int, seed: int = 0) -> list[LabelledSolution]:
-    """Solutions of 1 to 4 steps in which `z` marks a wrong step; labels are 0 from the first wrong step on, else 1."""
+    """Return solutions of 1 to 4 steps in which `z` marks a wrong step.
+
+    Labels are 0 from the first wrong step on.
+    """
     rng = random.Random(seed)
     solutions = []
     for problem_idx in range(num_problems):

@@ -1,4 +1,4 @@
-"""Each benchmark runs at a tiny size and leaves a whole record; nothing here looks at how long anything takes."""
+"""Each benchmark runs at a tiny size and writes a complete record; durations are not checked here."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 @pytest.fixture
 def benchmark_of(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import a file of benchmarks/ as the program that it is."""
+    """Import a file of benchmarks/ as a script."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module
 
 
 @pytest.fixture
 def keeps_torch_settings() -> Iterator[None]:
-    """Benchmarks set the threads of their process."""
+    """Restore the number of threads, which benchmarks set for their process."""
     num_threads = torch.get_num_threads()
     yield
     torch.set_num_threads(num_threads)
     torch.set_flush_denormal(False)
 
 
+@pytest.mark.slow
 def test_interleaved_works_take_turns_at_being_first_and_the_first_round_does_not_count(
     benchmark_of: Any,
 ) -> None:
@@ -54,6 +55,7 @@ def test_a_goal_is_met_by_the_median_from_its_own_side(benchmark_of: Any) -> Non
     assert ratio([1.0]).is_met is None
 
 
+@pytest.mark.slow
 def test_labelling_compares_all_ways_and_the_loops_estimate_what_rollouts_do(
     benchmark_of: Any, keeps_torch_settings: None, tmp_path: Path
 ) -> None:
@@ -82,7 +84,10 @@ def test_labelling_compares_all_ways_and_the_loops_estimate_what_rollouts_do(
 
 
 def test_loop_and_batches_give_a_prefix_the_share_of_right_completions(benchmark_of: Any) -> None:
-    """A prefix that ends in the answer, and one that ends in another: all completions are right, or none is."""
+    """For a prefix that ends in the answer all completions are right.
+
+    For one that ends in another, none is.
+    """
     labelling, peer = benchmark_of("labelling"), benchmark_of("peers.er_prm_loop")
     policy = labelling.load_policy("lab", device="cpu")
     [problem] = labelling.load_problems("lab:train?num=1&seed=0")
@@ -94,7 +99,7 @@ def test_loop_and_batches_give_a_prefix_the_share_of_right_completions(benchmark
         path = outcome.path(idx)
         ids = (
             policy.encode_question(problem.question) + path.completion.token_ids[:-1]
-        )  # all but the end token
+        )  # all except the end token
         starts.append((peer.Start(ids, path.text, problem.answer, problem.grader, 1), float(end.is_correct)))
     assert {share for _, share in starts} == {0.0, 1.0}
     model = labelling.AutoModelForCausalLM.from_pretrained(labelling.LAB_POLICY, dtype=torch.float32)
@@ -121,8 +126,8 @@ def test_growth_measures_every_size_and_relabels_to_the_same_bytes(benchmark_of:
         assert min(measured["num_labels"], measured["label_cpu_s"], measured["peak_mib"]) > 0
 
 
-def test_the_adder_is_right_where_every_line_is(benchmark_of: Any) -> None:
-    """A tree with room for all 2^6 choices has every solution, of which one is right."""
+def test_the_adder_is_right_if_every_line_is(benchmark_of: Any) -> None:
+    """A tree with room for all 2^6 choices has every solution, and one of them is right."""
     growth = benchmark_of("growth")
     tree, _ = grow_trees(
         growth.Adder(), [growth.Adder().encode_question("1+2+3+4+5+6")], TreeConfig(num_leaves=100, tau=0.5)
@@ -157,7 +162,7 @@ def test_the_table_goes_between_its_markers_and_changes_nothing_else(
 
 
 def _record(benchmark: ModuleType, argv: list[str]) -> dict[str, Any]:
-    """The record that a benchmark leaves, which has all its parts and ratios that are in order."""
+    """Return the record of a benchmark after checking that it is complete and its ratios are consistent."""
     record: dict[str, Any] = json.loads(benchmark.main(argv).read_text())
     assert {"machine", "versions", "commit", "date", "command", "ratios", "runs", "notes"} <= record.keys()
     assert {"python", "torch", "forkpoint"} <= record["versions"].keys()

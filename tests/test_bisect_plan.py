@@ -1,4 +1,4 @@
-"""The plan `bisect`: OmegaPRM over many problems, journaled, resumed, and in agreement with rolling every prefix out."""
+"""The plan `bisect`: OmegaPRM over many problems, journaled, resumed, checked by rolling out every prefix."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.omega import OmegaSearch
 from forkpoint.labels.omega_records import BisectConfig, GradedPath
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollout_store import Prefix, RolloutStore
 from forkpoint.labels.run import LabelSummary, label_problems, relabel
 from forkpoint.policies import ScriptedPolicy, load_policy
@@ -42,11 +43,11 @@ VALUES = {
     "one\nhalf\nworse\n": (0.0, 0.0),
     "two\n": (1.0, 1.0),
 }
-"""Where the value of a prefix can be, by the script."""
+"""The range of the value of each prefix, by the script."""
 
 
 def run_plan(out: Path, policy: ScriptedPolicy | None = None, plan: BisectPlan = PLAN) -> LabelSummary:
-    return label_problems(PROBLEMS, policy or ScriptedPolicy(SCRIPT), out, TREE, SOFT, QUIET, plan=plan)
+    return label_problems(PROBLEMS, policy or ScriptedPolicy(SCRIPT), out, TREE, SOFT, QUIET, Sampling(plan))
 
 
 def prefixes(solution: LabelledSolution) -> list[tuple[str, float]]:
@@ -75,8 +76,7 @@ def test_labels_are_those_of_the_prefixes_that_were_searched(tmp_path: Path) -> 
         TREE,
         SOFT,
         QUIET,
-        plan=PLAN,
-        on_round=lambda *done: rounds.append(done),
+        Sampling(PLAN, on_round=lambda *done: rounds.append(done)),
     )
     assert rounds[-1] == (6, 6) and len(rounds) > 2
     assert summary.num_rollouts == len(policy.requests) == summary.cost.requests
@@ -160,8 +160,7 @@ def test_how_many_searches_are_under_way_changes_neither_labels_nor_their_order(
         TREE,
         SOFT,
         QUIET,
-        plan=PLAN,
-        on_round=lambda *done: rounds.append(done),
+        Sampling(PLAN, on_round=lambda *done: rounds.append(done)),
     )
     assert parts == whole
     assert rounds == sorted(rounds) and rounds[-1] == (6, 6)
@@ -174,11 +173,14 @@ def test_how_many_searches_are_under_way_changes_neither_labels_nor_their_order(
     )
 
 
+@pytest.mark.slow
 def test_first_errors_are_those_of_rolling_every_prefix_out(tmp_path: Path) -> None:
     """On lab problems with the lab policy, for every searched solution whose values are monotone."""
     policy, problems = load_policy("lab"), load_problems("lab:train?num=12&seed=3")
     tree, plan = TreeConfig(max_tokens=120), BisectPlan(BisectConfig(num_rollouts=8, max_searches=4))
-    label_problems(problems, policy, tmp_path / "run", tree, SOFT, LocalExecutor(progress=False), plan=plan)
+    label_problems(
+        problems, policy, tmp_path / "run", tree, SOFT, LocalExecutor(progress=False), Sampling(plan)
+    )
     searched: list[tuple[Problem, GradedPath]] = []
     with Run.read(tmp_path / "run") as run:
         known = RolloutStore(run)

@@ -1,4 +1,4 @@
-"""The checks of what a caller gives."""
+"""The checks of a caller's arguments."""
 
 from __future__ import annotations
 

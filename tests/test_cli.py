@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from checkpoints import make_checkpoint
+from fork_server import forkpoint
+from forkpoint.cli import main
 from forkpoint.formats.labels_file import write_labelled
 from labelled import visible_errors
 
@@ -37,13 +39,6 @@ COMMANDS = [
 ]
 
 
-def forkpoint(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "forkpoint", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=cwd, timeout=240, env={**os.environ, "COLUMNS": "160"}
-    )
-
-
 def succeeded(*arguments: object) -> str:
     done = forkpoint(*arguments)
     assert done.returncode == 0, done.stderr
@@ -59,9 +54,45 @@ def test_every_command_has_help_with_defaults(command: str) -> None:
 
 
 def test_help_is_light() -> None:
-    code = "import sys, forkpoint.cli; print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
+    code = (
+        "import sys, forkpoint.cli; heavy = ('torch', 'transformers', 'datasets', 'pyarrow'); "
+        "print([name for name in heavy if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_interrupted_command_says_how_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("forkpoint.cli.grade.grade_file", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["grade", str(tmp_path / "answers.jsonl")])
+    assert ended.value.code == 130
+    assert "interrupted; a command that writes to a run continues when it is given again" in " ".join(
+        capsys.readouterr().err.split()
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+)
+def test_idle_threads_sleep_unless_the_user_says_otherwise(given: dict[str, str], seen: str) -> None:
+    code = (
+        "import os, sys; from forkpoint.cli import main\n"
+        "assert 'torch' not in sys.modules, 'OpenMP reads the variable when torch is loaded'\n"
+        "try: main(['--version'])\n"
+        "except SystemExit: print(os.environ.get('GOMP_SPINCOUNT'))"
+    )
+    environment = {name: value for name, value in os.environ.items() if "OMP_" not in name} | given
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == seen
 
 
 def test_importing_the_package_loads_no_heavy_library_and_the_check_can_fail() -> None:
@@ -111,6 +142,7 @@ def test_bad_input_is_one_clear_sentence_and_status_2(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_label_runs_on_published_gsm8k_with_any_model_directory(tmp_path: Path) -> None:
     file = DATA / "gsm8k" / "test.jsonl"
     if not file.exists():
@@ -129,6 +161,7 @@ def test_label_runs_on_published_gsm8k_with_any_model_directory(tmp_path: Path) 
     )
 
 
+@pytest.mark.slow
 def test_train_and_score_a_file(tmp_path: Path) -> None:
     write_labelled(tmp_path / "labels.jsonl", visible_errors(20))
     base = make_checkpoint(tmp_path / "base", initializer_range=0.1)
@@ -162,6 +195,7 @@ def test_train_and_score_a_file(tmp_path: Path) -> None:
     assert not (tmp_path / "other.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_one_run_of_rollouts_gives_every_label_in_every_format(tmp_path: Path) -> None:
     run, plan = tmp_path / "run", ["--num-solutions", 2, "--num-rollouts", 4, "--max-tokens", 120]
     assert "num_rollouts " in succeeded(
@@ -174,11 +208,12 @@ def test_one_run_of_rollouts_gives_every_label_in_every_format(tmp_path: Path) -
     hard = [json.loads(line) for line in (tmp_path / "hard.jsonl").read_text().splitlines()]
     assert [row["steps"] for row in er] == [row["steps"] for row in hard] and len(er) == 6
     for one, other in zip(er, hard, strict=True):
-        for label, its_hard in zip(one["labels"], other["labels"], strict=True):
-            assert its_hard["value"] == float(label["num_correct"] > 0) >= label["value"]
+        for label, hard_label in zip(one["labels"], other["labels"], strict=True):
+            assert hard_label["value"] == float(label["num_correct"] > 0) >= label["value"]
     exact = ["--write", "separator="]
     assert "6 solutions written" in succeeded(
-        "convert", run, "--from", "forkpoint", "--out", tmp_path / "trl.parquet", "--to", "trl", "--write", "threshold=0.5", *exact
+        "convert", run, "--from", "forkpoint", "--out", tmp_path / "trl.parquet", "--to", "trl",
+        "--write", "threshold=0.5", *exact
     )  # fmt: skip
     done = forkpoint("convert", run, "--from", "forkpoint", "--out", tmp_path / "trl.jsonl", "--to", "trl")
     assert done.returncode == 2 and "threshold" in done.stderr and not (tmp_path / "trl.jsonl").exists()
@@ -197,6 +232,7 @@ def test_one_run_of_rollouts_gives_every_label_in_every_format(tmp_path: Path) -
     assert "6 solutions written, 0 rows left out" in again
 
 
+@pytest.mark.slow
 def test_a_sweep_and_a_raft_run_end_with_a_table(tmp_path: Path) -> None:
     plan = ["--plan", "rollouts", "--num-solutions", 2, "--num-rollouts", 2, "--max-tokens", 120]
     succeeded("label", "lab:train?num=3", *plan, "--out", tmp_path / "run")
@@ -247,7 +283,10 @@ def test_grade_counts_a_file_and_writes_verdicts(tmp_path: Path) -> None:
     file.write_text(
         "".join(json.dumps({"reference": left, "prediction": right}) + "\n" for left, right in rows)
     )
-    succeeded("grade", file, "--out", tmp_path / "verdicts.jsonl")
+    done = forkpoint("grade", file, "--out", tmp_path / "verdicts.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "5 texts: 0 had no answer, 1 could not be graded, 0 were cut off" in done.stderr
+    assert "warning: 20.0% of the texts were not read" in done.stderr
     outcomes = [
         json.loads(line)["outcome"] for line in (tmp_path / "verdicts.jsonl").read_text().splitlines()
     ]
@@ -266,7 +305,7 @@ def test_lab_shows_problems_with_their_solutions() -> None:
         (["--engine", "openai"], "belong together"),
         (["--server", "http://localhost:1"], "belong together"),
         (["--engine", "openai", "--server", "http://localhost:1"], "http://localhost:1"),
-        (["--engine", "vllm"], "docs/engines.md"),
+        (["--engine", "vllm"], "docs/how-to/engines.md"),
         (["--gpus-per-worker", "1"], "--ray"),
         (
             ["--engine", "vllm", "--ray", "auto", "--tensor-parallel", "2", "--gpus-per-worker", "1"],

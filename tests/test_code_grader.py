@@ -1,4 +1,4 @@
-"""The grader `code`: right programs pass, all others are wrong whatever they try, and nothing of them stays."""
+"""The grader `code`: right programs pass; all others fail, whatever they try, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ import pytest
 from forkpoint.grading import code as code_grader
 from forkpoint.grading.code import find_code, read_tests, run_all
 from forkpoint.grading.ends import graded
-from forkpoint.grading.grade import answer_key, check_reference, grade, grade_all, grade_file
+from forkpoint.grading.file import grade_file
+from forkpoint.grading.grade import answer_key, check_reference, grade, grade_all
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
 
@@ -34,7 +35,10 @@ MBPP = json.dumps({"tests": ["assert add(1, 2) == 3", "assert add(0, 0) == 0"]})
 
 @pytest.fixture
 def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The directory that programs' own directories are made in; in the end no file and no process is left there."""
+    """The directory that contains the directories of programs.
+
+    At the end no file and no process is left there.
+    """
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     yield tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["precious"] * (tmp_path / "precious").exists()
@@ -42,7 +46,7 @@ def traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def processes_in(directory: Path) -> list[str]:
-    """Processes that were started in a directory, removed or not; a killed one is given some time to go."""
+    """Return the processes started in a directory, after giving killed ones some time to end."""
     if not Path("/proc/self/cwd").exists():
         return []
     for _ in range(50):
@@ -50,7 +54,7 @@ def processes_in(directory: Path) -> list[str]:
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 place = str((process / "cwd").readlink())
-            except OSError:  # gone by now, or a zombie
+            except OSError:  # gone in the meantime, or a zombie
                 continue
             if place.startswith(str(directory)):
                 found.append(process.name)
@@ -66,7 +70,8 @@ def processes_in(directory: Path) -> list[str]:
         (TESTS, RIGHT),
         (
             TESTS,
-            f"Let me think.\n```python\ndef add(a, b): return a - b\n```\nNo:\n```python\n{RIGHT}```\nThis is right.",
+            f"Let me think.\n```python\ndef add(a, b): return a - b\n```\nNo:\n```python\n{RIGHT}```\n"
+            "This is right.",
         ),
         (MBPP, f"```py\n{RIGHT}```"),
         (HUMANEVAL, "    return prod(numbers)\n"),
@@ -76,15 +81,15 @@ def processes_in(directory: Path) -> list[str]:
         ),
         (
             TESTS,
-            "from __future__ import annotations\nimport dataclasses\n@dataclasses.dataclass\nclass A:\n    x: int\n"
-            + RIGHT,
+            "from __future__ import annotations\nimport dataclasses\n@dataclasses.dataclass\nclass A:\n"
+            "    x: int\n" + RIGHT,
         ),
         (TESTS, RIGHT + "if __name__ == '__main__':\n    print(add(*map(int, input().split())))"),
         (TESTS, RIGHT + "import threading\nthreading.Thread(target=print, args=(add(1, 2),)).start()"),
         (
             TESTS,
-            RIGHT
-            + "with open('notes', 'w') as file:\n    file.write('x')\nimport os\nos.rename('notes', 'read')\nos.remove('read')",
+            RIGHT + "with open('notes', 'w') as file:\n    file.write('x')\n"
+            "import os\nos.rename('notes', 'read')\nos.remove('read')",
         ),
         ("import re, random\nassert sorted(random.sample(range(9), 9)) == list(range(9))\n" + TESTS, RIGHT),
     ],
@@ -145,12 +150,14 @@ def test_a_program_that_passes_its_tests_is_right(tests: str, text: str, traces:
         ("import socket\nsocket.create_connection(('127.0.0.1', 80))", "is refused"),
         ("import ctypes\nctypes.string_at(0)", "is refused"),
         (
-            "import os\nfor fd in range(3, 60):\n    try: os.write(fd, b'{\"token\": 1}\\n')\n    except OSError: pass",
+            "import os\nfor fd in range(3, 60):\n    try: os.write(fd, b'{\"token\": 1}\\n')\n"
+            "    except OSError: pass",
             "forged a verdict",
         ),
         (
-            "import os\nfor fd in range(3, 60):\n    try: os.write(fd, b'ok' * 9000)\n    except OSError: pass",
-            "only the sandbox writes",
+            "import os\nfor fd in range(3, 60):\n    try: os.write(fd, b'ok' * 9000)\n"
+            "    except OSError: pass",
+            "to the channel of the sandbox",
         ),
         ("import os\nos.closerange(3, 60)", "it ended with status 1"),
     ],
@@ -169,20 +176,24 @@ def test_every_other_program_is_wrong_and_leaves_nothing(
 
 
 def has_namespaces() -> bool:
-    code = "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x70000000) and ctypes.CDLL(None).unshare(0x60000000))"
+    code = (
+        "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x70000000) and "
+        "ctypes.CDLL(None).unshare(0x60000000))"
+    )
     return (
         sys.platform == "linux" and subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     )
 
 
 @pytest.mark.skipif(not has_namespaces(), reason="this system allows no namespaces of one's own")
-def test_where_there_are_namespaces_a_process_that_slips_away_does_not_outlive_its_program(
+def test_with_namespaces_a_process_that_slips_away_does_not_outlive_its_program(
     traces: Path,
 ) -> None:
     away = (
-        "import _posixsubprocess, os\n"  # what no audit event tells of, into a session of its own
+        "import _posixsubprocess, os\n"  # a session of its own, started without an audit event
         "args = [b'/bin/sh', b'-c', b'while :; do sleep 0.1; done']\n"
-        "_posixsubprocess.fork_exec(args, [args[0]], True, (), None, None, -1, -1, -1, -1, -1, -1, *os.pipe(), "
+        "_posixsubprocess.fork_exec(args, [args[0]], True, (), None, None, -1, -1, -1, -1, -1, -1, "
+        "*os.pipe(), "
         "False, True, -1, None, None, None, -1, None, True)\n"
     )
     assert grade(TESTS, away + RIGHT, "code", timeout_s=10).outcome == "correct"
@@ -213,16 +224,17 @@ def test_the_order_of_a_set_does_not_depend_on_the_run(traces: Path) -> None:
 
 
 def test_an_orphan_ends_by_itself(traces: Path) -> None:
-    """A program whose grader is killed is over soon after its time."""
+    """A program whose grader is killed ends soon after its time limit."""
     code = (
         f"import tempfile; tempfile.tempdir = {str(traces)!r}\n"
         "import os, threading, time\nfrom forkpoint.grading.code import run_code\n"
-        "threading.Thread(target=run_code, args=('assert x', 'import time; time.sleep(1000)', 0.4), daemon=True).start()\n"
+        "threading.Thread(target=run_code, args=('assert x', 'import time; "
+        "time.sleep(1000)', 0.4), daemon=True).start()\n"
         "time.sleep(1)\nos._exit(1)"
     )
     subprocess.run([sys.executable, "-c", code], check=False)
     assert processes_in(traces) == []
-    for path in traces.iterdir():  # what a killed grader cannot remove any more
+    for path in traces.iterdir():  # a killed grader cannot remove it
         path.rmdir()
 
 
@@ -290,7 +302,7 @@ def test_read_tests_joins_a_list() -> None:
 
 
 def test_the_conversions_of_the_document_make_tests_of_the_public_sets_rows() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "code.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "code.md").read_text()
     code = page.split("The two public sets in that form:")[1].split("The program is")[0]
     names: dict[str, Any] = {}
     exec("\n".join(line[4:] for line in code.splitlines()), names)

@@ -1,14 +1,13 @@
-"""Training by several processes: what they learn is what one process learns, and one directory comes out.
+"""Training by several processes: they learn what one process learns, and write one directory.
 
-Children come from a fork server that has torch loaded; they find each other through a store that the test holds, so no
-port is guessed. Two tests go through torchrun itself. Sharded training (FSDP2) runs on CPUs as accelerate sets it up on GPUs
-from our own recipe, in float32; DeepSpeed is not run.
+The processes come from the fork server, which has torch loaded; they find each other through a store in the
+test, so no port is guessed. Two tests use torchrun itself. Sharded training (FSDP2) runs on CPUs as
+accelerate sets it up on GPUs from the shipped recipe, in float32; DeepSpeed is not run.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
@@ -32,6 +31,7 @@ from safetensors.torch import load_file
 from torch.distributed import TCPStore, init_process_group  # type: ignore[attr-defined]
 from transformers import AutoModelForCausalLM, Trainer
 
+import fork_server
 from checkpoints import make_checkpoint, make_tokenizer
 from forkpoint.formats.labels_file import read_labelled, write_labelled
 from forkpoint.prms import load_prm
@@ -45,19 +45,12 @@ from forkpoint.training.prm_trainer import TagCollator, layout_rows, pack_rows, 
 from forkpoint.training.sft import fine_tune
 from labelled import label
 
+pytestmark = pytest.mark.slow
+
 NUM_PROCESSES = 2
 PATIENCE_S = 300
 """For what takes seconds; nobody waits so long unless something hangs."""
 RECIPES = Path(__file__).parents[1] / "recipes" / "accelerate"
-PRELOADED = [
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "forkpoint.training.prm_trainer",
-    "forkpoint.training.sft",
-    "test_distributed_training",
-]
 Job = Callable[..., None]
 
 FLAT = TrainConfig(
@@ -69,7 +62,7 @@ FLAT = TrainConfig(
     save_every=2,
     format=PRMFormat(tag="#", max_length=200),
 )
-"""37 rows: in the last batch of an epoch one process has three rows, the other two, and then a micro-batch of blank ones."""
+"""37 rows: in the last batch of an epoch one process has three rows and the other two, then blanks."""
 CONFIGS = {
     "flat": FLAT,
     "tree": replace(FLAT, packing="tree", batch_size=4, micro_batch_size=1),
@@ -80,7 +73,7 @@ SFT = SFTConfig(learning_rate=3e-3, num_epochs=2, batch_size=4, micro_batch_size
 
 
 def unequal_solutions() -> list[LabelledSolution]:
-    """37 solutions of 1 to 30 steps, and the longer ones are worse: the mean of the processes' means is far from the mean."""
+    """37 solutions of 1 to 30 steps, longer ones worse: the mean of the processes' means is wrong."""
     solutions = []
     for idx in range(37):
         num_steps = 30 if idx % 4 == 0 else 1 + idx % 3
@@ -131,7 +124,7 @@ def train_uneven(base: Path, out: Path) -> None:
 
 
 def train_and_stop(base: Path, out: Path, stop: int) -> None:
-    """Train until step `stop`, then wait to be killed; the process that is not the first is slow to write its part of a checkpoint."""
+    """Train until step `stop`, then wait to be killed; the second process is slow to write its checkpoint."""
 
     def on_step(num_done: int, num_steps: int, loss: float) -> None:
         with (out / "steps").open("a") as file:
@@ -180,17 +173,11 @@ class Started:
 def start(job: Job, *args: Any, sharded: bool = False) -> Started:
     """Start the processes as torchrun does, or with FSDP as accelerate does."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    processes: list[BaseProcess] = [
-        context.Process(
-            target=as_one_of_several,
-            args=(rank, store.port, fsdp_environment() if sharded else {}, job, *args),
-        )
+    environment = fsdp_environment() if sharded else {}
+    processes = [
+        fork_server.start(as_one_of_several, rank, store.port, environment, job, *args)
         for rank in range(NUM_PROCESSES)
     ]
-    for process in processes:
-        process.start()
     return Started(processes, store)
 
 
@@ -252,7 +239,8 @@ def flags(config: TrainConfig) -> list[str]:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, labels beside it.
 
-    It has no dropout, which would differ, and no biases: that of a key has no gradient, and Adam makes steps of rounding errors.
+    It has no dropout, which would differ, and no biases: the bias of a key has no gradient, and Adam turns
+    rounding errors into steps.
     """
     path = make_checkpoint(
         tmp_path_factory.mktemp("distributed") / "base",
@@ -267,7 +255,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def trained(base: Path) -> Path:
-    """What one process makes, `alone`, and what two make, `together`, and what two make that have a half of the model each, `sharded`."""
+    """Models trained by one process (`alone`), two (`together`), two with half a model each (`sharded`)."""
     out = base.parent
     for name in ("alone", "together", "sharded"):
         (out / name).mkdir()

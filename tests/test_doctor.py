@@ -1,4 +1,4 @@
-"""The doctor: every check is triggered by an example that is broken in one way, and passes on a healthy one."""
+"""The doctor: an example broken in one way triggers each check, and a healthy example passes it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def by_check(findings: Sequence[Finding] | Iterator[Finding]) -> dict[str, Findi
 
 
 def assert_only(findings: dict[str, Finding], check: str, verdict: str, text: str, follows: str = "") -> None:
-    """That `check` has this verdict for this reason, and no other check but the one that `follows` found a problem."""
+    """Assert that `check` has this verdict for this reason, and only `follows` found another problem."""
     assert findings[check].verdict == verdict, findings[check]
     assert re.search(text, findings[check].text), findings[check].text
     assert [
@@ -68,7 +68,7 @@ def assert_only(findings: dict[str, Finding], check: str, verdict: str, text: st
 
 
 def our_prm(path: Path, seed: int = 0, **changes: Any) -> Path:
-    """A random PRM of ours, healthy unless `changes` to its format say otherwise."""
+    """Save a random PRM of ours, which is healthy unless `changes` to its format break it."""
     make_checkpoint(path, seed=seed, max_position_embeddings=512)
     PRMFormat(**{"tag": "#", "max_length": 512, **changes}).save(path)
     return path
@@ -103,7 +103,7 @@ def test_a_random_checkpoint_of_a_public_family_has_no_problem_and_is_not_the_pu
     assert [finding for finding in findings.values() if finding.verdict == "problem"] == []
     is_known = family in ("math-shepherd", "er-prm", "rlhflow", "qwen")
     assert findings["labels"].verdict == ("warning" if is_known else "ok")
-    letters = findings["places"].details  # of the tokenizer of er-prm one token is the tag and a Z
+    letters = findings["places"].details  # the tokenizer of er-prm has a token for the tag and a Z
     assert len(letters) == (1 if family == "er-prm" else 0)
 
 
@@ -117,7 +117,7 @@ def test_a_random_checkpoint_of_a_public_family_has_no_problem_and_is_not_the_pu
             "problem",
             "up to 513 tokens are read by a model of 512 positions",
         ),
-        ({"max_length": 200}, "max_length", "warning", "200 tokens at most"),
+        ({"max_length": 200}, "max_length", "warning", "at most 200 tokens"),
         ({"max_length": 60}, "places", "problem", r"\d of 6 ordinary solutions are refused"),
     ],
 )
@@ -133,7 +133,7 @@ def test_good_and_bad_of_one_token_are_found(tmp_path: Path) -> None:
 
 
 class Changed:
-    """An encoder whose result is changed."""
+    """An encoder that changes the result of another."""
 
     def __init__(self, encoder: Encoder, change: Callable[[EncodedSolution], EncodedSolution]) -> None:
         self._encoder, self._change = encoder, change
@@ -188,7 +188,7 @@ def test_solutions_that_cannot_be_scored_are_counted_by_reason(healthy: Path) ->
 
 
 def without(path: Path, name: str) -> Path:
-    """The checkpoint without one of its weights."""
+    """Remove one weight from the checkpoint."""
     weights = load_file(path / "model.safetensors")
     del weights[name]
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
@@ -241,12 +241,12 @@ def test_weights_that_are_not_numbers_are_found(tmp_path: Path) -> None:
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     assert_only(by_check(examine_prm(path, "cpu")), "finite", "problem", "not numbers from 0 to 1")
     assert_only(
-        by_check(examine_policy(path, "cpu", max_tokens=4)), "entropies", "problem", "no numbers that can be"
+        by_check(examine_policy(path, "cpu", max_tokens=4)), "entropies", "problem", "impossible values"
     )
 
 
 class ScriptedScorer:
-    """Scores by a function of the step and of how many solutions are in the batch."""
+    """Scores by a function of the step and the number of solutions in the batch."""
 
     name = "scripted"
 
@@ -309,7 +309,7 @@ def test_what_the_doctor_reads_is_what_load_prm_reads(healthy: Path) -> None:
 
 
 def chat_policy(path: Path, eos: str = "<|im_end|>", template: str = CHATML) -> Path:
-    """A random model with Qwen's tokenizer and a chat template."""
+    """Save a random model with Qwen's tokenizer and a chat template."""
     make_public_prm(path, "implicit")
     (path / "chat_template.jinja").write_text(template)
     tokenizer = reader_of(path, "implicit").tokenizer
@@ -326,7 +326,8 @@ def test_a_healthy_policy_has_no_problem(tmp_path: Path) -> None:
         examine_policy(chat_policy(tmp_path / "chat"), "cpu", max_tokens=8, questions=["1 + 1?"])
     )
     assert list(findings) == [
-        "weights", "vocabulary", "template", "end tokens", "prompt", "round trip", "max_length", "greedy", "entropies", "anchors"
+        "weights", "vocabulary", "template", "end tokens", "prompt", "round trip", "max_length",
+        "greedy", "entropies", "anchors"
     ]  # fmt: skip
     assert {finding.verdict for check, finding in findings.items() if check not in ("greedy", "anchors")} == {
         "ok"
@@ -348,13 +349,15 @@ def test_a_template_that_leaves_the_question_out_or_is_missing_is_found(tmp_path
         "ok",
         "the template that was given",
     )
-    assert_only(by_check(examine_policy(deaf, "cpu", "Q:", 4)), "template", "problem", "no {question} in it")
+    assert_only(
+        by_check(examine_policy(deaf, "cpu", "Q:", 4)), "template", "problem", "does not contain {question}"
+    )
     plain = make_checkpoint(tmp_path / "plain")
     findings = by_check(examine_policy(plain, "cpu", max_tokens=4))
     assert_only(findings, "template", "warning", "there is no chat template")
     assert_only(
         findings, "round trip", "warning", r"\d of \d+ texts do not come back"
-    )  # its tokenizer knows ASCII only
+    )  # its tokenizer has only ASCII
 
 
 def test_end_tokens_that_are_missing_unknown_or_not_the_template_s_are_found(tmp_path: Path) -> None:
@@ -371,7 +374,7 @@ def test_end_tokens_that_are_missing_unknown_or_not_the_template_s_are_found(tmp
         by_check(examine_policy(unknown, "cpu", max_tokens=4)),
         "end tokens",
         "problem",
-        r"\[4000\] are no tokens of this model",
+        r"\[4000\] are not tokens of this model",
     )
     endless = make_checkpoint(tmp_path / "endless", eos_token_id=None)
     tokenizer = make_tokenizer()
@@ -381,7 +384,7 @@ def test_end_tokens_that_are_missing_unknown_or_not_the_template_s_are_found(tmp
         by_check(examine_policy(endless, "cpu", max_tokens=4)),
         "end tokens",
         "problem",
-        "no end token is named",
+        "there is no end token",
     )
 
 
@@ -398,7 +401,7 @@ def test_a_prompt_that_ends_or_begins_twice_is_found(tmp_path: Path) -> None:
         by_check(examine_policy(llama, "cpu", "{question}\n", 4)),
         "prompt",
         "ok",
-        "2 tokens beside the question",
+        "2 tokens besides the question",
     )
     twice = "<|begin_of_text|><|begin_of_text|>{question}\n"
     assert_only(
@@ -417,7 +420,7 @@ def test_missing_weights_of_a_policy_are_found(tmp_path: Path) -> None:
 
 
 class Characters:
-    """As much of a tokenizer as the round trip needs."""
+    """The part of a tokenizer that the round trip needs."""
 
     def encode(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
         return ScriptedPolicy({}).encode(text)
@@ -485,7 +488,7 @@ def test_a_healthy_file_of_every_format_is_recognised_and_has_no_problem(name: s
     options = {"separator": "\n"} if name == "processbench" else {}
     formats.write(tmp_path / "data.jsonl", name, stepped, **options)
     findings = by_check(examine_data(str(tmp_path / "data.jsonl"), against=[str(tmp_path / "test.jsonl")]))
-    assert findings["rows"].text == f"24 rows of {name} with 48 steps, and a label for each"
+    assert findings["rows"].text == f"24 {name} rows with 48 steps, each with a label"
     assert list(findings) == ["rows", "steps", "labels", "order", "duplicates", "soft labels", "overlap"]
     assert {finding.verdict for finding in findings.values()} == {"ok"}
 
@@ -495,7 +498,7 @@ def test_rows_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> N
     rows = [row, row | {"labels": [True]}, row | {"labels": [True, 7]}, row | {"prompt": None}]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(each) + "\n" for each in rows))
     finding = by_check(examine_data(str(tmp_path / "data.jsonl")))["rows"]
-    assert finding.verdict == "problem" and "3 of 4 rows are no rows of trl" in finding.text
+    assert finding.verdict == "problem" and "3 of 4 rows are not valid trl rows" in finding.text
     matches = (re.search(r"line \d: .*", detail) for detail in finding.details)
     assert [match[0][:40] for match in matches if match] == [
         "line 2: a solution needs steps and one l",
@@ -518,7 +521,7 @@ def test_rows_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> N
             [*HEALTHY, solution(99, 1.0, 1.0, steps=("one\n", " \n"))],
             "steps",
             "warning",
-            "1 steps hold no text",
+            "1 labelled steps have no text",
         ),
         (
             [*HEALTHY, replace(solution(99, 1.0, 1.0), question=" ")],
@@ -531,7 +534,7 @@ def test_rows_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> N
             [replace(each, is_correct=not each.is_correct) for each in HEALTHY],
             "order",
             "problem",
-            "in each other's place",
+            "good and bad are swapped",
         ),
         (
             [solution(number, float(number < 5), 1.0) for number in range(24)],
@@ -543,13 +546,13 @@ def test_rows_that_cannot_be_read_are_named_with_the_reason(tmp_path: Path) -> N
             [*HEALTHY, HEALTHY[0]],
             "duplicates",
             "warning",
-            "1 of 25 solutions stand there again, 0 of 1 with other labels",
+            "1 of 25 solutions repeat an earlier one; 0 of the 1 repeated have different labels",
         ),
         (
             [*HEALTHY, solution(0, 0.0, 0.0, is_correct=False)],
             "duplicates",
             "warning",
-            "1 of 1 with other labels",
+            "1 of the 1 repeated have different labels",
         ),
         ([*HEALTHY, solution(99, 0.5, 1.0)], "soft labels", "ok", "only with a threshold"),
     ],
@@ -584,14 +587,17 @@ def test_solutions_that_the_prm_cannot_read_are_counted(healthy: Path, tmp_path:
     file = data_file(tmp_path / "labels.jsonl", [*HEALTHY, solution(99, 1.0, 1.0, steps=("x" * 600, "y"))])
     findings = by_check(examine_data(file, prm=str(healthy)))
     assert_only(
-        findings, "length", "warning", r"1 of 25 solutions \(4.0%\) do not fit the PRM, 1 for their length"
+        findings,
+        "length",
+        "warning",
+        r"1 of 25 solutions \(4.0%\) do not fit the PRM, 1 because of their length",
     )
     assert (
         by_check(examine_data(data_file(tmp_path / "labels.jsonl"), prm=str(healthy)))["length"].verdict
         == "ok"
     )
     misfit = our_prm(tmp_path / "misfit", tag="##")
-    assert_only(by_check(examine_data(file, prm=str(misfit))), "length", "problem", "reads no solution")
+    assert_only(by_check(examine_data(file, prm=str(misfit))), "length", "problem", "cannot read solutions")
 
 
 LONG = "A farmer has 17 cows and buys 5 more each week for 4 weeks; how many cows has he got then, in all?"
@@ -664,19 +670,20 @@ def test_test_questions_in_the_data_are_a_problem_that_names_them(tmp_path: Path
         findings,
         "overlap",
         "problem",
-        r"1 test questions stand in the data exactly, 1 nearly \(2 of 3 of GSM8K",
+        r"1 test questions appear in the data exactly, 1 nearly \(2 of 3 of GSM8K",
     )
-    assert [re.sub(r"\S*/", "", detail)[:51] for detail in findings["overlap"].details] == [
-        "test.jsonl, line 1 stands nearly in labels.jsonl, l",
-        "test.jsonl, line 2 stands exactly in labels.jsonl, ",
+    assert [re.sub(r"\S*/", "", detail)[:52] for detail in findings["overlap"].details] == [
+        "test.jsonl, line 1 appears nearly in labels.jsonl, l",
+        "test.jsonl, line 2 appears exactly in labels.jsonl, ",
     ]
-    assert_only(by_check(examine_data(file)), "overlap", "warning", "not looked for")
+    assert_only(by_check(examine_data(file)), "overlap", "warning", "not checked")
 
 
 def test_processbench_is_found_to_be_made_of_test_questions_of_gsm8k() -> None:
     if not (DATA / "processbench" / "gsm8k.json").exists():
         pytest.skip(
-            f"ProcessBench is not at {DATA}; set FORKPOINT_DATA to a directory that holds processbench/gsm8k.json"
+            f"ProcessBench is not at {DATA}; set FORKPOINT_DATA to a directory that holds "
+            "processbench/gsm8k.json"
         )
     finding = by_check(examine_data(str(DATA / "processbench" / "gsm8k.json"), known_data=DATA))["overlap"]
     assert (
@@ -686,7 +693,9 @@ def test_processbench_is_found_to_be_made_of_test_questions_of_gsm8k() -> None:
 
 
 def test_columns_that_tell_no_format_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the columns a, b tell no format; name it with --format: forkpoint"):
+    with pytest.raises(
+        ValueError, match="the columns a, b belong to no known format; name it with --format: forkpoint"
+    ):
         recognise_format({"a": 1, "b": 2})
 
 
@@ -703,7 +712,7 @@ def test_kinds_are_told_by_files(healthy: Path, tmp_path: Path) -> None:
     assert kind_of(str(tmp_path)) == "data"
     assert kind_of("hub:somebody/something?split=train") == "data"
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="not told to be a PRM, a data file or a policy"):
+    with pytest.raises(ValueError, match="do not say whether it is a PRM, a data file or a policy"):
         kind_of(str(tmp_path / "empty"))
     with pytest.raises(FileNotFoundError, match="no file or directory"):
         kind_of(str(tmp_path / "nowhere"))
@@ -741,7 +750,10 @@ def test_the_terminal_shows_the_first_cases_and_says_how_many_there_are(
 
 
 def test_the_command_is_light() -> None:
-    code = "import sys, forkpoint.cli.doctor; print([name for name in ('torch', 'transformers', 'pyarrow') if name in sys.modules])"
+    code = (
+        "import sys, forkpoint.cli.doctor; print([name for name in ('torch', 'transformers', "
+        "'pyarrow') if name in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -750,7 +762,7 @@ def test_the_command_is_light() -> None:
     )
 
 
-PAGE = ROOT / "docs" / "doctor.md"
+PAGE = ROOT / "docs" / "how-to" / "doctor.md"
 
 
 def test_the_commands_of_the_page_run_and_end_as_it_says(

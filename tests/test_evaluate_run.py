@@ -1,16 +1,16 @@
-"""The evaluate stage on a scripted policy and a scorer that knows the truth, and its results as others read them."""
+"""The evaluate stage on a scripted policy and a scorer that knows the truth, and the files that it writes."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy, write_results
+from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy, write_results
 from forkpoint.policies import ScriptedPolicy
-from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
 from forkpoint.report import write_report
@@ -26,6 +26,7 @@ PROBLEMS = [Problem(f"p{idx}", f"question {idx}", "3") for idx in range(8)]
 QUIET = LocalExecutor(chunk_size=4, progress=False)
 TREE = TreeConfig(tau=0.5, num_leaves=4)
 CONFIG = EvaluateConfig(num_samples=4, temperatures=(0.7, 1.0))
+SOURCES = SolutionSources(CONFIG, TREE)
 
 
 class KnowingScorer:
@@ -38,13 +39,13 @@ class KnowingScorer:
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
         self.num_scored += len(steps)
-        return [[0.9 if "two" in "".join(its_steps) else 0.1 for _ in its_steps] for its_steps in steps]
+        return [[0.9 if "two" in "".join(solution) else 0.1 for _ in solution] for solution in steps]
 
 
 def test_a_scorer_that_knows_beats_the_majority(tmp_path: Path) -> None:
     scorer = KnowingScorer()
     evaluation = evaluate_policy(
-        PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", CONFIG, TREE, QUIET, scorer, PRMFormat()
+        PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", SOURCES, QUIET, Judge(scorer)
     )
     rows = {
         (row["sampler"], row["temperature"], row["select"], row["aggregate"], row["n"]): row
@@ -81,19 +82,29 @@ def test_a_scorer_that_knows_beats_the_majority(tmp_path: Path) -> None:
 
 def test_an_evaluation_is_continued_not_redone_and_gives_the_same_numbers(tmp_path: Path) -> None:
     first = evaluate_policy(
-        PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", CONFIG, TREE, QUIET, KnowingScorer(), PRMFormat()
+        PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", SOURCES, QUIET, Judge(KnowingScorer())
     )
     policy, scorer = ScriptedPolicy(SCRIPT), KnowingScorer()
-    second = evaluate_policy(PROBLEMS, policy, tmp_path / "run", CONFIG, TREE, QUIET, scorer, PRMFormat())
+    second = evaluate_policy(PROBLEMS, policy, tmp_path / "run", SOURCES, QUIET, Judge(scorer))
     assert second == first
     assert policy.requests == [] and scorer.num_scored == 0
 
 
+def test_a_correlation_that_is_undefined_is_null_in_the_results(tmp_path: Path) -> None:
+    policy = ScriptedPolicy(SCRIPT)
+    evaluation = evaluate_policy(PROBLEMS, policy, tmp_path / "run", SOURCES, QUIET, Judge(KnowingScorer()))
+    write_results(tmp_path, evaluation, {"correlations": [math.nan, 1.0]}, policy, {"evaluate": 1.0})
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    results = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
+    assert results["config"] == {"correlations": [None, 1.0]}
+
+
 def test_results_have_the_promised_shape_and_a_report(tmp_path: Path) -> None:
     policy = ScriptedPolicy(SCRIPT)
-    evaluation = evaluate_policy(
-        PROBLEMS, policy, tmp_path / "run", CONFIG, TREE, QUIET, KnowingScorer(), PRMFormat()
-    )
+    evaluation = evaluate_policy(PROBLEMS, policy, tmp_path / "run", SOURCES, QUIET, Judge(KnowingScorer()))
     write_results(tmp_path, evaluation, {"a": 1}, policy, {"evaluate": 1.0})
     results = json.loads((tmp_path / "results.json").read_text())
     assert set(results) >= {"version", "config", "policy", "rows", "first_error", "cost", "seconds"}
@@ -122,8 +133,9 @@ def test_first_errors_are_measured_on_the_lab_with_a_threshold_from_elsewhere(tm
 
     policy = ScriptedPolicy(careless, words=["Friday: finds 1+1=2\n", "The answer is 2"], name="careless")
     evaluation = evaluate_policy(
-        load_problems("lab:test?num=6"), policy, tmp_path / "run", EvaluateConfig(num_samples=2), TREE, QUIET, KnowingScorer(),
-        PRMFormat(), load_problems("lab:valid?num=6"),
+        load_problems("lab:test?num=6"), policy, tmp_path / "run",
+        SolutionSources(EvaluateConfig(num_samples=2), TREE), QUIET,
+        Judge(KnowingScorer(), threshold_problems=load_problems("lab:valid?num=6")),
     )  # fmt: skip
     found = evaluation.first_error
     assert found is not None
@@ -133,7 +145,7 @@ def test_first_errors_are_measured_on_the_lab_with_a_threshold_from_elsewhere(tm
 
 
 def test_without_a_scorer_nothing_is_picked_by_score(tmp_path: Path) -> None:
-    evaluation = evaluate_policy(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", CONFIG, TREE, QUIET)
+    evaluation = evaluate_policy(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", SOURCES, QUIET)
     assert {row["select"] for row in evaluation.rows} == {"greedy", "majority", "oracle"}
 
 
@@ -148,3 +160,10 @@ def test_impossible_configurations_are_refused(arguments: dict[str, object], mes
 def test_sizes_are_powers_of_two_and_the_number_itself() -> None:
     assert EvaluateConfig(num_samples=16).sizes == [1, 2, 4, 8, 16]
     assert EvaluateConfig(num_samples=12).sizes == [1, 2, 4, 8, 12]
+
+
+def test_first_errors_need_a_temperature(tmp_path: Path) -> None:
+    sources = SolutionSources(EvaluateConfig(num_samples=2, temperatures=()), TREE)
+    judge = Judge(KnowingScorer(), threshold_problems=PROBLEMS)
+    with pytest.raises(ValueError, match="give at least one temperature"):
+        evaluate_policy(PROBLEMS, ScriptedPolicy(SCRIPT), tmp_path / "run", sources, QUIET, judge)

@@ -1,4 +1,4 @@
-"""Formats, row by row: drawn by hand as they are published, and refused where they do not fit."""
+"""Formats, row by row: rows as they are published are read, and rows that do not fit are refused."""
 
 from __future__ import annotations
 

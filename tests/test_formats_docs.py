@@ -1,4 +1,4 @@
-"""What docs/formats.md says: the example prints what it says, and every format and option is in it."""
+"""docs/reference/formats.md: its example prints what it says; every format and option has a row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from forkpoint.formats import FORMATS
 from forkpoint.formats.options import Direction, options_of
 
-DOCUMENT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "reference" / "formats.md").read_text(encoding="utf-8")
 
 
 def rows_of(title: str) -> dict[str, list[str]]:

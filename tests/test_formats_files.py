@@ -1,4 +1,4 @@
-"""Formats in files: names and options are checked at once, rows stream, a file is complete or was never there."""
+"""Formats in files: options are checked at once, rows stream, a file is complete or does not exist."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import pytest
 from forkpoint import formats
 from forkpoint.formats import containers
 from forkpoint.formats.labels_file import read_labelled, write_labelled
+from forkpoint.prms.score_file import read_solutions
+from forkpoint.problems import load_problems
 from forkpoint.records import LabelledSolution
 from test_formats_round_trip import solution
 
@@ -21,7 +23,10 @@ SOLUTIONS = [solution([f"a{idx}\n", "b"], [1.0, 0.0], f"q{idx}", is_correct=Fals
 
 
 def test_importing_formats_loads_no_heavy_package() -> None:
-    code = "import sys, forkpoint.formats; print([name for name in ('torch', 'datasets', 'pyarrow') if name in sys.modules])"
+    code = (
+        "import sys, forkpoint.formats; "
+        "print([name for name in ('torch', 'datasets', 'pyarrow') if name in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -60,7 +65,8 @@ def test_names_lists_what_can_be_read_and_what_can_be_written() -> None:
             "write",
             "prm800k",
             {},
-            "format 'prm800k' can be read, not written; choose from forkpoint, math-shepherd, .*processbench$",
+            "format 'prm800k' can be read, not written; "
+            "choose from forkpoint, math-shepherd, .*processbench$",
         ),
         (
             "read",
@@ -147,6 +153,42 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "no.parquet").write_text("no")
     with pytest.raises(ValueError, match=r"no\.parquet is not Parquet"):
         list(formats.read(tmp_path / "no.parquet", "trl"))
+
+
+def test_a_byte_order_mark_and_empty_lines_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "labels.jsonl"
+    write_labelled(path, SOLUTIONS)
+    path.write_bytes(b"\xef\xbb\xbf\n\n" + path.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    assert list(formats.read(path, "forkpoint")) == list(read_labelled(path)) == SOLUTIONS
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"question": "\xff"}', "line 1 is not UTF-8: invalid start byte at byte 15"),
+        (b'{"question": "\xed\xa0\x80"}', "line 1 is not UTF-8"),
+        (b"\xff\xfe{\x00", "line 1 is not UTF-8"),
+    ],
+)
+def test_a_line_in_another_encoding_is_named(tmp_path: Path, text: bytes, message: str) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(text)
+    for read in (
+        lambda path: list(formats.read(path, "trl")),
+        lambda path: list(read_labelled(path)),
+        read_solutions,
+        lambda path: load_problems(str(path)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read(tmp_path / "rows.jsonl")
+
+
+def test_half_of_a_surrogate_pair_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "completions": ["a", step], "labels": [True, False]} for step in ("b", "\ud800")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    solutions = formats.read(tmp_path / "rows.jsonl", "trl")
+    with pytest.raises(ValueError, match=r"line 2 is not a row of trl: column .* half of a surrogate pair"):
+        formats.write(tmp_path / "out.jsonl", "forkpoint", solutions)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_bad_rows_are_left_out_only_for_a_caller_that_hears_of_each(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ def through(
 @st.composite
 def solutions(draw: st.DrawFn, values: st.SearchStrategy[float]) -> LabelledSolution:
     steps = draw(STEPS)
-    its_values = draw(st.lists(values, min_size=len(steps), max_size=len(steps)))
-    return replace(solution(steps, its_values, draw(TEXT), draw(st.booleans())), problem_id=draw(TEXT))
+    label_values = draw(st.lists(values, min_size=len(steps), max_size=len(steps)))
+    return replace(solution(steps, label_values, draw(TEXT), draw(st.booleans())), problem_id=draw(TEXT))
 
 
 def cut_before_line_ends(steps: tuple[str, ...]) -> bool:

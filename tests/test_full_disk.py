@@ -10,6 +10,7 @@ import pytest
 
 from forkpoint.errors import RunError
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy
@@ -33,7 +34,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     path.mkdir()
     if mount("-t", "tmpfs", "-o", f"size={SIZES_KIB[0]}k", "tmpfs", str(path)):
         pytest.skip(
-            "a tmpfs cannot be mounted here (that needs root); disks that fill up are simulated in test_runs.py and test_journal.py"
+            "a tmpfs cannot be mounted here (that needs root); "
+            "disks that fill up are simulated in test_runs.py and test_journal.py"
         )
     yield path
     subprocess.run(["umount", str(path)], check=True)
@@ -51,7 +53,13 @@ def label(out: Path) -> None:
     plan = RolloutPlan(num_solutions=4, solution_temperature=1.0, num_rollouts=8)
     executor = LocalExecutor(chunk_size=8, progress=False)
     label_problems(
-        PROBLEMS, ScriptedPolicy(SCRIPT), out, TreeConfig(max_tokens=8), LabelConfig(), executor, plan=plan
+        PROBLEMS,
+        ScriptedPolicy(SCRIPT),
+        out,
+        TreeConfig(max_tokens=8),
+        LabelConfig(),
+        executor,
+        Sampling(plan),
     )
 
 

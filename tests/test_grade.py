@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,19 +20,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from forkpoint.grading.file import GradeCounts, grade_file
 from forkpoint.grading.grade import (
-    GradeCounts,
     answer_key,
     check_grader,
     check_reference,
     extract_answer,
     grade,
     grade_all,
-    grade_file,
     is_correct,
 )
 from forkpoint.grading.numerals import parse_number
-from forkpoint.grading.pool import GradingPool, Worker, close_shared_pools, shared_pool
+from forkpoint.grading.pool import GradingPool, GradingWorker, close_shared_pools, shared_pool
+from forkpoint.grading.unread import Sample, Unread, count_unread
 from forkpoint.select import majority
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -61,7 +63,7 @@ def slow(reference, prediction):
 
 @pytest.fixture
 def user_graders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The name of a module with graders that only the working directory has."""
+    """Return the name of a module with graders that exists only in the working directory."""
     (tmp_path / "my_graders.py").write_text(USER_GRADERS)
     monkeypatch.chdir(tmp_path)
     yield "my_graders"
@@ -110,11 +112,27 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
         ("The answer is 7. No, the answer is 8.", 8),
         (r"The answer is 7, so \boxed{8}", 8),
         (r"\boxed{7} and then \boxed{8}", 8),
-        (r"\boxed{7} and then \boxed{8", 7),
         (r"\boxed{\boxed{7}}", 7),
         (r"\boxed{x = 5}", 5),
         ("#### Summary\nThe answer is 18", 18),
         ("Total: 20 hours.\n* done", 20),
+        ("The answer is 5 (x=2).", 5),
+        ("#### 5 (since a=2)", 5),
+        ("#### 5(x=2, y=3)", 5),
+        ("The answer is 5, since 2a=4", 5),
+        ("The answer is 5 because 2*3 = 6.", 5),
+        ("The answer is 5 when x = 2.", 5),
+        ("The answer is 5 for $x = 2$.", 5),
+        ("The answer is 5, x=2.", 5),
+        (r"\boxed{5 \text{ (since } a=2)}", 5),
+        ("So there are 12 - 7 = 5 (a=7).", 5),
+        ("The answer is x = 5 (a=7).", 5),
+        ("The answer is (x = 5)", 5),
+        ("The answer is 3 + 2 = 5", 5),
+        ("The answer is 5 dozen = 60 eggs", 60),
+        ("The answer is 2 x = 10", 10),
+        ("The answer is the same as 5", 5),
+        ("5 apples and 3 pears make 8", 8),
     ],
 )
 def test_numbers_are_read_as_they_are_written(text: str, value: int | Fraction) -> None:
@@ -144,11 +162,274 @@ def test_numbers_are_read_as_they_are_written(text: str, value: int | Fraction) 
         "1/2/3",
         "1e999",
         "f(18)",
+        r"2\sqrt{3}+2",
+        "f(x)-3",
+        "|x|-3",
+        "3 apples and 4 pears",
+        "3 apples or 4 pears",
+        "3 apples, 4 pears",
+        "5 feet 3 inches",
+        "2 hours and 30 minutes",
+        "$5 plus 3",
     ],
 )
 def test_what_is_no_single_number_is_ungradable(text: str) -> None:
     for prediction in (text, f"\\boxed{{{text}}}", f"The answer is {text}."):
         assert grade("5", prediction, "numeric").outcome == "ungradable"
+
+
+ANSWERS_BELOW = [
+    "Answer:\n$$\n{}\n$$",
+    "Answer:\n\n$${}$$\n\nDone.",
+    "**Answer:**\n\\[\n{}\n\\]\nThat is all.",
+    "The answer is\n\\[ {} \\]",
+    "The answer is:\n\n\\[ x = {} \\]",
+    "Final answer:\n```\n{}\n```",
+    "Answer:\n```text\n{}\n```\nDone.",
+    "## Answer\n{}",
+    "### Final Answer\n\n{}\n",
+    "**Answer**\n\n{}.",
+    "Answer\n{}",
+    "Answer:\n- {}",
+    "Answer:\n\n* {}\n",
+    "Answer:\n> {}",
+    "Answer:\n1. {}",
+    "Answer: `{}`",
+    "Answer: `${}$`",
+    "<answer>{}</answer>",
+    "<answer>\n{}\n</answer>\n",
+]
+
+
+@pytest.mark.parametrize("grader", ["numeric", "math"])
+@pytest.mark.parametrize("form", ANSWERS_BELOW)
+def test_an_answer_may_stand_on_the_lines_below_its_marker(form: str, grader: str) -> None:
+    assert is_correct("13", "So 2 + 11 = 13.\n" + form.format("13"), grader)
+    assert is_correct("-13", form.format("-13"), grader)
+    assert grade("13", form.format("-13"), grader).outcome == "wrong"
+    assert grade("-13", form.format("13"), grader).outcome == "wrong"
+
+
+def test_a_list_below_a_marker_is_several_answers() -> None:
+    assert is_correct("5, 6", "Answer:\n- 5\n- 6\n", "math")
+    assert is_correct("5, 6", "Answer:\n1. $5$\n2. $6$", "math")
+    assert grade("5", "Answer:\n- 5\n- 6\n", "numeric").outcome == "ungradable"
+
+
+def test_a_heading_with_nothing_below_announces_nothing() -> None:
+    assert is_correct("5", "So 2 + 3 = 5.\n# Answer", "numeric")
+    assert is_correct("5", "The answer is 5.\n## Final answer\n", "math")
+
+
+def test_a_matrix_below_a_marker_is_read_whole() -> None:
+    text = "The answer is\n\\[\n\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}\n\\]"
+    assert is_correct(r"\begin{pmatrix}1\\2\end{pmatrix}", text, "math")
+
+
+@pytest.mark.parametrize("text", ["The answer is 5 (x=2).", "#### 5 (since a=2)", r"\boxed{5}, since a=2"])
+def test_math_does_not_read_reasons_either(text: str) -> None:
+    assert is_correct("5", text, "math")
+    assert not is_correct("2", text, "math")
+
+
+@pytest.mark.parametrize("grader", ["numeric", "math", "exact"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2 + 3 = 5\n#### 5\n\nQuestion: Bob has 3 and 4.\n3 + 4 = 7\n#### 7",
+        "2 + 3 = 5\n#### 5\n\nBob has 3 and 4. The answer is \\boxed{7}",
+        "2 + 3 = 5\n#### 5.\n\nBob has 3 and 4. 3 + 4 = 7",
+        "The answer is 5.\n\nQuestion: Bob has 3 and 4.\nAnswer: The answer is 7.",
+        "So \\boxed{5}.\n\nProblem 2: Bob has 3 and 4. So \\boxed{7}.",
+        "So \\boxed{5}.\n\n## Problem 2\nBob has 3 and 4. So \\boxed{7}.",
+        "A: 5\n\nQ: Bob has 3 and 4.\nA: 7",
+        "The answer is 5.<|im_end|>\n<|im_start|>user\n3 + 4?<|im_end|>The answer is 7.",
+        "The answer is 5.</s> The answer is 7.",
+        "**Problem:** Tom has 2 and 3.\nThe answer is 5.\n\n**Problem:** Bob.\nThe answer is 7.",
+    ],
+)
+def test_what_runs_on_after_the_answer_is_not_read(text: str, grader: str) -> None:
+    assert is_correct("5", text, grader)
+    assert not is_correct("7", text, grader)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#### Step 2\nAdd 5.\n#### 7",
+        "#### 1. Add 2\n#### 2. Add 5\nThe answer is 7",
+        "Question: 3 + 4?\nThe answer is 7",
+        "#### Answer: 7",
+    ],
+)
+def test_a_heading_is_no_answer(text: str) -> None:
+    assert is_correct("7", text, "numeric")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"so $x=\boxed{2}$ or $x=\boxed{3}$.",
+        r"\boxed{2} and \boxed{3}",
+        r"$\boxed{2}, \boxed{3}$",
+        r"\(\boxed{2}\) and \(\boxed{3}\)",
+        r"\boxed{2} \text{ or } \boxed{3}",
+        "#### 2, 3",
+    ],
+)
+def test_two_boxes_for_two_answers_are_both_read(text: str) -> None:
+    assert is_correct("2, 3", text, "math")
+    for half in ("2", "3"):
+        assert not is_correct(half, text, "math")
+        assert grade(half, text, "numeric").outcome == "ungradable"
+
+
+def test_boxes_that_are_apart_are_separate_statements() -> None:
+    assert is_correct("3", r"First \boxed{2}. Then the total is \boxed{3}.", "math")
+    assert is_correct("3", r"\boxed{3} and again \boxed{3}", "math")
+    assert is_correct("3", r"\boxed{3}, \boxed{3}", "numeric")
+    assert is_correct("639/40", r"\boxed{15\frac{39}{40}}, or \boxed{\frac{639}{40}}", "numeric")
+
+
+CHOICES = [r"\textbf{(B)}\ 12", r"\text{(B) } 12", r"\textbf{(B) }12", "(B) 12", r"\mathrm{(B)}~12"]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_choice_may_come_with_its_value(choice: str) -> None:
+    boxed = f"\\boxed{{{choice}}}"
+    assert is_correct("B", boxed, "choice")
+    for reference in ("B", "(B)", r"\text{(B)}", "12", choice):
+        assert is_correct(reference, boxed, "math"), reference
+        assert is_correct(boxed, reference, "math"), reference
+    for reference in ("C", "(C)", "13", r"\textbf{(C)}\ 12"):
+        assert not is_correct(reference, boxed, "math"), reference
+
+
+def test_two_choices_are_no_choice() -> None:
+    for text in (r"\boxed{A, C}", "The answer is A and C", "Answer: (A) or (C).", r"\boxed{A}, \boxed{C}"):
+        assert grade("A", text, "choice").outcome == "ungradable"
+    assert is_correct("A", "The answer is A, I think.", "choice")
+
+
+THOUGHTS = [
+    "<think>{}</think>\n{}",
+    "{}</think>\n{}",
+    "<think>\n{}\n</think>\n\n{}",
+    "<thinking>{}</thinking>{}",
+    "<reasoning>{}</reasoning><answer>{}</answer>",
+    "<|begin_of_thought|>{}<|end_of_thought|>\n<|begin_of_solution|>{}<|end_of_solution|>",
+    "◁think▷{}◁/think▷{}",
+    "[THINK]{}[/THINK]{}",
+    "<seed:think>{}</seed:think>{}",
+    "<|START_THINKING|>{}<|END_THINKING|>{}",
+    "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>",
+    "analysisWe try. {}assistantfinal{}",
+]
+
+
+@pytest.mark.parametrize("grader", ["numeric", "math"])
+@pytest.mark.parametrize("form", THOUGHTS)
+def test_reasoning_is_not_graded(form: str, grader: str) -> None:
+    text = form.format("Perhaps \\boxed{7}?", "The answer is 5.")
+    assert is_correct("5", text, grader)
+    assert not is_correct("7", text, grader)
+    assert grade_all([("7", text)], grader, reasoning="read")[0].is_correct
+    assert extract_answer(text, grader) == "5"
+    assert extract_answer(text, grader, "read") == "7"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think>Perhaps \\boxed{7}?",
+        "<think>Perhaps \\boxed{7}?</think> Hm. <think>Or 7",
+        "<|begin_of_thought|>Perhaps \\boxed{7}?",
+        "◁think▷Perhaps \\boxed{7}?",
+        "<|channel|>analysis<|message|>Perhaps \\boxed{7}?",
+        "analysisPerhaps \\boxed{7}?",
+    ],
+)
+def test_reasoning_that_is_not_closed_has_no_answer(text: str) -> None:
+    for grader in ("numeric", "math", "exact", "code"):
+        verdict = grade("7", text, grader)
+        assert (verdict.outcome, verdict.answer) == ("ungradable", None)
+        assert "cut off" in verdict.reason
+
+
+def test_nothing_after_the_reasoning_is_no_answer() -> None:
+    assert grade("7", "<think>Perhaps \\boxed{7}?</think>\n", "math").reason == "no answer"
+
+
+def test_an_unknown_way_to_treat_reasoning_is_refused() -> None:
+    with pytest.raises(ValueError, match="reasoning 'keep' is unknown; choose from drop, read"):
+        grade_all([("7", "7")], "math", reasoning="keep")  # type: ignore[arg-type]
+
+
+JSON_ANSWERS = [
+    '{"reasoning": "3 times 2.", "answer": "6"}',
+    '{"reasoning": "3 times 2.", "answer": 6}',
+    '{\n  "reasoning": "3 times 2. The answer is 7.",\n  "answer": "6"\n}\n',
+    '```json\n{"reasoning": "3 times 2.", "answer": "6"}\n```',
+    '```\n{"reasoning": "3 times 2.", "answer": "6 apples"}\n```\nDone.',
+    'Here it is:\n\n{"reasoning": "\\\\boxed{7}", "final_answer": "$6"}',
+    '{"steps": [{"answer": 7}, {"answer": 8}], "Final Answer": "The answer is 6."}',
+    '{"answer": "6", "confidence": 0.7}',
+    '{"reasoning": "He said \\\\"7\\\\".", "answer": "\\\\\\\\boxed{6}"}'.replace("\\\\", "\\"),
+    '{"reasoning": "3 times 2 \\n is", "answer": "\\boxed{6}"}',
+    '{"answer": "6"',
+    '{"answer": "6"}\n\nQuestion: 3 + 4?\n{"answer": "7"}',
+    "{'reasoning': '3 times 2', 'answer': '6'}",
+    '{"result": 6}',
+    '<think>{"answer": 7}</think>{"answer": 6}',
+]
+
+
+@pytest.mark.parametrize("grader", ["numeric", "math"])
+@pytest.mark.parametrize("text", JSON_ANSWERS)
+def test_the_answer_of_a_json_object_is_read(text: str, grader: str) -> None:
+    assert is_correct("6", text, grader)
+    assert not is_correct("7", text, grader)
+
+
+def test_latex_in_json_is_read_with_and_without_doubled_backslashes() -> None:
+    for text in (r'{"answer": "\frac{1}{2}"}', r'{"answer": "\\frac{1}{2}"}', r'{"answer": "\\dfrac12"}'):
+        assert is_correct(r"\frac{1}{2}", text, "math"), text
+    assert is_correct("1, 2", '{"answer": [1, 2]}', "math")
+    assert is_correct("B", '{"answer": "B"}', "choice")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"reasoning": "The answer is 6',
+        '{"reasoning": "3 times 2.", "answer": "6',
+        '{"answer": 6',
+        '{"answer": ',
+    ],
+)
+def test_json_that_is_cut_off_has_no_answer(text: str) -> None:
+    for grader in ("numeric", "math"):
+        verdict = grade("6", text, grader)
+        assert (verdict.outcome, verdict.answer) == ("ungradable", None)
+        assert "cut off" in verdict.reason
+
+
+def test_json_without_an_answer_is_read_as_text() -> None:
+    assert grade("6", '{"answer": null}', "math").reason == "no answer"
+    assert is_correct("6", '{"city": "Rome"}\nThe answer is 6.', "math")
+    assert is_correct(r"\{1, 2\}", r"The answer is \{1, 2\}", "math")
+
+
+def test_two_values_are_no_single_number() -> None:
+    for text in ("The answer is x=5, y=2.", "The answer is x=5 and y=2.", r"\boxed{x=5, y=2}"):
+        assert grade("2", text, "numeric").outcome == "ungradable"
+
+
+def test_a_reference_with_two_amounts_is_refused() -> None:
+    for reference in ("3 apples and 4 pears", "#### 3 apples and 4 pears", "5 feet 3 inches"):
+        with pytest.raises(ValueError, match="cannot be read"):
+            check_reference(reference, "numeric")
+    check_reference("#### 5 (since a=2)", "numeric")
 
 
 @pytest.mark.parametrize(
@@ -301,6 +582,178 @@ def test_different_mathematics_is_wrong(reference: str, prediction: str) -> None
     ] == ["wrong"] * 2
 
 
+@pytest.mark.parametrize(
+    ("reference", "prediction"),
+    [
+        ("HHT", "THH"),
+        ("ABC", "BCA"),
+        ("AB", "BA"),
+        ("HHT", "T H H"),
+        ("H T T", "TTH"),
+        ("HHT", r"\text{THH}"),
+        ("HHT", r"\mathrm{THH}"),
+        ("AB", "ab"),
+        ("HHT, HTH", "HHT, THH"),
+        ("(AB, CD)", "(CD, AB)"),
+        ("listen", "silent"),
+        ("2,3", "2,2,3"),
+        ("2,2,3", "2,3,3"),
+        ("3", "3,3"),
+        ("3 and 4", "3, 4, and 4"),
+        ("(1,2)", "(1,2,2)"),
+        (r"\sqrt{2}, 3", r"3, \sqrt{2}, 3"),
+        ("x=2", "x=2, x=2"),
+    ],
+)
+def test_order_and_number_of_letters_and_items_count(reference: str, prediction: str) -> None:
+    for first, second in ((reference, prediction), (prediction, reference)):
+        assert not is_correct(first, second, "math")
+        assert not is_correct(first, f"\\boxed{{{second}}}", "math")
+        assert is_correct(first, first, "math")
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction"),
+    [
+        ("HHT", "HHT"),
+        ("HHT", "H H T"),
+        ("HHT", r"\text{HHT}"),
+        ("Tom", "tom"),
+        ("NO", "no"),
+        ("HT, TH", "TH, HT"),
+        ("2,3", "3, 2"),
+        ("2 and 3", "2, 3"),
+        ("1, 2, and 3", r"3, 2 \text{ or } 1"),
+        (r"\pm 3", "3, -3"),
+        (r"\{2,3\}", "3,2"),
+        ("(1,2)", "1,2"),
+        ("1,000, 2,000", "1000, 2000"),
+        ("x=2, x=3", "3, 2"),
+        (r"2 \text{ and } 3", "2,3"),
+        ("2x", "2*x"),
+        ("xy", r"y \cdot x"),
+    ],
+)
+def test_equal_words_and_lists_are_equal(reference: str, prediction: str) -> None:
+    assert is_correct(reference, prediction, "math")
+
+
+AMOUNTS = [
+    ("12", "12 cups"),
+    ("12", "12 cups of flour"),
+    ("12 cups", "12"),
+    ("12 cups", r"12\text{ cups}"),
+    ("12", r"12\text{ cups}"),
+    ("1 cup", "1"),
+    ("18", "18 apples"),
+    ("18 apples", "18 red apples"),
+    ("20", "$20 per book"),
+    (r"\$20", "$20 per book"),
+    ("20", r"\$20 \text{ per book}"),
+    ("20 dollars", "$20"),
+    ("20", "€20"),
+    ("-10", "-10°F"),
+    ("-10", r"-10^\circ F"),
+    ("-10", r"-10^{\circ}\text{F}"),
+    ("-10°F", "-10 degrees Fahrenheit"),
+    ("-10°", "-10°C"),
+    ("1200", "1,200 square feet"),
+    ("1200 square feet", "1200 sq ft"),
+    ("15", "15 miles per hour"),
+    ("15 mph", "15 miles per hour"),
+    ("15", "15 mph"),
+    (r"15\text{ m/s}", "15 meters per second"),
+    (r"\frac{1}{2}", r"\frac{1}{2} cup"),
+    ("3 1/2", "3 1/2 cups"),
+    (r"3\sqrt{2}", r"3\sqrt{2} units"),
+    (r"2\pi", r"2\pi inches"),
+    ("50", "50 percent"),
+    ("7", "7 days."),
+]
+
+
+@pytest.mark.parametrize(("reference", "prediction"), AMOUNTS)
+def test_a_unit_that_one_side_writes_does_not_count(reference: str, prediction: str) -> None:
+    pairs = [(reference, prediction), (prediction, reference), (reference, f"So $\\boxed{{{prediction}}}$.")]
+    verdicts = grade_all([*pairs, (prediction, prediction)], "math")
+    assert [verdict.outcome for verdict in verdicts] == ["correct"] * 4
+    assert answer_key(reference, "math") == answer_key(prediction, "math")
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction"),
+    [
+        ("12 cups", "12 spoons"),
+        ("12", "13 cups"),
+        ("12", "12 dozen"),
+        ("12", "12 hundred"),
+        ("10", "10 below zero"),
+        ("-10°F", "-10°C"),
+        ("10°F", "-10°F"),
+        (r"\$20", "20 cents"),
+        ("$20", "€20"),
+        ("12 square feet", "12 feet"),
+        ("12", "12 and 3 cups"),
+        ("12 cups", "12 or nine cups"),
+        ("3", "3 remainder two"),
+        ("2", "2 abc"),
+        ("2", "2 x"),
+        ("2", "2 is not enough"),
+    ],
+)
+def test_a_unit_that_changes_the_amount_counts(reference: str, prediction: str) -> None:
+    assert not is_correct(reference, prediction, "math")
+    assert not is_correct(prediction, reference, "math")
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction"),
+    [
+        ("1", r"\frac{R}{r}"),
+        ("0", r"\pi(R^2-r^2)"),
+        ("2a", "a+A"),
+        ("x+1", "X+1"),
+        ("x_A+1", "x_a+1"),
+        (r"2\Omega", r"2\omega"),
+        (r"\Gamma", r"\gamma"),
+        ("2e", "2E"),
+        ("P(A)", "P(a)"),
+        ("(r,R)", "(R,r)"),
+        ("s", "S"),
+    ],
+)
+def test_the_case_of_a_symbol_counts(reference: str, prediction: str) -> None:
+    assert [
+        verdict.outcome
+        for verdict in grade_all(
+            [(reference, prediction), (prediction, reference), (reference, reference)], "math"
+        )
+    ] == ["wrong", "wrong", "correct"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "prediction"),
+    [
+        ("10^{-20}", "10^{-21}"),
+        (r"\frac{1}{10^{13}}", r"\frac{1}{10^{14}}"),
+        ("0", "10^{-20}"),
+        ("10^{-20}x", "10^{-21}x"),
+        ("(10^{-20},1)", "(10^{-21},1)"),
+        (r"0.0000001\pi", r"0.0000002\pi"),
+    ],
+)
+def test_small_numbers_are_compared_relative_to_their_size(reference: str, prediction: str) -> None:
+    pairs = [(reference, prediction), (prediction, reference), (prediction, prediction)]
+    assert [verdict.outcome for verdict in grade_all(pairs, "math")] == ["wrong", "wrong", "correct"]
+
+
+def test_the_noise_of_evaluation_is_no_difference() -> None:
+    assert is_correct("0", r"\sqrt{3+2\sqrt{2}}-1-\sqrt{2}", "math")
+    assert is_correct("10^{-20}", r"\frac{1}{10^{20}}", "math")
+    assert is_correct(r"\frac{\pi}{3}", "1.047198", "math")
+    assert not is_correct(r"\sqrt{2}", "1.41421", "math")
+
+
 def test_equal_answers_have_one_key() -> None:
     assert (
         answer_key(r"so \boxed{\frac12}", "math")
@@ -319,6 +772,31 @@ def test_an_answer_that_is_cut_off_is_not_replaced_by_another_number() -> None:
     assert "not balanced" in verdict.reason
 
 
+@pytest.mark.parametrize("grader", ["numeric", "math", "exact"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\boxed{5}. Checking again, it is \boxed{",
+        r"\boxed{5} and then \boxed{8",
+        r"\boxed{5} and then \boxed{\frac{1}{2}",
+        r"\boxed{5}. Checking again, it is $\boxed",
+        r"\boxed{5}. Checking again, it is $\bo",
+        r"\boxed{5}. Checking again, it is \fbox{7",
+        r"#### 5. Checking again, it is \boxed{",
+        r"The answer is 5. Checking again, it is \boxed{7",
+    ],
+)
+def test_an_earlier_answer_does_not_stand_in_for_a_box_that_is_cut_off(text: str, grader: str) -> None:
+    verdict = grade("5", text, grader)
+    assert verdict.outcome == "ungradable"
+    assert "cut off" in verdict.reason
+
+
+@pytest.mark.parametrize("text", ["The answer is 5. Checking again, the answer is", "A: 5\nA:"])
+def test_an_earlier_answer_does_not_stand_in_for_a_marker_without_one(text: str) -> None:
+    assert grade("5", text, "numeric").reason == "no answer"
+
+
 HOSTILE = [
     "9**9**9**9",
     "9" * 10**6,
@@ -332,6 +810,35 @@ HOSTILE = [
 ]
 
 
+REPETITIVE = [
+    "Answer:\n" + "- \\[5\n" * 30_000,
+    "Answer:\n" + "- ```5\n" * 20_000,
+    "Answer:\n- `5" * 20_000,
+    "#### 5 (a=" * 20_000,
+    "5 (a=" * 40_000,
+    "answer is 5 and " * 12_000,
+    "\\boxed{5}, " * 20_000,
+    "5 (" + "=" * 150_000,
+    "#### 5a " * 20_000,
+    "####" + " a5" * 50_000,
+    "Question" * 20_000,
+    "<answer>" * 20_000,
+    "<think></think>" * 10_000,
+    '{"a":"' * 30_000,
+    '{"a":' * 30_000,
+    '\n{"a":"' * 20_000,
+    '\n{"a":1}' * 20_000,
+]
+
+
+@pytest.mark.parametrize("grader", ["numeric", "math", "choice"])
+@pytest.mark.parametrize("prediction", REPETITIVE, ids=lambda text: text[:12])
+def test_finding_an_answer_takes_linear_time(prediction: str, grader: str) -> None:
+    start = time.process_time()
+    extract_answer(prediction, grader)
+    assert time.process_time() - start < 5  # quadratic time would be minutes
+
+
 @pytest.mark.parametrize("grader", ["numeric", "math"])
 @pytest.mark.parametrize("prediction", HOSTILE, ids=lambda text: text[:12])
 def test_hostile_answers_are_ungradable_at_once(prediction: str, grader: str) -> None:
@@ -339,7 +846,7 @@ def test_hostile_answers_are_ungradable_at_once(prediction: str, grader: str) ->
     verdict = grade("5", prediction, grader)
     if not (
         grader == "numeric" and not any(map(str.isdigit, prediction))
-    ):  # what has no digits has no answer to judge
+    ):  # a text without digits has no answer to judge
         assert verdict.outcome == "ungradable"
         assert verdict.reason
     assert not verdict.is_correct
@@ -347,7 +854,7 @@ def test_hostile_answers_are_ungradable_at_once(prediction: str, grader: str) ->
 
 
 def test_a_hang_is_killed_and_the_answers_around_it_are_not_harmed() -> None:
-    is_correct("x+y", "y+x", "math")  # the process is there
+    is_correct("x+y", "y+x", "math")  # starts the process
     hangs = [r"\boxed{9^{9^9}}"] * 5  # asked once
     start = time.monotonic()
     verdicts = grade_all(
@@ -432,7 +939,8 @@ def test_a_script_without_a_main_guard_grades_and_leaves_no_process(tmp_path: Pa
     script = tmp_path / "script.py"
     script.write_text(
         "from forkpoint.grading.grade import grade\nfrom forkpoint.grading.pool import shared_pool\n"
-        "print(grade('x+y', 'y+x', 'math').outcome, *[worker._process.pid for worker in shared_pool('math')._all])\n"
+        "print(grade('x+y', 'y+x', 'math').outcome, *[worker._process.pid for worker in "
+        "shared_pool('math')._all])\n"
     )
     done = run_python(str(script))
     outcome, pid = done.stdout.split()
@@ -443,10 +951,11 @@ def test_a_script_without_a_main_guard_grades_and_leaves_no_process(tmp_path: Pa
 @pytest.mark.skipif(
     not (hasattr(signal, "setitimer") and Path("/proc").is_dir()), reason="needs POSIX timers and /proc"
 )
-def test_a_hanging_process_ends_even_where_its_parent_was_killed(user_graders: str) -> None:
+def test_a_hanging_process_ends_even_if_its_parent_was_killed(user_graders: str) -> None:
     script = (
-        "import threading, time\nfrom forkpoint.grading.pool import Worker\n"
-        f"worker = Worker('{user_graders}:slow')\nprint(worker._process.pid, flush=True)\nworker.ask('a', 'hang', 0.3)"
+        "import threading, time\nfrom forkpoint.grading.pool import GradingWorker\n"
+        f"worker = GradingWorker('{user_graders}:slow')\nprint(worker._process.pid, flush=True)\n"
+        "worker.ask('a', 'hang', 0.3)"
     )
     parent = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment(), text=True
@@ -474,7 +983,7 @@ def test_importing_the_grader_is_light() -> None:
 
 
 def test_a_worker_answers_in_time_whatever_it_is_asked() -> None:
-    worker = Worker("math")
+    worker = GradingWorker("math")
     start = time.monotonic()
     ruling = worker.ask("5", "9^{9^9}", 0.3)
     assert time.monotonic() - start < 1.5
@@ -511,7 +1020,7 @@ def test_a_file_is_graded_line_by_line_and_nothing_is_dropped(tmp_path: Path) ->
     counts = grade_file(answers, "numeric", out)
     assert (counts.num_correct, counts.num_wrong, counts.num_ungradable) == (3, 1, 1)
     assert [found.line for found in counts.unreadable] == [6, 7, 8, 9, 10]
-    assert counts.unreadable[1].reason == "field 'prediction' must be a string or a number; 'None' was found"
+    assert counts.unreadable[1].reason == "field 'prediction' must hold a string or a number; it holds None"
     assert (counts.num_graded, counts.accuracy) == (5, 0.6)
     rows = rows_of(out)
     assert [row["line"] for row in rows] == [1, 2, 4, 5, 6, 7, 8, 9, 10, 11]
@@ -524,6 +1033,68 @@ def test_a_file_is_graded_line_by_line_and_nothing_is_dropped(tmp_path: Path) ->
         *["unreadable"] * 5,
         "correct",
     ]
+
+
+def test_half_of_a_surrogate_pair_is_one_unreadable_line_and_the_others_get_verdicts(tmp_path: Path) -> None:
+    answers, out = tmp_path / "answers.jsonl", tmp_path / "verdicts.jsonl"
+    lines = [
+        b'\xef\xbb\xbf{"reference": "18", "prediction": "A: 18"}',
+        b'{"reference": "18", "prediction": "A: 18 \\ud83d"}',
+        b'{"reference": "18", "prediction": "A: 18"}',
+        b'{"reference": NaN, "prediction": "nan"}',
+    ]
+    answers.write_bytes(b"\n".join(lines))
+    counts = grade_file(answers, "numeric", out)
+    assert [row["outcome"] for row in rows_of(out)] == ["correct", "unreadable", "correct", "unreadable"]
+    assert counts.unreadable[0].reason.startswith("field 'prediction' must hold unicode text")
+    assert counts.unreadable[1].reason == "field 'reference' must hold a string or a number; it holds nan"
+
+
+def long_solution(number: int) -> str:
+    return f"There are {number - 2} of them at first, and two more come. " * 5 + f"So that makes {number}"
+
+
+def test_texts_without_an_answer_are_counted_and_the_grader_that_reads_them_is_named(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    texts = [
+        *map(long_solution, range(10, 20)),
+        "The answer is 5",
+        r"\boxed{",
+        r"\boxed{\frac{1}{2",
+        r"\frac{1}{2",
+        "<think>7",
+    ]
+    rows = [{"reference": str(10 + idx), "prediction": text} for idx, text in enumerate(texts)]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    unread = grade_file(answers, "math").unread
+    assert unread == Unread(
+        15, num_without_answer=10, num_ungradable=1, num_cut_off=3, likely_grader="numeric"
+    )
+    assert unread.message().splitlines() == [
+        "15 texts: 10 had no answer, 1 could not be graded, 3 were cut off; these count as wrong",
+        "warning: 93.3% of the texts were not read; --grader numeric finds correct answers in them",
+    ]
+    counted = grade_file(answers, "numeric").unread
+    assert (counted.num_without_answer, counted.likely_grader) == (0, None)
+
+
+def test_a_few_texts_without_an_answer_are_no_warning(tmp_path: Path) -> None:
+    answers = tmp_path / "answers.jsonl"
+    texts = ["The answer is 5"] * 38 + ["", "The answer is 9**9"]
+    answers.write_text("".join(json.dumps({"reference": "5", "prediction": text}) + "\n" for text in texts))
+    unread = grade_file(answers, "numeric").unread
+    assert unread == Unread(40, num_without_answer=1, num_ungradable=1)
+    assert "warning" not in unread.message()
+    assert "warning" in grade_file(answers, "choice").unread.message()
+
+
+def test_no_grader_is_named_if_none_reads_the_texts() -> None:
+    pairs = [("5", "I do not know. " * 30)] * 10
+    sample = Sample()
+    sample.add(pairs, verdicts := grade_all(pairs, "math"), "math")
+    found = count_unread(verdicts).explained(sample)
+    assert found == Unread(10, num_without_answer=10)
+    assert "look at some of them" in found.message()
 
 
 def test_a_file_needs_a_grader_and_another_place_for_its_verdicts(tmp_path: Path) -> None:
@@ -562,8 +1133,10 @@ def test_numeric_agrees_with_the_published_verdicts_on_gsm8k() -> None:
 
 
 @needs_data
-def test_math_agrees_with_the_published_verdicts_where_those_are_right() -> None:
-    """The published harness misses problem 3 (`4:30 p.m.`, all samples) and sample 7 of problem 72 (10000 for `10{,}000`)."""
+def test_math_agrees_with_the_published_verdicts_that_are_right() -> None:
+    """The published harness misses problem 3 (`4:30 p.m.`, all samples) and sample 7 of problem 72 (10000 for
+    `10{,}000`).
+    """
     rows = rows_of(DATA / "samples_same_model" / "math_cot_100.jsonl")
     verdicts = grade_all([(row["answer"], response) for row in rows for response in row["response"]], "math")
     keys = [answer_key(response, "math") for row in rows for response in row["response"]]
@@ -594,7 +1167,7 @@ def test_math_finds_the_real_pairs_consistent_that_are_not_garbled() -> None:
     assert len(garbled) == 20
     assert (
         sum(verdict.outcome == "ungradable" for verdict in verdicts) == 15
-    )  # the rest parse, as something else
+    )  # the others parse as something else
     marks = (
         "pmatrix",
         "mbox",
@@ -608,6 +1181,43 @@ def test_math_finds_the_real_pairs_consistent_that_are_not_garbled() -> None:
         "1371/2",
     )
     assert all(any(mark in prediction for mark in marks) for prediction in garbled)
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "grading.md"
+
+
+def examples_of(header: str) -> list[tuple[str, ...]]:
+    """Return the rows of the page's table with this header, as the contents of their cells."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    start = lines.index(header) + 2
+    rows = itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    # bars inside code spans do not end a cell
+    return [tuple(re.findall(r"(?:`[^`]*`|[^`|])+", row)) for row in rows]
+
+
+def code(cell: str) -> str:
+    return cell.strip().strip("`").replace("\\n", "\n")
+
+
+@pytest.mark.parametrize(
+    "row", examples_of("| | rule | text | grader | answer |"), ids=lambda row: row[2].strip()
+)
+def test_the_page_on_grading_says_what_is_read(row: tuple[str, ...]) -> None:
+    text, grader, answer = code(row[-3]), code(row[-2]), row[-1].strip()
+    if answer in ("cut off", "none"):
+        verdict = grade("5", text, grader)
+        assert verdict.answer is None
+        assert verdict.is_cut_off == (answer == "cut off")
+        assert verdict.has_no_answer == (answer == "none")
+    else:
+        assert extract_answer(text, grader) == code(answer)
+
+
+@pytest.mark.parametrize(
+    "row", examples_of("| rule | reference | text | grader | verdict |"), ids=lambda row: row[-3].strip()
+)
+def test_the_page_on_grading_says_what_is_compared(row: tuple[str, ...]) -> None:
+    assert grade(code(row[-4]), code(row[-3]), code(row[-2])).outcome == row[-1].strip()
 
 
 def environment() -> dict[str, str]:

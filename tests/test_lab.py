@@ -1,4 +1,4 @@
-"""The lab: stories are seeded and split cleanly, and the oracle finds the very step where a pupil goes wrong."""
+"""The lab: stories are seeded and split cleanly, and the oracle finds the first wrong step of a pupil."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_right_solutions_are_right_and_every_other_text_is_not(level: str) -> No
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_error_is_where_the_text_leaves_the_right_solution(level: str) -> None:
-    """Brute force: the first character at which text and right solution differ, up to the start of a number or word."""
+    """Brute force: find the first character that differs from the right solution, and go back to its word."""
     rng = random.Random(1)
     for story in drawn(level):
         text = demonstrate(story, rng)

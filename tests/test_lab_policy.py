@@ -1,4 +1,4 @@
-"""The shipped policies: small, loadable by their own tokenizers, useful in the lab, and the same tree however it is batched."""
+"""The shipped policies: small, with their own tokenizers, useful in the lab, and equal trees in any batch."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def test_any_text_survives_its_tokenizer(policy: LocalPolicy) -> None:
     assert policy.decode(policy.encode_question(text)) == text + "\n"
 
 
+@pytest.mark.slow
 def test_it_is_useful_on_held_out_problems(policy: LocalPolicy) -> None:
     found = check_policy(policy, CheckConfig(problems="lab:test?num=150&seed=7", num_samples=64))
     assert found.greedy.low < 0.65 and found.greedy.high > 0.35
@@ -60,6 +61,7 @@ def test_levels_are_ordered_by_difficulty(policy: LocalPolicy) -> None:
     assert accuracy == sorted(accuracy, reverse=True)
 
 
+@pytest.mark.slow
 def test_the_policy_of_the_shuffles_is_useful_on_held_out_shuffles() -> None:
     found = check_policy(
         load_policy("lab-shuffle"),
@@ -84,6 +86,7 @@ def numbers(tree: Tree) -> Iterator[float]:
         yield from chain(own.logprobs, own.entropies, own.runner_up_logprobs)
 
 
+@pytest.mark.slow
 def test_a_tree_grown_with_batch_size_1_equals_one_grown_with_batch_size_64() -> None:
     problems = load_problems("lab:test?num=12&seed=5")
     config = TreeConfig(num_leaves=8, max_tokens=160)

@@ -15,10 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from forkpoint.cli.label import relabel_command
 from forkpoint.errors import ConfigDiffers
 from forkpoint.formats.labels_file import read_labelled
 from forkpoint.labels.config import LabelConfig
-from forkpoint.labels.run import label_format, label_problems, tree_outcomes, write_labels
+from forkpoint.labels.leaf_plan import LeafPlan, tree_outcomes
+from forkpoint.labels.plan import Sampling
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.run import LabelSummary, label_format, label_problems, write_labels
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Completion, Problem, Request
@@ -58,6 +62,50 @@ def test_labels_are_the_leaves_below_each_line(tmp_path: Path) -> None:
     }
     assert summary.num_correct == 5 * 2 + 5 * 1
     assert summary.num_labels == 60
+
+
+def test_labels_from_which_nothing_can_be_learned_are_said_to_be(tmp_path: Path) -> None:
+    def summary(name: str, problems: Sequence[Problem], num_leaves: int) -> LabelSummary:
+        tree = replace(TREE, num_leaves=num_leaves)
+        return label_problems(problems, ScriptedPolicy(SCRIPT), tmp_path / name, tree, LabelConfig(), QUIET)
+
+    fine = summary("fine", PROBLEMS, 4)
+    assert (fine.num_inner_labels, fine.num_single_labels, fine.warnings) == (30, 10, ())
+    (wrong,) = summary("wrong", [replace(problem, answer="3") for problem in PROBLEMS], 4).warnings
+    assert wrong.startswith("0 of 30 solutions are right") and "easier problems" in wrong
+    right, single = summary("right", PROBLEMS[::2], 1).warnings
+    assert right.startswith("5 of 5 solutions are right") and "harder problems" in right
+    assert single.startswith("5 of 5 labels of steps before the last (100%) rest on one outcome")
+
+
+@pytest.mark.parametrize("plan", [LeafPlan(), RolloutPlan("samples", num_solutions=3, num_rollouts=4)])
+def test_a_solution_that_was_cut_off_counts_as_wrong_and_is_counted(
+    tmp_path: Path, plan: LeafPlan | RolloutPlan
+) -> None:
+    """The third token of every solution of the script is the end token."""
+
+    def summary(max_tokens: int) -> LabelSummary:
+        tree, out = replace(TREE, max_tokens=max_tokens), tmp_path / str(max_tokens)
+        return label_problems(
+            PROBLEMS, ScriptedPolicy(SCRIPT), out, tree, LabelConfig(), QUIET, Sampling(plan)
+        )
+
+    whole, cut = summary(3), summary(2)
+    assert whole.num_correct > 0 and whole.num_cut_off == whole.num_rollouts_cut_off == 0
+    assert cut.num_correct == 0 and cut.num_cut_off == cut.num_solutions == 30
+    assert cut.num_rollouts_cut_off == cut.num_rollouts
+    assert "were cut off and count as wrong" in cut.warnings[0]
+    assert {label.value for item in read_labelled(tmp_path / "2") for label in item.labels} == {0.0}
+
+
+def test_a_journal_keeps_the_verdict_that_was_written(tmp_path: Path) -> None:
+    """Earlier versions graded solutions that were cut off; labels of their journals stay as they were."""
+    tree = replace(TREE, max_tokens=2)
+    label_problems(PROBLEMS[:1], ScriptedPolicy(SCRIPT), tmp_path, tree, LabelConfig(), QUIET)
+    (row,) = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    assert [branch["finish"] for branch in row["branches"]] == ["length"] * 3
+    outcome = TreeOutcome.from_row({**row, "ends": [{**end, "is_correct": True} for end in row["ends"]]})
+    assert [end.is_correct for end in outcome.ends] == [True] * 3
 
 
 def test_labels_are_derived_again_without_the_policy(tmp_path: Path) -> None:
@@ -141,9 +189,22 @@ from test_label_run import LABELLED_WHEN_KILLED, slow_policy, TREE
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.run import label_problems
 from forkpoint.runs import LocalExecutor
-label_problems(LABELLED_WHEN_KILLED, slow_policy(), Path(sys.argv[1]), TREE, LabelConfig(), LocalExecutor(chunk_size=3, progress=False))
+executor = LocalExecutor(chunk_size=3, progress=False)
+label_problems(LABELLED_WHEN_KILLED, slow_policy(), Path(sys.argv[1]), TREE, LabelConfig(), executor)
 """
 LABELLED_WHEN_KILLED = [Problem(f"p{idx}", f"question {idx}", str(1 + idx % 2)) for idx in range(120)]
+
+
+def test_relabel_says_whether_the_run_is_finished(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), run, TREE, LabelConfig(), QUIET)
+    relabel_command(run, out=tmp_path / "whole.jsonl")
+    assert "not finished" not in capsys.readouterr().err
+    (run / "manifest.json").unlink()
+    relabel_command(run, out=tmp_path / "part.jsonl")
+    assert "is not finished: the labels are those of the problems that are done" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 class SlowPolicy(ScriptedPolicy):
@@ -156,6 +217,7 @@ def slow_policy() -> ScriptedPolicy:
     return SlowPolicy(SCRIPT, name="slow")
 
 
+@pytest.mark.slow
 def test_killed_at_20_random_moments_the_journal_is_the_uninterrupted_one(tmp_path: Path) -> None:
     program = tmp_path / "label.py"
     program.write_text(LABEL.format(tests=str(Path(__file__).parent)))

@@ -202,7 +202,8 @@ def test_policy_weights_are_products_of_renormalised_branch_probabilities() -> N
             (math.log(other), *own.runner_up_logprobs[1:]), "stop",
         )  # fmt: skip
 
-    # at position 1 the root takes b with .5 against X with .25; at position 3 c.. takes d with .6 against Z with .3
+    # at position 1 the root takes b with .5 against X with .25;
+    # at position 3 c.. takes d with .6 against Z with .3
     tree = Tree(
         (7,),
         (

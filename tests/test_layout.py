@@ -33,10 +33,10 @@ FLOORS = (
     ("cli",),
     ("__main__",),
 )
-"""Rooms (the files and folders at the top of the package) from the ground up; a room imports from lower floors only.
+"""Rooms (the files and folders at the top of the package) from the ground up; imports go down.
 
-`report` stands on the ground because it reads nothing but JSON files. `__init__` is left out: it loads every public name
-when the name is first used.
+`report` stands on the ground because it reads nothing but JSON files. `__init__` is left out: it loads every
+public name when the name is first used.
 """
 
 Modules = dict[str, set[str]]
@@ -44,7 +44,7 @@ Modules = dict[str, set[str]]
 
 
 def imports_of(source: Path) -> Modules:
-    """Read the imports of every file below `source`, those inside functions and those for type checkers included."""
+    """Read the imports of every file below `source`, including those in functions and for type checkers."""
     files = {
         ".".join(path.relative_to(source).with_suffix("").parts): path
         for path in sorted(source.rglob("*.py"))
@@ -75,7 +75,7 @@ def _prefixes(name: str) -> Iterator[str]:
 
 
 def circles(modules: Modules) -> list[str]:
-    """The circles of imports, each as the path that leads back to its start."""
+    """Return the circles of imports, each as the path that leads back to its start."""
     found: list[str] = []
     done: set[str] = set()
 
@@ -93,7 +93,7 @@ def circles(modules: Modules) -> list[str]:
 
 
 def climbs(modules: Modules, floors: tuple[tuple[str, ...], ...]) -> list[str]:
-    """The imports from a room of the same floor or of a higher one; and the rooms that stand on no floor."""
+    """Return the imports of a room on the same or a higher floor, and the rooms that are on no floor."""
     floor_of = {room: height for height, rooms in enumerate(floors) for room in rooms}
     found = []
     for name, imported_names in modules.items():

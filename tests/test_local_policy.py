@@ -1,4 +1,4 @@
-"""What `LocalPolicy` promises, against transformers' own `generate`, straight-line recomputation and closed forms."""
+"""`LocalPolicy` agrees with `generate` of transformers, with plain recomputation and with closed forms."""
 
 from __future__ import annotations
 
@@ -269,7 +269,10 @@ def test_a_budget_of_a_few_blocks_changes_no_completion() -> None:
 
 
 def test_prefix_cache_finds_what_a_list_of_all_prefixes_would_find() -> None:
-    """With room for everything the match is the longest common prefix with any stored whole block; the data come back unharmed."""
+    """With room for everything, the match is the longest common prefix with any stored whole block.
+
+    The keys and values come back unchanged.
+    """
     model = make_model()
     with torch.inference_mode():
         probed = probe(model)
@@ -374,7 +377,7 @@ def test_evidence_is_finite_where_the_model_forbids_tokens() -> None:
 
 
 def test_uniforms_are_splitmix64() -> None:
-    """The first numbers of the generator with state 1234567, as published on Rosetta Code; the top 52 bits are used."""
+    """The first numbers of the generator with state 1234567, from Rosetta Code; the top 52 bits are used."""
     published = (
         6457827717110365317,
         3203168211198807973,
@@ -473,7 +476,10 @@ def test_prompts_follow_template_then_chat_template_then_plain_text() -> None:
     plain = LocalPolicy(model, tokenizer, "plain")
     assert plain.encode_question("1+1?") == tuple(tokenizer.encode("1+1?\n"))
     templated = LocalPolicy(model, tokenizer, "templated", template="Q: {question}\nA:")
-    tokenizer.chat_template = "{% for m in messages %}<user>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}<user>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
     chat = LocalPolicy(model, tokenizer, "chat")
     assert tokenizer.convert_ids_to_tokens(list(chat.encode_question("1{}?")[::5])) == [
         "<user>",
@@ -573,7 +579,14 @@ def test_a_place_without_a_model_is_an_error_that_names_it(tmp_path: Path) -> No
 
 
 def test_importing_the_policies_loads_neither_torch_nor_transformers() -> None:
-    code = "import sys, forkpoint.policies; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    code = code.replace("forkpoint.policies;", "forkpoint.policies.local;")
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 1
+    """An attempt to import them ends the process with status 1, sooner than a whole import would."""
+    refuse = (
+        "import sys\n"
+        "class Refusal:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name in ('torch', 'transformers'): sys.exit(1)\n"
+        "sys.meta_path.insert(0, Refusal())\n"
+    )
+    for module, status in (("forkpoint.policies", 0), ("forkpoint.policies.local", 1)):
+        done = subprocess.run([sys.executable, "-c", f"{refuse}import {module}"], check=False)
+        assert done.returncode == status

@@ -1,4 +1,4 @@
-"""OmegaPRM's search: the paper's figure and hand-computed choices come out, and bisection agrees with looking everywhere."""
+"""OmegaPRM's search: the paper's figure, choices by hand, and bisection against exhaustive evaluation."""
 
 from __future__ import annotations
 
@@ -42,10 +42,11 @@ def scripted(config: BisectConfig, script: dict[str, list[Rollout]]) -> OmegaSea
 
 @dataclass(frozen=True)
 class World:
-    """A policy whose tokens tell right from wrong: an odd word is an error. Every rollout depends on seed, prefix and number alone.
+    """A policy whose tokens tell right from wrong: an odd word is an error.
 
-    Rollout 0 makes no error of its own, so a prefix without one always has a right rollout and one with it never has:
-    values are monotone. In a `chaotic` world grades are drawn by lot instead.
+    Every rollout depends on seed, prefix and number alone. Rollout 0 makes no error of its own, so a prefix
+    without an error always has a right rollout, and one with an error never has: values are monotone. In a
+    `chaotic` world grades are random instead.
     """
 
     seed: int

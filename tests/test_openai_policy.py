@@ -1,4 +1,4 @@
-"""The policy over HTTP, against a server in this process that answers from a script and misbehaves on purpose."""
+"""The policy over HTTP, with a server that answers from a script and misbehaves on purpose."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class QuietServer(ThreadingHTTPServer):
 
 
 class ScriptedServer:
-    """An HTTP server that takes one fault from `faults` per completion asked for, and answers properly when there are none."""
+    """An HTTP server that uses up one of `faults` per completion, and answers properly after that."""
 
     def __init__(self, policy: ScriptedPolicy) -> None:
         self.policy = policy
@@ -301,7 +301,7 @@ def assert_same(completions: list[Completion], expected: list[Completion]) -> No
 
 
 def reference(policy: ScriptedPolicy, requests: list[Request]) -> list[Completion]:
-    """What the script itself says; a negative seed stands for the one that is sent for it."""
+    """What the script itself says; a negative seed is replaced by the one that is sent for it."""
     return policy.generate(
         [Request(r.prefix_ids, r.max_tokens, r.temperature, r.top_p, r.seed % 2**63) for r in requests]
     )

@@ -1,4 +1,5 @@
-"""Expectations: tokens against counts by hand and real runs, hardware against arithmetic by hand, pilots against more of the same."""
+"""Plans of cost: tokens against counts by hand and real runs, hardware against arithmetic by hand, pilots
+against larger runs."""
 
 from __future__ import annotations
 
@@ -15,14 +16,15 @@ from forkpoint.checkpoint import load_tokenizer
 from forkpoint.cli.app import app
 from forkpoint.cli.plan import parsed
 from forkpoint.errors import RunError
-from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy
+from forkpoint.evaluation.run import EvaluateConfig, SolutionSources, evaluate_policy
 from forkpoint.experiments.raft_config import RaftConfig
 from forkpoint.formats.labels_file import read_labelled
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems
-from forkpoint.planner.commands import Planner, Work
+from forkpoint.planner.commands import Planner, Workload
 from forkpoint.planner.estimate import estimate_recipe, estimate_stage
 from forkpoint.planner.hardware import GPUS, HardwareConfig, ModelSize
 from forkpoint.planner.pilot import read_pilot
@@ -168,7 +170,7 @@ def test_sampling_is_decoding_and_what_is_not_reused_of_the_prompts() -> None:
 
 def test_training_takes_six_flops_per_weight_and_token_and_sixteen_bytes_per_weight() -> None:
     models = {"prm": replace(SMALL, parameters=8e9)}
-    work = Work(trained_tokens=1_000_000, training=TrainConfig())
+    work = Workload(trained_tokens=1_000_000, training=TrainConfig())
     launched = Stage("train", ("forkpoint", "train"), launcher=("torchrun",), num_gpus=2)
     found = estimate_stage(launched, work, models, IDEAL, 4)
     assert found.flops == 6 * 8e9 * 1e6
@@ -187,7 +189,7 @@ def test_training_takes_six_flops_per_weight_and_token_and_sixteen_bytes_per_wei
 
 def test_a_prm_that_one_gpu_does_not_hold_and_a_policy_that_is_split_too_little_are_said() -> None:
     models = {"policy": replace(SMALL, parameters=70e9), "prm": replace(SMALL, parameters=30e9)}
-    work = Work(sampled=samples_cost(TEN, 1), read_tokens=10, replica_size=2, sampling_gpus=8)
+    work = Workload(sampled=samples_cost(TEN, 1), read_tokens=10, replica_size=2, sampling_gpus=8)
     found = estimate_stage(Stage("evaluate", (), num_gpus=8), work, models, IDEAL, 4)
     assert [misfit.split(":")[0] for misfit in found.misfits] == ["the PRM's weights"]
     assert (
@@ -202,7 +204,7 @@ def test_a_prm_that_one_gpu_does_not_hold_and_a_policy_that_is_split_too_little_
 
 
 def test_where_a_server_samples_the_prm_has_a_gpu_of_its_own() -> None:
-    work = Work(sampled=samples_cost(TEN, 1), read_tokens=10)
+    work = Workload(sampled=samples_cost(TEN, 1), read_tokens=10)
     models = {"policy": SMALL, "prm": SMALL}
     eight, seven = (
         estimate_stage(Stage("a", (), num_gpus=8), its, models, IDEAL, 4).sampling_hours
@@ -253,19 +255,19 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             TREE,
             LabelConfig(),
             executor,
-            plan=ROLLOUTS,
+            Sampling(ROLLOUTS),
         )
         evaluate_policy(
             problems[:num],
             policy,
             directory / f"evaluate-{num}" / "evaluate",
-            EVALUATE,
-            replace(TREE, num_leaves=2),
+            SolutionSources(EVALUATE, replace(TREE, num_leaves=2)),
             executor,
         )
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["leaves", "rollouts", "evaluate"])
 def test_a_pilot_foretells_what_twice_as_many_problems_take(runs: Path, kind: str) -> None:
     pilot, real = read_pilot(runs / f"{kind}-8"), read_pilot(runs / f"{kind}-16")
@@ -279,6 +281,7 @@ def test_a_pilot_foretells_what_twice_as_many_problems_take(runs: Path, kind: st
     assert expected.prompt_tokens == pytest.approx(real.cost.prompt_tokens, rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_pilot_s_cost_is_that_of_its_manifest(runs: Path) -> None:
     for kind in ("leaves", "rollouts"):
         pilot = read_pilot(runs / f"{kind}-8")
@@ -288,6 +291,7 @@ def test_a_pilot_s_cost_is_that_of_its_manifest(runs: Path) -> None:
             assert pilot.solutions_per_problem * 8 == run.manifest["summary"]["num_solutions"]
 
 
+@pytest.mark.slow
 def test_from_measured_means_the_formula_of_trees_gives_the_measured_tokens(runs: Path) -> None:
     pilot = read_pilot(runs / "leaves-16")
     assert pilot.means is not None and pilot.solutions_per_problem == 8
@@ -299,6 +303,7 @@ def test_from_measured_means_the_formula_of_trees_gives_the_measured_tokens(runs
     )
 
 
+@pytest.mark.slow
 def test_from_measured_means_rollouts_are_given_at_most(runs: Path) -> None:
     pilot = read_pilot(runs / "rollouts-16")
     assert pilot.means is not None
@@ -308,6 +313,7 @@ def test_from_measured_means_rollouts_are_given_at_most(runs: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", ["tree", "flat"])
 def test_the_tokens_of_training_are_those_that_the_trainer_packs(runs: Path, packing: Any) -> None:
     pilot = read_pilot(runs / "leaves-16")
@@ -321,6 +327,7 @@ def test_the_tokens_of_training_are_those_that_the_trainer_packs(runs: Path, pac
     )
 
 
+@pytest.mark.slow
 def test_what_is_no_pilot_is_refused(runs: Path, tmp_path: Path) -> None:
     unfinished = tmp_path / "unfinished"
     shutil.copytree(runs / "leaves-8", unfinished)
@@ -367,6 +374,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_pilot_s_means_reach_the_stages_that_read_its_labels(runs: Path, recipe: Path) -> None:
     found = read_recipe(recipe, Path("OUT"))
     pilot = read_pilot(runs / "leaves-8")
@@ -380,6 +388,7 @@ def test_a_pilot_s_means_reach_the_stages_that_read_its_labels(runs: Path, recip
     assert train.trained_tokens != assumed[1].trained_tokens and not assumed[0].is_measured
 
 
+@pytest.mark.slow
 def test_a_pilot_of_another_stage_s_settings_is_refused(runs: Path, recipe: Path) -> None:
     pilot = read_pilot(runs / "leaves-8")
     with pytest.raises(
@@ -402,8 +411,12 @@ def test_a_pilot_of_another_stage_s_settings_is_refused(runs: Path, recipe: Path
         estimate_recipe(read_recipe(recipe, Path("OUT")), HardwareConfig(), parsed, {"lable": pilot})
 
 
+@pytest.mark.slow
 def test_pilots_of_rollouts_and_of_an_evaluation_fit_the_commands_that_made_them(runs: Path) -> None:
-    rollouts = "label lab:train --plan rollouts --num-solutions 2 --tau 0.3 --max-tokens 160 --out o --num-rollouts {}"
+    rollouts = (
+        "label lab:train --plan rollouts --num-solutions 2 --tau 0.3 --max-tokens 160 --out o "
+        "--num-rollouts {}"
+    )
     label = parsed(rollouts.format(2).split())
     evaluate = parsed(
         [
@@ -421,11 +434,11 @@ def test_pilots_of_rollouts_and_of_an_evaluation_fit_the_commands_that_made_them
     )
     for (command, arguments), kind in ((label, "rollouts"), (evaluate, "evaluate")):
         pilot = read_pilot(runs / f"{kind}-8")
-        assert Planner().work(
+        assert Planner().workload(
             command, arguments, [replace(TEN, num_problems=30)], pilot
         ).sampled == pilot.scaled_cost(30)
     with pytest.raises(ValueError, match="has 2 rollouts per prefix, and the stage has 4"):
-        Planner().work(*parsed(rollouts.format(4).split()), [TEN], read_pilot(runs / "rollouts-8"))
+        Planner().workload(*parsed(rollouts.format(4).split()), [TEN], read_pilot(runs / "rollouts-8"))
 
 
 @pytest.mark.parametrize(
@@ -440,12 +453,12 @@ def test_pilots_of_rollouts_and_of_an_evaluation_fit_the_commands_that_made_them
 )
 def test_a_command_that_cannot_be_planned_is_refused(line: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Planner().work(*parsed(line.split()), [])
+        Planner().workload(*parsed(line.split()), [])
 
 
 def test_gpus_are_those_that_the_command_line_gives_the_policy() -> None:
-    def work(line: str) -> Work:
-        return Planner().work(*parsed(f"label lab:train --out o {line}".split()), [TEN])
+    def work(line: str) -> Workload:
+        return Planner().workload(*parsed(f"label lab:train --out o {line}".split()), [TEN])
 
     assert (work("").sampling_gpus, work("").replica_size) == (1, 1)
     spread = work("--engine vllm --ray auto --workers 4 --gpus-per-worker 2 --tensor-parallel 2")
@@ -461,6 +474,7 @@ def plan(*arguments: object) -> None:
     assert app(["plan", *map(str, arguments)], result_action="return_value") == 0
 
 
+@pytest.mark.slow
 def test_the_json_of_a_plan_adds_up_and_says_what_it_follows_from(
     recipe: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -487,6 +501,7 @@ def test_the_table_says_that_it_is_not_measured_and_what_does_not_fit(
     assert "Not measured; assumed: gpu A100, price_per_gpu_hour 2.5" in shown
 
 
+@pytest.mark.slow
 def test_a_pilot_alone_is_scaled_up_with_its_interval(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan("--pilot", runs / "leaves-8", "--num-problems", 16, "--json")
     found = json.loads(capsys.readouterr().out)

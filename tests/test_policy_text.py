@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself without its weights is what `LocalPolicy` says of the loaded model."""
+"""A checkpoint read without its weights agrees with `LocalPolicy`, which loads the model."""
 
 from __future__ import annotations
 

@@ -25,11 +25,13 @@ from forkpoint.lab.problem_set import lab_problems
 from forkpoint.policies import ScriptedPolicy, load_policy
 from forkpoint.records import Problem, Request
 from forkpoint.runs import LocalExecutor, PoolExecutor, Run
-from forkpoint.runs.pool import CHUNKS_AHEAD
 from forkpoint.runs.work import Executor, Tally, Work
+from forkpoint.runs.worker import CHUNKS_AHEAD
 from forkpoint.solutions.work import TreeWork
 from forkpoint.trees.grow import TreeConfig
 from test_runs import SOURCE, TESTS, Sums, opened
+
+pytestmark = pytest.mark.slow
 
 SCRIPT = {
     "": {"one\n": 0.6, "two\n": 0.4},
@@ -100,7 +102,7 @@ class Unloadable(Sums):
 
 
 def fake_gpu(num_items: int) -> Sums:
-    """What unpickling does where the work brings a torch that uses a GPU."""
+    """Stands in for torch with a GPU when the work is unpickled."""
     cuda = types.SimpleNamespace(is_initialized=lambda: True, empty_cache=lambda: None)
     sys.modules["torch"] = types.SimpleNamespace(cuda=cuda, set_num_threads=lambda num: None)  # type: ignore[assignment]
     return Sums(num_items)
@@ -184,6 +186,7 @@ def test_the_journal_is_that_of_one_process(kept: PoolExecutor, journal: Journal
         assert journal(kept, work) == journal(local(), work)
 
 
+@pytest.mark.slow
 def test_a_model_gives_the_rows_that_it_gives_in_one_process(journal: Journal, directory: Path) -> None:
     import torch
 
@@ -318,7 +321,8 @@ def test_a_chunk_that_kills_every_worker_is_recorded_and_owed_again_while_others
         ]
         assert {failure["error"] for failure in failures} == {"ChildProcessError"}
         assert {failure["message"] for failure in failures} == {
-            "the worker process was ended by SIGKILL (which is what happens where memory runs out), 2 times at this chunk"
+            "2 workers died at this chunk: "
+            "the worker process was ended by SIGKILL (which is what happens if memory runs out)"
         }
         with opened(directory) as run:
             assert executor.execute(run, Sums(24)) == Tally(rows_added=8, rows_reused=16, rows_failed=0)
@@ -442,7 +446,11 @@ def test_progress_is_shown_as_by_one_process(directory: Path, capfd: pytest.Capt
 
 def started(directory: Path) -> subprocess.Popen[str]:
     """A process, leader of its group, whose two workers get stuck after 16 items."""
-    code = "from test_pool import *\nwith opened(Path(sys.argv[1])) as run:\n    pool().execute(run, Where(400, num_quick=16))"
+    code = (
+        "from test_pool import *\n"
+        "with opened(Path(sys.argv[1])) as run:\n"
+        "    pool().execute(run, Where(400, num_quick=16))"
+    )
     env = os.environ | {"PYTHONPATH": os.pathsep.join([SOURCE, TESTS])}
     pipe = subprocess.PIPE
     return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Public benchmarks of PRMs: their formulas against closed forms, brute force and what was published; killed and continued."""
+"""Public benchmarks of PRMs: formulas against closed forms, brute force and published numbers; kills."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from forkpoint.cli.app import main
 from forkpoint.errors import ConfigDiffers, LayoutError
 from forkpoint.estimates import bootstrap
 from forkpoint.evaluation.metrics import choose_threshold, first_error
+from forkpoint.grading.unread import Unread
 from forkpoint.prm_benchmarks import (
     BestOfNConfig,
     CalibrationConfig,
@@ -45,7 +46,7 @@ from forkpoint.runs import LocalExecutor
 from labelled import label, visible_errors
 
 DATA = Path(os.environ.get("FORKPOINT_DATA", Path(__file__).parents[2] / "shared" / "data"))
-PAGES = Path(__file__).parents[1] / "docs" / "benchmarks"
+PAGES = Path(__file__).parents[1] / "docs" / "reference" / "benchmarks"
 QUIET = LocalExecutor(chunk_size=4, progress=False)
 
 
@@ -56,7 +57,7 @@ def needs(name: str) -> pytest.MarkDecorator:
 
 
 class FunctionScorer:
-    """Scores every step by a function of question, steps and its index; counts solutions, refuses questions that say so."""
+    """Scores every step by a function of question, steps and index; refuses questions that say so."""
 
     name = "function"
 
@@ -128,6 +129,37 @@ def test_f1_is_zero_where_nothing_is_found_and_a_hand_drawn_case_has_its_value()
     assert f1(spans_of(scores, truths).sums(["p"] * 4, 0.5)[0]) == pytest.approx(2 * 0.5 * 1 / 1.5)
 
 
+def perfect_on(num_wrong: int, num_right: int, out: Path) -> dict[str, Any]:
+    """Results of perfect scores on solutions of two steps, the last of which may be wrong."""
+    truths = [1] * num_wrong + [-1] * num_right
+    solutions = [
+        LabelledSolution(
+            str(idx), f"question {idx}", ("a\n", "b"), (label(1.0), label(float(truth == -1))), truth == -1
+        )
+        for idx, truth in enumerate(truths)
+    ]
+    return processbench(oracle(solutions), {"gsm8k": solutions}, out, executor=QUIET)
+
+
+def test_resamples_without_one_kind_of_solutions_are_left_out_of_the_interval_of_f1(tmp_path: Path) -> None:
+    (row,) = perfect_on(9, 1, tmp_path)["subsets"]
+    assert (row["f1"]["value"], row["f1"]["low"], row["f1"]["high"]) == (1, 1, 1)
+    assert (row["acc_correct"]["low"], row["acc_error"]["low"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("num_wrong", "num_right", "defined"), [(5, 0, "acc_error"), (0, 5, "acc_correct")])
+def test_solutions_of_one_kind_have_no_f1(
+    tmp_path: Path, num_wrong: int, num_right: int, defined: str
+) -> None:
+    results = perfect_on(num_wrong, num_right, tmp_path)
+    (row,) = results["subsets"]
+    undefined = {"acc_error", "acc_correct", "f1"} - {defined}
+    assert row[defined]["value"] == 1
+    assert all(row[name]["value"] is row[name]["low"] is row[name]["high"] is None for name in undefined)
+    assert results["mean_f1"]["value"] is results["upper_bound_mean_f1"] is None
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+
+
 def subsets(tmp_path: Path) -> dict[str, list[LabelledSolution]]:
     for seed, name in enumerate(("gsm8k", "math")):
         formats.write(tmp_path / f"{name}.json", "processbench", visible_errors(6, seed), separator="\n")
@@ -173,7 +205,7 @@ def test_a_fixed_threshold_needs_no_subset_and_a_missing_one_is_named(tmp_path: 
         processbench(FunctionScorer(any_score), math, tmp_path / "out", executor=QUIET)
     with pytest.raises(ValueError, match="two sources are named 'math'"):
         read_subsets([str(tmp_path / "math.json")] * 2)
-    with pytest.raises(ValueError, match="threshold must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"threshold must be in \[0, 1\]"):
         ProcessBenchConfig(threshold=1.5)
 
 
@@ -217,7 +249,8 @@ def test_an_oracle_is_perfect_on_the_real_processbench(tmp_path: Path) -> None:
 def process(idx: str, classification: str, num_steps: int, error_steps: Sequence[int]) -> dict[str, Any]:
     steps = [f"{classification} {idx} {step}" for step in range(1, num_steps + 1)]
     return {
-        "idx": idx, "classification": classification, "original_question": f"{idx}?", "modified_question": f"{idx}!",
+        "idx": idx, "classification": classification, "original_question": f"{idx}?",
+        "modified_question": f"{idx}!",
         "original_process": ["right", "so"], "modified_process": steps, "error_steps": error_steps,
     }  # fmt: skip
 
@@ -248,7 +281,8 @@ def test_prmscore_has_its_closed_form_by_class_category_and_overall(tmp_path: Pa
         scorer, read_processes([write_jsonl(tmp_path / "rows.jsonl", rows)]), tmp_path / "out", executor=QUIET
     )
     classes = {row["name"]: row for row in results["classes"]}
-    # circular: TP 1, FP 1, TN 1, FN 1; redundency: FP 1, FN 1; multi_solutions: TP 1, FN 2; deception: TP 1, TN 1
+    # circular: TP 1, FP 1, TN 1, FN 1; redundency: FP 1, FN 1;
+    # multi_solutions: TP 1, FN 2; deception: TP 1, TN 1
     scores = {"circular": 0.5, "redundency": 0.0, "multi_solutions": 0.5, "deception": 1.0, "correct": 2 / 3}
     assert {name: row["prm_score"]["value"] for name, row in classes.items()} == pytest.approx(scores)
     categories = {row["name"]: row["prm_score"]["value"] for row in results["categories"]}
@@ -357,6 +391,19 @@ def test_verdicts_answers_and_scores_are_ours_or_those_of_the_columns_named(tmp_
     assert accuracies(said)["oracle", None, 1] == (1 / 4 + 2 / 4) / 2
 
 
+def test_candidates_without_an_answer_are_counted_and_the_grader_that_reads_them_is_named(
+    tmp_path: Path,
+) -> None:
+    solution = "There are two of them at first, and two more come. " * 5 + "So that makes {}"
+    texts = [solution.format(4), solution.format(5), "<think>4", "The answer is 4"]
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "answer": "4", "candidates": texts}])
+    file = read_candidates(path)
+    assert file.unread == Unread(4, num_without_answer=2, num_cut_off=1, likely_grader="numeric")
+    assert best_of_n(file, tmp_path / "out")["unread"]["num_without_answer"] == 2
+    read = read_candidates(path, CandidateColumns(grader="numeric", reasoning="read"))
+    assert read.unread == Unread(4)
+
+
 def test_a_prm_picks_by_every_aggregate_and_gains_are_paired(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "candidates.jsonl", candidate_rows())
     scorer = FunctionScorer(
@@ -422,7 +469,7 @@ def test_steps_of_a_candidate_joined_are_its_text(how: Any) -> None:
     ],
 )
 def test_a_row_without_candidates_is_refused_with_its_line(
-    change: dict[str, Any], columns: dict[str, str], message: str, tmp_path: Path
+    change: dict[str, Any], columns: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
         read_candidates(
@@ -552,6 +599,7 @@ def killed_scoring(out: Path) -> None:
     processbench(scorer, {"gsm8k": solutions}, out, executor=QUIET)
 
 
+@pytest.mark.slow
 def test_a_killed_benchmark_goes_on_without_scoring_again_and_ends_the_same(tmp_path: Path) -> None:
     child = multiprocessing.get_context("spawn").Process(target=killed_scoring, args=(tmp_path / "killed",))
     child.start()
@@ -574,7 +622,8 @@ def test_a_killed_benchmark_goes_on_without_scoring_again_and_ends_the_same(tmp_
 
 
 def commands_in(page: Path) -> list[list[str]]:
-    return [line.split()[1:] for line in page.read_text().splitlines() if line.startswith("    forkpoint ")]
+    lines = page.read_text().replace("\\\n", "").splitlines()
+    return [line.split()[1:] for line in lines if line.startswith("    forkpoint ")]
 
 
 def run_command(command: Sequence[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -608,7 +657,8 @@ def test_the_commands_of_the_pages_run(
     write_jsonl(tmp_path / "math_cot_100.jsonl", published)
     found = {page.stem: commands_in(page) for page in PAGES.glob("*.md")}
     assert {page: [command[1] for command in commands] for page, commands in found.items()} == {
-        "processbench": ["processbench"], "prmbench": ["prmbench"], "best_of_n": ["best-of-n"] * 3, "calibration": ["calibration"]
+        "processbench": ["processbench"], "prmbench": ["prmbench"],
+        "best_of_n": ["best-of-n"] * 3, "calibration": ["calibration"]
     }  # fmt: skip
     for command in (command for commands in found.values() for command in commands):
         assert "Written: " in run_command(command, capsys)

@@ -1,7 +1,8 @@
-"""Public PRM families: the published rule, one forward pass per step, against one pass for all; and refusals instead of guesses."""
+"""Public PRM families: the published rule, one pass per step, against one pass for all; and refusals."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import re
@@ -24,10 +25,11 @@ from transformers import (
 
 from checkpoints import make_checkpoint, make_public_prm, make_tokenizer
 from forkpoint.cli import main
-from forkpoint.errors import LayoutError
+from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms import load_prm
+from forkpoint.prms.config import FamilyConfig
 from forkpoint.prms.export import save_as_qwen
-from forkpoint.prms.families import FAMILIES, PUBLISHED, family_class, recognise
+from forkpoint.prms.families import FAMILIES, OURS, PUBLISHED, family_class, recognise
 from forkpoint.prms.family import FamilyPRM
 from forkpoint.prms.layout import Head, PRMFormat
 from forkpoint.prms.tagged import TaggedPRM
@@ -251,7 +253,7 @@ def test_what_does_not_fit_the_model_is_refused_never_cut(checkpoints: dict[str,
     prm = load(checkpoints, family)
     fits = "x" * 600
     assert len(prm.score([fits], [["Step 1: 1", "Step 2: 2"]])[0]) == 2
-    with pytest.raises(LayoutError, match=r"takes \d+ tokens in the .* layout, and the model reads 1024"):
+    with pytest.raises(TooLongError, match=r"takes \d+ tokens in the .* layout, and the model reads 1024"):
         prm.score(["1 + 1?", fits], [["Step 1: 1"], ["Step 1: " + fits]])
     with pytest.raises(LayoutError, match="without steps"):
         prm.score(["1 + 1?"], [[]])
@@ -305,6 +307,17 @@ def test_a_tokenizer_without_what_the_family_needs_is_refused(family: str, messa
 def test_every_family_is_recognised(checkpoints: dict[str, Path]) -> None:
     for family in FAMILIES:
         assert recognise(checkpoints[family], checkpoints[family].name) == family
+
+
+def test_every_family_is_in_the_docs_with_its_aggregate_and_in_the_help() -> None:
+    document = Path(__file__).parents[1] / "docs" / "reference" / "prms" / "README.md"
+    rows = re.findall(
+        r"^\| \[`([\w-]+)`\].*\| `(\w+)` \|$", document.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert sorted(rows) == sorted((family, family_class(family).aggregate) for family in FAMILIES)
+    listed = ", ".join((OURS, *FAMILIES))
+    for text in (inspect.getsource(FamilyConfig), str(inspect.getdoc(load_prm))):
+        assert listed in re.sub(r"\s+", " ", text)
 
 
 def test_a_skywork_checkpoint_is_recognised_by_its_head(checkpoints: dict[str, Path], tmp_path: Path) -> None:
@@ -411,7 +424,7 @@ def test_only_a_qwen2_can_be_saved_as_qwen(tmp_path: Path) -> None:
         save_as_qwen(ours, tmp_path / "qwen")
 
 
-PAGES = Path(__file__).parents[1] / "docs" / "prms"
+PAGES = Path(__file__).parents[1] / "docs" / "reference" / "prms"
 COMMANDS = {
     "peiyi9979/math-shepherd-mistral-7b-prm": "math-shepherd",
     "HanningZhang/Llama3.1-Math-PRM": "er-prm",

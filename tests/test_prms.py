@@ -1,19 +1,20 @@
-"""PRM layout and scoring: one tag per step, the same scores as one forward pass per step, and refusals instead of guesses."""
+"""PRM layout and scoring: one tag per step, the scores of one forward pass per step, and refusals."""
 
 from __future__ import annotations
 
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
 
 from checkpoints import make_checkpoint, make_tokenizer
-from forkpoint.errors import LayoutError
+from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms import load_prm
-from forkpoint.prms.layout import FORMAT_FILE, Layout, PRMFormat
+from forkpoint.prms.layout import FORMAT_FILE, MAX_KNOWN_LENGTH, Layout, PRMFormat
 from forkpoint.prms.tagged import TaggedPRM
 from forkpoint.steps import AnchorRule
 
@@ -38,10 +39,20 @@ def solutions(num: int) -> tuple[list[str], list[list[str]]]:
 
 def test_there_is_one_tag_per_step_at_its_end() -> None:
     layout = Layout(make_tokenizer(), TAG)
-    encoded = layout.encode("1+1?", ["1+1=2\n", "#2#"])
-    assert "".join(layout._tokenizer.convert_ids_to_tokens(encoded.input_ids)) == "1+1?\n1+1=2\n##2##"
-    assert encoded.tag_positions == [11, 15]  # the tag characters inside the second step are text
+    encoded = layout.encode("1+1?", ["1+1=2\n", "+2+"])
+    assert "".join(layout._tokenizer.convert_ids_to_tokens(encoded.input_ids)) == "1+1?\n1+1=2\n#+2+#"
+    assert encoded.tag_positions == [11, 15]
     assert all(encoded.input_ids[position] == layout.tag_id for position in encoded.tag_positions)
+
+
+def test_a_text_with_the_tag_in_it_is_refused() -> None:
+    layout = Layout(make_tokenizer(), TAG)
+    with pytest.raises(LayoutError, match="step 2 contains '#', the step tag of this PRM"):
+        layout.encode("1+1?", ["1+1=2\n", "2# so\n"])
+    with pytest.raises(LayoutError, match="the question contains '#'"):
+        layout.encode("1#1?", ["1+1=2\n"])
+    lines = Layout(make_tokenizer(), PRMFormat(tag="\n"))
+    assert lines.encode("1+1?", ["1+1=2\n", "2\n"]).tag_positions == [11, 14]
 
 
 @pytest.mark.parametrize(
@@ -57,10 +68,28 @@ def test_a_tag_that_is_not_one_token_is_refused(prm_format: PRMFormat, message: 
         Layout(make_tokenizer(), prm_format)
 
 
+def test_a_long_text_is_not_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = make_tokenizer()
+    read: list[str] = []
+    encode = tokenizer.encode
+
+    def recorded(text: str, **options: Any) -> list[int]:
+        read.append(text)
+        return list(encode(text, **options))
+
+    monkeypatch.setattr(tokenizer, "encode", recorded)
+    layout = Layout(tokenizer, TAG)
+    short, long = "a" * MAX_KNOWN_LENGTH, "a" * (MAX_KNOWN_LENGTH + 1)
+    for step in (short, long, short, long):
+        with pytest.raises(TooLongError):
+            layout.encode("question", [step])
+    assert (read.count(short), read.count(long)) == (1, 2)
+
+
 def test_a_solution_that_does_not_fit_is_refused_never_cut() -> None:
     layout = Layout(make_tokenizer(), PRMFormat(tag="#", max_length=10))
     assert len(layout.encode("ab", ["cde", "f"]).input_ids) == 9
-    with pytest.raises(LayoutError, match=r"takes 11 tokens .* more than max_length 10"):
+    with pytest.raises(TooLongError, match=r"takes 11 tokens .* more than max_length 10"):
         layout.encode("abcd", ["cde", "f"])
     with pytest.raises(LayoutError, match="without steps"):
         layout.encode("ab", [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -204,6 +205,22 @@ def test_a_missing_file_is_named() -> None:
         (
             {"question": "1?", "answer": True},
             "line 6: column 'answer' must hold a string or a number; it holds True",
+        ),
+        (
+            {"question": "1?", "answer": math.nan},
+            "line 6: column 'answer' must hold a string or a number; it holds nan",
+        ),
+        (
+            {"question": math.inf, "answer": 1},
+            "line 6: column 'question' must hold a string or a number; it holds inf",
+        ),
+        (
+            {"question": ["1?"], "answer": 1},
+            "line 6: column 'question' must hold a string or a number; it holds",
+        ),
+        (
+            {"question": "\ud800?", "answer": 1},
+            "line 6: column 'question' must hold unicode text; it holds half of a surrogate pair",
         ),
         ({"question": "1?", "answer": "x+1"}, r"line 6: 'x\+1' cannot be read by grader 'numeric'"),
         ({"question": "1?", "answer": 1, "id": "five/0"}, "line 6 has the id 'five/0' of an earlier row"),

@@ -1,4 +1,4 @@
-"""Publishing: cards say what runs record and nothing else, and what is uploaded is what a dry run leaves."""
+"""Publishing: cards say only what runs record, and the upload is what a dry run writes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ from forkpoint.hub.push import LABEL_FILE, stage_labels, stage_prm, upload
 from forkpoint.prms import load_prm
 from labelled import visible_errors
 
-PAGE = Path(__file__).parents[1] / "docs" / "push.md"
+pytestmark = pytest.mark.slow
+
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "push.md"
 SAID = Publication("apache-2.0")
 
 
@@ -44,7 +46,7 @@ def status_of(*arguments: object) -> object:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `forkpoint label`, `train` and `evaluate` leave: labels/, prm/ and evaluation/."""
+    """The results of `forkpoint label`, `train` and `evaluate`: labels/, prm/ and evaluation/."""
     root = tmp_path_factory.mktemp("runs")
     assert (
         status_of(
@@ -60,12 +62,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cells(content: str) -> dict[str, str]:
-    """The rows of two columns on a card."""
+    """Return the two-column rows of a card."""
     return dict(re.findall(r"^\| ([^|]+?) \| ([^|]*?) \|$", content, re.MULTILINE))
 
 
 def metadata_of(card: RepoCard) -> dict[str, Any]:
-    """What the hub reads."""
+    """Return the metadata that the hub reads."""
     found: dict[str, Any] = card.data.to_dict()  # type: ignore[no-untyped-call]
     return found
 
@@ -84,21 +86,27 @@ def test_the_card_of_a_prm_says_what_the_runs_record(runs: Path, tmp_path: Path)
     manifest = json.loads((runs / "labels" / "manifest.json").read_text())["summary"]
     results = json.loads((runs / "evaluation" / "results.json").read_text())
     assert said["method"] == "EDU-PRM, arXiv 2503.22233"
-    assert (said["plan (where outcomes come from)"], said["value (what sums them up)"]) == ("leaves", "mean")
+    assert (said["plan (source of the outcomes)"], said["value (summary of the outcomes)"]) == (
+        "leaves",
+        "mean",
+    )
     assert said["number of problems"] == "3" and said["step labels"] == str(
         sum(len(solution.labels) for solution in labelled)
     )
     assert said["labels: sampled tokens"] == f"{manifest['cost']['sampled_tokens']:,}"
     assert said["base model"].startswith("a directory with the fingerprint ")
-    assert said["measured PRM"] == "this one, by its fingerprint" and "lab:test?num=3" in content
+    assert said["evaluated PRM"] == "this one, as its fingerprint shows" and "lab:test?num=3" in content
     (best,) = [
         row
         for row in results["rows"]
         if (row["select"], row["aggregate"], row["n"], row["sampler"]) == ("best", "min", 2, "ht")
     ]
-    line = f"| best of 2 samples at T = 0.7 | {best['accuracy']:.3f} | {best['ci_low']:.3f} to {best['ci_high']:.3f} | 3 |"
+    line = (
+        f"| best of 2 samples at T = 0.7 | {best['accuracy']:.3f} | {best['ci_low']:.3f} to "
+        f"{best['ci_high']:.3f} | 3 |"
+    )
     assert line in content
-    assert said["problems"] == "lab:test?num=3"  # of the evaluation; of the labels it is not recorded
+    assert said["problems"] == "lab:test?num=3"  # of the evaluation; for the labels it is not recorded
     assert "| problems | not recorded |" in content
 
 
@@ -140,15 +148,15 @@ def test_what_nobody_recorded_is_called_not_recorded(runs: Path, tmp_path: Path)
     assert {
         cells(content)[name] for name in ("base model", "problems", "labels", "labels: sampled tokens")
     } == {"not recorded"}
-    assert "How it was trained is not recorded." in content and "An evaluation is not recorded." in content
+    assert "The training is not recorded." in content and "The evaluation is not recorded." in content
     assert not (
         {"base_model", "model-index", "datasets", "language"} & metadata_of(ModelCard(content)).keys()
     )
     alone = shutil.copy(runs / "evaluation" / "results.json", tmp_path / "results.json")
     stage_prm(prm, "me/my-prm", SAID, tmp_path / "again", results=Path(alone))
     assert (
-        cells((tmp_path / "again" / "README.md").read_text())["measured PRM"]
-        == "said to be this one; not recorded"
+        cells((tmp_path / "again" / "README.md").read_text())["evaluated PRM"]
+        == "this one, as the publisher states; not recorded"
     )
 
 
@@ -170,13 +178,13 @@ def test_labels_or_results_of_another_prm_are_refused(runs: Path, tmp_path: Path
     other = tmp_path / "prm"
     shutil.copytree(runs / "prm", other)
     (other / "generation_config.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"measured the PRM prm-[0-9a-f]{8}, not the one at"):
+    with pytest.raises(ValueError, match=r"evaluates the PRM prm-[0-9a-f]{8}, not the one at"):
         stage_prm(other, "me/my-prm", SAID, tmp_path / "hub", results=runs / "evaluation" / "results.json")
     results = json.loads((runs / "evaluation" / "results.json").read_text())
     (tmp_path / "results.json").write_text(
         json.dumps(results | {"rows": [row for row in results["rows"] if row["select"] == "greedy"]})
     )
-    with pytest.raises(ValueError, match="measured no PRM"):
+    with pytest.raises(ValueError, match="does not evaluate a PRM"):
         stage_prm(runs / "prm", "me/my-prm", SAID, tmp_path / "hub", results=tmp_path / "results.json")
     with pytest.raises(LayoutError, match="is not a PRM saved by forkpoint"):
         stage_prm(runs / "labels", "me/my-prm", SAID, tmp_path / "hub")
@@ -204,7 +212,7 @@ def test_labels_become_parquet_that_reads_back_the_same_with_a_card(runs: Path, 
     ]
     assert (
         cells(card.content)["solutions"]
-        == f"{len(labelled)}, {sum(solution.is_correct for solution in labelled)} of them right"
+        == f"{len(labelled)}, of which {sum(solution.is_correct for solution in labelled)} are right"
     )
     stage_labels(runs / "labels" / "labels.jsonl", "me/my-labels", SAID, tmp_path / "file")
     assert (tmp_path / "file" / "README.md").read_text() == card.content
@@ -300,13 +308,13 @@ def test_a_licence_is_never_guessed_and_names_are_checked(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status_of("push", runs / "prm", "me/my-prm", "--dry-run", "--out", tmp_path / "hub") != 0
-    with pytest.raises(ValueError, match="named as the hub names it"):
+    with pytest.raises(ValueError, match="must have its name on the hub"):
         Publication("Apache License, Version 2.0")
     with pytest.raises(ValueError, match="OWNER/NAME; 'my-prm' was given"):
         stage_prm(runs / "prm", "my-prm", SAID, tmp_path / "hub")
     with pytest.raises(ValueError, match="belong together"):
         push(runs / "prm", "me/my-prm", said=SAID, dry_run=True)
-    with pytest.raises(ValueError, match="is no PRM"):
+    with pytest.raises(ValueError, match="is not a PRM"):
         push(runs / "labels", "me/my-labels", said=SAID, labels=runs / "labels")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -322,7 +330,10 @@ def test_without_a_token_nothing_is_tried(tmp_path: Path, monkeypatch: pytest.Mo
 
 @contextmanager
 def stub_hub(status: int = 200) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
-    """As much of the hub as an upload of small files needs: its address, and (path, content) of what it was asked."""
+    """The parts of the hub that an upload of small files needs.
+
+    Gives its address and the (path, content) received.
+    """
     asked: list[tuple[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -371,7 +382,7 @@ def stub_hub(status: int = 200) -> Iterator[tuple[str, list[tuple[str, Any]]]]:
 
 
 def push_to(endpoint: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """`forkpoint push` in a process of its own: the client reads its settings once."""
+    """Run `forkpoint push` in a process of its own, because the client reads its settings only once."""
     code = "import sys; import forkpoint.cli.push; from forkpoint.cli import main; main(sys.argv[1:])"
     environment = {
         **os.environ,
@@ -433,7 +444,10 @@ def test_the_commands_of_the_page_run(runs: Path, tmp_path: Path, monkeypatch: p
 
 
 def test_the_command_is_light() -> None:
-    code = "import sys, forkpoint.cli.push; print([name for name in ('torch', 'transformers', 'huggingface_hub') if name in sys.modules])"
+    code = (
+        "import sys, forkpoint.cli.push; print([name for name in ('torch', 'transformers', "
+        "'huggingface_hub') if name in sys.modules])"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""RAFT: what is kept, what is learned at which rate, what is refused, and a run that can be stopped at any moment."""
+"""RAFT: what is kept, learned and refused, the learning rates, and runs that are stopped at any moment."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ import pytest
 from checkpoints import make_checkpoint
 from forkpoint.checkpoint import fingerprint
 from forkpoint.errors import ConfigDiffers, LayoutError, RunLocked
-from forkpoint.experiments.raft import RaftReport, check_prm, raft
+from forkpoint.experiments.raft import raft
 from forkpoint.experiments.raft_config import RaftConfig
-from forkpoint.experiments.raft_keep import scores_or_refusals
+from forkpoint.experiments.raft_inputs import RaftInputs, check_prm
+from forkpoint.experiments.raft_report import RaftReport
 from forkpoint.policies import ScriptedPolicy, load_policy
 from forkpoint.prms.layout import PRMFormat
+from forkpoint.prms.scores import scores_or_refusals
 from forkpoint.prms.tagged import TaggedPRM
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
@@ -58,9 +60,9 @@ class LikingScorer:
         self.name, self._likes, self._hates = f"likes {likes}, hates {hates}", likes, hates
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
-        if self._hates and any(self._hates in "".join(its_steps) for its_steps in steps):
+        if self._hates and any(self._hates in "".join(solution) for solution in steps):
             raise LayoutError(f"{self._hates} cannot be read")
-        return [[self._of(step) for step in its_steps] for its_steps in steps]
+        return [[self._of(step) for step in solution] for solution in steps]
 
     def _of(self, step: str) -> float:
         return next((0.9 - 0.1 * idx for idx, text in enumerate(self._likes) if text in step), 0.1)
@@ -72,7 +74,7 @@ class LengthScorer:
     name = "length"
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
-        return [[1 / (1 + len(step)) for step in its_steps] for its_steps in steps]
+        return [[1 / (1 + len(step)) for step in solution] for solution in steps]
 
 
 def stop_at(wanted: str) -> Callable[[str], None]:
@@ -83,14 +85,17 @@ def stop_at(wanted: str) -> Callable[[str], None]:
     return on_stage
 
 
+def scripted(**changes: Any) -> RaftInputs:
+    inputs = RaftInputs(PROBLEMS, EVAL_PROBLEMS, "script", load=lambda name: ScriptedPolicy(SCRIPT))
+    return replace(inputs, **changes)
+
+
 def picked(
     out: Path, config: RaftConfig = PICKING, prm: Any = None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """What the first iteration keeps from the script, and its counts; nothing is trained."""
-    load = lambda name: ScriptedPolicy(SCRIPT)  # noqa: E731
     with pytest.raises(Stopped):
-        on_stage = stop_at("iteration 1: fine-tune")
-        raft(PROBLEMS, EVAL_PROBLEMS, "script", out, config, QUIET, prm, load=load, on_stage=on_stage)
+        raft(scripted(prm=prm), out, config, QUIET, on_stage=stop_at("iteration 1: fine-tune"))
     with Run.read(out) as run:
         counts = next(run.rows(["1/kept"]))
     return [json.loads(line) for line in (out / "iter-1" / "kept.jsonl").read_text().splitlines()], counts
@@ -167,22 +172,21 @@ def test_one_refusal_costs_no_other_solution_its_scores() -> None:
         (f"q{idx}", ("two\n" if idx % 2 else "one\n", "bad" if idx in (3, 4) else "good")) for idx in range(7)
     ]
     scores = scores_or_refusals(LikingScorer(["two"], hates="bad"), solutions)
-    assert [None if item is None else item[0] for item in scores] == [0.1, 0.9, 0.1, None, None, 0.9, 0.1]
+    assert [None if isinstance(item, LayoutError) else item[0] for item in scores] == [
+        0.1,
+        0.9,
+        0.1,
+        None,
+        None,
+        0.9,
+        0.1,
+    ]
     assert scores_or_refusals(LikingScorer([]), []) == []
 
 
 def test_an_iteration_that_keeps_nothing_says_so(tmp_path: Path) -> None:
-    load = lambda name: ScriptedPolicy(SCRIPT)  # noqa: E731
     with pytest.raises(ValueError, match=r"iteration 1 has nothing to learn from.*num_unfinished=96"):
-        raft(
-            PROBLEMS,
-            EVAL_PROBLEMS,
-            "script",
-            tmp_path,
-            replace(PICKING, max_tokens=1, select="outcome"),
-            QUIET,
-            load=load,
-        )
+        raft(scripted(), tmp_path, replace(PICKING, max_tokens=1, select="outcome"), QUIET)
 
 
 def test_the_learning_rate_falls_by_a_share_of_itself_per_iteration() -> None:
@@ -200,7 +204,8 @@ def test_iterations_take_the_next_problems_and_begin_again_after_the_last() -> N
 
 
 def learned(out: Path, base: Path, config: RaftConfig = LEARNING, **hooks: Any) -> RaftReport:
-    return raft(PROBLEMS[:8], EVAL_PROBLEMS, str(base), out, config, QUIET, LengthScorer(), **hooks)
+    inputs = RaftInputs(PROBLEMS[:8], EVAL_PROBLEMS, str(base), LengthScorer())
+    return raft(inputs, out, config, QUIET, **hooks)
 
 
 STAGES = ["iteration 0: evaluate"] + [
@@ -245,6 +250,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Raft
 Finished = tuple[Path, Path, RaftReport, list[str]]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_at_every_stage_and_killed_once_comes_to_the_same_bytes(
     tmp_path: Path, finished: Finished
 ) -> None:
@@ -325,13 +331,14 @@ def test_results_have_the_promised_shape(finished: Finished) -> None:
     assert "seconds" not in (once / "raft.json").read_text()
 
 
+@pytest.mark.slow
 def test_the_lab_policy_learns_from_its_own_right_solutions(tmp_path: Path) -> None:
     config = RaftConfig(
         num_iterations=1, num_samples=8, max_tokens=100, select="outcome", num_eval_samples=2,
         sft=SFTConfig(learning_rate=2e-4, num_epochs=8, batch_size=4, micro_batch_size=4),
     )  # fmt: skip
     problems, others = load_problems("lab:train?num=6"), load_problems("lab:test?num=4")
-    report = raft(problems, others, "lab", tmp_path, config, QUIET)
+    report = raft(RaftInputs(problems, others, "lab"), tmp_path, config, QUIET)
     base, after = report.iterations
     assert base.policy == "lab"
     assert after.training is not None and after.training.loss < 0.7 * after.training.first_loss
@@ -369,18 +376,10 @@ def test_a_prm_that_cannot_read_the_policy_is_refused_before_sampling(
 ) -> None:
     policy = ScriptedPolicy({"": {"two\n": 1.0}, "two\n": {"The answer is 3": 1.0}})
     prm = tagged(tmp_path / "prm", prm_format)
+    problems = [Problem("first", question, "3")]
+    inputs = RaftInputs(problems, EVAL_PROBLEMS, "s", prm, prm.format, lambda _: policy)
     with pytest.raises(LayoutError, match=message) as refusal:
-        raft(
-            [Problem("first", question, "3")],
-            EVAL_PROBLEMS,
-            "s",
-            tmp_path / "out",
-            PICKING,
-            QUIET,
-            prm,
-            prm.format,
-            load=lambda _: policy,
-        )
+        raft(inputs, tmp_path / "out", PICKING, QUIET)
     assert "problem first" in str(refusal.value)
     assert len(policy.requests) == 1 and not (tmp_path / "out").exists()
 
@@ -409,20 +408,10 @@ def test_a_prm_that_can_read_the_policy_passes_and_a_bare_scorer_is_not_asked(tm
 def test_arguments_that_do_not_fit_together_are_refused(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    arguments = {
-        "problems": PROBLEMS,
-        "eval_problems": EVAL_PROBLEMS,
-        "config": replace(PICKING, select="outcome"),
-        **changes,
-    }
+    config = changes.get("config", replace(PICKING, select="outcome"))
+    inputs = scripted(**{name: value for name, value in changes.items() if name != "config"})
     with pytest.raises(ValueError, match=message):
-        raft(
-            base="script",
-            out=tmp_path / "out",
-            executor=QUIET,
-            load=lambda name: ScriptedPolicy(SCRIPT),
-            **arguments,
-        )
+        raft(inputs, tmp_path / "out", config, QUIET)
     assert not (tmp_path / "out").exists()
 
 
@@ -438,5 +427,5 @@ def test_arguments_that_do_not_fit_together_are_refused(
     ],
 )
 def test_impossible_configurations_are_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"at least 1|or above|must be in|unknown|equal"):
+    with pytest.raises(ValueError, match=r"at least [01]|must be in|unknown|equal"):
         RaftConfig(**arguments)

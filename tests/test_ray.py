@@ -20,15 +20,17 @@ from typing import Any
 import pytest
 
 from forkpoint.errors import RunError
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.lab.problem_set import lab_problems
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollouts import RolloutPlan
-from forkpoint.labels.run import LABELS, label_problems
+from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy, load_policy
 from forkpoint.records import Problem
 from forkpoint.runs.parcel import forget_policy, parcel_of
-from forkpoint.runs.pool import CHUNKS_AHEAD
 from forkpoint.runs.work import Executor, Tally, Work
+from forkpoint.runs.worker import CHUNKS_AHEAD
 from forkpoint.solutions.work import TreeWork
 from forkpoint.trees.grow import TreeConfig
 from test_pool import (
@@ -50,6 +52,8 @@ from test_runs import SOURCE, TESTS, Sums, opened
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'forkpoint[ray]'")
 
 from forkpoint.runs.ray import NUM_ATTEMPTS, RayExecutor, _room  # noqa: E402 (needs Ray)
+
+pytestmark = pytest.mark.slow
 
 PATIENCE_S = 180.0
 """With a busy machine."""
@@ -157,7 +161,7 @@ def test_labels_by_a_model_are_those_of_one_process(kept: RayExecutor, tmp_path:
         tree, plan = TreeConfig(tau=0.3, max_tokens=40), RolloutPlan(num_solutions=2, num_rollouts=2)
         problems = lab_problems("test", num=4)
         summary = label_problems(
-            problems, load_policy("lab"), tmp_path / name, tree, LabelConfig(), executor, plan=plan
+            problems, load_policy("lab"), tmp_path / name, tree, LabelConfig(), executor, Sampling(plan)
         )
         assert (summary.num_problems, summary.num_failed) == (4, 0)
         assert summary.num_labels > 4
@@ -306,7 +310,8 @@ def test_a_work_that_workers_cannot_load_stops_the_pass(cluster: str, directory:
     with opened(directory) as run, many(num_workers=1) as executor:
         with pytest.raises(
             RunError,
-            match=r"on .* the work could not be loaded by a worker process \(FileNotFoundError: no weights here\)",
+            match=r"on .* the work could not be loaded by a worker process "
+            r"\(FileNotFoundError: no weights here\)",
         ):
             executor.execute(run, Unloadable(8))
         with pytest.raises(
@@ -455,7 +460,8 @@ def test_workers_do_not_outlive_a_killed_program_and_its_run_goes_on(
 
 def test_an_address_where_no_cluster_is_ends_at_once(directory: Path) -> None:
     done = program(
-        "from test_ray import *\nwith opened(Path(sys.argv[1])) as run: many(address='127.0.0.1:1').execute(run, Sums(4))",
+        "from test_ray import *\n"
+        "with opened(Path(sys.argv[1])) as run: many(address='127.0.0.1:1').execute(run, Sums(4))",
         directory,
     )
     errors = done.communicate(timeout=PATIENCE_S)[1]
@@ -464,7 +470,8 @@ def test_an_address_where_no_cluster_is_ends_at_once(directory: Path) -> None:
 
 def test_without_ray_the_package_works_and_the_executor_says_what_to_install() -> None:
     done = program(
-        "import sys\nsys.modules['ray'] = None\nimport forkpoint.runs, forkpoint.cli\nimport forkpoint.runs.ray"
+        "import sys\nsys.modules['ray'] = None\n"
+        "import forkpoint.runs, forkpoint.cli\nimport forkpoint.runs.ray"
     )
     errors = done.communicate(timeout=PATIENCE_S)[1]
     assert "pip install 'forkpoint[ray]'" in errors.splitlines()[-1]

@@ -1,7 +1,8 @@
-"""The experiments at real scale: every file can be planned, and all its stages run on tiny checkpoints of the same architectures.
+"""The experiments at real scale: every file can be planned, and its stages run on tiny checkpoints.
 
-Random weights, three problems and a few tokens say nothing about accuracy; they say that the command lines are right and that what
-one stage writes is what the next one reads. Servers, launchers and vLLM are left out there; the runner's servers have a test of their own.
+The checkpoints have the same architectures. Random weights, three problems and a few tokens say nothing about
+accuracy; they show that the command lines are right and that each stage can read what the one before it
+wrote. Servers, launchers and vLLM are left out; the servers of the runner have a test of their own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from forkpoint.planner.hardware import HardwareConfig
 from forkpoint.planner.recipe import Stage, read_recipe
 
 REAL = Path(__file__).parents[1] / "recipes" / "real"
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[1] / "docs" / "how-to"
 RECIPES = sorted(REAL.glob("*.toml"))
 OUT = Path("OUT")
 QWEN_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|fim_pad|>")
@@ -43,7 +44,7 @@ def load_runner() -> ModuleType:
 runner = load_runner()
 
 
-# What a reader gets without a GPU: command lines that parse, and a plan.
+# Without a GPU, a reader gets command lines that parse, and a plan.
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -121,7 +122,7 @@ def test_the_table_of_the_page_is_what_the_planner_says() -> None:
     rows = [
         line
         for line in (DOCS / "real_scale.md").read_text().splitlines()
-        if line.startswith("| [") and line.count("|") == 10
+        if line.startswith("| `") and line.count("|") == 10
     ]
     expected = []
     for path in RECIPES:
@@ -130,19 +131,19 @@ def test_the_table_of_the_page_is_what_the_planner_says() -> None:
             tokens = (item.sampled.sampled_tokens, item.read_tokens, item.trained_tokens)
             shown = " | ".join(f"{number / 1e6:,.1f}" for number in tokens)
             gpus = f"{item.num_gpus} x {recipe.gpu}"
-            link = f"[{path.stem}](../recipes/real/{path.name})"
             expected.append(
-                f"| {link} | {item.name} | {gpus} | {shown} | {item.flops:.1e} | {item.hours:.1f} | {item.gpu_hours:.1f} |"
+                f"| `{path.stem}` | {item.name} | {gpus} | {shown} | {item.flops:.1e} | {item.hours:.1f} | "
+                f"{item.gpu_hours:.1f} |"
             )
     assert rows == expected, "\n".join(expected)
 
 
-# What stands in for the real models.
+# Stand-ins for the real models.
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Tiny checkpoints: Qwen2, Mistral, DeepSeek's (a Llama), Llama 3.1's."""
+    """Save tiny checkpoints of Qwen2, Mistral, DeepSeek (a Llama) and Llama 3.1."""
     directory = tmp_path_factory.mktemp("models")
     sentencepiece, bytes_ = make_sentencepiece_tokenizer(), make_byte_tokenizer(LLAMA_SPECIAL, None)
     kinds = {
@@ -168,15 +169,16 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def make_mistral(tokenizer: PreTrainedTokenizerFast) -> MistralForCausalLM:
     return MistralForCausalLM(
         MistralConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.6, eos_token_id=tokenizer.eos_token_id,
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, initializer_range=0.6,
+            eos_token_id=tokenizer.eos_token_id,
         )
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def problem_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Two problems for training and two for testing, in the formats of GSM8K and of MATH."""
+    """Write two problems for training and two for testing, in the formats of GSM8K and MATH."""
     directory = tmp_path_factory.mktemp("problems")
     found = {}
     for idx, split in enumerate(("train", "test")):
@@ -195,7 +197,10 @@ def problem_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def in_this_process(stage: Stage) -> int:
-    """The stage without its launcher: starting Python and loading torch for every one would take longer than all of them."""
+    """Run the stage in this process.
+
+    Starting Python and loading torch for each would take longer than all stages.
+    """
     if stage.command[0] == "forkpoint":
         return int(app(list(stage.command[1:]), result_action="return_value") or 0)
     script, *arguments = stage.command[1:]
@@ -209,6 +214,8 @@ def run_all(path: Path, out: Path, settings: list[str]) -> None:
     assert runner.run(read_recipe(path, out, settings).stages, out, in_this_process) == 0
 
 
+LEARNS_NOTHING = "--allow-constant-labels"
+"""No solution of a model with random weights is right."""
 TINY = [
     "server=",
     "launcher=",
@@ -219,6 +226,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["7b", "72b"])
 def test_edu_prm_runs_from_end_to_end_on_a_tiny_qwen2(
     size: str, models: dict[str, Path], problem_files: dict[str, str], tmp_path: Path
@@ -229,7 +237,7 @@ def test_edu_prm_runs_from_end_to_end_on_a_tiny_qwen2(
         "leaves=2",
         f"policy={models['qwen2']}",
         f"base={models['qwen2']}",
-        "training=--micro-batch-size 1 --num-epochs 1",
+        f"training=--micro-batch-size 1 --num-epochs 1 {LEARNS_NOTHING}",
     ]
     run_all(REAL / f"edu_prm_qwen2.5_{size}.toml", tmp_path, [*sets, *tiny])
     results = json.loads((tmp_path / "evaluate" / "results.json").read_text())
@@ -245,7 +253,7 @@ def test_edu_prm_runs_from_end_to_end_on_a_tiny_qwen2(
 
 @dataclass(frozen=True)
 class Finished:
-    """An ER-PRM experiment that has been run, and the settings it was run with."""
+    """A finished ER-PRM experiment, and its settings."""
 
     recipe: Path
     out: Path
@@ -266,6 +274,7 @@ def er_runs(
             "rollouts=2",
             f"policy={models[generator]}",
             f"base={models['llama']}",
+            f"training={LEARNS_NOTHING}",
         ]
         runs[generator] = Finished(
             REAL / f"er_prm_{generator}_7b.toml", tmp_path_factory.mktemp(generator), settings
@@ -274,6 +283,7 @@ def er_runs(
     return runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("generator", "value"), [("mistral", "er:2"), ("deepseek", "er:10")])
 def test_er_prm_runs_from_end_to_end_on_tiny_models(
     generator: str, value: str, er_runs: dict[str, Finished]
@@ -285,6 +295,7 @@ def test_er_prm_runs_from_end_to_end_on_tiny_models(
     assert all((out / f"evaluate-{name}-{value}" / "report.html").is_file() for name in ("gsm8k", "math"))
 
 
+@pytest.mark.slow
 def test_a_baseline_is_another_value_of_the_same_rollouts(er_runs: dict[str, Finished]) -> None:
     done = er_runs["mistral"]
     journal = (done.out / "rollouts" / "journal.jsonl").read_bytes()
@@ -299,6 +310,7 @@ def test_a_baseline_is_another_value_of_the_same_rollouts(er_runs: dict[str, Fin
     assert (done.out / "labels-mean.jsonl").is_file()
 
 
+@pytest.mark.slow
 def test_raft_runs_from_end_to_end_on_a_tiny_mistral(
     er_runs: dict[str, Finished], models: dict[str, Path], problem_files: dict[str, str], tmp_path: Path
 ) -> None:
@@ -327,13 +339,19 @@ def write_recipe(path: Path, stages: str) -> Path:
 
 
 def stage_of(name: str, code: str, rest: str = "") -> str:
-    return f"[[stages]]\nname = \"{name}\"\ncommand = '''python -c \"{code}\" {{out}} {{what}} {{more}}'''\n{rest}\n"
+    return (
+        f"[[stages]]\nname = \"{name}\"\ncommand = '''python -c \"{code}\" {{out}} {{what}} {{more}}'''\n"
+        f"{rest}\n"
+    )
 
 
 def test_a_run_stops_at_the_first_failure_and_continues_there(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    fails_once = "import sys, pathlib; flag = pathlib.Path(sys.argv[1], 'flag'); sys.exit(0 if flag.exists() else flag.touch() or 3)"
+    fails_once = (
+        "import sys, pathlib; flag = pathlib.Path(sys.argv[1], 'flag'); "
+        "sys.exit(0 if flag.exists() else flag.touch() or 3)"
+    )
     says = "import sys; print(sys.argv[2:])"
     path = write_recipe(
         tmp_path / "r.toml", stage_of("a", says) + stage_of("b", fails_once) + stage_of("c", says)
@@ -354,7 +372,8 @@ def test_a_run_stops_at_the_first_failure_and_continues_there(
 
 
 def test_forkpoint_is_started_by_its_launcher_or_by_this_python() -> None:
-    assert runner.command_line(Stage("a", ("forkpoint", "grade"), launcher=("env", "A=1", "python", "-m")))[2:] == [
+    launched = Stage("a", ("forkpoint", "grade"), launcher=("env", "A=1", "python", "-m"))
+    assert runner.command_line(launched)[2:] == [
         sys.executable, "-m", "forkpoint", "grade",
     ]  # fmt: skip
     assert runner.execute(Stage("a", ("forkpoint", "--version"))) == 0

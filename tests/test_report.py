@@ -1,4 +1,4 @@
-"""The report page: what it says, that it loads nothing, and that model output stays text."""
+"""The report page: what it says, that it loads nothing, and that model output is only text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from forkpoint.report.tables import forest, table
 from forkpoint.report.trees import read_trees
 from forkpoint.report.words import duration, parameters, points
 
-HOSTILE = "<script>alert(1)</script> </script><img src=x onerror=alert(2)> {{7*7}} {% raw %} \u2028 \u2029 <!-- & \"quoted' \ud800"
+HOSTILE = (
+    "<script>alert(1)</script> </script><img src=x onerror=alert(2)> {{7*7}} {% raw %} \u2028 \u2029 <!-- & "
+    "\"quoted' \ud800"
+)
 AGGREGATES = ("min", "prod", "mean", "last")
 
 
@@ -196,7 +199,7 @@ Drawn = tuple[int | None, int, str, dict[int, float], str | None, bool]
 
 
 def tree(problem_id: str, question: str, reference: str, drawn: list[Drawn]) -> dict[str, Any]:
-    """Branches as (parent, fork, tokens joined by `|`, entropies of the uncertain tokens, answer, is correct)."""
+    """Make branches of (parent, fork, `|`-joined tokens, entropies of uncertain tokens, answer, is right)."""
     branches = []
     for parent, fork, text, uncertain, answer, is_correct in drawn:
         tokens = text.split("|")
@@ -226,14 +229,14 @@ def tree(problem_id: str, question: str, reference: str, drawn: list[Drawn]) -> 
 
 
 def path_of(branches: list[dict[str, Any]], leaf: int) -> list[tuple[int, int]]:
-    """The path to a leaf as (branch that sampled the token, index among that branch's own tokens)."""
+    """Return the path to a leaf as (branch that sampled the token, index among the tokens of that branch)."""
     branch = branches[leaf]
     head = [] if branch["parent_idx"] is None else path_of(branches, branch["parent_idx"])[: branch["fork"]]
     return head + [(leaf, idx) for idx in range(len(branch["tokens"]))]
 
 
 def fragments(branches: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One fragment per run of tokens that the same leaves lie below, by brute force over paths."""
+    """Return one fragment for each run of tokens above the same leaves, by brute force over paths."""
     paths = [path_of(branches, leaf) for leaf in range(len(branches))]
     below = {
         token: [leaf for leaf, path in enumerate(paths) if token in path] for path in paths for token in path
@@ -273,7 +276,8 @@ def fragments(branches: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def drawn_trees() -> list[dict[str, Any]]:
     pencils = tree(
         "pencils-017",
-        "A shop sells pencils in boxes of 12. Tom buys 3 boxes and gives 7 pencils to Ann. How many pencils does he keep?",
+        "A shop sells pencils in boxes of 12. Tom buys 3 boxes and gives 7 pencils to Ann. How many pencils "
+        "does he keep?",
         "29",
         [
             (
@@ -307,7 +311,8 @@ def drawn_trees() -> list[dict[str, Any]]:
             (
                 0,
                 8,
-                " giving| 7| away| leaves| 3| *| 12| -| 7| =| 36| -| 7| =| 29|.|\n|The| answer| is| 29|.|<eos>",
+                " giving| 7| away| leaves| 3| *| 12| -| 7| =| 36| -| 7| =| 29|.|\n"
+                "|The| answer| is| 29|.|<eos>",
                 {0: 1.24, 10: 0.9, 14: 1.02},
                 "29",
                 True,
@@ -319,7 +324,7 @@ def drawn_trees() -> list[dict[str, Any]]:
 
 
 def drawn_chain(num_branches: int = 16) -> dict[str, Any]:
-    """Character tokens and a deep tree: most branches leave the path of the one before."""
+    """Make a deep tree of character tokens in which most branches leave the path of the one before."""
     root = "|".join("77+76=153\n153-62=91\n91-35=56\n56*6=336\n336+189=525\n#525") + "|<eos>"
     drawn: list[Drawn] = [
         (None, 0, root, {idx: 1.05 + 0.1 * (idx % 7) for idx in (6, 8, 17, 18, 26, 34, 35)}, "525", True)
@@ -346,7 +351,7 @@ def written(directory: Path, results: Any, trees: Any = None) -> str:
 
 
 class Page(HTMLParser):
-    """What a parser sees: start tags with attributes, the content of scripts, visible text."""
+    """The parsed page: start tags with attributes, the content of scripts, and visible text."""
 
     def __init__(self, html: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -513,7 +518,7 @@ def test_a_single_row_gives_a_page(tmp_path: Path) -> None:
     assert "no best-of-n row" in Page(written(tmp_path, results)).text
 
 
-def test_missing_results_say_where_they_were_looked_for(tmp_path: Path) -> None:
+def test_missing_results_say_where_they_were_sought(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no results\.json in .*finished evaluation"):
         write_report(tmp_path)
 
@@ -568,7 +573,7 @@ def test_a_correlation_that_is_not_a_number_is_a_dash(tmp_path: Path) -> None:
 
 
 def told(tmp_path: Path, change: dict[str, float]) -> tuple[str, str, str]:
-    """The headline after the first comparison, and the accuracy it comes from, were changed."""
+    """Return the headline after a change of the first comparison and the accuracy behind it."""
     results = drawn_results()
     comparison = results["comparisons"][0]
     majority = next(
@@ -582,33 +587,34 @@ def told(tmp_path: Path, change: dict[str, float]) -> tuple[str, str, str]:
     comparison |= change
     written(tmp_path, results)
     said = headline(read_results(tmp_path / "results.json"))
-    return said.verdict, without_spaces(said.sentence), without_spaces(said.conclusion)
+    return said.standing, without_spaces(said.sentence), without_spaces(said.conclusion)
 
 
-def test_headline_claims_a_gain_where_the_interval_is_above_zero(tmp_path: Path) -> None:
+def test_headline_claims_a_gain_if_the_interval_is_above_zero(tmp_path: Path) -> None:
     verdict, sentence, conclusion = told(tmp_path, {"difference": 0.17, "ci_low": 0.1, "ci_high": 0.24})
     assert verdict == "better"
     assert re.fullmatch(
-        r"Best-of-16 with the trained PRM: 72\.0 % \[.+, .+\] against 55\.0 % \[48\.1, 61\.7\] for majority-of-16; "
-        r"difference \+17\.0 points \[\+10\.0, \+24\.0\]\.",
+        r"Best-of-16 with the trained PRM solves 72\.0 % \[.+, .+\] of the problems "
+        r"and majority-of-16 solves 55\.0 % \[48\.1, 61\.7\], "
+        r"a difference of \+17\.0 points \[\+10\.0, \+24\.0\]\.",
         sentence,
     )
     assert conclusion.endswith("best-of-16 (min) beats majority-of-16 on 200 problems.")
 
 
-def test_headline_claims_nothing_where_the_interval_includes_zero(tmp_path: Path) -> None:
+def test_headline_claims_nothing_if_the_interval_includes_zero(tmp_path: Path) -> None:
     verdict, sentence, conclusion = told(tmp_path, {"difference": 0.02, "ci_low": -0.03, "ci_high": 0.07})
     assert verdict == "open"
-    assert "difference +2.0 points [\u22123.0, +7.0]" in sentence
+    assert "a difference of +2.0 points [\u22123.0, +7.0]" in sentence
     assert "includes zero" in conclusion
     assert "does not show" in conclusion
     assert "beats" not in sentence + conclusion
 
 
-def test_headline_says_worse_where_the_interval_is_below_zero(tmp_path: Path) -> None:
+def test_headline_says_worse_if_the_interval_is_below_zero(tmp_path: Path) -> None:
     verdict, sentence, conclusion = told(tmp_path, {"difference": -0.06, "ci_low": -0.1, "ci_high": -0.02})
     assert verdict == "worse"
-    assert "difference \u22126.0 points [\u221210.0, \u22122.0]" in sentence
+    assert "a difference of \u22126.0 points [\u221210.0, \u22122.0]" in sentence
     assert "does worse than majority-of-16" in conclusion
 
 
@@ -627,7 +633,7 @@ def test_headline_tells_the_first_comparison_not_the_most_favourable(tmp_path: P
         "ci_high": 0.4,
     }
     written(tmp_path, results)
-    assert headline(read_results(tmp_path / "results.json")).verdict == "open"
+    assert headline(read_results(tmp_path / "results.json")).standing == "open"
 
 
 def test_headline_does_not_borrow_accuracies_that_contradict_the_difference(tmp_path: Path) -> None:
@@ -635,7 +641,9 @@ def test_headline_does_not_borrow_accuracies_that_contradict_the_difference(tmp_
     results["comparisons"][0] |= {"difference": 0.5, "ci_low": 0.4, "ci_high": 0.6}
     written(tmp_path, results)
     said = headline(read_results(tmp_path / "results.json"))
-    assert said.sentence.startswith("HT best-of-16 (min) minus HT majority-of-16: difference +50.0 points")
+    assert said.sentence.startswith(
+        "HT best-of-16 (min) minus HT majority-of-16: a difference of +50.0 points"
+    )
     assert [tile.title for tile in said.tiles] == ["greedy"]
 
 
@@ -648,24 +656,25 @@ def test_headline_without_comparisons_says_it_is_unpaired(tmp_path: Path, best: 
     ]
     written(tmp_path, drawn_results() | {"rows": rows, "comparisons": []})
     said = headline(read_results(tmp_path / "results.json"))
-    assert said.verdict == verdict
+    assert said.standing == verdict
     assert "no paired comparison" in said.source
-    assert f"difference {points(best - 0.5)} points." in said.sentence
+    assert f"a difference of {points(best - 0.5)} points." in said.sentence
 
 
-def test_headline_names_the_samplers_where_they_differ(tmp_path: Path) -> None:
+def test_headline_names_the_samplers_if_they_differ(tmp_path: Path) -> None:
     results = drawn_results()
     results["comparisons"] = results["comparisons"][2:3]
     written(tmp_path, results)
     said = headline(read_results(tmp_path / "results.json"))
-    assert without_spaces(said.sentence).startswith("EDU best-of-16 with the trained PRM: 72.0 %")
-    assert "for HT T = 0.7 best-of-16 with the trained PRM" in without_spaces(said.sentence)
-    assert "EDU best-of-16 (min) is better or worse than HT T = 0.7 best-of-16 (min)" in without_spaces(
-        said.conclusion
+    assert without_spaces(said.sentence).startswith("EDU best-of-16 with the trained PRM solves 72.0 %")
+    assert "and HT T = 0.7 best-of-16 with the trained PRM" in without_spaces(said.sentence)
+    assert (
+        "whether EDU best-of-16 (min) is better or worse than HT T = 0.7 best-of-16 (min)"
+        in without_spaces(said.conclusion)
     )
 
 
-def test_greedy_accuracy_comes_from_its_row_where_the_policy_does_not_say_it(tmp_path: Path) -> None:
+def test_greedy_accuracy_comes_from_its_row_if_the_policy_does_not_say_it(tmp_path: Path) -> None:
     results = drawn_results()
     results["policy"] = {}
     results["rows"][0] |= {"accuracy": 0.25, "ci_low": 0.2, "ci_high": 0.3}
@@ -738,7 +747,10 @@ def test_every_row_but_greedy_is_a_point_of_both_charts_in_both_widths(tmp_path:
     page = Page(written(tmp_path, drawn_results()))
     tips = [str(attrs["data-tip"]) for attrs in page.named("path") if "data-tip" in attrs]
     for wanted in drawn_rows()[1:]:
-        start = f"{100 * wanted['accuracy']:.1f}\u00a0% [{100 * wanted['ci_low']:.1f},\u00a0{100 * wanted['ci_high']:.1f}]"
+        start = (
+            f"{100 * wanted['accuracy']:.1f}\u00a0% "
+            f"[{100 * wanted['ci_low']:.1f},\u00a0{100 * wanted['ci_high']:.1f}]"
+        )
         assert sum(start in tip and f"-of-{wanted['n']}" in tip for tip in tips) >= 4
     assert len(tips) == 4 * (len(drawn_rows()) - 1)
 

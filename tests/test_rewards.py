@@ -1,4 +1,4 @@
-"""Rewards from a PRM: closed forms over a table of scores, guards that strike, and the two libraries that call them."""
+"""Rewards from a PRM: closed forms over a table of scores, guards, and the two libraries that call them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ needs_lab = pytest.mark.skipif(
 
 
 class TablePRM:
-    """Scores of lines by a table, .5 for others; refuses what holds `unreadable`, and remembers its batches."""
+    """Scores lines by a table (.5 for others), refuses steps with `unreadable`, and remembers its batches."""
 
     name = "table"
 
@@ -44,11 +44,11 @@ class TablePRM:
         self.is_asked.set()
         assert self.may_score.wait(30)
         self.batches.append(
-            [(question, tuple(its_steps)) for question, its_steps in zip(questions, steps, strict=True)]
+            [(question, tuple(solution)) for question, solution in zip(questions, steps, strict=True)]
         )
-        if any("unreadable" in step for its_steps in steps for step in its_steps):
+        if any("unreadable" in step for solution in steps for step in solution):
             raise LayoutError("more than max_length")
-        return [[self.table.get(step, 0.5) for step in its_steps] for its_steps in steps]
+        return [[self.table.get(step, 0.5) for step in solution] for solution in steps]
 
 
 TABLE = {"a\n": 0.8, "b\n": 0.5, "7\n": 0.9}
@@ -126,7 +126,7 @@ def test_a_share_at_its_limit_is_allowed() -> None:
     ("changes", "message"),
     [
         ({"min_steps": 3, "max_steps": 2}, "at most max_steps; 3 and 2"),
-        ({"max_repeated_steps": 1.5}, r"max_repeated_steps is a share in \[0, 1\]; 1.5"),
+        ({"max_repeated_steps": 1.5}, r"max_repeated_steps must be in \[0, 1\]; 1.5"),
         ({"penalty": math.nan}, "penalty must be finite"),
     ],
 )
@@ -187,7 +187,7 @@ def test_an_error_of_the_prm_reaches_all_who_wait_and_the_next_batch_is_scored()
 
 
 def test_the_example_of_the_page_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    page = Path(__file__).parents[1] / "docs" / "rl_rewards.md"
+    page = Path(__file__).parents[1] / "docs" / "how-to" / "rl_rewards.md"
     code, printed = page.read_text().split("## By hand")[1].split("\nprints\n")
     exec(compile(textwrap.dedent(code), page.name, "exec"), {})
     assert capsys.readouterr().out.strip() == printed.strip()
@@ -221,6 +221,46 @@ def test_trl_prompts_and_completions_are_plain_or_conversational() -> None:
         == [0.5]
     )
     assert prm.batches[0][0][0] == "?" and prm.batches[1][0][0] == "2 and 3?"
+
+
+MISSING = [None, math.nan, ["7"], {"answer": "7"}, True]
+BOXED = {value: f"so it is \\boxed{{{value}}}\n" for value in map(str, MISSING)}
+
+
+@pytest.mark.parametrize("missing", MISSING, ids=str)
+def test_a_missing_answer_is_an_error_with_its_row_and_never_a_text_that_earns_a_reward(missing: Any) -> None:
+    text = BOXED[str(missing)]
+    reward = PRMReward(TablePRM({}), outcome_weight=1.0, grader="exact")
+    with pytest.raises(ValueError, match="the answer of row 1 must be a string"):
+        reward(["?", "?"], [text, text], ["7", missing])
+    with pytest.raises(ValueError, match="the question of row 1 must be a string"):
+        reward(["?", missing], [text, text], ["7", "7"])
+    function = prm_reward(TablePRM({}), outcome_weight=1.0, question_column="question")
+    columns = {"question": ["?", "?"], "answer": ["7", "7"]}
+    for column in columns:
+        with pytest.raises(ValueError, match=f"row 1 of the batch: column '{column}' must hold a string or"):
+            function(prompts=["?"] * 2, completions=[text] * 2, **columns | {column: ["7", missing]})
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, 7, [{"role": "user", "content": None}]], ids=str)
+def test_a_prompt_or_completion_that_is_missing_is_an_error_with_its_row(missing: Any) -> None:
+    function = prm_reward(TablePRM({}))
+    with pytest.raises(ValueError, match="row 1 of the batch"):
+        function(prompts=["?", missing], completions=[TEXT, TEXT])
+    if not isinstance(missing, list):
+        with pytest.raises(ValueError, match="row 1 of the batch"):
+            function(prompts=["?", "?"], completions=[TEXT, missing])
+
+
+@pytest.mark.parametrize("missing", MISSING, ids=str)
+def test_verl_gets_no_reward_for_a_missing_answer(missing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forkpoint.prms.config.FamilyConfig.load", lambda *_: TablePRM({}))
+    settings: dict[str, Any] = {"prm": f"table {missing}", "grader": "exact", "outcome_weight": 1.0}
+    assert compute_score("set", "\\boxed{7}\n", 7, {"question": "?"}, **settings)["score"] == 1.0
+    with pytest.raises(ValueError, match="ground_truth of a row of data source 'set' must hold a string or"):
+        compute_score("set", BOXED[str(missing)], missing, {"question": "?"}, **settings)
+    with pytest.raises(ValueError, match=r"extra_info\['question'\] of a row of data source 'set' must hold"):
+        compute_score("set", TEXT, "7", {"question": missing}, **settings)
 
 
 def test_trl_columns_give_question_and_answer_and_a_missing_one_is_named() -> None:
@@ -271,10 +311,13 @@ def test_grpo_of_trl_trains_on_the_reward(prm_directory: Path, tmp_path: Path) -
     trainer = trl.GRPOTrainer(
         model=model,
         processing_class=tokenizer,
-        reward_funcs=prm_reward(load_prm(prm_directory, "cpu"), outcome_weight=0.5, question_column="question"),
+        reward_funcs=prm_reward(
+            load_prm(prm_directory, "cpu"), outcome_weight=0.5, question_column="question"
+        ),
         train_dataset=Dataset.from_list(rows),
         args=trl.GRPOConfig(
-            output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=4, num_generations=4, max_completion_length=64,
+            output_dir=str(tmp_path), max_steps=2,
+            per_device_train_batch_size=4, num_generations=4, max_completion_length=64,
             learning_rate=1e-3, logging_steps=1, save_strategy="no", report_to=[], use_cpu=True, bf16=False,
         ),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The plan `rollouts`: labels by hand on a script whose probabilities are known, reuse, early stopping, any value of one journal."""
+"""The plan `rollouts`: labels on a script with known probabilities, reuse, early stopping, several values."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 
 from forkpoint.errors import ConfigDiffers
 from forkpoint.formats.labels_file import read_labelled
-from forkpoint.labels import run as label_run
+from forkpoint.labels import rollouts
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollout_store import Prefix, RolloutStore
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import LabelSummary, derive_labels, label_format, label_problems, relabel
@@ -45,7 +46,7 @@ def run_plan(
     seed: int = 0,
 ) -> LabelSummary:
     return label_problems(
-        PROBLEMS, policy or ScriptedPolicy(SCRIPT), out, TREE, config, QUIET, plan=plan, seed=seed
+        PROBLEMS, policy or ScriptedPolicy(SCRIPT), out, TREE, config, QUIET, Sampling(plan, seed)
     )
 
 
@@ -204,7 +205,7 @@ def test_how_many_problems_are_rolled_out_at_a_time_changes_no_label(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plan: RolloutPlan
 ) -> None:
     whole = run_plan(tmp_path / "whole", plan)
-    monkeypatch.setattr(label_run, "PROBLEMS_AT_A_TIME", 3)
+    monkeypatch.setattr(rollouts, "PROBLEMS_AT_A_TIME", 3)
     assert run_plan(tmp_path / "parts", plan) == whole
     relabel(tmp_path / "parts", [(SOFT, tmp_path / "again.jsonl")])
     labels = (tmp_path / "whole" / "labels.jsonl").read_bytes()
@@ -293,7 +294,7 @@ def test_rollouts_of_tree_leaves(tmp_path: Path) -> None:
         tree,
         LabelConfig(segmentation="entropy"),
         QUIET,
-        plan=plan,
+        Sampling(plan),
     )
     with Run.read(tmp_path / "run") as run:
         solutions = list(derive_labels(run, LabelConfig(segmentation="entropy")))

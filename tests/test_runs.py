@@ -1,4 +1,4 @@
-"""Runs: stopped at any moment they go on where they were; what fails is recorded and owed again."""
+"""Runs: stopped at any moment, they continue from there; failures are recorded and owed again."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ TESTS = str(Path(__file__).parent)
 @dataclass
 class Sums:
     """Work whose rows depend on who else is in the chunk, as the last bits of batched arithmetic do."""
+
+    stays_here = False
+    shows_progress = True
 
     num_items: int
     sleep_s: float = 0.0
@@ -336,6 +339,19 @@ def test_rows_that_cannot_be_kept_are_a_failure(
         assert [message in failure["message"] for failure in run.failures()] == [True, True]
 
 
+def test_a_work_of_many_small_rounds_is_not_shown(
+    directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Round(Sums):
+        shows_progress = False
+
+    with opened(directory) as run:
+        LocalExecutor(chunk_size=4).execute(run, Round(4))
+        assert capsys.readouterr().err == ""
+        LocalExecutor(chunk_size=4).execute(run, Sums(8))
+        assert "8/8" in capsys.readouterr().err
+
+
 def test_three_failed_chunks_in_a_row_stop_the_pass_with_the_last_error(directory: Path) -> None:
     poison: dict[int, BaseException] = {idx: ValueError(f"item {idx}") for idx in (0, 4, 12, 16, 20)}
     with opened(directory) as run:
@@ -457,6 +473,7 @@ def test_seconds_go_on_where_a_killed_writer_last_added_a_row(
 # --- stopped at any moment
 
 
+@pytest.mark.slow
 def test_a_run_killed_thirty_times_ends_byte_for_byte_like_one_that_never_was(
     directory: Path, uninterrupted: Callable[[int, int], bytes]
 ) -> None:

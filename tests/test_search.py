@@ -1,4 +1,4 @@
-"""Search with a PRM: trees drawn by hand come out as computed, the laws of each method hold, and a killed run goes on."""
+"""Search with a PRM: small cases computed by hand, the laws of each method, and killed runs that continue."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SEARCHES = [*SAMPLING, search_tree, search_adaptive]
 
 
 class ScriptedScorer:
-    """A `Scorer` drawn by hand: what a text is worth whose last step is scored; remembers the batches it was given."""
+    """A `Scorer` that calls `worth` with the text up to the end of each step; it records its batches."""
 
     name = "scripted"
 
@@ -58,10 +58,10 @@ class ScriptedScorer:
         self.batches: list[list[tuple[str, ...]]] = []
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
-        self.batches.append([tuple(its_steps) for its_steps in steps])
+        self.batches.append([tuple(steps_of_text) for steps_of_text in steps])
         return [
-            [self._worth(question, "".join(its_steps[: idx + 1])) for idx in range(len(its_steps))]
-            for question, its_steps in zip(questions, steps, strict=True)
+            [self._worth(question, "".join(steps_of_text[: idx + 1])) for idx in range(len(steps_of_text))]
+            for question, steps_of_text in zip(questions, steps, strict=True)
         ]
 
 
@@ -78,7 +78,7 @@ RIGHT = "".join(f"r{idx}\n" for idx in range(DEPTH))
 
 
 def needle(question: str, text: str) -> dict[str, float]:
-    """One of four lines each is right, and never the likeliest: a right solution has probability 1 in 4096."""
+    """One in four lines is right, and never the likeliest one: a right solution has probability 1 in 4096."""
     num_lines = text.count("\n")
     if num_lines == DEPTH:
         return (
@@ -195,7 +195,7 @@ def test_equal_scores_prefer_what_is_finished_and_then_what_came_first() -> None
 def test_a_finished_beam_keeps_its_place_only_while_it_is_among_the_best(
     later: float, expected: set[str]
 ) -> None:
-    """About three of 32 draws are b, which beats a and so stays among the 16; what a becomes then has 26 candidates or so."""
+    """About 3 of 32 draws are b, which beats a and stays among the 16; some 26 candidates continue from a."""
     policy = ScriptedPolicy({"": {"a\n": 0.9, "b": 0.1}, "a\n": {"c": 1.0}})
     worth = {"b": 0.6, "a\n": 0.5, "a\nc": later}
     config = SearchConfig(num_samples=32, branching=2, temperature=1.0, aggregate="last")
@@ -297,7 +297,10 @@ def test_a_single_subtree_is_a_single_beam() -> None:
 
 
 def test_subtrees_stay_apart_where_a_beam_follows_one_first_step() -> None:
-    """A subtree begins with b where none of its M = 2 draws was a: with probability 1/4. Two beams that can both go on in a do."""
+    """A subtree begins with b if none of its M = 2 draws is a, with probability 1/4.
+
+    Two beams that can both continue from a do so.
+    """
     policy = ScriptedPolicy(
         {"": {"a\n": 0.5, "b\n": 0.5}, "a\n": {"c": 0.5, "d": 0.5}, "b\n": {"c": 0.5, "d": 0.5}}
     )
@@ -338,9 +341,7 @@ def test_samples_are_picked_as_an_evaluation_picks_them() -> None:
 # steps
 
 
-def test_leaves_are_those_of_the_tree_that_is_grown_without_a_prm_and_picked_as_an_evaluation_picks_them() -> (
-    None
-):
+def test_leaves_are_those_of_a_tree_grown_without_a_prm_and_picked_as_in_an_evaluation() -> None:
     policy = random_policy(5)
     config = TreeConfig(num_leaves=SMALL.num_samples, tau=0.3, max_tokens=SMALL.max_tokens)
     outcomes = solve_by_tree(policy, PROBLEMS, config)
@@ -496,7 +497,7 @@ def test_scores_that_are_none_are_refused(scores: list[list[float]]) -> None:
 
 
 def test_tokens_are_counted_as_by_hand() -> None:
-    """Prompt of 2 tokens, lines of 2 tokens, two rounds and an end; one beam, two continuations, chunks of 3 tokens."""
+    """A prompt of 2 tokens, lines of 2, two rounds and an end; one beam, two continuations, chunks of 3."""
     policy = ScriptedPolicy(
         {"": {"a": 1.0}, "a": {"\n": 1.0}, "a\n": {"b": 1.0}, "a\nb": {"\n": 1.0}, "a\nb\n": {"<end>": 1.0}}
     )
@@ -504,7 +505,7 @@ def test_tokens_are_counted_as_by_hand() -> None:
     (result,) = search_beams(
         policy, [problem()], worth, SearchConfig(num_samples=2, branching=2, chunk_tokens=3)
     )
-    # round 1: two requests of the prompt, 3 tokens each, "b" behind the cut; equal beams, the first is kept with its tail
+    # round 1: two requests of the prompt, 3 tokens each, "b" after the cut; of equal beams the first is kept
     # round 2: the first continuation begins with the tail and asks for 3 tokens, gets 2; the second gets 3
     # round 3: the first has its end in its tail; the second asks for 3 tokens and gets 1
     assert [request.prefix_ids[2:] for request in policy.requests] == [
@@ -636,7 +637,7 @@ def test_a_run_picks_by_the_sharpness_that_it_is_told(tmp_path: Path) -> None:
         ]
         picked[sharpness] = [row["answer"] for row in rows]
     assert picked == {0.0: ["1", "2"], 3.0: ["1", "2"], 20.0: ["2", "2"]}
-    with pytest.raises(ValueError, match="sharpness must be at least 0 and finite; -1 was given"):
+    with pytest.raises(ValueError, match="sharpness must be at least 0; -1 was given"):
         SearchConfig(sharpness=-1)
 
 
@@ -718,9 +719,11 @@ def test_unknown_methods_are_refused_before_anything_is_written(tmp_path: Path) 
 
 
 def test_the_example_of_the_page_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    code, printed = (ROOT / "docs" / "search.md").read_text().split("## In Python")[1].split("\nprints\n")
-    exec(compile(textwrap.dedent(code), "docs/search.md", "exec"), {})
-    assert capsys.readouterr().out.strip() == printed.strip()
+    code, printed = (
+        (ROOT / "docs" / "how-to" / "search.md").read_text().split("## In Python")[1].split("\nprints\n")
+    )
+    exec(compile(textwrap.dedent(code), "docs/how-to/search.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == textwrap.dedent(printed).strip()
 
 
 # the lab
@@ -728,7 +731,7 @@ def test_the_example_of_the_page_prints_what_it_says(capsys: pytest.CaptureFixtu
 
 @pytest.fixture(scope="module")
 def lab_prm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random PRM, small, with its own tokenizer; what it says is worth nothing, but it is the same each time."""
+    """A small random PRM with its own tokenizer; its scores mean nothing, but they are the same each time."""
     directory = tmp_path_factory.mktemp("prm")
     prm_format = PRMFormat(tag=";", max_length=512)
     make_model("qwen2", max_position_embeddings=512).save_pretrained(directory)
@@ -737,6 +740,7 @@ def lab_prm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (LAB_POLICY / "config.json").exists(), reason="the lab policy is not part of this installation"
 )
@@ -781,8 +785,8 @@ def test_other_processes_get_a_prm_of_their_own_and_the_same_one(lab_prm: Path, 
 def test_the_command_of_the_page_runs(
     lab_prm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (ROOT / "docs" / "search.md").read_text()
-    (line,) = re.findall(r"^    forkpoint (search .*)$", page, re.MULTILINE)
+    page = (ROOT / "docs" / "how-to" / "search.md").read_text()
+    (line,) = re.findall(r"^    forkpoint (search .*)$", page.replace("\\\n", ""), re.MULTILINE)
     arguments = shlex.split(line.replace("PRM", str(lab_prm)).replace("OUT", str(tmp_path / "out")))
     with pytest.raises(SystemExit) as ended:
         main(arguments)

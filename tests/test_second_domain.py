@@ -1,8 +1,8 @@
-"""Nothing is wired to mathematics: labels, training and best-of-N on balls that change hands, and on programs.
+"""Domains other than mathematics: labels, training and best-of-N on balls that change hands, and on programs.
 
-Both policies are scripted and would rather err than not. The pupil tracks balls and confuses the one that is looked for, once
-at most, so that whatever follows is wrong; the programmer writes the wrong operator. What a step is worth is then known without
-the package.
+Both policies are scripted and prefer to err. The pupil tracks balls and confuses the one that is asked for,
+at most once, so that all later steps are wrong; the programmer writes the wrong operator. The value of a step
+is then known without the package.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import pytest
 
 from checkpoints import make_checkpoint
 from forkpoint.cli import app
-from forkpoint.evaluation.run import EvaluateConfig, Evaluation, evaluate_policy
-from forkpoint.formats.labels_file import read_labelled
+from forkpoint.evaluation.run import EvaluateConfig, Evaluation, Judge, SolutionSources, evaluate_policy
+from forkpoint.formats.labels_file import LABELS, read_labelled
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
 from forkpoint.lab.shuffle import Shuffle, State
 from forkpoint.lab.story import DAYS, answer_line
 from forkpoint.labels.config import LabelConfig
-from forkpoint.labels.run import LABELS, label_problems
+from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import PRMFormat
@@ -46,7 +46,7 @@ TRAINING = TrainConfig(
     micro_batch_size=16,
     format=PRMFormat(tag="#", max_length=1024),
 )
-DOCUMENT = Path(__file__).parents[1] / "docs" / "second_domain.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "how-to" / "second_domain.md"
 
 
 def labelled(
@@ -65,7 +65,12 @@ def evaluated(
 ) -> tuple[Evaluation, dict[tuple[str, str, str | None], float]]:
     """The evaluation, and accuracies at the largest N by sampler, selection and aggregate."""
     evaluation = evaluate_policy(
-        problems, policy, out, EVALUATION, TREE, QUIET, scorer, TRAINING.format, threshold_problems
+        problems,
+        policy,
+        out,
+        SolutionSources(EVALUATION, TREE),
+        QUIET,
+        Judge(scorer, TRAINING.format, threshold_problems),
     )
     largest = [
         row for row in evaluation.rows if row["n"] == EVALUATION.num_samples or row["select"] == "greedy"
@@ -121,12 +126,12 @@ class Oracle:
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
         wrong = [
-            first_wrong_step(self._stories[question], its_steps)
-            for question, its_steps in zip(questions, steps, strict=True)
+            first_wrong_step(self._stories[question], solution)
+            for question, solution in zip(questions, steps, strict=True)
         ]
         return [
-            [float(first < 0 or idx < first) for idx in range(len(its_steps))]
-            for first, its_steps in zip(wrong, steps, strict=True)
+            [float(first < 0 or idx < first) for idx in range(len(solution))]
+            for first, solution in zip(wrong, steps, strict=True)
         ]
 
 
@@ -145,7 +150,7 @@ def test_hard_labels_of_shuffles_are_what_the_oracle_says_of_their_steps(tmp_pat
 
 
 def test_soft_labels_of_shuffles_count_the_leaves_below(tmp_path: Path) -> None:
-    """One mistake at most: of a solution of k swaps there are k + 1 leaves, and under the first i right lines k + 1 - i of them."""
+    """At most one mistake: k swaps give k + 1 leaves, k + 1 - i of them under the first i right lines."""
     problems = load_problems("lab-shuffle:train?num=8&level=easy")
     for solution in labelled(problems, pupil(problems), tmp_path / "run", "mean"):
         if solution.is_correct:
@@ -225,6 +230,7 @@ def test_labels_of_programs_are_the_verdicts_of_their_tests(tmp_path: Path) -> N
         assert [label.value for label in solution.labels] == [0.5, float(is_right), float(is_right)]
 
 
+@pytest.mark.slow
 def test_a_prm_learns_from_tests_to_pick_the_programs_that_pass(tmp_path: Path) -> None:
     policy = programmer()
     label_problems(tasks(THINGS[:8]), policy, tmp_path / "run", TEXT_TREE, LabelConfig(), QUIET)
@@ -240,7 +246,12 @@ def test_a_prm_learns_from_tests_to_pick_the_programs_that_pass(tmp_path: Path) 
     train_prm(tmp_path / "run" / LABELS, str(base), tmp_path / "prm", config)
     prm, problems = load_prm(tmp_path / "prm"), tasks(THINGS[8:])
     evaluation = evaluate_policy(
-        problems, policy, tmp_path / "eval", EVALUATION, TEXT_TREE, QUIET, prm, prm.format
+        problems,
+        policy,
+        tmp_path / "eval",
+        SolutionSources(EVALUATION, TEXT_TREE),
+        QUIET,
+        Judge(prm, prm.format),
     )
     accuracy = {
         (row["sampler"], row["select"], row["aggregate"], row["n"]): row["accuracy"]
@@ -250,15 +261,15 @@ def test_a_prm_learns_from_tests_to_pick_the_programs_that_pass(tmp_path: Path) 
     assert accuracy["edu", "best", "min", 4] == accuracy["edu", "oracle", None, 4] == 1.0
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_document_run(tmp_path: Path) -> None:
     page = DOCUMENT.read_text()
     task, answer = re.findall(r"`(\{.*?\})`", page, re.DOTALL)
     (tmp_path / "tasks.jsonl").write_text(task + "\n")
     (tmp_path / "answers.jsonl").write_text(answer + "\n")
     policy = make_checkpoint(tmp_path / "policy", max_position_embeddings=1024)
-    commands = [
-        line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()
-    ]
+    blocks = re.findall(r"```sh\n(.*?)```", page.replace("\\\n", ""), re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
     assert len(commands) == 6
     for command in commands:
         arguments = shlex.split(command.replace("POLICY", str(policy)).replace("OUT/", f"{tmp_path}/"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from forkpoint.search.beam import complete_steps, line_end
 from forkpoint.steps import AnchorRule, calibrate_tau, newline_steps, num_shared, token_steps, tokens_at
 
 
@@ -18,6 +21,29 @@ def test_every_line_with_something_in_it_is_a_step() -> None:
     assert newline_steps("one\n\ntwo\nthree") == ("one\n\n", "two\n", "three")
     assert newline_steps("\n\nfirst\nsecond\n") == ("\n\nfirst\n", "second\n")
     assert newline_steps("") == ("",)
+
+
+@pytest.mark.parametrize("character", "\f\v\x1c\x1d\x1e\x85\u2028\u2029")
+def test_only_line_ends_end_a_line(character: str) -> None:
+    assert newline_steps(f"so {character}rac{{1}}{{2}}\nend") == (f"so {character}rac{{1}}{{2}}\n", "end")
+    assert complete_steps(f"one\ntwo{character}") == ("one\n",)
+    assert line_end(["a", character, "b", "\n", "c"], 0) == 4
+
+
+def test_every_kind_of_line_end_ends_a_line() -> None:
+    assert newline_steps("one\rtwo\r\nthree\n\rfour") == ("one\r", "two\r\n", "three\n\r", "four")
+    assert newline_steps("\r\n one\n \t\ntwo") == ("\r\n one\n \t\n", "two")
+
+
+@pytest.mark.parametrize("text", ["\n", "a\n", "\n \r\n"])
+def test_cutting_a_text_takes_time_in_proportion_to_its_length(text: str) -> None:
+    def seconds(num: int) -> float:
+        started = time.process_time()
+        newline_steps(text * num)
+        return time.process_time() - started
+
+    # a factor of 16 in length is one of 256 for a quadratic cut
+    assert min(seconds(320_000) for _ in range(2)) < 64 * max(seconds(20_000) for _ in range(3))
 
 
 @given(st.lists(st.text(alphabet="abé ", max_size=3), max_size=20), st.lists(st.integers(0, 20), max_size=6))

@@ -1,7 +1,8 @@
-"""A served PRM: the scores of the local one, every refusal with its reason, recovery after overload, nothing lost at the end."""
+"""A served PRM: local scores, refusals with reasons, recovery after overload, nothing lost at the end."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from forkpoint.errors import LayoutError, ServerError
-from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy
+from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import PRMFormat
@@ -42,7 +43,7 @@ HEAD = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nCo
 
 
 class HeldPRM:
-    """Gives every step a hundredth of its length, once it is let go; notes what it was asked together."""
+    """Scores a step with a hundredth of its length, after waiting for `may_score`; records its batches."""
 
     name = "held"
 
@@ -64,10 +65,10 @@ class HeldPRM:
         if "model fails" in questions:
             raise RuntimeError("a secret of the model")
         return [
-            [float("nan") if question == "nan" else len(step) / 100 for step in its_steps][
+            [float("nan") if question == "nan" else len(step) / 100 for step in steps_of_item][
                 : 1 if question == "one short" else None
             ]
-            for question, its_steps in zip(questions, steps, strict=True)
+            for question, steps_of_item in zip(questions, steps, strict=True)
         ]
 
 
@@ -125,14 +126,14 @@ def test_scores_over_http_are_the_local_scores_to_the_bit(
 ) -> None:
     questions, steps = solutions(12)
     items = [
-        {"problem": question, "steps": its_steps}
-        for question, its_steps in zip(questions, steps, strict=True)
+        {"problem": question, "steps": steps_of_item}
+        for question, steps_of_item in zip(questions, steps, strict=True)
     ]
     answer = served.post("/score", json={"items": items, "aggregate": how}).json()
     scores = prm.score(questions, steps)
     assert [item["step_scores"] for item in answer["items"]] == scores
     assert [item["score"] for item in answer["items"]] == [
-        aggregate(its_scores, how) for its_scores in scores
+        aggregate(scores_of_item, how) for scores_of_item in scores
     ]
     one = served.post("/score", json={**items[0], "aggregate": how}).json()
     (alone,) = prm.score(questions[:1], steps[:1])
@@ -161,8 +162,8 @@ def test_a_solution_is_cut_at_line_ends_and_the_saved_aggregate_is_the_default(s
 def test_reranking_orders_solutions_by_their_aggregate(prm: ServedPRM, served: httpx2.Client) -> None:
     documents = ["1+1=3\nso 3", "1+1=2\nso 2", "who knows", "1+1=3\nso 3"]
     scores = [
-        aggregate(its_scores, "prod")
-        for its_scores in prm.score(["1+1?"] * 4, [newline_steps(text) for text in documents])
+        aggregate(scores_of_item, "prod")
+        for scores_of_item in prm.score(["1+1?"] * 4, [newline_steps(text) for text in documents])
     ]
     asked = {"model": prm.name, "query": "1+1?", "documents": documents, "aggregate": "prod"}
     answer = served.post("/v1/rerank", json=asked).json()
@@ -198,6 +199,7 @@ def test_what_is_cut_otherwise_than_at_line_ends_is_cut_so_or_refused() -> None:
         ({"problem": "q", "steps": []}, 422, "at least 1 item"),
         ({"problem": "q", "steps": ["a"] * 1025}, 422, "at most 1024"),
         ({"problem": "q", "solution": "a\n" * 1025}, 422, "1025 lines"),
+        ({"problem": "q", "solution": "\n" * 800_000}, 422, "800000 line ends; 32768 are taken at most"),
         ({"problem": "q", "steps": [1]}, 422, "body.steps.0: Input should be a valid string"),
         ({"problem": "q", "steps": ["a"], "solution": "a"}, 422, "body.steps: Extra inputs"),
         ({"problem": "q", "steps": ["a"], "agregate": "min"}, 422, "body.agregate: Extra inputs"),
@@ -236,15 +238,39 @@ def test_bad_input_is_refused_with_the_reason(
     assert ask(served, "still", "answers").status_code == 200
 
 
+def test_solutions_are_cut_off_the_event_loop(served: httpx2.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+
+    def cut(text: str) -> tuple[str, ...]:
+        try:
+            asyncio.get_running_loop()
+            seen.append(True)
+        except RuntimeError:
+            seen.append(False)
+        return newline_steps(text)
+
+    monkeypatch.setattr("forkpoint.serve.app.newline_steps", cut)
+    given = {"problem": "1+1?", "solution": "1+1=2\nThe answer is 2"}
+    for path, body in [
+        ("/score", given),
+        ("/score", {"items": [given]}),
+        ("/v1/rerank", {"query": "1+1?", "documents": [given["solution"]]}),
+    ]:
+        assert served.post(path, json=body).status_code == 200
+    assert seen == [False] * 3
+
+
 def test_concurrent_clients_get_their_own_scores(prm: ServedPRM, served: httpx2.Client) -> None:
     questions, steps = solutions(40)
     with ThreadPoolExecutor(8) as pool:
         answers = list(
             pool.map(lambda pair: ask(served, pair[0], *pair[1]).json(), zip(questions, steps, strict=True))
         )
-    for answer, its_steps, its_scores in zip(answers, steps, prm.score(questions, steps), strict=True):
-        assert answer["steps"] == its_steps
-        assert answer["step_scores"] == pytest.approx(its_scores, abs=1e-5)
+    for answer, steps_of_item, scores_of_item in zip(
+        answers, steps, prm.score(questions, steps), strict=True
+    ):
+        assert answer["steps"] == steps_of_item
+        assert answer["step_scores"] == pytest.approx(scores_of_item, abs=1e-5)
 
 
 def test_what_waits_is_scored_together_within_the_bounds_in_the_order_of_arrival() -> None:
@@ -302,11 +328,7 @@ def test_the_work_of_a_client_that_left_is_dropped() -> None:
         eventually(lambda: len(prm.batches) == 1)
         body = json.dumps(ONE).encode()
         with socket.create_connection(address(client)) as connection:
-            connection.sendall(
-                b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
-                % len(body)
-                + body
-            )
+            connection.sendall(HEAD % len(body) + body)
             eventually(lambda: server.batcher.num_waiting == 1)
         eventually(lambda: server.batcher.num_waiting == 0)
         prm.may_score.set()
@@ -375,6 +397,9 @@ def test_the_token_comes_from_the_environment_or_a_file_or_not_at_all(
     ):
         with pytest.raises(ValueError, match=f"{place} holds no token"):
             config.read_token()
+    file.write_bytes(b"tok\xffen")  # not UTF-8
+    with pytest.raises(ValueError, match=f"{file} holds no token"):
+        ServeConfig(token_file=file).read_token()
 
 
 @pytest.mark.parametrize(
@@ -466,9 +491,13 @@ def test_a_stopping_server_answers_what_it_accepted_and_refuses_the_rest() -> No
         assert prm.batches == [["running"], ["waiting"]]
 
 
+@pytest.mark.slow
 def test_a_terminated_process_has_told_its_address_and_goes_quietly(prm: ServedPRM, tmp_path: Path) -> None:
     path = make_prm(tmp_path / "prm")
-    code = "import sys; from forkpoint.serve import *; serve(sys.argv[1], ServeConfig(port=0), on_ready=lambda url: print(url, flush=True))"
+    code = (
+        "import sys; from forkpoint.serve import *; "
+        "serve(sys.argv[1], ServeConfig(port=0), on_ready=lambda url: print(url, flush=True))"
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -509,8 +538,8 @@ def test_a_remote_prm_cuts_its_requests_to_the_limits(prm: ServedPRM) -> None:
     )
     with running(prm, ServeConfig(max_body_bytes=longest)) as (client, _):
         found = RemotePRM(str(client.base_url)).score(questions, steps)
-        for its_scores, expected in zip(found, prm.score(questions, steps), strict=True):
-            assert its_scores == pytest.approx(expected, abs=1e-5)
+        for scores_of_item, expected in zip(found, prm.score(questions, steps), strict=True):
+            assert scores_of_item == pytest.approx(expected, abs=1e-5)
         with pytest.raises(ServerError, match="413"):
             RemotePRM(str(client.base_url)).score(["q"], [["a" * longest]])
     held = HeldPRM()
@@ -569,10 +598,11 @@ def test_an_evaluation_finds_the_same_with_a_remote_prm(
         "two\n": {"The answer is 3": 1.0},
     }
     problems = [Problem(f"p{idx}", f"question {idx}", "3") for idx in range(4)]
+    sources = SolutionSources(EvaluateConfig(num_samples=4), TreeConfig(tau=0.5, num_leaves=4))
     evaluations = [
         evaluate_policy(
-            problems, ScriptedPolicy(script), tmp_path / name, EvaluateConfig(num_samples=4), TreeConfig(tau=0.5, num_leaves=4),
-            LocalExecutor(progress=False), scorer, scorer.format,
+            problems, ScriptedPolicy(script), tmp_path / name, sources, LocalExecutor(progress=False),
+            Judge(scorer, scorer.format),
         )
         for name, scorer in (("local", prm), ("remote", RemotePRM(str(served.base_url))))
     ]  # fmt: skip
@@ -580,7 +610,10 @@ def test_an_evaluation_finds_the_same_with_a_remote_prm(
 
 
 def test_serving_without_its_packages_says_what_to_install(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['uvicorn'] = None; from forkpoint.serve import *; serve(sys.argv[1], ServeConfig())"
+    code = (
+        "import sys; sys.modules['uvicorn'] = None; "
+        "from forkpoint.serve import *; serve(sys.argv[1], ServeConfig())"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert (
         "MissingPackageError: serving needs uvicorn, which is not installed: pip install 'forkpoint[serve]'"
@@ -589,7 +622,10 @@ def test_serving_without_its_packages_says_what_to_install(tmp_path: Path) -> No
 
 
 def test_importing_the_package_for_its_configuration_loads_no_web_framework() -> None:
-    code = "import sys, forkpoint.serve; print(sorted({'fastapi', 'uvicorn', 'httpx2', 'torch', 'prometheus_client'} & set(sys.modules)))"
+    code = (
+        "import sys, forkpoint.serve; print(sorted("
+        "{'fastapi', 'uvicorn', 'httpx2', 'torch', 'prometheus_client'} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
     )

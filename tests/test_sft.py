@@ -1,4 +1,4 @@
-"""Fine-tuning on completions: what is learned and what is not, stopping at any moment, and a model that is used as its base was."""
+"""Fine-tuning on completions: which tokens are learned, stopping at any moment, and a model like its base."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from forkpoint.policies import LAB_POLICY, load_policy
 from forkpoint.training.config import SFTConfig, SFTReport, SFTRow
 from forkpoint.training.loop import IGNORED
 from forkpoint.training.sft import TRAINING, collate, fine_tune, masked
+
+pytestmark = pytest.mark.slow
 
 CONFIG = SFTConfig(learning_rate=3e-3, num_epochs=3, batch_size=4, micro_batch_size=4, save_every=3)
 QUESTIONS = [f"{left}+{right}?" for left in range(4) for right in range(4)]
@@ -123,6 +125,7 @@ def kill_at(step: int) -> Callable[[int, int, float], None]:
     return on_step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_rank", [0, 4])
 def test_interrupted_fine_tuning_continues_to_the_same_bytes(tmp_path: Path, lora_rank: int) -> None:
     config = replace(CONFIG, lora_rank=lora_rank)

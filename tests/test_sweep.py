@@ -1,4 +1,4 @@
-"""Sweeps and presets: variants from one journal, judged on the same samples, and the papers' settings by name."""
+"""Sweeps and presets: variants from one journal judged on the same samples, and papers' settings by name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import pytest
 from checkpoints import make_checkpoint
 from forkpoint.cli import app
 from forkpoint.estimates import bootstrap, bootstrap_seeds
-from forkpoint.experiments.sweep import SweepConfig, run_sweep, variants_of
+from forkpoint.experiments.sweep import SweepConfig, SweepInputs, run_sweep, variants_of
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.plan import Sampling
 from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy
@@ -53,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         TreeConfig(max_tokens=8),
         LabelConfig(),
         QUIET,
-        plan=plan,
+        Sampling(plan),
     )
     make_checkpoint(path / "base", initializer_range=0.1)
     return path
@@ -64,18 +65,12 @@ def sweep(
 ) -> dict[str, Any]:
     variants = variants_of(["mean", "er:2", "outcome"], [], LabelConfig(), train)
     config = SweepConfig(num_samples=8, temperature=1.0, max_tokens=8, num_seeds=2)
-    return run_sweep(
-        made / "labels",
-        variants,
-        str(made / "base"),
-        PROBLEMS,
-        policy or ScriptedPolicy(SCRIPT),
-        out,
-        config,
-        QUIET,
-    )
+    sampler = policy or ScriptedPolicy(SCRIPT)
+    inputs = SweepInputs(made / "labels", variants, str(made / "base"), PROBLEMS, sampler)
+    return run_sweep(inputs, out, config, QUIET)
 
 
+@pytest.mark.slow
 def test_variants_are_judged_on_the_same_samples(made: Path, tmp_path: Path) -> None:
     results = sweep(made, tmp_path / "out")
     assert [variant["name"] for variant in results["variants"]] == ["mean", "er-2", "outcome"]
@@ -100,6 +95,7 @@ def test_variants_are_judged_on_the_same_samples(made: Path, tmp_path: Path) -> 
     assert json.loads((tmp_path / "out" / "sweep.json").read_text()) == results
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was(made: Path, tmp_path: Path) -> None:
     results = sweep(made, tmp_path / "out")
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}

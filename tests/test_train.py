@@ -34,6 +34,8 @@ from forkpoint.training.prm_trainer import (
 )
 from labelled import label, visible_errors
 
+pytestmark = pytest.mark.slow
+
 CONFIG = TrainConfig(
     learning_rate=3e-3,
     num_epochs=3,
@@ -130,6 +132,7 @@ def test_steps_count_by_the_evidence_for_their_labels() -> None:
     assert weighted == pytest.approx(0.5 * each[0] + 2 * each[1])
 
 
+@pytest.mark.slow
 def test_training_on_trees_learns_what_flat_training_learns(tmp_path: Path) -> None:
     config = replace(
         CONFIG, packing="tree", num_epochs=12, batch_size=4, micro_batch_size=4, learning_rate=1e-2
@@ -173,12 +176,13 @@ def separation(path: Path) -> float:
     test = visible_errors(30, seed=1)
     scores = load_prm(path).score([item.question for item in test], [item.steps for item in test])
     by_label: dict[float, list[float]] = {0.0: [], 1.0: []}
-    for item, its_scores in zip(test, scores, strict=True):
-        for its_label, score in zip(item.labels, its_scores, strict=True):
-            by_label[its_label.value].append(score)
+    for item, step_scores in zip(test, scores, strict=True):
+        for step_label, score in zip(item.labels, step_scores, strict=True):
+            by_label[step_label.value].append(score)
     return sum(by_label[1.0]) / len(by_label[1.0]) - sum(by_label[0.0]) / len(by_label[0.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["tokens", "classifier"])
 def test_a_prm_learns_errors_that_can_be_seen(tmp_path: Path, head: str) -> None:
     config = replace(CONFIG, num_epochs=12, learning_rate=1e-2, format=replace(CONFIG.format, head=head))  # type: ignore[arg-type]
@@ -210,6 +214,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_interrupted_training_continues_to_the_same_weights(tmp_path: Path) -> None:
     uninterrupted, _ = trained(tmp_path, name="once")
 
@@ -287,6 +292,63 @@ def test_labelled_solutions_survive_the_disk(tmp_path: Path) -> None:
         list(read_labelled(tmp_path))
     with pytest.raises(FileNotFoundError, match="forkpoint label"):
         list(read_labelled(tmp_path / "elsewhere"))
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-100", "2", "50", "-0.1", '"0.5"', "null", "true"])
+def test_a_label_that_is_no_number_from_0_to_1_is_refused_with_its_line(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "labels.jsonl"
+    write_labelled(path, visible_errors(2))
+    lines = path.read_text().splitlines()
+    first_value = lines[2].index('"value": ') + len('"value": ')
+    lines[2] = f"{lines[2][:first_value]}{number}{lines[2][lines[2].index(',', first_value) :]}"
+    path.write_text("\n".join(lines))
+    with pytest.raises(
+        ValueError, match=r"line 3: not a labelled solution: column 'value' must hold a number"
+    ):
+        train_prm(path, str(tmp_path / "base"), tmp_path / "prm", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("question", None),
+        ("question", [{"role": "user", "content": "q"}]),
+        ("question", 7),
+        ("problem_id", None),
+        ("is_correct", "false"),
+        ("is_correct", 0),
+        ("steps", "a"),
+        ("steps", [None]),
+        ("labels", None),
+    ],
+)
+def test_a_cell_of_another_type_is_refused_with_its_line(tmp_path: Path, column: str, cell: Any) -> None:
+    path = tmp_path / "labels.jsonl"
+    write_labelled(path, visible_errors(1))
+    row = {**json.loads(path.read_text().splitlines()[0]), column: cell}
+    path.write_text(f"\n{json.dumps(row)}\n")
+    with pytest.raises(ValueError, match=f"line 2: not a labelled solution: column '{column}' must hold"):
+        list(read_labelled(path))
+
+
+def test_labels_that_are_all_equal_are_refused_unless_they_are_allowed(tmp_path: Path) -> None:
+    solutions = [
+        replace(solution, labels=(label(0.0),) * len(solution.steps)) for solution in visible_errors(4)
+    ]
+    write_labelled(tmp_path / "labels.jsonl", solutions)
+    arguments = (tmp_path / "labels.jsonl", str(make_checkpoint(tmp_path / "base")), tmp_path / "prm", CONFIG)
+    with pytest.raises(ValueError, match=r"all labels at .*labels\.jsonl are 0, .*--allow-constant-labels"):
+        train_prm(*arguments)
+    assert train_prm(*arguments, allow_constant_labels=True).num_rows == 16
+    assert train_prm(*arguments).num_rows == 16, "a finished PRM is left as it is"
+
+
+def test_labels_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
+    solution = visible_errors(1)[0]
+    spoilt = replace(solution, labels=(replace(label(0.5), value=math.nan),) * len(solution.steps))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_labelled(tmp_path / "labels.jsonl", [spoilt])
+    assert not (tmp_path / "labels.jsonl").exists()
 
 
 @pytest.mark.parametrize(

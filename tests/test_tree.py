@@ -19,7 +19,7 @@ SCRIPT = {
     "b": {"g": 0.55, "h": 0.45},
     "bg": {"+": 0.5, "-": 0.5},
 }
-"""Entropies: .67 at the start, .33 after a, .69 after ac, .69 after b, .69 after bg (but + and - are symbols)."""
+"""Entropies: .67 at the start, .33 after a, .69 after ac, b and bg (but + and - are symbols)."""
 
 
 def texts(policy: ScriptedPolicy, tree: Tree) -> list[str]:

@@ -1,4 +1,4 @@
-"""Trees with a score in view: pruning and choosing come out as computed by hand, and neither knows of batches or budgets."""
+"""Steered trees: pruning and choosing agree with hand computation, whatever the batches and budgets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from forkpoint.records import Policy, Problem, ScoringCost, Tree
 from forkpoint.steps import AnchorRule
 from forkpoint.trees.grow import ORDERS, TreeConfig, grow_trees
 from forkpoint.trees.puct import puct
-from forkpoint.trees.steer import SteeredTree, SteeringConfig, confidence, steer_trees
+from forkpoint.trees.steer import SteeredTree, Steering, SteeringConfig, confidence, steer_trees
 
 PAIRS = {"": "ab", "a": "cd", "b": "ij", "ac": "ef", "ad": "gh", "bi": "kl", "bj": "mn"}
 
@@ -33,14 +33,14 @@ LINES = {
     lined(before): {after[0] + "\n" * (len(before) < 2): 0.6, after[1] + "\n" * (len(before) < 2): 0.4}
     for before, after in PAIRS.items()
 }
-"""A full binary tree of eight solutions of two lines and a last one, .67 nats at each of the seven places to fork."""
+"""A full binary tree of eight solutions of three lines, with .67 nats at each of the seven places to fork."""
 LEAVES = ["ace", "acf", "adg", "adh", "bik", "bil", "bjm", "bjn"]
 ALL = TreeConfig(tau=0.5, num_leaves=64)
 PUCT = SteeringConfig(expand="mcts")
 
 
 class ScriptedScorer:
-    """A `Scorer` drawn by hand: what a text is worth whose last step is scored; remembers the batches it was given."""
+    """A `Scorer` made by hand: `worth(question, text)` is the score of the step that ends the text."""
 
     name = "scripted"
 
@@ -78,7 +78,7 @@ def searched(
     **options: Any,
 ) -> tuple[list[str], SteeredTree]:
     policy = ScriptedPolicy(script)
-    (found,) = steer_trees(policy, [problem()], config, search, scorer, **options)
+    (found,) = steer_trees(policy, [problem()], config, Steering(search, scorer, **options))
     return texts(policy, found.tree), found
 
 
@@ -133,7 +133,7 @@ def test_a_score_at_the_threshold_is_not_below_it() -> None:
 def test_threshold_0_is_the_plain_tree_and_calls_no_scorer(order: str) -> None:
     policy, config = random_policy(0), TreeConfig(tau=0.6, num_leaves=9, max_tokens=30, order=order)  # type: ignore[arg-type]
     scorer = ScriptedScorer(lambda *_: 0.0)
-    found = steer_trees(policy, PROBLEMS, config, SteeringConfig(prune_below=0.0), scorer)
+    found = steer_trees(policy, PROBLEMS, config, Steering(SteeringConfig(prune_below=0.0), scorer))
     plain = grow_trees(policy, [policy.encode_question(item.question) for item in PROBLEMS], config)
     assert [(item.tree, item.cost) for item in found] == plain
     assert not scorer.batches
@@ -170,7 +170,8 @@ def test_entropy_steps_end_where_forks_begin() -> None:
 def test_only_the_steps_before_the_last_anchor_are_read_and_counted() -> None:
     scorer = by_letters({"a": 0.1})
     _, found = searched(SteeringConfig(prune_below=0.2), scorer)
-    # ace and bik have anchors behind their two lines, bjm (from b's anchor) behind its two; bil and bjn have no anchor of their own
+    # ace and bik have anchors after their two lines, bjm (from b's anchor) after its two;
+    # bil and bjn have no anchor of their own
     assert sorted(batch[0] for batch in scorer.batches) == [("a\n", "c\n"), ("b\n", "i\n"), ("b\n", "j\n")]
     assert found.scoring == ScoringCost(3, 3 * (2 + 2 + 2))  # prompt, tokens, tags
 
@@ -201,10 +202,12 @@ WORTH = {"a": 0.5, "ac": 0.7, "ace": 0.9, "acf": 0.3, "bik": 0.1, "b": 0.2, "bi"
 def test_puct_by_hand() -> None:
     assert puct(0.5, 0.25, 9, 2, 2.0) == pytest.approx(0.5 + 2 * 0.25 * 3 / 3)
     leaves, _ = searched(PUCT, by_letters(WORTH))
-    # ace is worth .9. At the start the token taken has .9 + .6 / 2 = 1.2; b, with no step before it, .9 + .4 = 1.3: to b.
+    # ace is worth .9. At the start the token taken has .9 + .6 / 2 = 1.2;
+    # b, with no step before it, has .9 + .4 = 1.3: to b.
     # bik is worth .1. At the start .9 + .6 sqrt(2) / 2 = 1.32 against .1 + .4 sqrt(2) / 2 = .38: to a.
     # Behind a: .9 + .6 / 2 = 1.2 against .5 + .4 = .9: to c; behind ac only f is open.
-    # acf is worth .3. At the start .6 + .6 sqrt(3) / 3 = .95 against .1 + .4 sqrt(3) / 2 = .45: to a; behind a only d is open.
+    # acf is worth .3. At the start .6 + .6 sqrt(3) / 3 = .95 against .1 + .4 sqrt(3) / 2 = .45: to a;
+    # after a only d is open.
     assert leaves[:4] == ["ace", "bik", "acf", "adg"]
     # with a worth .9 + ., d comes before f: 1.2 against .85 + .4 = 1.25
     assert searched(PUCT, by_letters({**WORTH, "a": 0.85}))[0][:3] == ["ace", "bik", "adg"]
@@ -232,7 +235,8 @@ def test_with_huge_exploration_leaves_spread_evenly() -> None:
 
 
 def test_the_policys_prior_draws_leaves_to_what_it_finds_probable() -> None:
-    # "y" is as unsure as "x" further on, and their leaves are worth the same; only the first choice is lopsided
+    # "y" is as unsure as "x" further on, and their leaves are worth the same;
+    # only the first choice is lopsided
     script = {"": {"x": 0.8, "y": 0.2}} | {
         first + more: {"0": 0.55, "1": 0.45}
         for first in "xy"
@@ -270,7 +274,9 @@ def test_gold_outcomes_steer_only_where_they_are_asked_for() -> None:
     search = SteeringConfig(expand="mcts", value="outcome", exploration=0.1)
     leaves = [
         texts(policy, found.tree)
-        for found in steer_trees(policy, [problem(answer="13"), problem(answer="25")], config, search)
+        for found in steer_trees(
+            policy, [problem(answer="13"), problem(answer="25")], config, Steering(search)
+        )
     ]
     assert leaves == [["13", "25", "14"], ["13", "25", "26"]]
     assert search.is_gold
@@ -291,7 +297,7 @@ def test_every_choice_agrees_with_brute_force() -> None:
         search = SteeringConfig(expand="mcts", exploration=exploration)
         for item, found in zip(
             PROBLEMS,
-            steer_trees(policy, PROBLEMS, config, search, ScriptedScorer(random_worth)),
+            steer_trees(policy, PROBLEMS, config, Steering(search, ScriptedScorer(random_worth))),
             strict=True,
         ):
             for num_leaves in range(1, found.tree.num_leaves):
@@ -370,9 +376,10 @@ def brute_force_choice(
 @pytest.mark.parametrize("search", SEARCHES, ids=str)
 def test_trees_and_costs_do_not_depend_on_what_grows_beside_them(search: SteeringConfig) -> None:
     policy, config = random_policy(1), TreeConfig(tau=0.6, num_leaves=9, max_tokens=30)
-    together = steer_trees(policy, PROBLEMS, config, search, ScriptedScorer(random_worth))
+    together = steer_trees(policy, PROBLEMS, config, Steering(search, ScriptedScorer(random_worth)))
     assert together == [
-        steer_trees(policy, [item], config, search, ScriptedScorer(random_worth))[0] for item in PROBLEMS
+        steer_trees(policy, [item], config, Steering(search, ScriptedScorer(random_worth)))[0]
+        for item in PROBLEMS
     ]
     assert sum(found.tree.num_leaves for found in together) > 50
 
@@ -385,7 +392,9 @@ def test_the_tree_of_a_smaller_budget_is_a_prefix(search: SteeringConfig) -> Non
         config = TreeConfig(tau=0.6, num_leaves=num_leaves, max_tokens=30)
         return [
             found.tree
-            for found in steer_trees(policy, PROBLEMS[:4], config, search, ScriptedScorer(random_worth))
+            for found in steer_trees(
+                policy, PROBLEMS[:4], config, Steering(search, ScriptedScorer(random_worth))
+            )
         ]
 
     full = grown(14)
@@ -421,8 +430,7 @@ def test_what_a_wave_grew_is_scored_in_one_call() -> None:
         random_policy(1),
         PROBLEMS,
         TreeConfig(tau=0.6, num_leaves=5, max_tokens=30),
-        PUCT,
-        scorer,
+        Steering(PUCT, scorer),
         on_wave=waves.append,
     )
     assert waves[0] == len(PROBLEMS)
@@ -438,7 +446,7 @@ def test_a_dropped_duplicate_and_an_early_end_leave_the_search_in_order() -> Non
 
 
 def test_the_example_in_the_docs_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
-    document = Path(__file__).parents[1] / "docs" / "trees.md"
+    document = Path(__file__).parents[1] / "docs" / "explanations" / "trees.md"
     example, printed = document.read_text(encoding="utf-8").split("## By hand")[1].split("\nprints\n")
     exec(compile("\n".join(line[4:] for line in example.splitlines()), document.name, "exec"), {})
     assert capsys.readouterr().out.splitlines() == [line[4:] for line in printed.splitlines() if line]
@@ -447,9 +455,12 @@ def test_the_example_in_the_docs_prints_what_it_says(capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ([[float("nan")] * 2], "'odd' gave the score nan; scores must be numbers in \\[0, 1\\]"),
-        ([[0.5, 1.5]], "gave the score 1.5"),
-        ([[0.5]], "gave 1 scores for a solution of 2 steps"),
+        (
+            [[float("nan")] * 2],
+            "'odd' gave the scores \\[nan, nan\\] for 2 steps; one number in \\[0, 1\\] per step",
+        ),
+        ([[0.5, 1.5]], "gave the scores \\[0.5, 1.5\\]"),
+        ([[0.5]], "gave the scores \\[0.5\\] for 2 steps"),
         ([], "was given 1 solutions and scored 0"),
     ],
 )
@@ -461,7 +472,7 @@ def test_a_scorer_without_a_number_per_step_is_refused(scores: list[list[float]]
             return scores
 
     with pytest.raises(ValueError, match=message):
-        steer_trees(ScriptedPolicy(LINES), [problem()], ALL, SteeringConfig(prune_below=0.2), Odd())
+        steer_trees(ScriptedPolicy(LINES), [problem()], ALL, Steering(SteeringConfig(prune_below=0.2), Odd()))
 
 
 def test_a_search_that_needs_a_scorer_says_so() -> None:
@@ -490,9 +501,9 @@ def test_a_scorer_of_whole_solutions_can_value_leaves_but_not_prune() -> None:
         ({"value": "gold"}, "prm, confidence, outcome"),
         ({"aggregate": "max"}, "last, min, prod, mean"),
         ({"prior": "flat"}, "policy, uniform"),
-        ({"prune_below": -0.1}, "prune_below must be finite and 0 or above; -0.1"),
-        ({"exploration": math.inf}, "exploration must be finite"),
-        ({"exploration": math.nan}, "exploration must be finite"),
+        ({"prune_below": -0.1}, "prune_below must be at least 0; -0.1"),
+        ({"exploration": math.inf}, "exploration must be at least 0; inf"),
+        ({"exploration": math.nan}, "exploration must be at least 0; nan"),
     ],
 )
 def test_impossible_searches_are_refused(arguments: dict[str, Any], message: str) -> None:
@@ -500,6 +511,7 @@ def test_impossible_searches_are_refused(arguments: dict[str, Any], message: str
         SteeringConfig(**arguments)
 
 
+@pytest.mark.slow
 def test_the_lab_policy_and_a_tagged_prm_grow_the_same_tree_in_any_batch(tmp_path: Path) -> None:
     PRMFormat(tag="#").save(make_checkpoint(tmp_path, max_position_embeddings=1024))
     prm = load_prm(tmp_path, "cpu")
@@ -512,9 +524,10 @@ def test_the_lab_policy_and_a_tagged_prm_grow_the_same_tree_in_any_batch(tmp_pat
 
     for search in (SteeringConfig(prune_below=0.5), SteeringConfig(expand="mcts", prune_below=0.05)):
         policies[0].reset_cache()
-        together = steer_trees(policies[0], problems, config, search, prm, prm.format, count)
+        together = steer_trees(policies[0], problems, config, Steering(search, prm, prm.format, count))
         alone = [
-            steer_trees(policies[1], [item], config, search, prm, prm.format, count)[0] for item in problems
+            steer_trees(policies[1], [item], config, Steering(search, prm, prm.format, count))[0]
+            for item in problems
         ]
         assert [structure(found) for found in together] == [structure(found) for found in alone]
         assert all(found.scoring.tokens > 0 for found in together if found.tree.num_leaves > 1)

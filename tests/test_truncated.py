@@ -65,7 +65,7 @@ def test_the_whole_vocabulary_gives_the_entropy_itself(probs: list[float]) -> No
 def test_both_ends_are_entropies_of_distributions_with_the_same_top(
     probs: list[float], data: st.DataObject
 ) -> None:
-    """Filled up from the first of the others, and spread evenly: both have the given tokens in front and sum to one."""
+    """The tail is filled up from the first other token, or spread evenly; both sum to 1."""
     num_top = data.draw(st.integers(1, len(probs)))
     head, tail, num_others = probs[:num_top], max(0.0, 1 - math.fsum(probs[:num_top])), len(probs) - num_top
     filled = list(head)

@@ -1,4 +1,4 @@
-"""What all tests that run vLLM share: its settings, and tiny checkpoints that it accepts on a CPU."""
+"""Settings and tiny checkpoints for all tests that run vLLM on a CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # compiling takes longer than all tests
 os.environ.setdefault(
     "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
-)  # the engine in this process; a server needs its own process back
+)  # runs the engine in this process; a server overrides it
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
 from checkpoints import make_checkpoint
@@ -24,7 +24,10 @@ from checkpoints import make_checkpoint
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random qwen2 with grouped heads; vLLM's attention on a CPU takes heads of 32 and some larger sizes only."""
+    """A random qwen2 with grouped heads.
+
+    On a CPU, vLLM's attention only supports heads of 32 and some larger sizes.
+    """
     return make_checkpoint(
         tmp_path_factory.mktemp("checkpoint") / "tiny", "qwen2", hidden_size=128, initializer_range=0.2
     )

@@ -1,4 +1,4 @@
-"""The policy over HTTP against a real vLLM server, which is killed and started again on the way.
+"""The policy over HTTP with a real vLLM server, which is killed and restarted during a run.
 
 The server is started twice, and takes about a minute each time.
 """
@@ -31,11 +31,11 @@ from forkpoint.trees.grow import TreeConfig, grow_trees
 
 START_S = 300
 TIE = 1e-4
-"""Two tokens whose log-probabilities differ by less may change places: sums are rounded otherwise in another engine."""
+"""Tokens whose log-probabilities differ by less may change places, because engines round sums differently."""
 
 
 class Server:
-    """A vLLM server in a process group of its own, always at the same port."""
+    """A vLLM server in a process group of its own, always on the same port."""
 
     def __init__(self, directory: Path) -> None:
         self._log = directory / "server.log"
@@ -49,7 +49,7 @@ class Server:
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Begin to start; `wait` until it is done."""
+        """Start the server; `wait` returns when it is ready."""
         flags = [
             "--host",
             "127.0.0.1",
@@ -78,7 +78,7 @@ class Server:
         self.num_starts += 1
 
     def wait(self) -> None:
-        """Until the server answers."""
+        """Wait until the server answers."""
         for _ in range(START_S):
             try:
                 OpenAIPolicy.load(LAB_POLICY, server=self.url)
@@ -89,7 +89,7 @@ class Server:
         raise TimeoutError(f"the server did not start:\n{self._log.read_text()[-3000:]}")
 
     def send(self, number: signal.Signals) -> None:
-        """A signal to the server and to its engine, which is a process of its own."""
+        """Send a signal to the server and to its engine, which is a separate process."""
         os.killpg(self._process.pid, number)
 
     def kill(self) -> None:
@@ -117,7 +117,7 @@ def prompts_of(policy: Policy, num: int) -> list[tuple[int, ...]]:
 
 
 def num_equal(served: Completion, exact: Completion) -> int:
-    """Leading positions at which the engines agree; where they part, the two tokens must tie."""
+    """Return how many leading positions agree; at the first difference the two tokens must tie."""
     for idx, (got, want) in enumerate(zip(served.token_ids, exact.token_ids, strict=False)):
         if got != want:
             assert exact.logprobs[idx] - exact.runner_up_logprobs[idx] < TIE, (
@@ -187,7 +187,7 @@ def test_what_the_server_refuses_is_said_in_its_words(server: Server) -> None:
 
 
 class StruckPolicy(OpenAIPolicy):
-    """Has its server killed, and started again, while the requests of its third or a later call are under way."""
+    """A policy whose server is killed and restarted during the requests of its third or a later call."""
 
     server: Server
     num_calls = 0
@@ -208,10 +208,10 @@ class StruckPolicy(OpenAIPolicy):
         return completions
 
     def _strike(self) -> None:
-        """Freeze the server a little later; if it has not answered everything by then, it is killed as it is."""
+        """Freeze the server a little later, and kill it if it has not answered everything by then."""
         time.sleep(0.05)
         self.server.send(signal.SIGSTOP)
-        time.sleep(1.0)  # what it had sent before arrives
+        time.sleep(1.0)  # the answers that it had already sent arrive
         if not self.is_asking:
             self.server.send(signal.SIGCONT)
             return

@@ -1,4 +1,4 @@
-"""Checkpoints in the layout of Qwen2.5-Math-PRM: our scores are those of a vLLM that knows nothing of forkpoint."""
+"""Checkpoints in the layout of Qwen2.5-Math-PRM: our scores equal those of vLLM itself, without forkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from forkpoint.prms.qwen import QwenPRM
 from forkpoint.prms.tagged import TaggedPRM
 
 SIZES = {"hidden_size": 128, "initializer_range": 0.2}
-"""What vLLM's attention on a CPU takes, with four heads."""
+"""The hidden size that vLLM's attention supports on a CPU with four heads."""
 
 
 def solutions(num: int) -> tuple[list[str], list[list[str]]]:
@@ -31,7 +31,7 @@ def solutions(num: int) -> tuple[list[str], list[list[str]]]:
 
 
 def served_scores(path: Path, tag_id: int, encoded: list[EncodedSolution]) -> list[list[float]]:
-    """What vLLM's own step pooling says, softmax included; entry 1 is good."""
+    """The output of vLLM's own step pooling, including softmax; entry 1 is good."""
     llm = LLM(
         model=str(path),
         runner="pooling",
@@ -63,7 +63,7 @@ def test_scores_of_a_qwen_checkpoint_are_vllm_s(tmp_path: Path) -> None:
     assert isinstance(prm.family, QwenPRM)
     questions, steps = solutions(12)
     encoded = [
-        prm.family.encode(question, its_steps) for question, its_steps in zip(questions, steps, strict=True)
+        prm.family.encode(question, solution) for question, solution in zip(questions, steps, strict=True)
     ]
     assert_equal(prm.score(questions, steps), served_scores(tmp_path, prm.family.tag_id, encoded))
 
@@ -81,6 +81,6 @@ def test_vllm_serves_a_prm_of_ours_that_was_saved_as_qwen(tmp_path: Path, head: 
     save_as_qwen(ours, tmp_path / "qwen")
     questions, steps = solutions(12)
     encoded = [
-        ours.layout.encode(question, its_steps) for question, its_steps in zip(questions, steps, strict=True)
+        ours.layout.encode(question, solution) for question, solution in zip(questions, steps, strict=True)
     ]
     assert_equal(ours.score(questions, steps), served_scores(tmp_path / "qwen", ours.layout.tag_id, encoded))

@@ -1,4 +1,4 @@
-"""What `VLLMPolicy` promises, against `LocalPolicy` in float32 on the same checkpoints, and straight-line recomputation."""
+"""`VLLMPolicy` against `LocalPolicy` in float32 on the same checkpoints, and against direct recomputation."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def random_prefixes(
 
 @torch.inference_mode()
 def recompute(policy: LocalPolicy, request: Request, completion: Completion) -> torch.Tensor:
-    """The log-probabilities at every position of a completion, [T, V], from one forward pass without a cache."""
+    """Return the log-probabilities of a completion, [T, V], from one forward pass without a cache."""
     ids = torch.tensor([request.prefix_ids + completion.token_ids])
     logits_T_V = policy.model(input_ids=ids, use_cache=False).logits[0, len(request.prefix_ids) - 1 : -1]
     logprobs_T_V: torch.Tensor = logits_T_V.double().log_softmax(-1)
@@ -93,7 +93,7 @@ def entropies(logprobs_T_V: torch.Tensor) -> list[float]:
 
 
 def first_tie(completion: Completion) -> int:
-    """Where rounding may decide between two tokens for the first time; the length where it never does."""
+    """Return the first position at which rounding may decide between two tokens, or the length."""
     gaps = [
         taken - other for taken, other in zip(completion.logprobs, completion.runner_up_logprobs, strict=True)
     ]
@@ -101,7 +101,7 @@ def first_tie(completion: Completion) -> int:
 
 
 def assert_greedy_equal(found: Sequence[Completion], expected: Sequence[Completion]) -> None:
-    """Token for token up to the first tie, and hardly any has one."""
+    """They agree token for token up to the first tie, and ties are rare."""
     num_ties = 0
     for ours, theirs in zip(found, expected, strict=True):
         end = first_tie(theirs)
@@ -132,7 +132,10 @@ def test_greedy_solutions_of_the_lab_policy_are_those_of_the_local_engine(
 def test_evidence_is_that_of_the_untruncated_distribution_at_temperature_1(
     local: LocalPolicy, exact: VLLMPolicy
 ) -> None:
-    """Whatever was sampled at; the runner-up is the most probable token other than the one taken."""
+    """Whatever the sampling temperature.
+
+    The runner-up is the most probable token other than the sampled one.
+    """
     rng = random.Random(2)
     requests = [
         Request(prefix, 50, rng.choice((0.0, 0.5, 1.0, 1.5)), rng.choice((1.0, 0.7)), seed=idx)
@@ -165,7 +168,7 @@ def test_evidence_is_that_of_the_untruncated_distribution_at_temperature_1(
 def test_the_two_bounds_hold_the_exact_entropy_at_every_position(
     local: LocalPolicy, exact: VLLMPolicy, num_top: int
 ) -> None:
-    """Also where a sampled token lies outside of the top k."""
+    """Even if a sampled token is outside the top k."""
     requests = [
         Request(prefix, 50, temperature, seed=7)
         for prefix in random_prefixes(15, seed=3)
@@ -191,7 +194,7 @@ def structure(tree: Tree) -> list[tuple[int | None, int, tuple[int, ...], str]]:
 
 
 def has_tie(tree: Tree, config: TreeConfig) -> bool:
-    """Whether rounding may decide what is greedy or an anchor anywhere in a tree."""
+    """Return whether rounding may decide about a greedy token or an anchor anywhere in a tree."""
     own = [branch.completion for branch in tree.branches]
     forced = [branch.parent_idx is not None for branch in tree.branches]
     gaps = [
@@ -225,9 +228,7 @@ def test_exact_entropies_grow_the_trees_of_the_local_engine(local: LocalPolicy, 
     for (
         tree,
         _,
-    ) in (
-        grown
-    ):  # a fork finds the whole blocks of 32 tokens of its prefix, and computes the last token at least
+    ) in grown:  # a fork reuses whole blocks of 32 tokens of its prefix, and computes at least the last token
         for branch in tree.branches:
             num_prefix_tokens = len(tree.prompt_ids) + branch.fork + 1
             if branch.parent_idx is not None and len(branch.completion) > 1:
@@ -242,7 +243,10 @@ def test_bounds_grow_the_same_trees_wherever_they_decide_every_anchor(
     num_top: int,
     is_decided: bool,
 ) -> None:
-    """A position is open where its interval holds tau; a tree without one is the tree of exact entropies, from either end."""
+    """A position is open if its interval contains tau.
+
+    A tree without open positions is the tree of exact entropies.
+    """
     config, prompts = TreeConfig(num_leaves=5, max_tokens=160), lab_prompts[:12]
     expected = [tree for tree, _ in grow_trees(lab_local, prompts, config)]
     lower, upper = (
@@ -258,7 +262,7 @@ def test_bounds_grow_the_same_trees_wherever_they_decide_every_anchor(
 
 
 def num_open(low: Tree, high: Tree, tau: float) -> int:
-    """Positions whose interval holds tau, on the branches that trees from either end have in common."""
+    """Return the positions whose interval contains tau, on branches that the trees of both bounds share."""
     return sum(
         lowest <= tau < highest
         for ours, other in zip(low.branches, high.branches, strict=False)
@@ -268,7 +272,7 @@ def num_open(low: Tree, high: Tree, tau: float) -> int:
 
 
 def test_equal_seeds_give_equal_samples_whatever_else_is_in_the_batch(exact: VLLMPolicy) -> None:
-    """Alone, in reverse, among greedy neighbours, and among more prompts than one step of the engine takes."""
+    """Alone, in reverse order, among greedy prompts, and among more prompts than fit in one engine step."""
     policy = with_entropies(exact, 5)
     seeds = (0, 1, 2**70, -1, -5)
     requests = [
@@ -285,7 +289,7 @@ def test_equal_seeds_give_equal_samples_whatever_else_is_in_the_batch(exact: VLL
 
 
 def test_sampling_frequencies_match_the_distribution(local: LocalPolicy, exact: VLLMPolicy) -> None:
-    """Pearson's statistic of 3,000 first tokens, one seed each, stays below its 99.9 % point (Wilson-Hilferty)."""
+    """Pearson's statistic of 3,000 first tokens, one per seed, is below its 99.9 % point."""
     prefix, num_samples, temperature = random_prefixes(1)[0], 3000, 1.5
     requests = [Request(prefix, 1, temperature, seed=seed) for seed in range(num_samples)]
     counts = Counter(completion.token_ids[0] for completion in with_entropies(exact, 2).generate(requests))
@@ -299,6 +303,7 @@ def test_sampling_frequencies_match_the_distribution(local: LocalPolicy, exact: 
     statistic = sum((counts[token_id] - mean) ** 2 / mean for token_id, mean in expected.items())
     freedom = len(expected)
     assert freedom >= 10
+    # the Wilson-Hilferty approximation
     assert statistic < freedom * (1 - 2 / (9 * freedom) + 3.09 * math.sqrt(2 / (9 * freedom))) ** 3
 
 

@@ -1,1 +1,1 @@
-"""Straight-line programs, written for comparison, that do what published research scripts do."""
+"""Straightforward programs, written for comparison, that do the same as published research scripts."""

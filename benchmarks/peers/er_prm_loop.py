@@ -1,9 +1,10 @@
-"""Labels by a straight loop over prefixes, as the research scripts of Math-Shepherd (arXiv 2312.08935) and ER-PRM (2412.11006) make them.
+"""Label in a plain loop over prefixes, as research scripts do.
 
-One request per prefix: its completions are the `num_return_sequences` of one `generate` call of transformers, which starts from
-the prompt; no prefix reuses keys and values of another, and no call starts before the one before it is done. `label_in_batches`
-is the most that `generate` allows without another engine: equal prefixes once, and several of similar length per call, padded
-on the left. Nothing is journaled, so nothing can be continued.
+The scripts are those of Math-Shepherd (arXiv 2312.08935) and ER-PRM (2412.11006). Each prefix is one request:
+its completions are the `num_return_sequences` of one `generate` call of transformers, which starts from the
+prompt. No prefix reuses keys and values of another, and calls run one after another. `label_in_batches` is
+the most that `generate` allows without another engine: equal prefixes once, and several of similar length per
+call, padded on the left. Nothing is journaled, so a stopped run cannot be continued.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ class Start:
     """A prefix to complete and judge."""
 
     ids: tuple[int, ...]
-    """The prompt and the solution so far."""
+    """Token ids of the prompt and the solution so far."""
     text: str
-    """The solution so far."""
+    """The text of the solution so far."""
     answer: str
     grader: str
     max_tokens: int
-    """Of a completion."""
+    """Largest number of tokens of a completion."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What completing some prefixes gave: parallel to them, the share of right completions."""
+    """The result of completing some prefixes, with the share of right completions of each."""
 
     shares: list[float]
     num_sampled_tokens: int
@@ -42,7 +43,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Loop:
-    """A model, its tokenizer, and how completions are drawn from it: untruncated softmax at a temperature."""
+    """A model and its tokenizer; completions are drawn from the untruncated softmax at a temperature."""
 
     model: PreTrainedModel
     tokenizer: Any
@@ -50,12 +51,12 @@ class Loop:
     temperature: float = 1.0
 
     def label_one_by_one(self, starts: Sequence[Start]) -> Found:
-        """Every prefix in its turn, equal ones again."""
+        """Complete every prefix in turn, including repeated ones."""
         found = [self._label([start]) for start in starts]
         return Found([item.shares[0] for item in found], sum(item.num_sampled_tokens for item in found))
 
     def label_in_batches(self, starts: Sequence[Start], num_rows: int) -> Found:
-        """Distinct prefixes by length, `num_rows // num_rollouts` at a time."""
+        """Complete distinct prefixes in order of length, `num_rows // num_rollouts` at a time."""
         distinct = sorted(set(starts), key=lambda start: len(start.ids))
         size = max(1, num_rows // self.num_rollouts)
         found = [self._label(distinct[first : first + size]) for first in range(0, len(distinct), size)]
@@ -63,7 +64,7 @@ class Loop:
         return Found([shares[start] for start in starts], sum(item.num_sampled_tokens for item in found))
 
     def _label(self, starts: Sequence[Start]) -> Found:
-        """One call of `generate`; a row is cut at its end token, and where its prefix has no more tokens left."""
+        """Call `generate` once; a row is cut at its end token, and at the token limit of its prefix."""
         eos_id, pad_id = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         width = max(len(start.ids) for start in starts)
         ids_B_T = torch.tensor(

@@ -1,7 +1,7 @@
-"""A policy whose engine is `generate` of transformers: requests in batches, padded on the left, every prefix from its start.
+"""A policy that runs `generate` of transformers on left-padded batches, with every prefix from its start.
 
-What users would write without this project: correct, and with the evidence that trees need, read from the logits that
-`generate` returns. The first batch to finish waits for its last row.
+This is what users would write without this project. It is correct, and it reads the evidence that trees need
+from the logits that `generate` returns. Every batch waits for its last row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from forkpoint.records import Completion, Request
 
 
 class GeneratePolicy(LocalPolicy):
-    """`LocalPolicy` with another engine; samples are those of the global generator, so seeds of requests are not read."""
+    """`LocalPolicy` with another engine.
+
+    It samples from the global generator and ignores the seeds of requests.
+    """
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[Request]) -> list[Completion]:

@@ -1,7 +1,7 @@
-"""The engine benchmark's work on vLLM, in the environment that has it: one JSON line out for every line in.
+"""Run the works of the engine benchmark with vLLM in its own environment: one JSON line for each line.
 
-Started by `engine.py` as `.venv-vllm/bin/python benchmarks/peers/vllm_worker.py SETTINGS`. A line names a work; the answer is
-its seconds and sampled tokens.
+`engine.py` starts it as `.venv-vllm/bin/python benchmarks/peers/vllm_worker.py SETTINGS`. An input line names
+a work; the answer gives its seconds and sampled tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from forkpoint.policies.vllm import VLLMPolicy
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
-    out, sys.stdout = sys.stdout, sys.stderr  # libraries print
+    out, sys.stdout = sys.stdout, sys.stderr  # libraries print to standard output
     policy = VLLMPolicy.load(LAB_POLICY, dtype="float32")
     works = Works(policy, **settings)
     print("{}", file=out, flush=True)

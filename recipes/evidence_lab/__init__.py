@@ -1,1 +1,1 @@
-"""The parts of `recipes/evidence.py`: settings, what all arms share, the PRMs, the questions."""
+"""The parts of `recipes/evidence.py`: settings, material shared by all arms, PRMs, and questions."""

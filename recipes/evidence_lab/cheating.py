@@ -1,6 +1,7 @@
-"""Right answers with a wrong step: how often they are, and what PRMs say of them.
+"""Right answers with a wrong step: how often they occur, and how PRMs score them.
 
-Invariant: which step is wrong is the lab oracle's verdict, exact under any cut; nothing here is estimated by a model.
+Invariant: the lab oracle decides which step is wrong, exactly and for any cut; no model estimates anything
+here.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ SHOWN_ELSEWHERE = ("edu", "edu-entropy", "soft", "er-2")
 
 
 def cheating(lab: Lab) -> dict[str, Any]:
-    """How often, and per PRM: the score of the first wrong step where the answer is right, and of steps that are right."""
+    """Return how often they occur and, for each PRM, the scores of first wrong steps and of right steps."""
     attempts = [item.attempts[: lab.scale.num_other_samples] for item in lab.stock.solutions(HT)]
-    right = [[attempt for attempt in its if attempt.is_correct] for its in attempts]
-    num_cheats = [sum(attempt.error_offset is not None for attempt in its) for its in right]
-    shares = [num / len(its) for num, its in zip(num_cheats, right, strict=True) if its]
+    right = [[attempt for attempt in solutions if attempt.is_correct] for solutions in attempts]
+    num_cheats = [sum(attempt.error_offset is not None for attempt in solutions) for solutions in right]
+    shares = [num / len(solutions) for num, solutions in zip(num_cheats, right, strict=True) if solutions]
     rows = []
     for variant in SHOWN if lab.setting.is_first else SHOWN_ELSEWHERE:
         lab.judge(variant, HT)
@@ -45,7 +46,7 @@ def cheating(lab: Lab) -> dict[str, Any]:
 
 
 def _of_judged(judged: Judged, valid: Judged | None) -> dict[str, float]:
-    """Means over all solutions of one PRM; the seeds give the interval."""
+    """Return means over all solutions of one PRM, with intervals over seeds."""
     right_steps: list[float] = []
     wrong_steps: list[float] = []
     cheat_steps: list[float] = []
@@ -75,14 +76,14 @@ def _of_judged(judged: Judged, valid: Judged | None) -> dict[str, float]:
 def _first_errors(judged: Judged) -> tuple[list[list[float]], list[int]]:
     scores: list[list[float]] = []
     truths: list[int] = []
-    for item, its_scores in judged.step_scores():
-        scores += [list(map(float, steps)) for steps in its_scores]
+    for item, solution_scores in judged.step_scores():
+        scores += [list(map(float, steps)) for steps in solution_scores]
         truths += [attempt.first_wrong_step(judged.cut) for attempt in item.attempts]
     return scores, truths
 
 
 def auc(high: list[float], low: list[float]) -> float:
-    """The chance that one of `high` is above one of `low`, ties counted half; nan where one is empty."""
+    """Return the chance that one of `high` is above one of `low`, counting ties half; nan if one is empty."""
     if not high or not low:
         return float("nan")
     ordered = np.sort(np.asarray(low))

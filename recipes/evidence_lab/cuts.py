@@ -1,6 +1,6 @@
-"""Where solutions are cut into steps: lines, entropy anchors, or places that mean nothing.
+"""Cut solutions into steps at line ends, at entropy anchors, or at meaningless places.
 
-Invariant: a cut before a token depends on the tokens before it alone, so solutions that share a prefix share its steps.
+Invariant: a cut depends only on the tokens before it, so solutions that share a prefix share its steps.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ CUTS = ("newline", "entropy", "random", "solution")
 def steps_of(
     path: Path, how: str, rule: AnchorRule, random_rate: float
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The steps, and the number of tokens up to each step's end. `random_rate` is the share of tokens that are cut before."""
+    """Return the steps and the number of tokens up to the end of each.
+
+    `random_rate` is the share of cut tokens.
+    """
     if how == "random":
         return token_steps(path.token_texts, random_starts(path.completion.token_ids, random_rate))
     if how == "newline":
@@ -25,7 +28,7 @@ def steps_of(
 
 
 def random_starts(token_ids: Sequence[int], rate: float) -> list[int]:
-    """Positions drawn with probability `rate` each, by a hash of all tokens before them."""
+    """Draw each position with probability `rate`, by a hash of all tokens before it."""
     digest = hashlib.blake2b(digest_size=8)
     starts = []
     for position, token_id in enumerate(token_ids):

@@ -1,4 +1,4 @@
-"""A setting with its stock, its PRMs and its learning rates: what the questions are asked of."""
+"""A setting with its stock, PRMs and learning rates, to which the questions are put."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from .units import Floats, Judged, Unit, plain, sizes_to
 from .variants import LEARNING_RATES, VARIANTS
 
 TUNING_SEED = 100
-"""None of the seeds that are reported."""
+"""The tuning seed, which is none of the reported seeds."""
 
 
 @dataclass(frozen=True)
 class Pick:
-    """A way to get one answer per problem: from which solutions, by which PRM (none: a vote or the oracle), how."""
+    """A way to get one answer per problem: the solutions, the PRM (if any), and the selection rule."""
 
     solutions: str
     n: int
@@ -48,7 +48,7 @@ def weighted(variant: str, solutions: str, n: int) -> Pick:
 
 
 class Lab:
-    """One setting, as far as some seeds of training go."""
+    """One setting with some training seeds."""
 
     def __init__(
         self, setting: Setting, scale: Scale, out: Path, seeds: Sequence[int], say: Callable[[str], None]
@@ -61,7 +61,7 @@ class Lab:
         self._plain: dict[str, dict[str, Floats]] = {}
 
     def num_solutions(self, solutions: str, is_wide: bool = False) -> int:
-        """How many of the solutions are looked at: all where that is asked for, else those that every variant scores."""
+        """Return how many solutions are used: all if requested, else those that every variant scores."""
         return self.stock.num_solutions(solutions) if is_wide else self.scale.num_other_samples
 
     def unit(self, variant: str, seed: int, learning_rate: float | None = None) -> Unit:
@@ -77,7 +77,7 @@ class Lab:
         return Unit(self.stock, VARIANTS[variant], seed, self.learning_rate(variant), directory)
 
     def judge(self, variant: str, solutions: str, is_wide: bool = False) -> None:
-        """Train the variant's PRMs and have them score solutions."""
+        """Train the PRMs of the variant and let them score solutions."""
         common = self.scale.num_other_samples
         for seed in self.seeds:
             for num in sorted({common, self.num_solutions(solutions, is_wide)}, reverse=True):
@@ -88,11 +88,11 @@ class Lab:
                     )
 
     def judged(self, variant: str, seed: int, solutions: str) -> Judged:
-        """Step scores of what every variant scores."""
+        """Return the step scores of the solutions that every variant scores."""
         return self.unit(variant, seed).judged(solutions, self.num_solutions(solutions))
 
     def accuracy(self, pick: Pick) -> Floats:
-        """[S, P]: per seed and problem, whether (or how often) the pick is right; S is 1 where no PRM is asked."""
+        """Return, as [S, P], whether (or how often) the pick is right; S is 1 if no PRM is used."""
         if pick.variant is None:
             return self.plain(pick.solutions)[f"{pick.select}||{pick.n}"][None]
         is_wide = pick.n > self.scale.num_other_samples
@@ -101,25 +101,27 @@ class Lab:
         return np.stack([self._judged[pick.variant, seed, pick.solutions, num][name] for seed in self.seeds])
 
     def plain(self, solutions: str) -> dict[str, Floats]:
-        """Votes, oracle and tokens."""
+        """Return votes, oracle and tokens."""
         if solutions not in self._plain:
             solved, common = self.stock.solutions(solutions), self.scale.num_other_samples
             found = plain(solved, self.stock.num_solutions(solutions), "-ht-" in solutions)
-            # up to there all picks look at the same solutions, PRM or not
+            # up to this number all picks use the same solutions, with or without a PRM
             self._plain[solutions] = found | plain(solved, common, "-ht-" in solutions)
         return self._plain[solutions]
 
     def row(self, pick: Pick) -> dict[str, Any]:
-        """The accuracy of a pick with its interval over problems and seeds, and its tokens per problem."""
+        """Return the accuracy of a pick, with its interval over problems and seeds, and its tokens."""
         values = self.accuracy(pick)
         return {
-            "variant": pick.variant, "solutions": pick.solutions, "select": pick.select, "aggregate": pick.aggregate, "n": pick.n,
+            "variant": pick.variant, "solutions": pick.solutions, "select": pick.select,
+            "aggregate": pick.aggregate, "n": pick.n,
             **fields(bootstrap_seeds(values)), "num_seeds": len(values),
-            "tokens": self.tokens(pick), "tokens_without_reuse": float(self.plain(pick.solutions)[f"path_tokens|{pick.n}"].mean()),
+            "tokens": self.tokens(pick),
+            "tokens_without_reuse": float(self.plain(pick.solutions)[f"path_tokens|{pick.n}"].mean()),
         }  # fmt: skip
 
     def contrast(self, left: Pick, right: Pick) -> dict[str, Any]:
-        """Left minus right, paired by problem, and by seed where both have seeds."""
+        """Return left minus right, paired by problem, and by seed if both have seeds."""
         ours, theirs = self.accuracy(left), self.accuracy(right)
         return {
             "left": left.name, "right": right.name, **fields(bootstrap_seeds(ours - theirs)),
@@ -127,30 +129,30 @@ class Lab:
         }  # fmt: skip
 
     def tokens(self, pick: Pick) -> float:
-        """Sampled per problem, a shared prefix counted once."""
+        """Return the sampled tokens per problem, counting a shared prefix once."""
         return float(self.plain(pick.solutions)[f"tokens|{pick.n}"].mean())
 
     def by_seed(
         self, what: str, names: Iterable[str], make: Callable[[int, str], dict[str, Floats]]
     ) -> dict[str, dict[str, list[Floats]]]:
-        """By name and quantity, what `make` gives for every seed."""
+        """Return the results of `make` for every seed, cached by name and quantity."""
         found: dict[str, dict[str, list[Floats]]] = {name: {} for name in names}
         for seed in self.seeds:
-            for name, its in found.items():
+            for name, by_quantity in found.items():
                 self.say(f"{what}: {name}, seed {seed}")
                 for quantity, values in patiently(partial(make, seed, name)).items():
-                    its.setdefault(quantity, []).append(values)
+                    by_quantity.setdefault(quantity, []).append(values)
         return found
 
     def learning_rate(self, variant: str) -> float:
-        """What tuning chose for the variant, or for the one that it is tuned as."""
+        """Return the learning rate chosen for the variant, or for the one that it is tuned as."""
         rate: float = self.tuning(VARIANTS[variant].tuned_as or variant)["learning_rate"]
         return rate
 
     def tuning(self, name: str) -> dict[str, Any]:
-        """A variant's best learning rate on valid problems and one seed of its own, and the accuracy at every rate.
+        """Return the best learning rate of a variant on valid problems, and the accuracy at every rate.
 
-        Tuned in the first setting; the others use its rates.
+        One separate seed is used. Rates are tuned in the first setting; the others use them.
         """
         path = self._out / "default" / "tuning" / f"{name}.json"
         if not path.exists():
@@ -166,7 +168,7 @@ class Lab:
         return found_there
 
     def sizes(self, solutions: str) -> list[int]:
-        """N of curves, from 4 on where there are so many."""
+        """Return the N of curves, from 4 on if there are that many."""
         found = sizes_to(self.stock.num_solutions(solutions))
         return [n for n in found if n >= 4] or found[-1:]
 

@@ -1,7 +1,8 @@
-"""What neither paper does: leaves that count by what the policy gives them, and trees and samples picked from together.
+"""Leaves weighted by the policy, and picks from trees and samples together; neither paper does this.
 
-A pool is the leaves of a problem's EDU tree (up to 16) and its first samples (T = 0.7); a pool that grows takes samples
-until the vote is clear. Invariant: the PRMs are those of the other arms, and no solution is sampled for this one.
+A pool consists of the leaves of a problem's EDU tree (up to 16) and its first samples (T = 0.7). A growing
+pool takes samples until the vote is clear. Invariant: the PRMs are those of the other arms, and no solution
+is sampled for this arm.
 """
 
 from __future__ import annotations
@@ -23,28 +24,34 @@ from .settings import DENSE, HT, OTHER_HT, TREE
 from .units import Floats
 
 GROWTH = 2
-"""Samples that a growing pool takes at a time."""
+"""Number of samples that a growing pool takes at a time."""
 SHARES = (0.3, 0.5, 0.7, 0.9)
-"""Of the vote. On valid problems (one seed) 0.5 had the accuracy of all 16 samples for half of their tokens."""
+"""Shares of the vote at which a pool stops growing.
+
+On valid problems (one seed) 0.5 had the accuracy of all 16 samples for half of their tokens.
+"""
 SLACK = 1.02
-"""A pick that costs so much more than another counts as one that costs no more."""
+"""A pick that costs at most this factor more than another counts as costing no more."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """How one answer comes out of a tree and samples."""
+    """How one answer is selected from a tree and samples."""
 
     num_samples: int
-    """At most."""
+    """Largest number of samples."""
     enough: float | None = None
-    """The winner's share of the vote at which a pool grows no more; None: it takes all at once."""
+    """The winner's share of the vote at which the pool stops growing; None to take all samples at once."""
     select: str = "weighted"
     prm: str = "edu"
     num_prms: int = 1
-    """Whose scores are averaged."""
+    """Number of PRMs whose scores are averaged."""
     tree: str = TREE
     num_leaves: int | None = None
-    """Leaves at most, which count by what the policy gives them, with sharpened scores; None: all that every PRM scores, once each."""
+    """Largest number of leaves, weighted by the policy, with sharpened scores.
+
+    None for all leaves that every PRM scores, each counted once.
+    """
 
     @property
     def name(self) -> str:
@@ -67,16 +74,16 @@ class Candidate:
     is_correct: bool
     num_tokens: int
     scores: tuple[float, ...]
-    """Its least step score, by every PRM."""
+    """The minimum of its step scores, for every PRM."""
     weight: float = 1.0
-    """What its vote counts before its score does; 1 on average over a tree's leaves."""
+    """The weight of its vote before its score; 1 on average over the leaves of a tree."""
 
 
 Pool = tuple[list[Candidate], list[Candidate]]
 
 
 def ways(most: int, prms: Sequence[str]) -> list[Way]:
-    """All that are tried, with the first PRM; some with the others."""
+    """Return all ways that are tried with the first PRM, and some with the others."""
     sizes = [n for n in (0, 4, 8, 16) if n <= most]
     plain = [Way(n) for n in sizes]
     growing = [Way(most, enough) for enough in SHARES]
@@ -88,7 +95,7 @@ def ways(most: int, prms: Sequence[str]) -> list[Way]:
 
 
 def policy_ways(most: int) -> list[Way]:
-    """Those where leaves count by what the policy gives them, with the PRMs of both papers."""
+    """Return the ways with leaves weighted by the policy, with the PRMs of both papers."""
     found = []
     for prm in ("edu", "er-2"):
         for num_leaves in (n for n in (4, 8, 16) if n <= most):
@@ -98,8 +105,11 @@ def policy_ways(most: int) -> list[Way]:
 
 
 def ours(lab: Lab) -> dict[str, Any]:
-    """Accuracy and tokens of every way, its difference from the best that each paper, or samples alone, have for no more tokens, and
-    what each part of it adds."""
+    """Return accuracy and tokens of every way, with differences.
+
+    The differences are from the best way of each paper, or with samples alone, for no more tokens; they also
+    show what each part of a way adds.
+    """
     most = lab.scale.num_other_samples
     prms = ("edu", "soft", "edu-own") if lab.setting.is_first else ("edu", "soft")
     pools = cache(lambda prm, tree: [_pools(lab, prm, tree, seed) for seed in lab.seeds])
@@ -107,12 +117,13 @@ def ours(lab: Lab) -> dict[str, Any]:
     rows, differences = [], []
     measured: dict[Way, tuple[Floats, float]] = {}
     for way in ways(most, prms):
-        its = pools(way.prm, way.tree)
+        seed_pools = pools(way.prm, way.tree)
         if way.num_leaves is not None:
             shares = lab.stock.leaf_shares(way.tree, way.num_leaves)
-            its = [_weighted(of_seed, shares) for of_seed in its]
+            seed_pools = [_weighted(of_seed, shares) for of_seed in seed_pools]
         groups = [
-            its[idx : idx + way.num_prms] for idx in range(0, len(its) - way.num_prms + 1, way.num_prms)
+            seed_pools[idx : idx + way.num_prms]
+            for idx in range(0, len(seed_pools) - way.num_prms + 1, way.num_prms)
         ]
         if not groups:
             continue
@@ -141,7 +152,7 @@ def ours(lab: Lab) -> dict[str, Any]:
                     }
                 )
     picks = [
-        *(pick for its in papers.values() for pick in its),
+        *(pick for best_picks in papers.values() for pick in best_picks),
         *(Pick(HT, n, "majority") for n in lab.sizes(HT)),
     ]
     rows += [
@@ -152,8 +163,10 @@ def ours(lab: Lab) -> dict[str, Any]:
 
 
 def _parts(lab: Lab, measured: dict[Way, tuple[Floats, float]]) -> list[dict[str, Any]]:
-    """Every way whose leaves count by what the policy gives them, minus the same with one thing less or another: other picks from
-    the same tree, no samples after it, the EDU-PRM."""
+    """Compare every way with policy-weighted leaves with the same way without or with another part.
+
+    The parts are other picks from the same tree, no samples after it, and the EDU-PRM.
+    """
     found = []
     for way, (values, tokens) in measured.items():
         if way.num_leaves is None:
@@ -168,17 +181,19 @@ def _parts(lab: Lab, measured: dict[Way, tuple[Floats, float]]) -> list[dict[str
         if way.prm != "edu":
             with_edu = replace(way, prm="edu")
             others.append((with_edu.name, *measured[with_edu]))
-        for name, its_values, its_tokens in others:
-            difference = fields(bootstrap_seeds(values - its_values))
-            found.append({"left": way.name, "right": name, **difference, "token_ratio": tokens / its_tokens})
+        for name, other_values, other_tokens in others:
+            difference = fields(bootstrap_seeds(values - other_values))
+            found.append(
+                {"left": way.name, "right": name, **difference, "token_ratio": tokens / other_tokens}
+            )
     return found
 
 
 def paper_picks(lab: Lab) -> dict[str, list[Pick]]:
-    """What the ways are compared with: each paper's best, the vote by the same scores (which neither has), samples of any temperature.
+    """Return the ways to compare with: the best of each paper, a vote by the same scores, samples.
 
-    Trees at tau = 1.0 and samples picked by an EDU-PRM go as far as every PRM scores. Samples of other temperatures are there in the
-    first setting only.
+    The vote with the same scores is in neither paper. Trees at tau = 1.0 and samples selected by an EDU-PRM
+    go as far as every PRM scores. Samples at other temperatures exist only in the first setting.
     """
     common = lab.scale.num_other_samples
 
@@ -197,13 +212,13 @@ def paper_picks(lab: Lab) -> dict[str, list[Pick]]:
 
 
 def _best_within(lab: Lab, picks: Sequence[Pick], tokens: float) -> Pick | None:
-    """The one of highest accuracy on the test problems themselves, which is to the papers' advantage."""
+    """Return the one with the highest accuracy on the test problems, which favours the papers."""
     fitting = [pick for pick in picks if lab.tokens(pick) <= tokens]
     return max(fitting, key=lambda pick: float(lab.accuracy(pick).mean()), default=None)
 
 
 def row_name(pick: Pick) -> str:
-    """In words."""
+    """Describe a way in words."""
     number = _number(pick.solutions)
     source = (
         f"tree of {pick.n}, tau = {number}"
@@ -220,7 +235,7 @@ def _number(solutions: str) -> float:
 
 
 def _pools(lab: Lab, prm: str, tree: str, seed: int) -> list[Pool]:
-    """Per problem, the tree's leaves and the samples, scored."""
+    """Return the scored leaves of the tree and samples for each problem."""
     sides = []
     for solutions in (tree, HT):
         lab.judge(prm, solutions)
@@ -238,28 +253,31 @@ def _pools(lab: Lab, prm: str, tree: str, seed: int) -> list[Pool]:
 
 
 def _weighted(pools: Sequence[Pool], shares: Sequence[Sequence[float]]) -> list[Pool]:
-    """The same with as many leaves as have a share, and what they count."""
+    """Return the same candidates with the leaves that have a share, and their weights."""
     found = []
-    for (leaves, samples), its in zip(pools, shares, strict=True):
-        kept = zip(leaves[: len(its)], its, strict=True)
-        found.append(([replace(leaf, weight=share * len(its)) for leaf, share in kept], samples))
+    for (leaves, samples), leaf_shares in zip(pools, shares, strict=True):
+        kept = zip(leaves[: len(leaf_shares)], leaf_shares, strict=True)
+        found.append(([replace(leaf, weight=share * len(leaf_shares)) for leaf, share in kept], samples))
     return found
 
 
 def _joined(pools: Sequence[Pool]) -> Pool:
-    """The same candidates with the scores of all PRMs."""
+    """Return the same candidates with the scores of all PRMs."""
     if len(pools) == 1:
         return pools[0]
     sides = zip(*pools, strict=True)
     leaves, samples = (
-        [replace(its[0], scores=tuple(one.scores[0] for one in its)) for its in zip(*side, strict=True)]
+        [
+            replace(copies[0], scores=tuple(one.scores[0] for one in copies))
+            for copies in zip(*side, strict=True)
+        ]
         for side in sides
     )
     return leaves, samples
 
 
 def _outcome(pool: Pool, way: Way, most: int) -> tuple[float, float]:
-    """Whether the answer is right, and the tokens that it took."""
+    """Return whether the answer is right, and the tokens it took."""
     leaves, samples = pool
     num = way.num_samples if way.enough is None else 0
     candidates = [*leaves, *samples[:num]]

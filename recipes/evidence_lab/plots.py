@@ -1,4 +1,4 @@
-"""The two plots of the README: accuracy against tokens, and label error against tokens."""
+"""The two plots of the evidence: accuracy against tokens, and label error against tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Result = dict[str, Any]
 
 
 def draw(results: dict[str, Result], directory: Path) -> list[Path]:
-    """Draw what there are results for, as SVG files that are the same for the same results."""
+    """Draw the available results as SVG files; the same results give the same files."""
     drawn = []
     with mpl.rc_context({"svg.hashsalt": "forkpoint", "svg.fonttype": "none", "font.size": 9}):
         if {"default-values", "default-headline"} <= results.keys():
@@ -82,12 +82,12 @@ def _accuracy(results: dict[str, Result]) -> Figure:
             "D-",
         ),
     ]
-    for label, its_rows, wanted, colour, style in lines:
-        its = sorted(
-            (row for row in its_rows if all(row[name] == value for name, value in wanted.items())),
+    for label, table_rows, wanted, colour, style in lines:
+        chosen = sorted(
+            (row for row in table_rows if all(row[name] == value for name, value in wanted.items())),
             key=lambda row: row["n"],
         )
-        _errorbar(axes, [row["tokens"] for row in its], its, label, colour, style)
+        _errorbar(axes, [row["tokens"] for row in chosen], chosen, label, colour, style)
     if "default-ours" in results:
         ways = sorted(results["default-ours"]["ways"], key=lambda row: float(row["tokens"]))
         for label, pattern, colour, style in (
@@ -110,8 +110,8 @@ def _accuracy(results: dict[str, Result]) -> Figure:
                 "X:",
             ),
         ):
-            its = [row for row in ways if re.fullmatch(pattern, row["name"])]
-            _errorbar(axes, [row["tokens"] for row in its], its, label, colour, style)
+            chosen = [row for row in ways if re.fullmatch(pattern, row["name"])]
+            _errorbar(axes, [row["tokens"] for row in chosen], chosen, label, colour, style)
     _log_tokens(axes, "problem")
     axes.set_ylabel("accuracy, 95 % interval")
     axes.set_title("setting default", fontsize=9)

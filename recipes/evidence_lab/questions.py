@@ -1,7 +1,7 @@
-"""The questions of docs/evidence.md, each as an arm: what is trained and scored for it, and the numbers that answer it.
+"""The questions of docs/explanations/evidence.md, one arm each: what is trained and scored, and the result.
 
-Invariant: an arm's result holds rows (accuracies) and contrasts (paired differences), both with 95 % intervals over
-problems and seeds, and facts of its own; nothing in it was typed by hand.
+Invariant: the result of an arm has rows (accuracies) and contrasts (paired differences), both with 95 %
+intervals over problems and seeds, and facts of its own; nothing in it is typed by hand.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROLLOUT_VALUES = ("soft", "hard", "er-2", "orm")
 
 
 def stock(lab: Lab) -> Result:
-    """The shared label runs and solutions."""
+    """Return the shared label runs and solutions."""
     lab.stock.labels("edu")
     lab.stock.solutions(HT)
     lab.stock.solutions(TREE)
@@ -43,7 +43,7 @@ def stock(lab: Lab) -> Result:
 
 
 def tuning(lab: Lab) -> Result:
-    """Learning rates."""
+    """Tune the learning rates."""
     return {"tuned": [row for name in TUNED for row in lab.tuning(name)["rows"]]}
 
 
@@ -54,7 +54,7 @@ def compared(
     others: Sequence[tuple[str, str]] = (),
     is_wide: bool = False,
 ) -> Result:
-    """Every variant's best-of-N and weighted vote from samples and from trees, and its differences from the reference."""
+    """Return best-of-N and weighted votes of every variant, and their differences from the reference."""
     for variant in variants:
         lab.judge(variant, HT, is_wide)
         lab.judge(variant, TREE)
@@ -101,13 +101,13 @@ def headline(lab: Lab) -> Result:
 
 
 def queries(lab: Lab) -> Result:
-    """EDU labels on fewer queries, and on more."""
+    """Compare EDU labels on fewer and on more queries."""
     variants = ["soft", "edu", "edu-large", "edu-25pct", "edu-10pct", "edu-2pct"]
     return compared(lab, variants, "soft")
 
 
 def sampling(lab: Lab) -> Result:
-    """EDU trees against HT samples, at equal N and at equal tokens."""
+    """Compare EDU trees with HT samples, at equal N and at equal tokens."""
     rows, contrasts = [], []
     trees, common = [TREE, DENSE], lab.scale.num_other_samples
     samples = [HT, *OTHER_HT]
@@ -134,7 +134,7 @@ def sampling(lab: Lab) -> Result:
 
 
 def _equal_tokens(lab: Lab, tree: str, ht: str) -> list[Result]:
-    """For every N of samples, the largest tree that costs no more."""
+    """Return the largest tree that costs no more, for every N of samples."""
     found = []
     for n in (n for n in lab.sizes(ht) if n <= lab.scale.num_other_samples):
         budget = lab.plain(ht)[f"tokens|{n}"].mean()
@@ -168,7 +168,7 @@ def eta(lab: Lab) -> Result:
 
 
 def rollouts(lab: Lab) -> Result:
-    """More completions per prefix, and fewer; and EDU labels, which cost less than the fewest."""
+    """Compare more and fewer completions per prefix, and EDU labels, which cost less than the fewest."""
     names = ["-k32", "-k8", "-k4"]
     variants = ["edu", *(f"{value}{name}" for value in ("soft", "er-2") for name in ("", *names))]
     return compared(
@@ -177,7 +177,7 @@ def rollouts(lab: Lab) -> Result:
 
 
 def elsewhere(lab: Lab) -> Result:
-    """The papers' methods in another setting."""
+    """Compare the papers' methods in another setting."""
     return compared(lab, ["soft", "er-2", "edu"], "soft", [("edu", "er-2")])
 
 
@@ -190,26 +190,26 @@ def head(lab: Lab) -> Result:
 
 
 def combinations(lab: Lab) -> Result:
-    """Other labels of the same trees."""
+    """Compare other labels of the same trees."""
     return compared(
         lab, ["edu", "edu-policy", "edu-er-2", "edu-hit", "edu-evidence", "edu-policy-large"], "edu"
     )
 
 
 def crossed(lab: Lab) -> Result:
-    """One paper's value of the other's leaves."""
+    """Compare one paper's value with the other's leaves."""
     return compared(
         lab, ["edu", "edu-er-2", "soft", "er-2"], "edu", [("edu-er-2", "soft"), ("edu-er-2", "er-2")]
     )
 
 
 def own(lab: Lab) -> Result:
-    """Labels that cost nothing beyond the samples: every step has the outcomes of the samples that begin with it."""
+    """Compare labels from the samples alone: a step has the outcomes of the samples that begin with it."""
     return compared(lab, ["soft", "edu", "own", "edu-own"], "soft", [("edu-own", "edu"), ("own", "edu")])
 
 
 def aggregates(lab: Lab) -> Result:
-    """What makes one score of a solution's step scores; differences from the minimum."""
+    """Compare aggregates of step scores; differences are from the minimum."""
     top = lab.scale.num_other_samples
     rows, contrasts = [], []
     for variant in ("edu", "soft", "er-2"):
@@ -255,4 +255,4 @@ SETTINGS_OF: dict[str, tuple[str, ...]] = dict.fromkeys(ARMS, ("default",)) | {
     "ours": ("default", "hard", "double", "shuffle"),
     "cheating": ("default", "shuffle"),
 }
-"""Where each arm is run when none is named."""
+"""The settings in which each arm runs by default."""

@@ -1,6 +1,7 @@
-"""Where the experiments take place, and how large they are; see docs/evidence.md.
+"""The settings of the experiments and their scale; see docs/explanations/evidence.md.
 
-Invariant: train, valid and test problems are of different splits of the lab, so none is in two of them.
+Invariant: train, valid and test problems come from different splits of the lab, so no problem is in two of
+them.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from dataclasses import dataclass
 
 MAX_TOKENS = 160
 LABEL_TAU = 0.5
-"""Of the trees that are labelled, looked for on lab:valid before (LOG.md)."""
+"""The threshold of the labelled trees, chosen beforehand on lab:valid (LOG.md)."""
 HT, TREE, VALID = "test-ht-0.7", "test-tree-1", "valid-ht-0.7"
-"""The solutions that every PRM is judged on, and those that rates and thresholds are chosen on: SPLIT-KIND-TEMPERATURE_OR_TAU."""
+"""The solutions for judging PRMs, and for choosing rates and thresholds: SPLIT-KIND-TEMPERATURE_OR_TAU."""
 OTHER_HT = ("test-ht-0.5", "test-ht-1")
-"""Samples of other temperatures."""
+"""Samples at other temperatures."""
 DENSE = "test-tree-0.5"
-"""Trees with more anchors, which have more leaves to grow."""
+"""Trees with more anchors, which can grow more leaves."""
 
 
 @dataclass(frozen=True)
@@ -28,43 +29,46 @@ class Setting:
     level: str = "default"
 
     def problems(self, split: str, num: int) -> str:
-        """The spec of some problems of a split."""
+        """Return the spec of some problems of a split."""
         return f"{self.family}:{split}?num={num}&seed=0&level={self.level}"
 
     @property
     def is_first(self) -> bool:
-        """Whether every question is asked here, with everything that it needs; the other settings repeat some of it."""
+        """Whether every question is asked in this setting; the other settings repeat some of them."""
         return self.name == "default"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is done; the defaults are those of the protocol, smaller ones show that everything works."""
+    """The sizes of the experiments.
+
+    The defaults are those of the protocol, smaller ones test that all works.
+    """
 
     num_train: int = 600
-    """Problems with labels of every kind."""
+    """Number of problems with labels of every kind."""
     num_edu: int = 1200
-    """Problems with trees: those, and as many more."""
+    """Number of problems with trees: those, and as many more."""
     num_per_seed: int = 400
-    """Problems that one PRM is trained on: another choice for every seed."""
+    """Number of training problems of one PRM, chosen differently for every seed."""
     num_valid: int = 200
     num_test: int = 1000
     num_solutions: int = 4
-    """Solutions per problem whose prefixes are rolled out."""
+    """Number of solutions per problem whose prefixes are rolled out."""
     num_rollouts: int = 16
     num_samples: int = 64
-    """HT samples per test problem at T = 0.7."""
+    """Number of HT samples per test problem at T = 0.7."""
     num_other_samples: int = 16
-    """HT samples per test problem at other temperatures, and in the settings beside the first."""
+    """The same at other temperatures, and in all settings but the first."""
     num_leaves: int = 64
-    """Leaves of test trees."""
+    """Number of leaves of test trees."""
     num_label_leaves: int = 16
     num_truths: int = 240
-    """Prefixes whose true value is estimated."""
+    """Number of prefixes whose true value is estimated."""
     num_truth_rollouts: int = 256
     num_train_steps: int = 300
     num_search_problems: int = 250
-    """Problems per seed where every seed samples its own solutions (steered trees); another block of the test problems for each."""
+    """Number of problems per seed for steered trees; every seed has a block of test problems of its own."""
     num_raft_prompts: int = 200
 
 

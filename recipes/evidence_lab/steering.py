@@ -1,8 +1,9 @@
-"""Trees that a PRM steers (P-EDU, MCTS-EDU) against plain ones: accuracy, the policy's tokens, the PRM's tokens.
+"""Compare trees steered by a PRM (P-EDU, MCTS-EDU) with plain ones: accuracy, and tokens of policy and PRM.
 
-Every seed's PRM steers trees of a block of test problems of its own, so the blocks of all seeds cover the test problems.
-Invariant: the plain tree, the pruned and the searched one of a problem have the same leaves to spend and are judged by the
-same PRM.
+The PRM of every seed steers trees of its own block of test problems, so the blocks of all seeds cover the
+test problems.
+Invariant: the plain, the pruned and the searched tree of a problem may have the same number of leaves and are
+judged by the same PRM.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MODES = {
 
 
 def steering(lab: Lab) -> dict[str, Any]:
-    """Best-of-N of every mode, with both kinds of tokens, and paired differences from the plain tree."""
+    """Return best-of-N of every mode, both kinds of tokens, and paired differences from the plain tree."""
     found = lab.by_seed("steering", MODES, partial(_grown, lab))
     ids = [problem.id for seed in lab.seeds for problem in block(lab, seed)]
     joined = {
@@ -47,33 +48,33 @@ def steering(lab: Lab) -> dict[str, Any]:
         for mode, values in found.items()
     }
     rows, contrasts = [], []
-    for mode, its in joined.items():
+    for mode, quantities in joined.items():
         row: dict[str, Any] = {
             "mode": mode,
-            "policy_tokens": its["policy_tokens"].mean(),
-            "prm_tokens": its["prm_tokens"].mean(),
+            "policy_tokens": quantities["policy_tokens"].mean(),
+            "prm_tokens": quantities["prm_tokens"].mean(),
         }
-        rows.append({**row, **{name: fields(bootstrap(its[name])) for name in PICKS}})
+        rows.append({**row, **{name: fields(bootstrap(quantities[name])) for name in PICKS}})
         if mode != "plain":
             for name in PICKS:
-                difference = fields(bootstrap(its[name] - joined["plain"][name]))
+                difference = fields(bootstrap(quantities[name] - joined["plain"][name]))
                 contrasts.append({"left": mode, "right": "plain", "select": name, **difference})
     return {"modes": rows, "differences": contrasts, "num_leaves": NUM_LEAVES, "tau": TAU}
 
 
 def block(lab: Lab, seed: int) -> Sequence[Problem]:
-    """The test problems of a seed."""
+    """Return the test problems of a seed."""
     problems = load_problems(lab.setting.problems("test", lab.scale.num_test))
     start = seed * lab.scale.num_search_problems
     return [problems[(start + idx) % len(problems)] for idx in range(lab.scale.num_search_problems)]
 
 
 def _per_problem(ids: Sequence[str], values: Floats) -> Floats:
-    """One value for every problem: the mean over the seeds that had it."""
+    """Return one value for every problem: the mean over the seeds that had it."""
     by_problem: dict[str, list[float]] = {}
     for problem_id, value in zip(ids, values, strict=True):
         by_problem.setdefault(problem_id, []).append(float(value))
-    return np.array([np.mean(its) for its in by_problem.values()])
+    return np.array([np.mean(seed_values) for seed_values in by_problem.values()])
 
 
 def _grown(lab: Lab, seed: int, mode: str) -> dict[str, Floats]:
@@ -96,7 +97,10 @@ def _grown(lab: Lab, seed: int, mode: str) -> dict[str, Floats]:
         scores = prm.score([outcome.problem.question] * len(steps), steps)
         attempts.append(
             Attempts(
-                outcome.problem.id, outcome.solutions(), tuple(tuple(its) for its in scores), outcome.tree
+                outcome.problem.id,
+                outcome.solutions(),
+                tuple(tuple(step_scores) for step_scores in scores),
+                outcome.tree,
             )
         )
     points = {

@@ -1,10 +1,10 @@
-"""What all arms of a setting share: label runs, solutions of test problems, and what they cost.
+"""The material shared by all arms of a setting: label runs, solutions of test problems, and their costs.
 
     SETTING/stock/NAME/           runs: labels of a kind, or solutions
-    SETTING/stock/NAME.jsonl      those solutions as the arms read them: texts, steps, verdicts, the oracle's first error
+    SETTING/stock/NAME.jsonl      these solutions as the arms read them: texts, steps, verdicts, first errors
 
-Invariant: everything here is made once, whoever asks first; another process that needs it waits. Nothing depends on a seed
-of training.
+Invariant: everything here is made once, by the process that needs it first; other processes wait. Nothing
+depends on a training seed.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from forkpoint.lab.oracle import first_error, step_at
 from forkpoint.lab.problem_set import lab_story
 from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaf_plan import LeafPlan, anchor_rule, tree_outcomes
 from forkpoint.labels.leaves import leaf_shares
 from forkpoint.labels.omega_records import BisectConfig
+from forkpoint.labels.plan import Plan, Sampling
 from forkpoint.labels.rollout_store import RolloutStore
 from forkpoint.labels.rollouts import RolloutPlan
-from forkpoint.labels.run import anchor_rule, label_problems, tree_outcomes
+from forkpoint.labels.run import label_problems
 from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems
 from forkpoint.records import Policy, Problem, Solution
@@ -46,31 +48,31 @@ from .settings import LABEL_TAU, MAX_TOKENS, Scale, Setting
 T = TypeVar("T")
 RULE = AnchorRule(tau=LABEL_TAU)
 OMEGA_SEARCHES = 8
-"""Per problem at most."""
+"""Largest number per problem."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A solution of a test problem, as much of it as the arms need."""
+    """A solution of a test problem, with what the arms need."""
 
     text: str
     answer: str | None
     is_correct: bool
     num_tokens: int
-    """Sampled for it alone: a shared prefix counts for the first that has it."""
+    """Tokens sampled for this solution; a shared prefix counts for the first solution that has it."""
     num_path_tokens: int
-    """Of the whole solution."""
+    """Tokens of the whole solution."""
     steps: dict[str, tuple[str, ...]]
-    """By cut."""
+    """Steps for each cut."""
     error_offset: int | None
-    """The character at which the oracle sees it go wrong; None where every step is right."""
+    """The character at which the oracle finds the first error; None if every step is right."""
 
     @property
     def solution(self) -> Solution:
         return Solution(self.text, (), (), self.answer, self.is_correct, self.num_tokens)
 
     def first_wrong_step(self, cut: str) -> int:
-        """-1 where every step is right."""
+        """Return the first wrong step; -1 if every step is right."""
         return -1 if self.error_offset is None else step_at(self.error_offset, self.steps[cut])
 
 
@@ -85,22 +87,22 @@ class Solved:
 
 @dataclass(frozen=True)
 class LabelCost:
-    """What a label run took, in sampled tokens per problem."""
+    """The cost of a label run in sampled tokens per problem."""
 
     solutions: float
     rollouts: float
     num_rollouts: int
-    """Per prefix, where prefixes were rolled out."""
+    """The cost per prefix, if prefixes were rolled out."""
     without_reuse: float
-    """Had every leaf been sampled from the prompt on; the same where nothing is shared."""
+    """The cost if every leaf had been sampled from the prompt on; the same if nothing is shared."""
 
     def per_problem(self, num_rollouts: int | None) -> float:
-        """With fewer completions per prefix."""
+        """Return the cost with fewer completions per prefix."""
         return self.solutions + self.rollouts * (num_rollouts / self.num_rollouts if num_rollouts else 1.0)
 
 
 def sum_costs(costs: Sequence[LabelCost]) -> LabelCost:
-    """Of labels that are used together."""
+    """Return the cost of labels that are used together."""
     num_rollouts = max(cost.num_rollouts for cost in costs)
     return LabelCost(
         sum(cost.solutions for cost in costs),
@@ -111,7 +113,7 @@ def sum_costs(costs: Sequence[LabelCost]) -> LabelCost:
 
 
 def patiently(work: Callable[[], T]) -> T:
-    """What `work` gives, once no other process has its run."""
+    """Return the result of `work` when no other process holds its run."""
     while True:
         try:
             return work()
@@ -137,7 +139,10 @@ class Stock:
         )
 
     def labels(self, source: str) -> Path:
-        """The label run of a source (see `variants.Variant`); made where it is missing. The samples are those that are rolled out."""
+        """Return the label run of a source (see `variants.Variant`); it is made if it is missing.
+
+        The samples are those that are rolled out.
+        """
         source = "rollouts" if source == "samples" else source
         directory = self.directory / f"labels-{source}"
         if not (directory / "cost.json").exists():
@@ -148,8 +153,8 @@ class Stock:
         scale, problems = self.scale, self.train_problems(source)
         leaves = scale.num_solutions if source == "tree-rollouts" else scale.num_label_leaves
         tree = TreeConfig(num_leaves=leaves, tau=LABEL_TAU, max_tokens=MAX_TOKENS)
-        plans: dict[str, RolloutPlan | BisectPlan | None] = {
-            "edu": None,
+        plans: dict[str, Plan[Any]] = {
+            "edu": LeafPlan(),
             "rollouts": RolloutPlan(num_solutions=scale.num_solutions, num_rollouts=scale.num_rollouts),
             "more-rollouts": RolloutPlan(
                 num_solutions=scale.num_solutions, num_rollouts=2 * scale.num_rollouts
@@ -159,15 +164,15 @@ class Stock:
         }
         plan = plans[source]
         if source == "more-rollouts" and not directory.exists():
-            # a run that is asked for more completions samples only what it lacks
+            # a run with a larger number of completions samples only the missing ones
             copy = Path(tempfile.mkdtemp(prefix="copy-", dir=self.directory))
             ignored = shutil.ignore_patterns("cost.json", "lock")
             shutil.copytree(self.labels("rollouts"), copy, ignore=ignored, dirs_exist_ok=True)
             try:
                 copy.rename(directory)
-            except OSError:  # another process was first
+            except OSError:  # another process made it first
                 shutil.rmtree(copy)
-        label_problems(problems, self.policy, directory, tree, LabelConfig(), self._executor, plan=plan)
+        label_problems(problems, self.policy, directory, tree, LabelConfig(), self._executor, Sampling(plan))
         with Run.read(directory) as run:
             outcomes = [outcome_of(row) for row in run.rows() if row["kind"] in ("tree", "samples")]
             rollouts = RolloutStore(run).cost.sampled_tokens
@@ -185,14 +190,17 @@ class Stock:
         write_json(directory / "cost.json", asdict(cost))
 
     def label_cost(self, source: str) -> LabelCost:
-        """Of sources joined by a plus: of both."""
+        """Return the cost of a source; sources joined by a plus cost the sum."""
         if "+" in source:
             return sum_costs([self.label_cost(name) for name in source.split("+")])
         cost = LabelCost(**json.loads((self.labels(source) / "cost.json").read_text()))
         return LabelCost(cost.solutions, 0.0, 0, cost.solutions) if source == "samples" else cost
 
     def random_rate(self) -> float:
-        """The share of tokens that are anchors, in labelled trees: as many random cuts are made."""
+        """Return the share of tokens in labelled trees that are anchors.
+
+        The same share of random cuts is made.
+        """
         path = self.directory / "random_rate.json"
         if not path.exists():
             with Run.read(self.labels("edu")) as run:
@@ -205,14 +213,17 @@ class Stock:
         return rate
 
     def solutions(self, name: str) -> list[Solved]:
-        """By name: SPLIT-ht-TEMPERATURE or SPLIT-tree-TAU."""
+        """Return solutions by name: SPLIT-ht-TEMPERATURE or SPLIT-tree-TAU."""
         path = self.directory / f"{name}.jsonl"
         if not path.exists():
             patiently(lambda: self._solve(name, path))
         return _read_solved(path)
 
     def leaf_shares(self, name: str, num: int) -> list[list[float]]:
-        """Per problem, what the policy gives the leaves of its tree of `num` leaves; see `labels.leaf_shares`."""
+        """Return the policy's shares of the leaves of each problem's tree of `num` leaves.
+
+        See `labels.leaf_shares`.
+        """
         path = self.directory / f"{name}-shares-{num}.json"
         if not path.exists():
             solved = self.solutions(name)
@@ -225,7 +236,7 @@ class Stock:
         return found
 
     def num_solutions(self, name: str) -> int:
-        """Samples per problem; of trees the leaves at most."""
+        """Return the number of samples per problem; for trees, the largest number of leaves."""
         split, kind, number = name.split("-")
         is_wide = self.setting.is_first and split == "test" and (kind == "tree" or number == "0.7")
         if not is_wide:
@@ -301,6 +312,6 @@ def _policy(name: str) -> Policy:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace the file at once; directories are made."""
+    """Replace the file atomically, and make its directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, [json.dumps(value).encode()])

@@ -1,4 +1,4 @@
-"""Result files as Markdown tables, one per arm, and that of the README."""
+"""Format result files as Markdown tables, one per arm, and those that compare our search in all settings."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ SOLUTIONS = {
 
 
 def shown(estimate: Result | None) -> str:
-    """`0.512 (0.480 .. 0.545)`."""
+    """Format `0.512 (0.480 .. 0.545)`."""
     return (
         f"{estimate['mean']:.3f} ({estimate['ci_low']:.3f} .. {estimate['ci_high']:.3f})" if estimate else ""
     )
 
 
 def signed(estimate: Result | None) -> str:
-    """A difference; bold where its interval excludes 0."""
+    """Format a difference; bold if its interval excludes 0."""
     if not estimate:
         return ""
     text = f"{estimate['mean']:+.3f} ({estimate['ci_low']:+.3f} .. {estimate['ci_high']:+.3f})"
@@ -35,7 +35,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def origin(result: Result) -> str:
-    """What the numbers of a table rest on."""
+    """Say what the numbers of a table are based on."""
     name, arm, seeds, scale = result["setting"]["name"], result["arm"], result["seeds"], result["scale"]
     sizes = {
         "tuning": f"{scale['num_valid']} valid problems, one seed that no other table has",
@@ -44,16 +44,19 @@ def origin(result: Result) -> str:
     measured_on = sizes.get(
         arm, f"{scale['num_test']} test problems, {len(seeds)} seeds ({seeds[0]} to {seeds[-1]})"
     )
-    return f"Setting {name}, {measured_on}, commit {result['commit']}, {result['date']}: `recipes/results/{name}-{arm}.json`"
+    return (
+        f"Setting {name}, {measured_on}, commit {result['commit']}, {result['date']}: "
+        f"`recipes/results/{name}-{arm}.json`"
+    )
 
 
 def find(rows: Sequence[Result], **wanted: Any) -> Result | None:
-    """The first row with these fields."""
+    """Return the first row with these fields."""
     return next((row for row in rows if all(row.get(name) == value for name, value in wanted.items())), None)
 
 
 def compared(result: Result) -> str:
-    """A PRM per row."""
+    """Format one PRM per row."""
     rows, contrasts = result["rows"], result["contrasts"]
     sizes = sorted({row["n"] for row in rows if row["solutions"] == HT})
     top = max(row["n"] for row in rows if row["solutions"] == TREE)
@@ -99,18 +102,18 @@ def compared(result: Result) -> str:
 
 
 def sampling(result: Result) -> str:
-    """Solutions and N per row."""
+    """Format solutions and N, one pair per row."""
     rows = []
     for solutions, name in SOLUTIONS.items():
         for n in sorted({row["n"] for row in result["rows"] if row["solutions"] == solutions}):
-            its = [row for row in result["rows"] if row["solutions"] == solutions and row["n"] == n]
-            picks = [find(its, select=select) for select in ("majority", "oracle", "best", "weighted")]
+            at_n = [row for row in result["rows"] if row["solutions"] == solutions and row["n"] == n]
+            picks = [find(at_n, select=select) for select in ("majority", "oracle", "best", "weighted")]
             rows.append(
                 [
                     name,
                     str(n),
-                    f"{its[0]['tokens']:.0f}",
-                    f"{its[0]['tokens_without_reuse']:.0f}",
+                    f"{at_n[0]['tokens']:.0f}",
+                    f"{at_n[0]['tokens_without_reuse']:.0f}",
                     *(shown(pick) for pick in picks),
                 ]
             )
@@ -135,10 +138,10 @@ def sampling(result: Result) -> str:
         ("At no more tokens:", "equal_tokens"),
         ("A vote of samples against the best of a tree:", "votes_against_trees"),
     ):
-        its = [
+        contrast_rows = [
             [item["left"], item["right"], signed(item), f"{item['token_ratio']:.2f}"] for item in result[name]
         ]
-        parts += [title, markdown(columns, its)]
+        parts += [title, markdown(columns, contrast_rows)]
     return "\n\n".join(parts)
 
 
@@ -147,15 +150,18 @@ def cheating(result: Result) -> str:
     rows = [[row["variant"], *(shown(row[name]) for name in names)] for row in result["prms"]]
     share = result["share_of_right_answers"]
     head = (
-        f"Of {result['num_right_answers']:,} right answers among the samples {result['num_cheats']:,} have a wrong step; mean share over "
-        f"the {share['num_problems']} problems with a right answer: {shown(share)}. Intervals of the table are over seeds."
+        f"Of {result['num_right_answers']:,} right answers among the samples {result['num_cheats']:,} have a "
+        "wrong step; mean share over "
+        f"the {share['num_problems']} problems with a right answer: "
+        f"{shown(share)}. Intervals of the table are over seeds."
     )
     return f"{head}\n\n{markdown(['PRM', *(name.replace('_', ' ') for name in names)], rows)}"
 
 
 def labels(result: Result) -> str:
     rows = [
-        [row["label"], f"{row['tokens_per_label']:.1f}", shown(row["error"]), f"{row['squared_error']['mean']:.4f}", signed(row["bias"]),
+        [row["label"], f"{row['tokens_per_label']:.1f}", shown(row["error"]),
+         f"{row['squared_error']['mean']:.4f}", signed(row["bias"]),
          f"{row['correlation']:.3f}", str(row["num_prefixes"])]
         for row in result["labels"]
     ]  # fmt: skip
@@ -220,32 +226,33 @@ def raft(result: Result) -> str:
 
 OURS_HEADER = [
     "what", "tokens", "accuracy",
-    *(f"minus the best for no more tokens of {paper}" for paper in ("EDU-PRM", "ER-PRM", "samples, EDU-PRM's scores")),
+    *(f"minus the best for no more tokens of {paper}"
+      for paper in ("EDU-PRM", "ER-PRM", "samples, EDU-PRM's scores")),
 ]  # fmt: skip
 
 
 def ours_cells(result: Result, names: Sequence[str] | None = None) -> list[list[str]]:
-    """A way per row, with what it has over each paper's best for no more tokens, and the papers' ways; some of them or all."""
+    """Format one way per row, with its gain over the best of each paper for no more tokens."""
     cells = []
     for row in sorted(result["ways"], key=lambda row: float(row["tokens"])):
         if names is not None and row["name"] not in names:
             continue
-        its = [
+        rivals = [
             find(result["differences"], left=row["name"], paper=paper)
             for paper in ("EDU-PRM", "ER-PRM", "samples")
         ]
-        against = [f"{signed(item)} {item['right']}" if item else "" for item in its]
+        against = [f"{signed(item)} {item['right']}" if item else "" for item in rivals]
         cells.append([row["name"], f"{row['tokens']:.0f}", shown(row), *against])
     return cells
 
 
 def ours(result: Result) -> str:
-    """All ways of a setting."""
+    """Format all ways of a setting."""
     return markdown(OURS_HEADER, ours_cells(result))
 
 
 def aggregates(result: Result) -> str:
-    """A PRM and an aggregate per row."""
+    """Format a PRM and an aggregate per row."""
     rows, contrasts = result["rows"], result["contrasts"]
     kinds = [("best", HT), ("weighted", HT), ("best", TREE), ("weighted", TREE)]
     cells = []
@@ -308,21 +315,21 @@ FRONT = (
     "policy-weighted vote of tree of 8, tau = 1.0, then samples until 0.5 of the vote; edu",
     "vote of 64 samples, T = 0.7; er-2",
 )
-"""The rows of the README's table, as far as a setting has them."""
+"""The rows of the table `front`, as far as a setting has them."""
 
 
 PARTED = ("policy-weighted vote of tree of 8, tau = 1.0", "policy-weighted vote of tree of 16, tau = 0.5")
-"""What the rows of the table of parts begin with."""
+"""The first cells of the rows of the table of parts."""
 
 
 def front(results: Sequence[Result]) -> str:
-    """Some rows of `ours` in every setting."""
+    """Format some rows of `ours` for every setting."""
     cells = [[result["setting"]["name"], *row] for result in results for row in ours_cells(result, FRONT)]
     return markdown(["setting", *OURS_HEADER], cells)
 
 
 def parts(results: Sequence[Result]) -> str:
-    """What each part of a policy-weighted vote adds, a setting per column."""
+    """Format what each part of a policy-weighted vote adds, one setting per column."""
     pairs = dict.fromkeys((item["left"], item["right"]) for result in results for item in result["parts"])
     cells = [
         [left, right, *(signed(find(result["parts"], left=left, right=right)) for result in results)]
@@ -333,7 +340,7 @@ def parts(results: Sequence[Result]) -> str:
 
 
 def tables(results: dict[str, Result]) -> dict[str, str]:
-    """Every table by its name."""
+    """Return every table by its name."""
     found = {name: f"{TABLES[result['arm']](result)}\n\n{origin(result)}" for name, result in results.items()}
     everywhere = [result for _, result in sorted(results.items()) if result["arm"] == "ours"]
     if everywhere:

@@ -1,10 +1,10 @@
-"""One PRM of one variant and seed: trained, and its scores of the shared solutions.
+"""Train the PRM of one variant and seed, and score the shared solutions with it.
 
-    SETTING/units/VARIANT-seedS/labels.jsonl, prm/    what it was trained on, and the PRM
-    .../SOLUTIONS-N.npz                               its step scores, and what picking by them gives on every problem
+    SETTING/units/VARIANT-seedS/labels.jsonl, prm/    its training labels, and the PRM
+    .../SOLUTIONS-N.npz                               its step scores, and the picks on every problem
 
-Invariant: a unit is a function of its setting, variant and seed; the same command makes what is missing. Seed S decides which
-problems are trained on, and the order of training.
+Invariant: a unit is a function of its setting, variant and seed; the same command makes what is missing. Seed
+S decides the training problems and their order.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from forkpoint.evaluation.metrics import Attempts, curve
 from forkpoint.formats.labels_file import read_labelled, write_labelled
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaf_plan import anchor_rule, tree_outcomes
 from forkpoint.labels.leaves import Leaves, final_label, tally_label
-from forkpoint.labels.run import anchor_rule, derive_labels, tree_outcomes
+from forkpoint.labels.run import derive_labels
 from forkpoint.policies import checkpoint_of
 from forkpoint.prms import load_prm
 from forkpoint.records import LabelledSolution, Scorer
@@ -53,7 +54,7 @@ class Unit:
 
     @property
     def prm(self) -> Path:
-        """The trained PRM."""
+        """Return the trained PRM."""
         directory = self.directory / "prm"
         if not (directory / "forkpoint_prm.json").exists():
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -86,7 +87,7 @@ class Unit:
 
     @property
     def problem_ids(self) -> list[str]:
-        """What it is trained on."""
+        """Return the training labels."""
         stock, variant = self.stock, self.variant
         problems = stock.train_problems("edu" if variant.is_large else "rollouts")
         if variant.is_large:
@@ -106,13 +107,13 @@ class Unit:
 
     @property
     def num_rollouts(self) -> int | None:
-        """Completions per prefix that its labels use, as far as the stock has them; None: all."""
+        """Return the completions per prefix that its labels use, up to those in the stock; None for all."""
         wanted = self.variant.num_rollouts
         return wanted and min(wanted, self.stock.label_cost(self.variant.source).num_rollouts)
 
     @property
     def label_tokens(self) -> float:
-        """Sampled for its labels."""
+        """Return the tokens sampled for its labels."""
         return len(self.problem_ids) * self.stock.label_cost(self.variant.source).per_problem(
             self.num_rollouts
         )
@@ -145,19 +146,19 @@ class Unit:
 
     @property
     def cut(self) -> str:
-        """How the solutions that it scores are cut."""
+        """Return how the solutions that it scores are cut."""
         return "solution" if self.variant.value == "outcome" else self.variant.cut
 
     def judged(self, solutions: str, num: int) -> Judged:
-        """What it makes of the first `num` solutions of every problem."""
+        """Return its scores of the first `num` solutions of every problem, and the resulting picks."""
         path = self.directory / f"{solutions}-{num}.npz"
         solved = [replace(item, attempts=item.attempts[:num]) for item in self.stock.solutions(solutions)]
         if not path.exists():
             most = self.stock.num_solutions(solutions)
             if num < most and (self.directory / f"{solutions}-{most}.npz").exists():
                 scores = [
-                    [list(map(float, steps)) for steps in its[:num]]
-                    for _, its in self.judged(solutions, most).step_scores()
+                    [list(map(float, steps)) for steps in problem_scores[:num]]
+                    for _, problem_scores in self.judged(solutions, most).step_scores()
                 ]
             else:
                 scores = score(load_prm(self.prm), solved, self.cut)
@@ -171,10 +172,10 @@ class Unit:
 
 
 def own_outcomes(run: Run, chosen: set[str], config: LabelConfig) -> Iterator[LabelledSolution]:
-    """The samples of a run, every step labelled by the outcomes of the problem's samples that begin with its prefix.
+    """Label every step of the samples of a run by the outcomes of the samples that begin with its prefix.
 
-    One outcome is an unbiased estimate of a prefix's value, at no cost beyond the sample (as Cobbe et al., arXiv
-    2110.14168, train verifiers on the outcome at every token).
+    One outcome is an unbiased estimate of a prefix's value, at no cost beyond the sample (as Cobbe et al.,
+    arXiv 2110.14168, train verifiers on the outcome at every token).
     """
     for row in run.rows():
         if row["kind"] != "samples" or row["problem"]["id"] not in chosen:
@@ -187,7 +188,10 @@ def own_outcomes(run: Run, chosen: set[str], config: LabelConfig) -> Iterator[La
                 below.setdefault(prefix, []).append(end.is_correct)
         for steps, end in zip(cuts, outcome.ends, strict=True):
             tallies = [below[prefix] for prefix in accumulate(steps)]
-            labels = tuple(tally_label(sum(its), len(its), config.step_value) for its in tallies[:-1])
+            labels = tuple(
+                tally_label(sum(step_outcomes), len(step_outcomes), config.step_value)
+                for step_outcomes in tallies[:-1]
+            )
             yield LabelledSolution(
                 outcome.problem.id,
                 outcome.problem.question,
@@ -199,19 +203,19 @@ def own_outcomes(run: Run, chosen: set[str], config: LabelConfig) -> Iterator[La
 
 @dataclass(frozen=True)
 class Judged:
-    """Step scores of solutions, and what picking by them gives."""
+    """Step scores of solutions, and the results of picking by them."""
 
     solved: Sequence[Solved]
     cut: str
     arrays: dict[str, Any]
 
     def accuracy(self, select: str, aggregate: str | None, n: int) -> Floats:
-        """One per problem."""
+        """One entry per problem."""
         found: Floats = self.arrays[_name(select, aggregate, n)]
         return found
 
     def step_scores(self) -> Iterator[tuple[Solved, list[Floats]]]:
-        """Per problem, the scores of each solution's steps."""
+        """Return the step scores of each solution, per problem."""
         flat, start = self.arrays["scores"], 0
         for item in self.solved:
             scores = []
@@ -223,7 +227,7 @@ class Judged:
 
 
 def score(prm: Scorer, solved: Sequence[Solved], cut: str) -> list[list[list[float]]]:
-    """Per problem and solution, one score per step; solutions that are equal are scored once."""
+    """Return one score per step, per problem and solution; equal solutions are scored once."""
     found: list[list[list[float]]] = []
     for start in range(0, len(solved), PROBLEMS_AT_A_TIME):
         chunk = solved[start : start + PROBLEMS_AT_A_TIME]
@@ -242,12 +246,12 @@ def score(prm: Scorer, solved: Sequence[Solved], cut: str) -> list[list[list[flo
 
 
 def sizes_to(num: int) -> list[int]:
-    """N of the curves."""
+    """Return the N of the curves."""
     return [n for n in (1, 2, 4, 8, 16, 32, 64) if n <= num]
 
 
 def plain(solved: Sequence[Solved], num: int, is_exchangeable: bool) -> dict[str, Floats]:
-    """What needs no PRM: votes, oracle, tokens; per problem."""
+    """Return what needs no PRM, per problem: votes, oracle, tokens."""
     attempts = [
         Attempts(item.problem_id, tuple(attempt.solution for attempt in item.attempts[:num]))
         for item in solved
@@ -257,7 +261,8 @@ def plain(solved: Sequence[Solved], num: int, is_exchangeable: bool) -> dict[str
     found |= {f"tokens|{point.n}": point.tokens_P for point in points}
     paths = [[attempt.num_path_tokens for attempt in item.attempts[:num]] for item in solved]
     found |= {
-        f"path_tokens|{n}": np.array([sum(its[:n]) for its in paths], dtype=float) for n in sizes_to(num)
+        f"path_tokens|{n}": np.array([sum(lengths[:n]) for lengths in paths], dtype=float)
+        for n in sizes_to(num)
     }
     return found
 
@@ -269,16 +274,16 @@ def _arrays(
         Attempts(
             item.problem_id,
             tuple(attempt.solution for attempt in item.attempts),
-            tuple(tuple(steps) for steps in its_scores),
+            tuple(tuple(steps) for steps in problem_scores),
         )
-        for item, its_scores in zip(solved, scores, strict=True)
+        for item, problem_scores in zip(solved, scores, strict=True)
     ]
     found: dict[str, Any] = {
         _name(point.select, point.aggregate, point.n): point.accuracy_P
         for point in curve(attempts, sizes_to(num), is_exchangeable)
         if point.aggregate
     }
-    flat = [value for its_scores in scores for steps in its_scores for value in steps]
+    flat = [value for problem_scores in scores for steps in problem_scores for value in steps]
     return {**found, "scores": np.array(flat, dtype=np.float32)}
 
 

@@ -1,4 +1,4 @@
-"""The PRMs that are compared: what each is trained on, and nothing else differs."""
+"""The compared PRMs, which differ only in what they are trained on."""
 
 from __future__ import annotations
 
@@ -17,26 +17,30 @@ class Variant:
 
     name: str
     source: Source
-    """edu: leaves of trees; rollouts: completions of the prefixes of samples (more-rollouts: those and as many more; tree-rollouts: of tree
-    leaves); omega: bisection; samples: those samples' own outcomes; edu+samples: trees and samples, each with labels of its kind."""
+    """The source of the labels.
+
+    edu: leaves of trees; rollouts: completions of the prefixes of samples (more-rollouts: twice as many
+    completions; tree-rollouts: prefixes of tree leaves); omega: bisection; samples: outcomes of the samples
+    themselves; edu+samples: trees and samples, each with labels of its kind.
+    """
     value: str = "mean"
-    """mean, hit, outcome, er:ETA."""
+    """The value: mean, hit, outcome or er:ETA."""
     weighting: Weighting = "uniform"
     cut: str = "newline"
     num_rollouts: int | None = None
-    """Completions per prefix; None: all that were drawn."""
+    """Number of completions per prefix; None for all that were drawn."""
     share: float = 1.0
-    """Of the problems that a seed has."""
+    """Share of the problems of a seed."""
     is_large: bool = False
-    """All labelled trees of the stock."""
+    """Whether all labelled trees of the stock are used."""
     budget: Literal["none", "edu"] = "none"
-    """edu: as many problems as cost what the seed's EDU trees cost."""
+    """`edu`: as many problems as cost the same as the seed's EDU trees."""
     head: Head = "classifier"
-    """classifier: two classes; tokens: the logits of `+` and `-`."""
+    """The head: `classifier` has two classes, `tokens` uses the logits of `+` and `-`."""
     evidence: bool = False
-    """Weigh steps by their evidence."""
+    """Whether steps are weighted by their evidence."""
     tuned_as: str = ""
-    """The variant whose learning rate is used; its own where empty."""
+    """The variant whose learning rate is used; its own if empty."""
 
 
 VARIANTS = {

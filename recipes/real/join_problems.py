@@ -1,9 +1,11 @@
-"""Several problem sets as one file, so that one run labels them all and one PRM learns from them.
+"""Join several problem sets into one file, so that one run labels them all and one PRM learns from them.
 
-    python recipes/real/join_problems.py "hub:openai/gsm8k?config=main&split=train" math:train.jsonl --out train.jsonl
+    python recipes/real/join_problems.py \\
+        "hub:openai/gsm8k?config=main&split=train" math:train.jsonl --out train.jsonl
 
-A row is id, question and answer; read it with `jsonl:train.jsonl?grader=math`, which judges numbers as well. Every set is
-complete or refused, and so is the file: ids are those of the sets, and must be unique.
+A row has id, question and answer; read the file with `jsonl:train.jsonl?grader=math`, which also judges
+numbers. A set that is incomplete is refused, and so is the file. The ids are those of the sets and must be
+unique.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ def main() -> None:
     replace_file(args.out, [(json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows])
     load_problems(
         f"jsonl:{args.out}?grader=math"
-    )  # refuses ids that come twice and answers that this grader cannot read
+    )  # refuses duplicate ids, and answers that this grader cannot read
     print(f"{len(problems)} problems: {args.out}")
 
 

@@ -1,12 +1,13 @@
 """Run an experiment from a file: its command lines in order, until one fails.
 
     python recipes/real/run.py recipes/real/er_prm_mistral_7b.toml --out runs/er_mistral
-    python recipes/real/run.py recipes/real/er_prm_mistral_7b.toml --out runs/er_mistral --set value=mean --only relabel train
+    python recipes/real/run.py recipes/real/er_prm_mistral_7b.toml --out runs/er_mistral \\
+        --set value=mean --only relabel train
     python recipes/real/run.py recipes/real/er_prm_mistral_7b.toml --out runs/er_mistral --dry-run
 
-Given again, it continues: a stage that ended well with the same command line is not started again (OUT/done.jsonl), and one that
-was stopped continues by itself. A server beside a stage is started before it, waited for, and ended after it. What the whole takes:
-`forkpoint plan FILE`.
+Run the same command again to continue: a stage that succeeded with the same command line is not started again
+(OUT/done.jsonl), and a stage that was stopped continues by itself. The server of a stage is started before
+it, waited for, and ended after it. `forkpoint plan FILE` shows what the whole experiment costs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from forkpoint.planner.recipe import Recipe, Stage, read_recipe
 
 DONE = "done.jsonl"
 END_S = 60
-"""A server that was told to end has so long to do it."""
+"""How long a server may take to end after it was asked to."""
 
 
 def main() -> int:
@@ -36,10 +37,15 @@ def main() -> int:
     )
     parser.add_argument("recipe", type=Path)
     parser.add_argument(
-        "--out", type=Path, required=True, help="where everything goes; the same again continues"
+        "--out", type=Path, required=True, help="directory for everything; the same directory again continues"
     )
     parser.add_argument(
-        "--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="a variable of the recipe"
+        "--set",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a variable of the recipe",
     )
     parser.add_argument(
         "--only", action="extend", nargs="+", default=[], metavar="STAGE", help="these stages alone"
@@ -65,7 +71,7 @@ def main() -> int:
 
 
 def chosen(recipe: Recipe, names: Sequence[str]) -> list[Stage]:
-    """The stages of these names, or all. ValueError for a name that is none."""
+    """Return the stages with these names, or all of them. Raises ValueError for an unknown name."""
     known = [stage.name for stage in recipe.stages]
     for name in names:
         if name not in known:
@@ -74,20 +80,20 @@ def chosen(recipe: Recipe, names: Sequence[str]) -> list[Stage]:
 
 
 def command_line(stage: Stage) -> list[str]:
-    """What is executed: `forkpoint` by its launcher, else by `python -m`; `python` is the one that runs this file."""
+    """Return the command line: `forkpoint` runs by its launcher or `python -m`, `python` is this one."""
     launcher = (stage.launcher or ("python", "-m")) if stage.command[0] == "forkpoint" else ()
     program = [sys.executable if word == "python" else word for word in (*launcher, *stage.command[:1])]
     return [*program, *stage.command[1:]]
 
 
 def execute(stage: Stage) -> int:
-    """The exit status of a stage, with its server beside it."""
+    """Run a stage with its server and return its exit status."""
     with beside(stage):
         return subprocess.call(command_line(stage))
 
 
 def run(stages: Sequence[Stage], out: Path, execute: Callable[[Stage], int] = execute) -> int:
-    """The exit status of the first stage that fails, 0 where none does; what is done already is left out."""
+    """Run the stages that are not done; return the exit status of the first that fails, or 0."""
     out.mkdir(parents=True, exist_ok=True)
     done = (out / DONE).read_text().splitlines() if (out / DONE).exists() else []
     for stage in stages:
@@ -109,7 +115,10 @@ def run(stages: Sequence[Stage], out: Path, execute: Callable[[Stage], int] = ex
 
 @contextmanager
 def beside(stage: Stage) -> Iterator[None]:
-    """Have the stage's server, if it has one, answer while the context lasts. RuntimeError where it ends before it does."""
+    """Run the stage's server, if it has one, during the context.
+
+    Raises RuntimeError if it ends before it answers.
+    """
     if not stage.server:
         yield
         return

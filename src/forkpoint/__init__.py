@@ -1,6 +1,7 @@
 """forkpoint: process reward models without annotators.
 
-Importing the package loads neither torch nor any optional package; each public name is loaded when it is first used.
+Importing the package loads neither torch nor any optional package; each public name is loaded when it is
+first used.
 """
 
 from __future__ import annotations

@@ -1,25 +1,41 @@
 """Read a model checkpoint: its fingerprint, its tokenizer, and the device that it goes to.
 
-Invariant: importing this file loads neither torch nor transformers.
-The fingerprint of the same files is the same wherever they lie. Only a sample of a large weight file is read, so a
-fingerprint tells models apart; it is no proof against tampering.
-A checkpoint that says its tokenizer is nothing but its `tokenizer.json` is tokenized by that file. `AutoTokenizer` does
-so for most models only: for some model types, qwen2 among them, it replaces the pre-tokenizer of the file with that of
-the type, and a model with its own vocabulary then reads text in pieces that it never saw.
+Invariant: importing this file loads neither torch nor transformers. No code of a checkpoint is executed:
+every load goes through `load_pretrained`, which refuses a checkpoint that needs some.
+The fingerprint of the same files is the same wherever they lie. Only a sample of a large weight file is read,
+so a fingerprint tells models apart; it is no proof against tampering.
+A checkpoint that says its tokenizer is nothing but its `tokenizer.json` is tokenized by that file.
+`AutoTokenizer` does so for most models only: for some model types, qwen2 among them, it replaces the
+pre-tokenizer of the file with that of the type, and a model with its own vocabulary then reads text in pieces
+that it never saw.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
+Device = Literal["auto", "cpu", "cuda"]
+"""Where a model runs; `auto` is the first CUDA device if there is one, else the CPU."""
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""The type of a model's weights; `auto` is bfloat16 on a GPU and float32 elsewhere."""
 WEIGHT_BYTES = 1 << 24
 NUM_PARTS = 256
+JSON_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer_config.json",
+    "tokenizer.json",
+    "model.safetensors.index.json",
+)
+"""The files of a checkpoint that are JSON objects."""
 TOKENIZERS_AS_SAVED = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """The classes that `tokenizer_config.json` names if `tokenizer.json` alone defines the tokenizer."""
 
@@ -36,16 +52,88 @@ def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+    if Path(path_or_id).is_dir():
+        _check_configuration(Path(path_or_id))
     is_as_saved = get_tokenizer_config(path_or_id).get("tokenizer_class") in TOKENIZERS_AS_SAVED
     loader = PreTrainedTokenizerFast if is_as_saved else AutoTokenizer
-    tokenizer: PreTrainedTokenizerBase = loader.from_pretrained(path_or_id)
+    tokenizer: PreTrainedTokenizerBase = load_pretrained(loader, path_or_id)
     return tokenizer
+
+
+def load_pretrained(loader: Any, path_or_id: str | Path, **options: Any) -> Any:
+    """The result of `loader.from_pretrained(path_or_id, **options)`; `loader` is a class of transformers.
+
+    ValueError if a file of the checkpoint is damaged, or if the checkpoint needs code of its own: without an
+    explicit answer, transformers asks on standard input whether to execute it. OSError if there is no such
+    model.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
+
+    if Path(path_or_id).is_dir():
+        _check_configuration(Path(path_or_id))
+    try:
+        return loader.from_pretrained(path_or_id, trust_remote_code=False, **options)
+    except SafetensorError as error:
+        for path in sorted(Path(path_or_id).glob("*.safetensors")):
+            weight_names(path)  # raises if this is the file
+        raise ValueError(f"a weight file of {path_or_id} is damaged: {error}") from error
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{path_or_id} needs Python code of its own (auto_map in its configuration), and forkpoint "
+            "executes no code of a checkpoint; take one whose architecture is part of transformers"
+        ) from None
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise ValueError(
+            f"the weights of {path_or_id} have other shapes than its config.json says; copy both again"
+        ) from error
+    except (StrictDataclassError, UnpicklingError, EOFError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"the files of {path_or_id} cannot be read ({type(error).__name__}: {reason:.200})"
+        ) from error
+
+
+def _check_configuration(directory: Path) -> None:
+    for name in JSON_FILES:
+        if (directory / name).is_file():
+            read_json_object(directory / name)
+
+
+def weight_names(path: Path) -> set[str]:
+    """The names of the weights in a safetensors file; ValueError names a file that is damaged.
+
+    Only the header is read, which says how long the file must be.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return set(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not complete: {error}; copy it again") from None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; ValueError names the file if it holds anything else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}; it must be a JSON object")
+    return content
 
 
 def fingerprint(directory: Path, *settings: str) -> str:
     """Eight hexadecimal digits from a model's files and from settings that change what it does.
 
-    Configuration and tokenizer files count whole; of each weight file its name, its size and up to 16 MiB, evenly spread.
+    Configuration and tokenizer files count whole; of each weight file its name, its size and up to 16 MiB,
+    evenly spread.
     """
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=4)
     for path in sorted(directory.iterdir()):

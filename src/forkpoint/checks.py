@@ -31,7 +31,7 @@ def check_above(bound: float, **numbers: float) -> None:
 
 
 def check_within(interval: str, **numbers: float) -> None:
-    """Raise ValueError unless every number lies in `interval`, written as in mathematics: `[0, 1)`, `(0, 1]`."""
+    """Raise ValueError unless every number lies in `interval`, for example `[0, 1)` or `(0, 1]`."""
     low, high = (float(bound) for bound in interval[1:-1].split(","))
     for name, number in numbers.items():
         is_above = number > low or (number == low and interval[0] == "[")

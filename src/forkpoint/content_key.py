@@ -14,10 +14,13 @@ JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON
 
 
 def canonical_json(obj: Any) -> str:
-    """The one text of `obj`: sorted names, no blanks, ASCII; tuples as lists. ValueError for NaN and infinities."""
+    """Return the canonical text of `obj`: sorted names, no blanks, ASCII; tuples as lists.
+
+    ValueError for NaN and infinities.
+    """
     return json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def content_key(obj: Any) -> str:
-    """The key of an item: 16 bytes of BLAKE2b over its canonical JSON, as hex."""
+    """Return the key of an item: 16 bytes of BLAKE2b over its canonical JSON, as hex."""
     return hashlib.blake2b(canonical_json(obj).encode(), digest_size=16).hexdigest()

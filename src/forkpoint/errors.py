@@ -7,15 +7,16 @@ Exception
     │   ├── ConfigDiffers   it was started with another configuration
     │   └── JournalCorrupt  a complete line of the journal cannot be read
     ├── LayoutError         text, tags and tokens do not fit together; scoring would be silently wrong
-    ├── ServerError         a server refused, answered what cannot be used, or stayed away for too long
-    └── MissingPackageError what was asked for needs a package that is not installed
+    │   └── TooLongError    the solution has more tokens than the PRM reads
+    ├── ServerError         a server refused a request, gave no usable answer, or did not answer in time
+    └── MissingPackageError the request needs a package that is not installed
 """
 
 from __future__ import annotations
 
 
 class ForkpointError(Exception):
-    """Whatever forkpoint raises on purpose that is not a plain bad argument."""
+    """The base of every error that forkpoint raises on purpose, except for plain bad arguments."""
 
 
 class RunError(ForkpointError):
@@ -35,14 +36,21 @@ class JournalCorrupt(RunError):
 
 
 class LayoutError(ForkpointError):
-    """Step tags, positions or lengths do not fit a model's tokenizer; refusing is the only honest answer."""
+    """Step tags, positions or lengths do not fit a model's tokenizer.
+
+    A score would be read at the wrong place.
+    """
+
+
+class TooLongError(LayoutError):
+    """A solution has more tokens than the PRM reads; it is refused, never cut."""
 
 
 class ServerError(ForkpointError):
-    """A server refused a request, answered what cannot be used, or did not answer for too long."""
+    """A server refused a request, gave no usable answer, or did not answer in time."""
 
     def __init__(self, message: str, status: int | None = None) -> None:
-        """`status` is the HTTP status of a refusal."""
+        """`status` is the HTTP status of a refusal; None for any other failure."""
         super().__init__(message)
         self.status = status
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 NUM_RESAMPLES = 4000
 BLOCK_SIZE = 1 << 18
-"""Values drawn at once."""
+"""Number of values that are drawn at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,10 @@ def bootstrap(values_P: Sequence[float] | Floats, seed: int = 0) -> Estimate:
 
 
 def bootstrap_seeds(values_S_P: Floats, seed: int = 0) -> Estimate:
-    """The mean over S seeds and P problems, with the percentile bootstrap over both: each resample draws seeds and problems.
+    """The mean over S seeds and P problems, with the percentile bootstrap over both.
 
-    With one seed it is `bootstrap`: the interval then says nothing about other seeds.
+    Each resample draws seeds and problems. With one seed this is `bootstrap`: the interval then says nothing
+    about other seeds.
     """
     if values_S_P.ndim != 2 or values_S_P.size == 0:
         raise ValueError(

@@ -1,8 +1,9 @@
-"""JSON over HTTP to one server: many requests at a time, sent again where the world got in the way.
+"""JSON over HTTP to one server: many requests at a time, sent again after failures that may pass.
 
-Invariant: `ask` returns one answer per question, in their order, or raises; an attempt that failed leaves nothing behind. At
-most `max_in_flight` requests are open at any time, whoever asks, and the key appears in no message and in no file.
-This file knows nothing of models: what is sent and what is read out of an answer is up to the caller.
+Invariant: `ask` returns one answer per question, in their order, or raises; a failed attempt leaves nothing
+behind. At most `max_in_flight` requests are open at any time, whoever asks, and the API key appears in no
+message and in no file.
+This file knows nothing of models: callers write the requests and read the answers.
 """
 
 from __future__ import annotations
@@ -18,21 +19,23 @@ from typing import Any, TypeVar
 
 import httpx2
 
+from forkpoint.checks import check_at_least
 from forkpoint.errors import ServerError
 
 CONNECT_TIMEOUT_S = 10.0
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 10.0
-"""Pauses between attempts double from the first to the longest; of each, a random part between half and all is waited."""
+"""Pauses between attempts double from the first to the longest; each is shortened at random, to half at
+most."""
 BUSY_STATUSES = frozenset([408, 429])
-"""What a server that is well answers to requests that it may take later; all of 500 and above may pass, too."""
+"""Statuses of a healthy server that may take the request later; every status from 500 on may pass as well."""
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 
 class Unanswered(Exception):
-    """A request has no answer yet, and is worth sending again."""
+    """A request has no answer yet, and may succeed if it is sent again."""
 
     def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
         super().__init__(reason)
@@ -42,8 +45,8 @@ class Unanswered(Exception):
 class HTTPClient:
     """Connections to one server, kept open between requests; any number of threads may use them.
 
-    Stopping an `ask` (Ctrl-C), and a question that fails for good, close the connections of all other questions of that
-    `ask`, so a server that watches for it stops working on them.
+    If an `ask` is stopped (Ctrl-C), or one of its questions fails for good, the connections of all its other
+    questions are closed, so that a server that watches for this stops working on them.
     """
 
     def __init__(
@@ -55,17 +58,19 @@ class HTTPClient:
         timeout_s: float = 600.0,
         retry_s: float = 300.0,
     ) -> None:
-        """`timeout_s` is for one attempt, from connecting to the last byte; `retry_s` for all after a question's first failure.
+        """`timeout_s` limits one attempt, from connecting to the last byte.
 
-        ValueError where the URL or a setting cannot be used.
+        `retry_s` limits all attempts after the first failure of a question.
+
+        ValueError if the URL or a setting cannot be used.
         """
         url = _checked(base_url)
         if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
             raise ValueError(
-                "the API key holds a line break or another character that cannot be sent; check where it was copied from"
+                "the API key holds a line break or another character that cannot be sent; "
+                "check where it was copied from"
             )
-        if max_in_flight < 1:
-            raise ValueError(f"max_in_flight must be at least 1; {max_in_flight} was given")
+        check_at_least(1, max_in_flight=max_in_flight)
         if timeout_s <= 0 or retry_s < 0:
             raise ValueError(
                 f"timeout_s must be above 0 and retry_s at least 0; {timeout_s} and {retry_s} were given"
@@ -86,12 +91,13 @@ class HTTPClient:
         weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
 
     def get(self, path: str) -> Any:
-        """What the server answers at once; ServerError where it does not."""
+        """Return the answer of the server, asked once; ServerError if there is none."""
         try:
             return self._wait_for(self._attempt("GET", path))
         except Unanswered as reason:
             raise ServerError(
-                f"{self._url.join(path)} gives no answer: {reason}; is the server up, and is this its address?"
+                f"{self._url.join(path)} gives no answer: {reason}; "
+                "is the server up, and is this its address?"
             ) from reason
 
     def ask(
@@ -101,11 +107,14 @@ class HTTPClient:
         write: Callable[[Question], dict[str, Any]],
         read: Callable[[Question, Any], Answer],
     ) -> list[Answer]:
-        """One answer per question: what `read` makes of the JSON that the server gives for what `write` makes of the question.
+        """Return one answer per question.
 
-        `read` raises Unanswered where the JSON is no answer yet. Time-outs, lost connections, answers that are cut short and
-        the statuses 408, 429 and 5xx are sent again after a pause (at least as long as a Retry-After asks for) until `retry_s`
-        have passed since the question's first failure. ServerError then, and at once for every other status.
+        `write` makes the JSON of the request, and `read` makes an answer of the JSON that the server returns.
+
+        `read` raises Unanswered if the JSON is no answer yet. After a time-out, a lost connection, an answer
+        that is cut short, or one of the statuses 408, 429 and 5xx, the request is sent again after a pause
+        (at least as long as a Retry-After asks for), until `retry_s` seconds have passed since the first
+        failure of the question. ServerError then, and at once for every other status.
         """
         return self._wait_for(self._ask_all(path, questions, write, read))
 
@@ -114,7 +123,7 @@ class HTTPClient:
         try:
             return future.result()
         finally:
-            future.cancel()  # where this thread was interrupted; what is done is past cancelling
+            future.cancel()  # if this thread was interrupted; a finished future ignores it
 
     async def _ask_all(
         self,
@@ -150,14 +159,18 @@ class HTTPClient:
                     wait_s = max(pause_s * self._jitter.uniform(0.5, 1.0), reason.retry_after_s)
                     if now_s + wait_s > first_failure_s + self._retry_s:
                         raise ServerError(
-                            f"{self._url.join(path)} gave no answer in {num_attempts} attempts, the last {now_s - first_failure_s:.0f} s "
-                            f"after the first failed ({self._retry_s:g} s are allowed): {reason}"
+                            f"{self._url.join(path)} gave no answer in {num_attempts} attempts, the last "
+                            f"{now_s - first_failure_s:.0f} s after the first failed "
+                            f"({self._retry_s:g} s are allowed): {reason}"
                         ) from reason
                     await asyncio.sleep(wait_s)
                     pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     async def _attempt(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The JSON that one request is answered with; Unanswered where another may fare better, ServerError where none will."""
+        """Send one request and return the JSON of its answer.
+
+        Raises Unanswered if another attempt may succeed, else ServerError.
+        """
         try:
             async with asyncio.timeout(self._timeout_s):
                 response = await self._http.request(method, path, json=body)
@@ -180,7 +193,7 @@ class HTTPClient:
             raise Unanswered("the answer is not JSON, or was cut short") from error
 
     def _message(self, response: httpx2.Response) -> str:
-        """What the server says about a failure, the key blotted out in case it is quoted."""
+        """Return the server's message about a failure, with the API key blotted out in case it is quoted."""
         try:
             message = str(response.json()["error"]["message"])
         except (ValueError, KeyError, TypeError):
@@ -191,7 +204,7 @@ class HTTPClient:
 
 
 def _checked(base_url: str) -> httpx2.URL:
-    """The URL, ending in a slash so that paths can be joined to it."""
+    """Return the URL, ending in a slash so that paths can be joined to it."""
     try:
         url = httpx2.URL(base_url.rstrip("/") + "/")
     except httpx2.InvalidURL as error:
@@ -200,7 +213,8 @@ def _checked(base_url: str) -> httpx2.URL:
         ) from error
     if url.userinfo:
         raise ValueError(
-            "the server's address holds a user name or password, which would be shown and stored; use an API key instead"
+            "the server's address holds a user name or password, which would be shown and stored; "
+            "use an API key instead"
         )
     if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment:
         raise ValueError(f"server {base_url!r} is no address; one like http://localhost:8000 is needed")
@@ -208,14 +222,20 @@ def _checked(base_url: str) -> httpx2.URL:
 
 
 def _run(loop: asyncio.AbstractEventLoop, http: httpx2.AsyncClient) -> None:
-    """The life of a client's thread; it knows nothing of the client, so that one which is no longer used can end it."""
+    """Run the loop of a client's thread.
+
+    It holds no reference to the client, so that a client no longer used can end it.
+    """
     loop.run_forever()
     loop.run_until_complete(http.aclose())
     loop.close()
 
 
 def _retry_after_s(response: httpx2.Response) -> float:
-    """The wait that a server asks for, in seconds or as a date (RFC 9110, 10.2.3); 0 where it asks for none."""
+    """Return the seconds that a server asks to wait, given as seconds or a date (RFC 9110, 10.2.3).
+
+    Returns 0 if it asks for none.
+    """
     value = response.headers.get("Retry-After", "")
     if value.isdecimal():
         return float(value)

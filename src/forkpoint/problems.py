@@ -1,54 +1,53 @@
-r"""Problem sets from a spec string.
+r"""Load problem sets that are named by a specification such as `lab:test` or `gsm8k:PATH`.
 
-    lab:train  lab:valid  lab:test   the built-in stories (num=500, seed=0, level=default; seed draws other stories)
+    lab:train  lab:valid  lab:test   the built-in stories (num=500, level=default, seed=0)
     lab:easy   lab:hard              that level of the test split
-    lab-shuffle:train ..             likewise, the built-in problems without numbers: who has which ball
+    lab-shuffle:train ..             likewise: the built-in problems without numbers, about who has which ball
     gsm8k:PATH                       as published: question, and an answer that ends in `#### n`
     math:PATH                        MATH and MATH-500: problem, and answer or a \boxed one in solution
-    jsonl:PATH  parquet:PATH         any columns (question=question, answer=answer, id=id if there is one, grader=numeric)
+    jsonl:PATH  parquet:PATH         any columns (question=question, answer=answer, id=id, grader=numeric)
     hub:OWNER/NAME                   likewise through `datasets` (split=test, config=); also a local directory
     PATH.jsonl  PATH.parquet         short for jsonl: and parquet:
 
-Keys follow as a query: `jsonl:my.jsonl?answer=gold&grader=math&num=100`. For files `num` takes the first rows, of the file's
-order or, where `seed` is given, of an order shuffled by it; an id never depends on either.
-Invariant: a set is complete or refused: a row that cannot be used is an error that names it, and so is a key or a number of
-problems that the set does not have.
+Keys follow as a query: `jsonl:my.jsonl?answer=gold&grader=math&num=100`. For files, `num` takes the first
+rows of the file, or, if `seed` is given, the first rows of an order shuffled by it; ids depend on neither.
+Invariant: a set is complete or refused. A row that cannot be used is an error that names it, and so is a key
+that the set does not have, or a number of problems that it cannot give.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote_plus
 
-from forkpoint.grading.answers import UnreadableAnswer, find_marked
+from forkpoint.checks import check_at_least
+from forkpoint.grading.answers import find_marked
 from forkpoint.grading.grade import check_grader, check_reference
+from forkpoint.grading.response import UnreadableAnswer
 from forkpoint.lab.problem_set import lab_problems
 from forkpoint.lab.story import LEVELS, SPLITS
 from forkpoint.records import Problem
-from forkpoint.row_files import Row, hub_rows, jsonl_rows
-
-"""Where a row is, for messages, and its columns."""
+from forkpoint.row_files import PlacedRow, Row, as_text, hub_rows, jsonl_rows
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns hold what."""
+    """The columns that hold the question, the answer and the id, and the grader of the answers."""
 
     question: str = "question"
     answer: str = "answer"
     id: str | None = None
-    """None: the column `id` where there is one, else the row's number, counted from 0."""
+    """None stands for the column `id` if there is one, else for the number of the row, counted from 0."""
     grader: str = "numeric"
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One kind of problem set: the query keys it accepts, and what reads it."""
+    """One kind of problem set: the query keys that it accepts, and the function that loads it."""
 
     keys: tuple[str, ...]
     load: Callable[[str, dict[str, str]], list[Problem]]
@@ -57,7 +56,8 @@ class Source:
 def load_problems(spec: str) -> list[Problem]:
     """The problems that `spec` names (see the module's docstring).
 
-    Raises ValueError on an unknown scheme, key or column and on an unusable row, FileNotFoundError where there is no file.
+    Raises ValueError on an unknown scheme, key or column and on an unusable row, FileNotFoundError if there
+    is no file.
     """
     place, _, query_text = spec.partition("?")
     scheme, colon, path = place.partition(":")
@@ -65,7 +65,8 @@ def load_problems(spec: str) -> list[Problem]:
         scheme, path = place.rpartition(".")[2], place
     if scheme not in SOURCES:
         raise ValueError(
-            f"problem set {spec!r} is unknown; choose from {', '.join(f'{name}:' for name in SOURCES)} or a .jsonl or .parquet"
+            f"problem set {spec!r} is unknown; "
+            f"choose from {', '.join(f'{name}:' for name in SOURCES)} or a .jsonl or .parquet"
         )
     source = SOURCES[scheme]
     return source.load(path, _query(query_text, scheme, source.keys))
@@ -104,17 +105,17 @@ def _load_gsm8k(path: str, query: dict[str, str]) -> list[Problem]:
 
 
 def _load_math(path: str, query: dict[str, str]) -> list[Problem]:
-    rows = [(where, _with_boxed_answer(where, row)) for where, row in _jsonl_rows(Path(path))]
+    rows = [(place, _with_boxed_answer(place, row)) for place, row in _jsonl_rows(Path(path))]
     id_column = "unique_id" if rows and "unique_id" in rows[0][1] else None
     return _problems(rows, f"math:{Path(path).stem}", Columns("problem", "answer", id_column, "math"), query)
 
 
-def _with_boxed_answer(where: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A row of MATH as first published has its answer in its solution alone."""
+def _with_boxed_answer(place: str, row: Row) -> Row:
+    """A row with a column `answer`; MATH as first published has the answer only in the solution."""
     if "answer" in row or not isinstance(row.get("solution"), str):
         return row
     if "\\boxed" not in row["solution"] and "\\fbox" not in row["solution"]:
-        raise ValueError(f"{where} has no column 'answer', and its solution has no boxed one")
+        raise ValueError(f"{place} has no column 'answer', and its solution has no boxed one")
     return {**row, "answer": row["solution"]}
 
 
@@ -141,7 +142,7 @@ LAB_NAMES: dict[str, tuple[str, str | None]] = {
     **{split: (split, None) for split in SPLITS},
     **{level: ("test", level) for level in LEVELS if level != "default"},
 }
-"""Split and level; None: any level, by the key `level`."""
+"""The split and the level of each name. None leaves the level to the key `level`."""
 FILE_KEYS = ("num", "seed")
 COLUMN_KEYS = ("question", "answer", "id", "grader", *FILE_KEYS)
 SOURCES = {
@@ -168,8 +169,8 @@ def _whole_number(query: dict[str, str], key: str, minimum: int | None = None) -
         number = int(query[key])
     except ValueError:
         raise ValueError(f"{key} must be a whole number; {query[key]!r} was given") from None
-    if minimum is not None and number < minimum:
-        raise ValueError(f"{key} must be at least {minimum}; {number} was given")
+    if minimum is not None:
+        check_at_least(minimum, **{key: number})
     return number
 
 
@@ -178,24 +179,24 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(f"there is no problem set at {path}")
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
+def _jsonl_rows(path: Path) -> Iterator[PlacedRow]:
     _check_file(path)
     yield from jsonl_rows(path, "a problem")
 
 
-def _numbered(rows: Iterable[Mapping[str, Any]], place: str) -> Iterator[Row]:
+def _numbered(rows: Iterable[Row], place: str) -> Iterator[PlacedRow]:
     return ((f"{place}, row {idx}", row) for idx, row in enumerate(rows))
 
 
 def _problems(
-    rows: Iterable[Row], name: str, columns: Columns, query: dict[str, str], needs_mark: bool = False
+    rows: Iterable[PlacedRow], name: str, columns: Columns, query: dict[str, str], needs_mark: bool = False
 ) -> list[Problem]:
-    """Rows as problems, each checked, then ordered and cut as `seed` and `num` say."""
+    """Check rows and turn them into problems, then shuffle by `seed` and keep the first `num`."""
     problems: dict[str, Problem] = {}
-    for idx, (where, row) in enumerate(rows):
-        problem = _problem(where, row, f"{name}/{idx}", columns, needs_mark)
+    for idx, (place, row) in enumerate(rows):
+        problem = _problem(place, row, f"{name}/{idx}", columns, needs_mark)
         if problem.id in problems:
-            raise ValueError(f"{where} has the id {problem.id!r} of an earlier row; ids must be unique")
+            raise ValueError(f"{place} has the id {problem.id!r} of an earlier row; ids must be unique")
         problems[problem.id] = problem
     num, seed = _whole_number(query, "num", minimum=1), _whole_number(query, "seed")
     ordered = list(problems.values())
@@ -208,12 +209,10 @@ def _problems(
     return ordered[:num]
 
 
-def _problem(
-    where: str, row: Mapping[str, Any], default_id: str, columns: Columns, needs_mark: bool
-) -> Problem:
+def _problem(place: str, row: Row, default_id: str, columns: Columns, needs_mark: bool) -> Problem:
     id_column = columns.id or ("id" if "id" in row else None)
-    problem_id = default_id if id_column is None else _cell(where, row, id_column)
-    question, answer = _cell(where, row, columns.question), _cell(where, row, columns.answer)
+    problem_id = default_id if id_column is None else _cell(place, row, id_column)
+    question, answer = _cell(place, row, columns.question), _cell(place, row, columns.answer)
     try:
         is_text = columns.grader != "code" and any(mark in answer for mark in ("####", "\\boxed", "\\fbox"))
         marked = find_marked(answer) if is_text else None
@@ -221,16 +220,17 @@ def _problem(
             raise ValueError(f"answer {answer[-40:]!r} does not end in '#### n'")
         check_reference(marked or answer, columns.grader)
     except (UnreadableAnswer, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise ValueError(f"{place}: {error}") from None
     return Problem(problem_id, question, marked or answer, columns.grader)
 
 
-def _cell(where: str, row: Mapping[str, Any], column: str) -> str:
+def _cell(place: str, row: Row, column: str) -> str:
     if column not in row:
-        raise ValueError(f"{where} has no column {column!r}; it has {', '.join(row)}")
-    value = row[column]
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"{where}: column {column!r} must hold a string or a number; it holds {value!r:.60}")
-    if not str(value).strip():
-        raise ValueError(f"{where}: column {column!r} is empty")
-    return str(value).strip() if column != "question" else str(value)
+        raise ValueError(f"{place} has no column {column!r}; it has {', '.join(row)}")
+    try:
+        value = as_text(row[column])
+    except ValueError as error:
+        raise ValueError(f"{place}: column {column!r} {error}") from None
+    if not value.strip():
+        raise ValueError(f"{place}: column {column!r} is empty")
+    return value.strip() if column != "question" else value

@@ -1,8 +1,9 @@
-"""The nouns that flow everywhere, and the protocols they flow through.
+"""The records that every part of the package shares, and the protocols of policies and scorers.
 
-Invariant: every record is immutable, holds plain Python values only, and needs neither torch nor a tokenizer to be read.
-Token positions are offsets into a solution: 0 is the first token after the prompt. Entropies and log-probabilities are
-those of the policy's own next-token softmax at temperature 1, untruncated, in nats, whatever temperature was sampled at.
+Invariant: every record is immutable, holds plain Python values only, and needs neither torch nor a tokenizer
+to be read. Token positions are offsets into a solution: 0 is the first token after the prompt. Entropies and
+log-probabilities belong to the policy's own next-token softmax at temperature 1, untruncated, in nats,
+whatever temperature tokens are sampled at.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 NUM_DECIMALS = 6
-"""Decimals to which entropies, log-probabilities and scores are rounded before they are journaled or decide anything."""
+"""Decimals to which entropies, log-probabilities and scores are rounded before they are journaled or decide
+anything."""
 Finish = Literal["stop", "length"]
 """Why a completion ended: the policy's end token (which is then its last token), or the token limit."""
 EntropyBound = Literal["exact", "lower", "upper"]
-"""What a policy's entropies are: those of the whole distribution, or bounds of them that are known from its most probable tokens."""
+"""Whether a policy's entropies are those of the whole distribution (exact), or a lower or an upper bound of
+them that is computed from its most probable tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,7 @@ class Problem:
     """A question with a known answer."""
 
     id: str
-    """Unique in its problem set and stable across sessions."""
+    """A name that is unique in its problem set and never changes."""
     question: str
     answer: str
     grader: str = "numeric"
@@ -36,13 +39,14 @@ class Request:
     """Continue a token prefix."""
 
     prefix_ids: tuple[int, ...]
-    """Prompt and everything already decided, at least one token."""
+    """The prompt and the tokens that are already decided; at least one token."""
     max_tokens: int
     temperature: float = 0.0
-    """0 is greedy."""
+    """Sampling temperature; 0 decodes greedily."""
     top_p: float = 1.0
     seed: int = 0
-    """With the same prefix, settings and seed a policy returns the same sample, whatever else is in the batch."""
+    """With the same prefix, settings and seed a policy returns the same sample, whatever else is in the
+    batch."""
 
     def __post_init__(self) -> None:
         if not self.prefix_ids:
@@ -61,11 +65,12 @@ class Completion:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    """Of the token taken."""
+    """Log-probability of each token."""
     entropies: tuple[float, ...]
-    """Of the whole next-token distribution at that position: H = -sum_v p(v) ln p(v), in nats; or a bound, see `Policy.entropy_bound`."""
+    """Entropy of the whole next-token distribution at each position, H = -sum_v p(v) ln p(v), in nats; or a
+    bound of it, see `Policy.entropy_bound`."""
     runner_up_ids: tuple[int, ...]
-    """The most probable token other than the one taken."""
+    """The most probable token at each position other than the one taken."""
     runner_up_logprobs: tuple[float, ...]
     finish: Finish
     num_reused_tokens: int = 0
@@ -77,7 +82,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What sampling took. `reused_tokens` is the part of `prompt_tokens` that was not computed again."""
+    """The cost of sampling. `reused_tokens` is the part of `prompt_tokens` that was not computed again."""
 
     requests: int = 0
     prompt_tokens: int = 0
@@ -105,12 +110,13 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class ScoringCost:
-    """What a PRM took to steer a tree."""
+    """The cost of a PRM that steers a tree."""
 
     solutions: int = 0
-    """Leaves that it read."""
+    """Leaves that the PRM read."""
     tokens: int = 0
-    """Tokens that it read, prompts and step tags included; a prefix counts again for every leaf that has it."""
+    """Tokens that the PRM read, prompts and step tags included; a prefix counts again for every leaf that has
+    it."""
 
     def __add__(self, other: ScoringCost) -> ScoringCost:
         return ScoringCost(self.solutions + other.solutions, self.tokens + other.tokens)
@@ -120,14 +126,15 @@ class ScoringCost:
 class Branch:
     """One path of a tree from the place where it leaves its parent's path; it ends in a leaf.
 
-    The path of a branch is the first `fork` tokens of its parent's path followed by its own tokens; the root branch
-    has no parent and `fork` 0.
+    The path of a branch is the first `fork` tokens of its parent's path followed by its own tokens; the root
+    branch has no parent and `fork` 0.
     """
 
     parent_idx: int | None
     fork: int
     completion: Completion
-    """The branch's own tokens; the first one is the runner-up that was forced (for the root: the greedy choice)."""
+    """The branch's own tokens; the first one is the runner-up that was forced (in the root, the greedy
+    choice)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,20 +175,21 @@ class Solution:
     text: str
     token_ids: tuple[int, ...]
     entropies: tuple[float, ...]
-    """In nats, one per token; empty where the solution did not come from a policy with entropies."""
+    """Entropies in nats, one per token; empty if the solution did not come from a policy with entropies."""
     answer: str | None
-    """The answer read out of the text; None where there is none."""
+    """The answer that was found in the text; None if the text has none."""
     is_correct: bool
     num_sampled_tokens: int
-    """Tokens sampled for this solution alone; a prefix shared with an earlier solution counts there."""
+    """Tokens that were sampled for this solution; a prefix that it shares with an earlier solution counts for
+    that one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """One completion of a prefix, graded; both tuples have one entry per token, end token included.
 
-    Both are empty where only the verdict was kept. `is_correct` judges the whole solution: the prefix and this.
-    ValueError where the tuples differ in length.
+    Both are empty if only the verdict was kept. `is_correct` judges the whole solution, prefix and completion
+    together. ValueError if the tuples differ in length.
     """
 
     token_ids: tuple[int, ...]
@@ -198,23 +206,24 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """How good a step is, with the evidence it rests on."""
+    """How good a step is, with the evidence for it."""
 
     value: float
-    """In [0, 1]."""
+    """The value of the step in [0, 1]."""
     num_correct: int
+    """Right outcomes below the step."""
     num_total: int
-    """Outcomes below the step."""
+    """All outcomes below the step."""
     effective_size: float
-    """Kish's effective number of outcomes, (sum w)^2 / sum w^2; `num_total` where weights are uniform."""
+    """Kish's effective number of outcomes, (sum w)^2 / sum w^2; equals `num_total` if weights are uniform."""
     low: float
-    """The 95 % interval of `value`, in [0, 1]."""
+    """Lower end of the 95 % interval of `value`, in [0, 1]."""
     high: float
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledSolution:
-    """A solution cut into steps, one label per step; the text is the steps joined without anything between."""
+    """A solution cut into steps, which join to its text without a separator, with one label per step."""
 
     problem_id: str
     question: str
@@ -228,12 +237,12 @@ class Policy(Protocol):
 
     @property
     def name(self) -> str:
-        """What identifies the policy in a run's configuration: two policies that differ have different names."""
+        """The name of the policy in a run's configuration; two policies that differ have different names."""
         ...
 
     @property
     def num_parameters(self) -> int | None:
-        """Weights of the model; None where that is unknown."""
+        """The number of weights of the model; None if it is unknown."""
         ...
 
     @property
@@ -243,12 +252,12 @@ class Policy(Protocol):
 
     @property
     def max_length(self) -> int | None:
-        """Tokens of prompt and completion together at most; None where there is no limit."""
+        """Largest number of tokens of prompt and completion together; None if there is no limit."""
         ...
 
     @property
     def entropy_bound(self) -> EntropyBound:
-        """What its entropies are: exact, or an end of the interval that the most probable tokens leave; part of the name."""
+        """Whether entropies are exact, or which bound of them the policy reports; part of its name."""
         ...
 
     def encode_question(self, question: str) -> tuple[int, ...]:
@@ -256,7 +265,7 @@ class Policy(Protocol):
         ...
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of `token_ids` without end and other special tokens."""
+        """The text of `token_ids`, without end tokens and other special tokens."""
         ...
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
@@ -267,11 +276,11 @@ class Policy(Protocol):
         ...
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in the same order; a prefix that ends in an end token gets an empty one."""
+        """One completion per request, in order; it is empty for a prefix that ends in an end token."""
         ...
 
     def reset_cache(self) -> None:
-        """Forget what earlier calls left behind; costs, and rounding errors, then are those of a new policy."""
+        """Forget earlier calls, so that costs and rounding errors are those of a new policy."""
         ...
 
 
@@ -280,7 +289,7 @@ class Scorer(Protocol):
 
     @property
     def name(self) -> str:
-        """What identifies the scorer: two scorers that differ have different names."""
+        """The name of the scorer; two scorers that differ have different names."""
         ...
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:

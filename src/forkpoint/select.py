@@ -1,7 +1,8 @@
-"""Pick one of N solutions: aggregate (step scores -> solution score) x choose (best, majority, weighted vote).
+"""Pick one of N solutions: aggregate (step scores -> solution score) x choose (best, vote, weighted vote).
 
-Invariant: every choice returns an index into the candidates; ties go to the candidate that comes first, so choices are
-reproducible. Votes count answers, not texts; a candidate without an answer has no vote unless nobody has one.
+Invariant: every choice returns an index into the candidates; ties go to the candidate that comes first, so
+choices are reproducible. Votes count answers, not texts; a candidate without an answer has no vote unless
+nobody has one.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Literal
 Aggregate = Literal["last", "min", "prod", "mean"]
 AGGREGATES: tuple[Aggregate, ...] = ("last", "min", "prod", "mean")
 SHARPNESS = 3.0
-"""The power of scores in a policy-weighted vote. On valid problems of three settings of the lab 3 to 6 were alike, smaller and larger
-ones lower (docs/evidence.md)."""
+"""The power of scores in a policy-weighted vote. On validation problems of three settings of the lab, powers
+from 3 to 6 gave about the same accuracy, and smaller and larger ones less (docs/explanations/evidence.md)."""
 
 
 def aggregate(step_scores: Sequence[float], how: Aggregate) -> float:
@@ -53,12 +54,12 @@ def weighted_vote(answers: Sequence[Hashable | None], scores: Sequence[float]) -
 
 
 def sharpened(scores: Sequence[float], weights: Sequence[float], sharpness: float) -> list[float]:
-    """What candidates' votes count: weight times score to the power `sharpness` (0: the weights alone)."""
+    """The votes of candidates: weight times score to the power `sharpness` (0: the weight alone)."""
     return [weight * score**sharpness for weight, score in zip(weights, scores, strict=True)]
 
 
 def vote_share(answers: Sequence[Hashable | None], scores: Sequence[float]) -> float:
-    """How much of all votes the winner of `weighted_vote` has, in [0, 1]; 0 where there is no vote or none weighs anything."""
+    """The share in [0, 1] of all votes that `weighted_vote`'s winner has; 0 if the votes weigh nothing."""
     votes = _votes(answers, scores)
     total = math.fsum(votes.values())
     return max(votes.values()) / total if total > 0 else 0.0

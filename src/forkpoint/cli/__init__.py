@@ -1,7 +1,7 @@
-"""The `forkpoint` command: the only package that reads argv and prints; what it shows is in `console.py`.
+"""The `forkpoint` command: the only package that reads argv and prints, mostly through `console.py`.
 
-Every flag, default and help text comes from the configuration dataclass of the stage that it configures. A file holds the
-commands of one stage and registers them with `app` when it is imported.
+Every flag, default and help text comes from the configuration dataclass of the stage that it configures. Each
+file holds the commands of one stage and registers them with `app` when it is imported.
 Invariant: importing this package loads neither torch nor transformers.
 """
 

@@ -10,7 +10,8 @@ from cyclopts import App, Parameter
 from rich.table import Table
 
 from forkpoint import formats
-from forkpoint.cli.app import Device, Flat, app
+from forkpoint.checkpoint import Device
+from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import err_console, out_console, quiet_libraries
 from forkpoint.prm_benchmarks.best_of_n import BestOfNConfig
 from forkpoint.prm_benchmarks.best_of_n import best_of_n as measure_best_of_n
@@ -25,7 +26,7 @@ from forkpoint.prm_benchmarks.results import RESULTS
 from forkpoint.prms.config import FamilyConfig
 
 benchmark_app = App(
-    name="benchmark", help="Public benchmarks of process reward models, ours and other people's."
+    name="benchmark", help="Public benchmarks for any process reward model, trained here or elsewhere."
 )
 app.command(benchmark_app)
 
@@ -40,20 +41,22 @@ def processbench(
     family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
     device: Device = "auto",
 ) -> int:
-    """Find the first wrong step: F1 of ProcessBench, with a threshold that is chosen on one subset.
+    """Find the first wrong step: F1 of ProcessBench, with a threshold that one subset chooses.
 
-    Killed at any moment, the same command continues. OUT/results.json has the figures, OUT/scores the journaled step scores.
+    If the command is killed, the same command continues. OUT/results.json has the figures, OUT/scores the
+    journaled step scores.
 
     Parameters
     ----------
     prm
-        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a `forkpoint serve`.
+        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a
+        `forkpoint serve`.
     files
         Subsets such as gsm8k.json and math.json, or hub:Qwen/ProcessBench?split=gsm8k.
     out
-        Where the results go; one directory for every PRM.
+        Directory for the results; use one directory per PRM.
     read
-        Options of reading, KEY=VALUE each: separator='\\n' for what stands between steps.
+        Options for reading, KEY=VALUE each: separator='\\n' is the text between steps.
     """
     quiet_libraries()
     subsets = read_subsets(files, **formats.parse_options("processbench", "read", read))
@@ -71,10 +74,11 @@ def processbench(
     for row in results["subsets"]:
         name = f"{row['name']} (chose the threshold)" if row["chose_threshold"] else row["name"]
         table.add_row(
-            name, _interval(row["f1"]), f"{row['acc_error']['value']:.3f}", f"{row['acc_correct']['value']:.3f}",
-            f"{row['num_solutions']:,}", f"{row['upper_bound']['f1']:.3f}",
+            name, _interval(row["f1"]),
+            _number(row["acc_error"]["value"]), _number(row["acc_correct"]["value"]),
+            f"{row['num_solutions']:,}", _number(row["upper_bound"]["f1"]),
         )  # fmt: skip
-    table.add_row("mean", _interval(results["mean_f1"]), "", "", "", f"{results['upper_bound_mean_f1']:.3f}")
+    table.add_row("mean", _interval(results["mean_f1"]), "", "", "", _number(results["upper_bound_mean_f1"]))
     if results["held_out_mean_f1"] and results["threshold_from"]:
         table.add_row("mean of the others", _interval(results["held_out_mean_f1"]), "", "", "", "")
     return _show(table, results, out)
@@ -91,16 +95,18 @@ def prmbench(
 ) -> int:
     """Tell right steps from wrong ones: PRMScore of PRMBench, overall, by category and by class.
 
-    Killed at any moment, the same command continues. OUT/results.json has the figures, OUT/scores the journaled step scores.
+    If the command is killed, the same command continues. OUT/results.json has the figures, OUT/scores the
+    journaled step scores.
 
     Parameters
     ----------
     prm
-        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a `forkpoint serve`.
+        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a
+        `forkpoint serve`.
     files
         PRMBench rows: .jsonl, .json, .parquet, or hub:OWNER/NAME?split=NAME.
     out
-        Where the results go; one directory for every PRM.
+        Directory for the results; use one directory per PRM.
     """
     quiet_libraries()
     results = measure_prmbench(family.load(prm, device), read_processes(files), out, config)
@@ -138,17 +144,19 @@ def best_of_n(
 ) -> int:
     """Pick one of N candidates: majority, best score, weighted vote and oracle, from a file of candidates.
 
-    Scores are the PRM's, or with --scores the file's own; without either, majority and oracle are measured.
-    Killed at any moment, the same command continues. OUT/results.json has the figures, OUT/scores the journaled step scores.
+    The scores are the PRM's, or with --scores the file's own; without either, only majority and oracle are
+    measured. If the command is killed, the same command continues. OUT/results.json has the figures,
+    OUT/scores the journaled step scores.
 
     Parameters
     ----------
     file
         Problems with candidates: .jsonl, .json, .parquet, or hub:OWNER/NAME?split=NAME.
     out
-        Where the results go; one directory for every PRM.
+        Directory for the results; use one directory per PRM.
     prm
-        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a `forkpoint serve`.
+        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a
+        `forkpoint serve`.
     """
     candidates, scorer = read_candidates(file, columns), None
     if prm is not None:
@@ -170,10 +178,8 @@ def best_of_n(
             _interval(row["accuracy"]),
             _interval(gain, "+") if gain else "",
         )
-    if candidates.num_ungradable:
-        err_console.print(
-            f"{candidates.num_ungradable:,} answers could not be graded and count as wrong", highlight=False
-        )
+    if candidates.unread:
+        err_console.print(candidates.unread.message(), highlight=False, markup=False, soft_wrap=True)
     return _show(table, results, out)
 
 
@@ -189,27 +195,34 @@ def calibration(
     family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
     device: Device = "auto",
 ) -> int:
-    """Hold step scores against step labels: calibration error, Brier score, reliability curve.
+    """Compare step scores with step labels: calibration error, Brier score, reliability curve.
 
-    Killed at any moment, the same command continues. OUT/results.json has the figures, OUT/scores the journaled step scores.
+    If the command is killed, the same command continues. OUT/results.json has the figures, OUT/scores the
+    journaled step scores.
 
     Parameters
     ----------
     prm
-        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a `forkpoint serve`.
+        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a
+        `forkpoint serve`.
     file
-        Labelled steps: .jsonl, .json, .parquet, a run directory of `forkpoint label`, or hub:OWNER/NAME?split=NAME.
+        Labelled steps: .jsonl, .json, .parquet, a run directory of `forkpoint label`, or
+        hub:OWNER/NAME?split=NAME.
     out
-        Where the results go; one directory for every PRM.
+        Directory for the results; use one directory per PRM.
     from_
-        The file's format, as for `forkpoint convert`: forkpoint, math-shepherd, openrlhf, er-prm, rlhflow, trl, prm800k, processbench.
+        Format of the file, as for `forkpoint convert`: forkpoint, math-shepherd, openrlhf, er-prm, rlhflow,
+        trl, prm800k, processbench.
     read
-        Options of reading, KEY=VALUE each, such as neutral=positive for prm800k.
+        Options for reading, KEY=VALUE each, such as neutral=positive for prm800k.
     """
     quiet_libraries()
     solutions = list(formats.read(file, from_, **formats.parse_options(from_, "read", read)))
     results = measure_calibration(family.load(prm, device), solutions, out, config)
-    title = f"calibration: ECE {_interval(results['ece'])}, Brier {_interval(results['brier'])}, {results['num_steps']:,} steps"
+    title = (
+        f"calibration: ECE {_interval(results['ece'])}, Brier {_interval(results['brier'])}, "
+        f"{results['num_steps']:,} steps"
+    )
     table = Table("score", "steps", "mean score", "mean label", title=title)
     for row in results["reliability"]:
         span = f"{row['from']:.2f} .. {row['to']:.2f}"
@@ -217,12 +230,18 @@ def calibration(
     return _show(table, results, out)
 
 
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.3f}"
+
+
 def _interval(measured: dict[str, Any], sign: str = "") -> str:
+    if measured["value"] is None:
+        return "undefined"
     return f"{measured['value']:{sign}.3f} ({measured['low']:{sign}.3f} .. {measured['high']:{sign}.3f})"
 
 
 def _show(table: Table, results: dict[str, Any], out: Path) -> int:
-    """The table, what was refused, and where it is written."""
+    """Print the table, the refused solutions, and the path of the results."""
     out_console.print(table)
     refused = results["refused"]
     if refused and refused["num"]:

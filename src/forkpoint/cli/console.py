@@ -1,4 +1,4 @@
-"""What the command line shows: tables on stdout, progress and stages on stderr.
+"""The output of the command line: tables on stdout, progress and stages on stderr.
 
 Invariant: only this file and `forkpoint.cli` print; numbers are formatted here and computed elsewhere.
 """
@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from forkpoint.estimates import Estimate
-from forkpoint.experiments.raft import RaftReport
+from forkpoint.experiments.raft_report import RaftReport
 from forkpoint.training.processes import is_first_process
 
 out_console = Console(quiet=not is_first_process())
@@ -28,7 +28,7 @@ err_console = Console(stderr=True)
 
 
 def quiet_libraries() -> None:
-    """Keep transformers' own progress bars off the terminal; ours say how far the work is."""
+    """Turn off the progress bars of transformers; those of this file show the progress."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -36,7 +36,7 @@ def quiet_libraries() -> None:
 
 
 class SearchProgress:
-    """Tells, about every ten seconds, how many problems a search is done with."""
+    """Prints about every ten seconds how many problems have been searched."""
 
     def __init__(self) -> None:
         self._next = time.monotonic()
@@ -48,12 +48,12 @@ class SearchProgress:
 
 
 def say(stage: str) -> None:
-    """Tell what is being done, on stderr."""
+    """Print the name of a stage on stderr."""
     err_console.print(f"· {stage}", highlight=False)
 
 
 class TrainProgress:
-    """A bar for optimiser steps; on a stream that is no terminal, a line every tenth of the way."""
+    """A progress bar for optimiser steps; if stderr is not a terminal, ten lines instead."""
 
     def __init__(self) -> None:
         columns = [
@@ -78,7 +78,7 @@ class TrainProgress:
 
     def __call__(self, num_done: int, num_steps: int, loss: float) -> None:
         if num_done <= self._num_done:
-            self._next_share = 0.1  # another training
+            self._next_share = 0.1  # another training has begun
         self._num_done = num_done
         self._bar.update(
             self._task, completed=num_done, total=num_steps, loss=loss, visible=num_done < num_steps
@@ -89,6 +89,7 @@ class TrainProgress:
 
 
 def print_results(results: dict[str, Any]) -> None:
+    """The content of results.json: accuracies at the largest N, comparisons, label quality, first errors."""
     largest = max(row["n"] for row in results["rows"])
     table = Table(
         "sampler",
@@ -110,7 +111,8 @@ def print_results(results: dict[str, Any]) -> None:
             )
             pick = row["select"] + (f" ({row['aggregate']})" if row["aggregate"] else "")
             table.add_row(
-                sampler, pick, str(row["n"]), f"{row['accuracy']:.3f}", f"{row['ci_low']:.3f} .. {row['ci_high']:.3f}",
+                sampler, pick, str(row["n"]),
+                f"{row['accuracy']:.3f}", f"{row['ci_low']:.3f} .. {row['ci_high']:.3f}",
                 f"{row['sampled_tokens_per_problem']:.0f}",
             )  # fmt: skip
     out_console.print(table)
@@ -131,19 +133,21 @@ def print_results(results: dict[str, Any]) -> None:
     if results["first_error"]:
         found = results["first_error"]
         out_console.print(
-            f"first wrong step: F1 {found['f1']:.3f} (on wrong {found['acc_error']:.3f}, on right {found['acc_correct']:.3f}), "
+            f"first wrong step: F1 {found['f1']:.3f} "
+            f"(on wrong {found['acc_error']:.3f}, on right {found['acc_correct']:.3f}), "
             f"threshold {found['threshold']:.2f}, {found['num_solutions']} solutions",
             highlight=False,
         )
 
 
 def print_sweep(results: dict[str, Any]) -> None:
+    """The content of sweep.json: best-of-N by variant, and differences from majority and variant 1."""
     sizes = sorted({row["n"] for row in results["rows"]})
     names = [variant["name"] for variant in results["variants"]]
     how = results["variants"][0]["train"]["format"]["aggregate"]
     found = {(row["variant"], row["select"], row["aggregate"], row["n"]): row for row in results["rows"]}
-    num_problems = results["rows"][0]["num_problems"]
-    title = f"best-of-N ({how}), {num_problems} problems, {results['config']['num_seeds']} seeds, with 95 % intervals"
+    num_problems, num_seeds = results["rows"][0]["num_problems"], results["config"]["num_seeds"]
+    title = f"best-of-N ({how}), {num_problems} problems, {num_seeds} seeds, with 95 % intervals"
     table = Table(
         "",
         *(f"N = {n}" for n in sizes),
@@ -169,17 +173,14 @@ def print_sweep(results: dict[str, Any]) -> None:
 
 
 def print_raft(report: RaftReport, title: str) -> None:
-    """Accuracy by iteration, and what it gained over the base on the same problems."""
+    """Accuracy by iteration, and its gain over the base on the same problems."""
     table = Table("iteration", "kept", "kept right", "greedy", "sampled", "sampled minus base", title=title)
     for item in report.iterations:
         kept = (f"{item.kept.num_kept:,}", f"{item.kept.kept_accuracy:.3f}") if item.kept else ("", "")
-        gain = (
-            item.sampled_gain
-            and f"{item.sampled_gain.mean:+.3f} ({item.sampled_gain.low:+.3f} .. {item.sampled_gain.high:+.3f})"
-        )
-        table.add_row(str(item.iteration), *kept, _interval(item.greedy), _interval(item.sampled), gain or "")
+        gain = _interval(item.sampled_gain, "+") if item.sampled_gain else ""
+        table.add_row(str(item.iteration), *kept, _interval(item.greedy), _interval(item.sampled), gain)
     out_console.print(table)
 
 
-def _interval(estimate: Estimate) -> str:
-    return f"{estimate.mean:.3f} ({estimate.low:.3f} .. {estimate.high:.3f})"
+def _interval(estimate: Estimate, sign: str = "") -> str:
+    return f"{estimate.mean:{sign}.3f} ({estimate.low:{sign}.3f} .. {estimate.high:{sign}.3f})"

@@ -1,4 +1,4 @@
-"""`forkpoint demo`: everything, with the shipped policy."""
+"""`forkpoint demo`: all stages with the shipped policy."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def demo(
     batch_size: int = 128,
     workers: int = 2,
 ) -> int:
-    """Do it all with the shipped policy: grow trees, label, train a PRM, evaluate, write a report.
+    """Run all stages with the shipped policy: grow trees, label, train a PRM, evaluate, write a report.
 
     Parameters
     ----------
     out
-        Where everything goes; run again to continue or to look again.
+        Directory for all outputs; the same command continues an interrupted demo.
     batch_size
-        Problems that are worked on side by side.
+        Problems that are processed together.
     workers
-        Processes that sample.
+        Number of processes that sample.
     """
     quiet_libraries()
     out.mkdir(parents=True, exist_ok=True)

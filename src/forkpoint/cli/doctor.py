@@ -1,4 +1,4 @@
-"""`forkpoint doctor`: what is wrong with a PRM, a data file or a policy, before it is used."""
+"""`forkpoint doctor`: problems of a PRM, a data file or a policy, before it is used."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from cyclopts import Parameter
 from rich.table import Table
 from rich.text import Text
 
-from forkpoint.cli.app import Device, app
+from forkpoint.checkpoint import Device
+from forkpoint.cli.app import app
 from forkpoint.cli.console import out_console, quiet_libraries
 from forkpoint.doctor.data import examine_data
-from forkpoint.doctor.finding import Finding, Verdict
+from forkpoint.doctor.finding import Finding, Severity
 from forkpoint.doctor.kind import kind_of
 from forkpoint.doctor.samples import Sample
 from forkpoint.prms.score_file import read_solutions
@@ -25,7 +26,7 @@ from forkpoint.problems import load_problems
 from forkpoint.steps import newline_steps
 
 SHOWN_DETAILS = 5
-STYLES: dict[Verdict, str] = {"problem": "red", "warning": "yellow", "ok": "green"}
+STYLES: dict[Severity, str] = {"problem": "red", "warning": "yellow", "ok": "green"}
 FAMILY_OPTIONS = ("separator", "reference", "beta")
 
 
@@ -47,46 +48,52 @@ def doctor(
     device: Device = "auto",
     json_: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
-    """Look at a PRM, a data file or a policy before it is used; exit status 1 where there is a problem. See docs/doctor.md.
+    """Examine a PRM, a data file or a policy before it is used; exits with status 1 if there is a problem.
+
+    See docs/how-to/doctor.md.
 
     Parameters
     ----------
     target
-        A model directory or hub id, a file of step labels (.jsonl, .json, .parquet), a label run, or hub:OWNER/NAME?split=train.
+        A model directory or hub id, a file of step labels (.jsonl, .json, .parquet), a label run, or
+        hub:OWNER/NAME?split=train.
     kind
-        What it is; auto tells by its files. A language model is a policy unless its files say otherwise.
+        The kind of the target; auto decides by its files. A language model is a policy unless its files say
+        otherwise.
     family
-        The family of a PRM whose files do not tell it (docs/prms).
+        The family of a PRM, if its files do not say it (docs/reference/prms).
     format_
-        The format of a data file whose columns do not tell it (docs/formats.md).
+        The format of a data file, if its columns do not show it (docs/reference/formats.md).
     read
-        Options, KEY=VALUE each: those of the data format, or of the PRM's family (separator, reference, beta).
+        Options, KEY=VALUE each: those of the data format, or of the PRM's family (separator, reference,
+        beta).
     solutions
-        For a PRM: solutions that it is to score, as for `forkpoint score`.
+        For a PRM: solutions to score, as for `forkpoint score`.
     prm
-        For data: the PRM that is to read it.
+        For data: the PRM that will read it.
     against
-        For data: a file of test questions that must not be in it; those of FORKPOINT_DATA are looked for too.
+        For data: a file of test questions that must not be in it; the test sets in FORKPOINT_DATA are checked
+        too.
     problems
         For a policy: problems to complete and to count anchors on, as for `forkpoint label`.
     template
         For a policy: the prompt with {question} in it.
     max_tokens
-        For a policy: tokens of a completion at most.
+        For a policy: maximum number of tokens of a completion.
     tau
         For a policy: the entropy in nats above which a token is an anchor.
     json_
-        Print the findings as JSON.
+        Print all findings as JSON.
     """
     quiet_libraries()
-    its_kind = kind_of(target) if kind == "auto" else kind
-    if its_kind == "prm":
+    found_kind = kind_of(target) if kind == "auto" else kind
+    if found_kind == "prm":
         from forkpoint.doctor.prm import examine_prm
 
         findings = examine_prm(
             target, device, family, _family_options(read), _samples(solutions) if solutions else ()
         )
-    elif its_kind == "data":
+    elif found_kind == "data":
         known_data = os.environ.get("FORKPOINT_DATA")
         findings = examine_data(
             target,
@@ -106,13 +113,13 @@ def doctor(
     if json_:
         report = {
             "target": target,
-            "kind": its_kind,
+            "kind": found_kind,
             "num_problems": num_problems,
             "findings": [asdict(finding) for finding in findings],
         }
-        print(json.dumps(report, ensure_ascii=False, indent=1))
+        print(json.dumps(report, ensure_ascii=False, indent=1, allow_nan=False))
     else:
-        _show(f"{its_kind}: {target}", findings)
+        _show(f"{found_kind}: {target}", findings)
     return 1 if num_problems else 0
 
 
@@ -122,7 +129,8 @@ def _family_options(assignments: Sequence[str]) -> dict[str, str | float]:
         key, equals, value = assignment.partition("=")
         if not equals or key not in FAMILY_OPTIONS:
             raise ValueError(
-                f"options of a PRM are KEY=VALUE with the keys {', '.join(FAMILY_OPTIONS)}; {assignment!r} was given"
+                f"options of a PRM are KEY=VALUE with the keys {', '.join(FAMILY_OPTIONS)}; "
+                f"{assignment!r} was given"
             )
         options[key] = float(value) if key == "beta" else value.replace("\\n", "\n")
     return options

@@ -13,9 +13,10 @@ from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import out_console, print_results, quiet_libraries, say
 from forkpoint.cli.steering import steering_of
 from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
-from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy, write_results
+from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy, write_results
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.prms import load_prm
+from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
 from forkpoint.report import write_report
 from forkpoint.runs import LocalExecutor
@@ -37,40 +38,44 @@ def evaluate(
     search: Annotated[SteeringConfig, Parameter(name="search")] = SteeringConfig(),
     policy: Annotated[PolicyConfig, Flat] = PolicyConfig(),
 ) -> int:
-    """Measure greedy, majority, best-of-N and oracle accuracy against sampled tokens, for HT samples and EDU trees.
+    """Measure accuracy against sampled tokens, for HT samples and EDU trees.
+
+    The answers are picked by majority, best-of-N, weighted vote and oracle; greedy solutions are measured
+    beside them.
 
     Parameters
     ----------
     problems
-        As for `forkpoint label`.
+        Test problems, as for `forkpoint label`.
     prm
-        A directory made by `forkpoint train`; without it nothing is scored.
+        A directory made by `forkpoint train`; without it, nothing is scored.
     out
-        The run directory; gets results.json and report.html.
+        The run directory, which gets results.json and report.html.
     threshold_problems
-        Lab problems that choose the first-error threshold, such as lab:valid?num=200; lab problems only.
+        Lab problems that choose the first-error threshold, such as lab:valid?num=200.
     labels
-        A run directory of `forkpoint label` whose labels are held against many rollouts of the same prefixes.
+        A run directory of `forkpoint label`, whose labels are compared with many rollouts of the same
+        prefixes.
     """
     quiet_libraries()
     loaded = policy.load()
     scorer = load_prm(prm, policy.device) if prm else None
     tree = replace(tree, num_leaves=config.num_samples, max_tokens=config.max_tokens)
     started = time.monotonic()
+    executor = LocalExecutor(chunk_size=policy.batch_size)
     evaluation = evaluate_policy(
         load_problems(problems),
         loaded,
         out / "evaluate",
-        config,
-        tree,
-        LocalExecutor(chunk_size=policy.batch_size),
-        scorer,
-        scorer.format if scorer else None,
-        threshold_problems=load_problems(threshold_problems) if threshold_problems else (),
-        on_stage=say,
-        steering=steering_of(search, scorer),
+        SolutionSources(config, tree, steering_of(search, scorer)),
+        executor,
+        Judge(
+            scorer,
+            scorer.format if scorer else PRMFormat(),
+            load_problems(threshold_problems) if threshold_problems else (),
+        ),
+        say,
     )
-    executor = LocalExecutor(chunk_size=policy.batch_size)
     truth = (
         measure_labels(labels, loaded, out / "truth", prefixes, executor, config.max_tokens)
         if labels
@@ -95,12 +100,12 @@ def evaluate(
 
 @app.command
 def report(directory: Path) -> int:
-    """Write DIRECTORY/report.html from DIRECTORY/results.json: one file, no network.
+    """Write DIRECTORY/report.html from DIRECTORY/results.json: one file that needs no network.
 
     Parameters
     ----------
     directory
-        What `forkpoint demo` or `forkpoint evaluate` wrote.
+        The output directory of `forkpoint demo` or `forkpoint evaluate`.
     """
     out_console.print(str(write_report(directory)), highlight=False, soft_wrap=True)
     return 0

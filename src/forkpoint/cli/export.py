@@ -1,4 +1,4 @@
-"""`forkpoint export`: a PRM of ours in a layout that other engines serve."""
+"""`forkpoint export`: a trained PRM in a layout that other engines serve."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from forkpoint.cli.console import out_console, quiet_libraries
 
 @app.command
 def export(prm: Path, *, to: Literal["qwen"] = "qwen", out: Path) -> int:
-    """Save a PRM made by `forkpoint train` in the layout of Qwen2.5-Math-PRM, with equal scores; stock vLLM serves it.
+    """Save a PRM made by `forkpoint train` in the layout of Qwen2.5-Math-PRM, which stock vLLM serves.
+
+    The scores stay the same.
 
     Parameters
     ----------
     prm
-        The PRM; its base must be a Qwen2.
+        The PRM; its base must be a Qwen2 model.
     to
         The layout.
     out
-        A directory that is empty, or not there yet.
+        A directory that is empty or does not exist.
     """
     quiet_libraries()
     from forkpoint.prms.export import save_as_qwen

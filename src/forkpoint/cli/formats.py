@@ -1,4 +1,4 @@
-"""`forkpoint convert`: step-labelled data of one format into another."""
+"""`forkpoint convert`: step-labelled data from one format to another."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def convert(
     write: tuple[str, ...] = (),
     skip_bad_rows: bool = False,
 ) -> int:
-    """Turn step-labelled data of one format into another; see docs/formats.md.
+    """Convert step-labelled data from one format to another; see docs/reference/formats.md.
 
     Parameters
     ----------
     source
         A file (.jsonl, .json, .parquet), a run directory of `forkpoint label`, or hub:OWNER/NAME?split=train.
     from_
-        Its format: forkpoint, math-shepherd, openrlhf, er-prm, rlhflow, trl, prm800k, processbench.
+        Format of the source: forkpoint, math-shepherd, openrlhf, er-prm, rlhflow, trl, prm800k, processbench.
     out
-        The file to write; its suffix says jsonl, json or parquet.
+        The file to write; its suffix is .jsonl, .json or .parquet.
     to
         The format to write.
     read
-        Options of reading, KEY=VALUE each.
+        Options for reading, KEY=VALUE each.
     write
-        Options of writing, KEY=VALUE each, such as threshold=0.5 where soft labels become booleans.
+        Options for writing, KEY=VALUE each, such as threshold=0.5 if soft labels become booleans.
     skip_bad_rows
-        Leave rows out that cannot be read, and say which; without it the first one ends the command.
+        Skip rows that cannot be read, and print the reason; by default, the first such row ends the command.
     """
     num_bad = 0
 

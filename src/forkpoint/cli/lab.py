@@ -1,4 +1,4 @@
-"""`forkpoint lab`: the built-in problems and their tiny policy."""
+"""`forkpoint lab`: the built-in problems and their small policy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from forkpoint.lab.problem_set import lab_story
 from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems
 
-lab_app = App(name="lab", help="The built-in problems with an exact step oracle, and their tiny policy.")
+lab_app = App(name="lab", help="The built-in problems with an exact step oracle, and their small policy.")
 app.command(lab_app)
 
 
@@ -46,7 +46,7 @@ def check(
     policy
         `lab`, a model directory, or a hub id.
     batch_size
-        Sequences decoded side by side.
+        Sequences that are decoded together.
     """
     quiet_libraries()
     result = check_policy(load_policy(policy, batch_size=batch_size), config, say)

@@ -1,10 +1,10 @@
-"""`forkpoint label` and `relabel`: outcomes, and labels out of them."""
+"""`forkpoint label` and `forkpoint relabel`: outcomes, and the labels derived from them."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.table import Table
@@ -12,14 +12,18 @@ from rich.table import Table
 from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import SearchProgress, err_console, out_console, quiet_libraries
 from forkpoint.cli.steering import steering_of
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaf_plan import LeafPlan
+from forkpoint.labels.plan import Plan, Sampling
 from forkpoint.labels.rollouts import RolloutPlan
-from forkpoint.labels.run import LABELS, label_problems, relabel
+from forkpoint.labels.run import label_problems, relabel
 from forkpoint.labels.values import PlanName, product_named
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.problems import load_problems
+from forkpoint.runs import Run
 from forkpoint.runs.workers import WorkersConfig
 from forkpoint.trees.grow import TreeConfig
 from forkpoint.trees.steer import SteeringConfig
@@ -43,27 +47,29 @@ def label(
     policy: Annotated[PolicyConfig, Flat] = PolicyConfig(),
     workers: Annotated[WorkersConfig, Flat] = WorkersConfig(),
 ) -> int:
-    """Sample solutions of every problem, grade them, label their steps.
+    """Sample solutions of every problem, grade them, and label their steps.
 
-    Killed at any moment, the same command continues. OUT/journal.jsonl holds the raw outcomes, OUT/labels.jsonl the labels;
-    `forkpoint relabel` derives other labels from the same outcomes.
+    If the command is killed, the same command continues. OUT/journal.jsonl holds the raw outcomes,
+    OUT/labels.jsonl the labels; `forkpoint relabel` derives other labels from the same outcomes.
 
     Parameters
     ----------
     problems
-        lab:train?num=500&seed=0, lab-shuffle:train?num=500, gsm8k:FILE.jsonl, math:FILE.jsonl, jsonl:FILE?question=Q&answer=A,
-        parquet:..., hub:OWNER/NAME?split=...
+        Source of the problems: lab:train?num=500&seed=0, lab-shuffle:train?num=500, gsm8k:FILE.jsonl,
+        math:FILE.jsonl, jsonl:FILE?question=Q&answer=A, parquet:..., hub:OWNER/NAME?split=...
     out
         The run directory.
     method
-        A published label: edu, er, shepherd-hard, shepherd-soft, omega, orm; sets the plan and the value.
+        A published label, which sets the plan and the value: edu, er, shepherd-hard, shepherd-soft, omega,
+        orm.
     plan
-        Where the outcomes under a step come from: leaves of an EDU tree, rollouts of its prefix, or rollouts by bisection.
+        Source of the outcomes below a step: leaves of an EDU tree, rollouts of its prefix, or rollouts by
+        bisection.
     prm
-        A PRM that steers trees (P-EDU: --search.prune-below 0.2; --search.expand mcts): a directory, a hub id, or the address of a
-        `forkpoint serve`.
+        A PRM that steers trees (P-EDU: --search.prune-below 0.2; --search.expand mcts): a directory, a hub
+        id, or the address of a `forkpoint serve`.
     seed
-        Of what is sampled (rollouts and the solutions they are for; trees are greedy).
+        Seed of rollouts and sampled solutions; trees are greedy.
     """
     quiet_libraries()
     if method is not None:
@@ -75,9 +81,11 @@ def label(
         and policy.tensor_parallel > workers.gpus_per_worker
     ):
         raise ValueError(
-            f"tensor_parallel {policy.tensor_parallel} needs as many GPUs in each worker, which have {workers.gpus_per_worker:g}; "
+            f"tensor_parallel {policy.tensor_parallel} needs {policy.tensor_parallel} GPUs in each worker, "
+            f"which have {workers.gpus_per_worker:g}; "
             f"give --gpus-per-worker {policy.tensor_parallel}"
         )
+    plans: dict[PlanName, Plan[Any]] = {"leaves": LeafPlan(), "rollouts": rollouts, "bisect": bisect}
     with workers.executor(policy.batch_size) as executor:
         summary = label_problems(
             load_problems(problems),
@@ -86,10 +94,12 @@ def label(
             tree,
             labels,
             executor,
-            plan={"leaves": None, "rollouts": rollouts, "bisect": bisect}[plan],
-            seed=seed,
-            on_round=SearchProgress(),
-            steering=steering_of(search, family.load(prm, policy.device) if prm else None),
+            Sampling(
+                plans[plan],
+                seed,
+                steering_of(search, family.load(prm, policy.device) if prm else None),
+                SearchProgress(),
+            ),
         )
     table = Table(title=f"labelled: {out}", show_header=False)
     for name, value in asdict(summary).items():
@@ -98,9 +108,12 @@ def label(
     for name, value in asdict(summary.cost).items():
         table.add_row(name, f"{value:,}")
     out_console.print(table)
+    for warning in summary.warnings:
+        err_console.print(f"warning: {warning}", style="yellow", highlight=False, soft_wrap=True)
     if summary.num_failed:
         err_console.print(
-            f"{summary.num_failed} problems failed, see {out / 'failures.jsonl'}; run the same command to try them again"
+            f"{summary.num_failed} problems failed, see {out / 'failures.jsonl'}; "
+            "run the same command to try them again"
         )
     return 1 if summary.num_failed else 0
 
@@ -114,26 +127,35 @@ def relabel_command(
     num_rollouts: int | None = None,
     out: Path | None = None,
 ) -> int:
-    """Derive labels of other values from the outcomes of a label run, in seconds and without its policy.
+    """Derive labels of other values from the outcomes of a label run, in seconds and without the policy.
 
     Parameters
     ----------
     run
         A run directory of `forkpoint label`.
     values
-        Several at once, such as --values er:0.1 --values er:2 --values hit; OUT is then a directory of VALUE.jsonl files.
+        Several values at once, such as --values er:0.1 --values er:2 --values hit; OUT is then a directory
+        that gets one VALUE.jsonl each.
     num_rollouts
-        Take the first so many completions of each prefix; without it, all.
+        Use only the first completions of each prefix, up to this number; by default, all.
     out
-        The file of labels (with --values, the directory); without it RUN/labels.jsonl is replaced.
+        The file of labels (with --values, the directory); by default, RUN/labels.jsonl is replaced.
     """
     if values and out is None:
-        raise ValueError("--values writes one file each; say where with --out DIRECTORY")
+        raise ValueError("--values writes one file per value; give their directory with --out DIRECTORY")
     configs = [(labels, out or run / LABELS)]
     if values and out is not None:
         out.mkdir(parents=True, exist_ok=True)
         named = [replace(labels, value=value, eta=None) for value in values]
         configs = [(config, out / f"{config.canonical_value.replace(':', '-')}.jsonl") for config in named]
+    with Run.read(run) as opened:
+        if not opened.is_finished:
+            err_console.print(
+                f"{run} is not finished: the labels are those of the problems that are done; "
+                "run its forkpoint label again for the others",
+                highlight=False,
+                soft_wrap=True,
+            )
     for (config, path), num_labels in zip(configs, relabel(run, configs, num_rollouts), strict=True):
         out_console.print(
             f"{num_labels:,} labels of value {config.canonical_value}: {path}",

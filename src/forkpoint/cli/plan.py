@@ -1,4 +1,4 @@
-"""`forkpoint plan`: what an experiment takes before it is run."""
+"""`forkpoint plan`: the cost of an experiment before it is run."""
 
 from __future__ import annotations
 
@@ -32,24 +32,27 @@ def plan(
     hardware: Annotated[HardwareConfig, Flat] = HardwareConfig(),
     json_: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
-    """Say what an experiment takes before it is run: tokens, FLOPs, memory, GPU hours, cost; nothing is run or loaded.
+    """Estimate an experiment before it is run: tokens, FLOPs, memory, GPU hours, cost.
 
-    A recipe's means are assumptions; a pilot, the same command on a few problems, measures them. See docs/real_scale.md.
+    Nothing is run, and no model is loaded. A recipe's means are assumptions; a pilot, which is the same
+    command on a few problems, measures them. See docs/how-to/real_scale.md.
 
     Parameters
     ----------
     recipe
-        An experiment in a file, such as recipes/real/edu_prm_qwen2.5_7b.toml. Without one, a pilot is scaled up by itself.
+        The file of an experiment, such as recipes/real/edu_prm_qwen2.5_7b.toml. Without one, only a pilot is
+        scaled up.
     out
-        Where the experiment would be.
+        The directory that the experiment would write to.
     set_
         NAME=VALUE of a variable of the recipe.
     pilot
-        With a recipe, STAGE=DIRECTORY: a finished run of that stage's command on fewer problems. Without one, the run's directory.
+        With a recipe, STAGE=DIRECTORY of a finished run of that stage's command on fewer problems. Without a
+        recipe, the run's directory.
     num_problems
-        Without a recipe: how many problems the pilot is scaled up to.
+        Without a recipe: number of problems that the pilot is scaled up to.
     json_
-        Print all numbers, and what they follow from, as JSON.
+        Print all numbers, and their inputs, as JSON.
     """
     if recipe is None:
         if len(pilot) != 1 or num_problems is None or num_problems < 1 or set_:
@@ -82,6 +85,7 @@ def plan(
                 {**report, "stages": [_row(item) for item in estimates], "total": total},
                 indent=1,
                 ensure_ascii=False,
+                allow_nan=False,
             )
         )
         return 0
@@ -90,7 +94,7 @@ def plan(
 
 
 def parsed(arguments: Sequence[str]) -> tuple[str, Arguments]:
-    """The name and all arguments of a command line of `forkpoint`, which is not executed. ValueError where it is none."""
+    """Name and arguments of a `forkpoint` command line, which is not run. ValueError if it is invalid."""
     try:
         _, bound, _ = app.parse_args(list(arguments), print_error=False, exit_on_error=False)
     except CycloptsError as error:
@@ -169,7 +173,8 @@ def _show_pilot(pilot: Pilot, num_problems: int, is_json: bool) -> None:
         "hours": pilot.seconds * factor / 3600,
     }
     if is_json:
-        print(json.dumps({"pilot": _pilot_row(pilot), "expected": expected}, indent=1, ensure_ascii=False))
+        content = {"pilot": _pilot_row(pilot), "expected": expected}
+        print(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
         return
     table = Table(
         "",
@@ -194,7 +199,7 @@ def _show_pilot(pilot: Pilot, num_problems: int, is_json: bool) -> None:
     )
     out_console.print(table)
     out_console.print(
-        f"The interval is a 95 % bootstrap over the pilot's problems. It sampled {pilot.tokens_per_second:,.0f} tokens per second, a lower "
-        "bound of what more problems side by side get.",
+        "The interval is a 95 % bootstrap over the pilot's problems. The pilot sampled "
+        f"{pilot.tokens_per_second:,.0f} tokens per second, a lower bound for more problems at a time.",
         soft_wrap=True,
     )

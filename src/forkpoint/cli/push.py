@@ -23,22 +23,22 @@ def push(
     dry_run: bool = False,
     out: Path | None = None,
 ) -> int:
-    """Upload a PRM or labels to the hub, with a card of what the runs record; see docs/push.md.
+    """Upload a PRM or labels to the hub, with a card that is written from the runs; see docs/how-to/push.md.
 
     Parameters
     ----------
     source
         A directory made by `forkpoint train`, a label run, or a file of labels (labels.jsonl).
     repo_id
-        OWNER/NAME on the hub; made where it is not there.
+        OWNER/NAME on the hub; created if it does not exist.
     labels
         For a PRM: the label run or the file of labels that it was trained on.
     evaluation
         For a PRM: the results.json that `forkpoint evaluate` wrote for it.
     private
-        Make the repository private, where it is new.
+        Make the repository private if it is new.
     dry_run
-        Upload nothing; leave the folder that would be uploaded at OUT.
+        Upload nothing; write the folder that would be uploaded to OUT.
     out
         With --dry-run: a new folder.
     """
@@ -49,7 +49,7 @@ def push(
     repo_type = repo_type_of(source)
     if repo_type == "dataset" and (labels or evaluation):
         raise ValueError(
-            f"{source} is no PRM; --labels and --evaluation say how one was trained and measured"
+            f"{source} is not a PRM; --labels and --evaluation say how a PRM was trained and measured"
         )
     with TemporaryDirectory() as temporary:
         folder = out or Path(temporary) / "folder"

@@ -1,4 +1,4 @@
-"""`forkpoint raft`: a policy improved on its own solutions."""
+"""`forkpoint raft`: fine-tune a policy on its own solutions."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-from forkpoint.cli.app import Device, Dtype, Flat, app
+from forkpoint.checkpoint import Device, Dtype
+from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import TrainProgress, print_raft, quiet_libraries, say
 from forkpoint.experiments.raft import raft
 from forkpoint.experiments.raft_config import RaftConfig
+from forkpoint.experiments.raft_inputs import RaftInputs
 from forkpoint.policies import load_policy
 from forkpoint.prms.config import FamilyConfig
+from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
 from forkpoint.runs.workers import WorkersConfig
 
@@ -32,42 +35,46 @@ def raft_command(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> int:
-    """Improve a policy on its own solutions: sample, keep the best by a PRM, fine-tune, evaluate, T times (RAFT).
+    """Improve a policy on its own solutions (RAFT).
 
-    With --select outcome a random right solution is kept instead, as the baseline. Killed at any moment, the same command
-    continues.
+    Each iteration samples solutions, keeps the one of every problem that a PRM scores best, fine-tunes the
+    policy on them, and evaluates it. With --select outcome, a random right solution is kept instead, as a
+    baseline. If the command is killed, the same command continues.
 
     Parameters
     ----------
     problems
-        What is trained on, as for `forkpoint label`.
+        Problems to learn from, as for `forkpoint label`.
     eval_problems
-        What every iteration is measured on; shares no question with the others.
+        Problems that every iteration is measured on; they must share no question with the others.
     base
         The policy to start from: `lab`, a model directory, or a hub id.
     prm
-        A directory made by `forkpoint train`, a public PRM, or the address of a `forkpoint serve`; needed unless --select outcome.
+        A directory made by `forkpoint train`, a public PRM, or the address of a `forkpoint serve`; required
+        unless --select outcome is given.
     out
-        The run directory; gets raft.json, and the policy of every iteration.
+        The run directory, which gets raft.json and the policy of every iteration.
     batch_size
-        Problems that are worked on side by side.
+        Problems that are processed together.
+    template
+        The prompt with {question} in it; by default, the chat template, or the question and a line break if
+        there is none.
+    device
+        Device of the policy and the PRM.
+    dtype
+        Type of the weights while sampling; auto is bfloat16 on a GPU and float32 elsewhere.
     """
     quiet_libraries()
-    load = partial(load_policy, device=device, dtype=dtype, batch_size=batch_size, template=template)
     scorer = family.load(prm, device) if prm else None
+    inputs = RaftInputs(
+        load_problems(problems),
+        load_problems(eval_problems),
+        base,
+        scorer,
+        scorer.format if scorer else PRMFormat(),
+        partial(load_policy, device=device, dtype=dtype, batch_size=batch_size, template=template),
+    )
     with TrainProgress() as progress, workers.executor(batch_size) as executor:
-        found = raft(
-            load_problems(problems),
-            load_problems(eval_problems),
-            base,
-            out,
-            config,
-            executor,
-            scorer,
-            scorer.format if scorer else None,
-            load=load,
-            on_stage=say,
-            on_step=progress,
-        )
-    print_raft(found, f"RAFT: {out}")
+        report = raft(inputs, out, config, executor, on_stage=say, on_step=progress)
+    print_raft(report, f"RAFT: {out}")
     return 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from forkpoint.cli.app import Device, Flat, app
+from forkpoint.checkpoint import Device
+from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import out_console, quiet_libraries
 from forkpoint.prms.config import FamilyConfig
-from forkpoint.prms.score_file import read_solutions, score_rows, write_lines
+from forkpoint.prms.score_file import read_placed_solutions, score_rows, write_lines
 from forkpoint.select import Aggregate
 
 
@@ -24,23 +25,31 @@ def score(
 ) -> int:
     """Score the steps of solutions: JSON lines with `question` and `steps` (or `solution`, cut at line ends).
 
-    Each line is written back with `step_scores` and `score`. Nothing is written unless every line can be scored.
+    Each line is written with its `step_scores` and `score`. Nothing is written unless every line can be
+    scored.
 
     Parameters
     ----------
     prm
-        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a `forkpoint serve`.
+        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a
+        `forkpoint serve`.
     file
         The solutions.
     out
-        Where the scored lines go.
+        File for the scored lines.
     aggregate
-        What makes one score of the steps' (last, min, prod, mean); without it, what the PRM was saved with.
+        How step scores become one score: last, min, prod or mean; by default, the aggregate that the PRM was
+        saved with.
     """
     quiet_libraries()
     scorer = family.load(prm, device)
+    placed = read_placed_solutions(file)
     rows = score_rows(
-        read_solutions(file), scorer, aggregate or scorer.format.aggregate, scorer.format.segmentation
+        [row for _, row in placed],
+        scorer,
+        aggregate or scorer.format.aggregate,
+        scorer.format.segmentation,
+        [place for place, _ in placed],
     )
     write_lines(out, rows)
     out_console.print(

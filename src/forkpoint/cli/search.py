@@ -1,4 +1,4 @@
-"""`forkpoint search`: answers found with a PRM, and what they take."""
+"""`forkpoint search`: answers found with a PRM, and their cost."""
 
 from __future__ import annotations
 
@@ -34,21 +34,24 @@ def search(
 ) -> int:
     """Find an answer to every problem with a PRM, and count the tokens of both models.
 
-    Killed at any moment, the same command continues; with other methods it adds theirs. OUT/results.jsonl holds an answer per
-    problem and method, OUT/results.json the accuracies with 95 % intervals and the tokens per problem.
+    If the command is killed, the same command continues; with other methods, it adds their answers.
+    OUT/results.jsonl holds one answer per problem and method, OUT/results.json the accuracies with 95 %
+    intervals and the tokens per problem.
 
     Parameters
     ----------
     problems
-        As for `forkpoint label`.
+        The problems, as for `forkpoint label`.
     prm
-        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a `forkpoint serve`.
+        A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a
+        `forkpoint serve`.
     out
         The run directory.
     method
-        Several at once: --method beam --method vote; the first is the reference of the paired differences.
+        The methods, such as --method beam --method vote; the first is the reference of the paired
+        differences.
     prm_weight
-        What a token that the PRM computes counts in tokens of the policy: the ratio of the two models' parameters.
+        Cost of a token of the PRM in tokens of the policy: the ratio of the two models' parameters.
     """
     quiet_libraries()
     guide = LoadedPRM(prm, family, policy.device).guide()
@@ -58,7 +61,8 @@ def search(
         )
     if num_failed:
         err_console.print(
-            f"{num_failed} searches failed, see {out / 'failures.jsonl'}; run the same command to try them again"
+            f"{num_failed} searches failed, see {out / 'failures.jsonl'}; "
+            "run the same command to try them again"
         )
         return 1
     out_console.print(_table(reports))
@@ -70,7 +74,10 @@ def search(
 
 def _table(reports: Sequence[MethodReport]) -> Table:
     first = reports[0]
-    title = f"{first.accuracy.num_problems} problems, score by {first.aggregate}; tokens per problem, with reuse of prefixes / without"
+    title = (
+        f"{first.accuracy.num_problems} problems, score by {first.aggregate}; "
+        "tokens per problem, with reuse of prefixes / without"
+    )
     table = Table(
         "method", "accuracy", f"minus {first.method}", "sampled", "policy", "PRM", "total", title=title
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from forkpoint.cli.app import Device, Flat, app
+from forkpoint.checkpoint import Device
+from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import quiet_libraries, say
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.serve import ServeConfig
@@ -19,7 +20,7 @@ def serve(
     family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
     device: Device = "auto",
 ) -> int:
-    """Answer requests for step scores over HTTP until stopped; see docs/serve.md.
+    """Serve step scores over HTTP until stopped; see docs/how-to/serve.md.
 
     Parameters
     ----------

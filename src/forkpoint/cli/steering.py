@@ -1,4 +1,4 @@
-"""Steering of trees by a PRM, out of flags."""
+"""The steering of trees by a PRM, from flags."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from forkpoint.trees.steer import Steering, SteeringConfig
 
 
 def steering_of(search: SteeringConfig, prm: PRM | None) -> Steering | None:
-    """What the flags ask for; None for plain trees."""
+    """The steering that the flags ask for; None for plain trees."""
     if search == SteeringConfig():
         return None
     return Steering(search, prm, prm.format if prm else None, getattr(prm, "num_tokens", None))

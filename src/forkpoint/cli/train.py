@@ -1,4 +1,4 @@
-"""`forkpoint train`: labels in, PRM out."""
+"""`forkpoint train`: a PRM from labels."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def train(
     base: str = "lab",
     out: Path,
     preset: str | None = None,  # read before the command is called, see presets.py
+    allow_constant_labels: bool = False,
     config: Annotated[TrainConfig, Flat] = TrainConfig(),
 ) -> int:
     """Train a PRM on labelled steps, from the weights of a language model.
@@ -36,13 +37,15 @@ def train(
     out
         The directory of the PRM.
     preset
-        Training as in a paper: er-prm (arXiv 2412.11006) or edu-prm (arXiv 2503.22233); lab suits the shipped policy. What it
-        says is the default of the flags below; what is given overrides it.
+        Settings of a paper: er-prm (arXiv 2412.11006) or edu-prm (arXiv 2503.22233); lab suits the shipped
+        policy. They become the defaults of the flags below; flags that are given override them.
+    allow_constant_labels
+        Train even if all labels are equal, which teaches a PRM to give every step the same score.
     """
     quiet_libraries()
     config = replace(config, format=label_format(labels, config.format))
     with TrainProgress() as progress:
-        report = train_prm(labels, str(checkpoint_of(base)), out, config, progress)
+        report = train_prm(labels, str(checkpoint_of(base)), out, config, progress, allow_constant_labels)
     out_console.print(
         f"trained on {report.num_rows:,} solutions with {report.num_steps_labelled:,} step labels; "
         f"refused {report.num_refused:,} {report.refusals or ''}; last loss {report.loss:.4f}; PRM at {out}",

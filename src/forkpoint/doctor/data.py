@@ -1,7 +1,7 @@
 """Examine a file of step labels: can every row be read, can a PRM learn from it, does it hold test questions?
 
-Invariant: a row that cannot be read is a finding that names it; the checks after it are made on the rows that can. Solutions are held
-in memory. Whether the labels are right is not looked at.
+Invariant: a row that cannot be read is reported by name, and the remaining checks are made on the other rows.
+Solutions are held in memory. Whether the labels are right is not checked.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ from pathlib import Path
 from forkpoint.doctor.data_format import recognise_format
 from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.overlap import TestSet, find_overlaps, known_test_sets, read_test_set
-from forkpoint.errors import LayoutError
-from forkpoint.formats import FORMATS, parse_options
+from forkpoint.errors import LayoutError, TooLongError
+from forkpoint.formats import FORMATS, names, parse_options
 from forkpoint.formats.containers import read_rows
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.records import LabelledSolution
 
-HARD_ONLY = ("math-shepherd", "rlhflow", "trl", "processbench")
-"""Formats that hold right or wrong, and nothing between."""
+HARD_ONLY = tuple(name for name in names("write") if not FORMATS[name].has_soft_labels)
+"""Formats whose labels are right or wrong, with nothing in between."""
 ENOUGH = 20
-"""Solutions of several steps from which the order of labels is judged."""
+"""Fewest solutions of several steps from which the order of labels is judged."""
 
 
 @dataclass(slots=True)
 class DataFile:
-    """What was read of a file: each solution with its place, and why the other rows are not there."""
+    """The contents of a file: each solution with its place, and the reasons why other rows cannot be read."""
 
     format: str
     solutions: list[tuple[str, LabelledSolution]] = field(default_factory=list)
     bad_rows: list[str] = field(default_factory=list)
     is_torn: bool = False
-    """Whether the file could not be read to its end."""
+    """Whether reading stopped before the end of the file."""
 
 
 def examine_data(
@@ -47,11 +48,12 @@ def examine_data(
     against: Sequence[str] = (),
     known_data: Path | None = None,
 ) -> list[Finding]:
-    """The findings on a file, a label run or `hub:OWNER/NAME?split=train`, in a format that is named or told by the columns.
+    """Examine a file, a label run or `hub:OWNER/NAME?split=train`.
 
-    `assignments` are options of the format, KEY=VALUE each. `prm` (of a `family`) says what is too long. Test questions are those of
-    the files `against` (see `overlap.read_test_set`) and of the directory `known_data`. ValueError where the format is not told,
-    FileNotFoundError where there is no file.
+    The format is recognised by the columns unless it is named; `assignments` are its options, each KEY=VALUE.
+    `prm` (of a `family`) determines which solutions are too long. Test questions come from the files
+    `against` (see `overlap.read_test_set`) and from the directory `known_data`. Raises ValueError if the
+    format cannot be recognised and FileNotFoundError if there is no such file.
     """
     data = read_data(source, format_name, assignments)
     findings = [_rows(data)]
@@ -68,8 +70,8 @@ def examine_data(
 
 
 def read_data(source: str, format_name: str | None = None, assignments: Sequence[str] = ()) -> DataFile:
-    """The solutions of a file and the reasons for which rows are none."""
-    path = str(Path(source) / "labels.jsonl") if Path(source).is_dir() else source
+    """Read the solutions of a file, and the reasons why other rows cannot be read."""
+    path = str(Path(source) / LABELS) if Path(source).is_dir() else source
     rows = read_rows(path)
     if format_name is None:
         try:
@@ -88,7 +90,7 @@ def read_data(source: str, format_name: str | None = None, assignments: Sequence
                 data.solutions.append((where, codec.from_row(row)))
             except ValueError as error:
                 data.bad_rows.append(f"{where}: {error}")
-    except ValueError as error:  # of the file, not of a row: it cannot be read on
+    except ValueError as error:  # an error of the file, not of a row: reading cannot go on
         data.bad_rows.append(str(error))
         data.is_torn = True
     return data
@@ -97,18 +99,19 @@ def read_data(source: str, format_name: str | None = None, assignments: Sequence
 def _rows(data: DataFile) -> Finding:
     num_rows = len(data.solutions) + len(data.bad_rows)
     if data.is_torn:
-        text = f"reading stops after {num_rows} rows, {len(data.bad_rows)} of which cannot be read: correct the last one named"
-        return problem("rows", text, data.bad_rows)
+        text = f"reading stops after {num_rows} rows, of which {len(data.bad_rows)} cannot be read"
+        return problem("rows", f"{text}: correct the last one named", data.bad_rows)
     if data.bad_rows:
         return problem(
             "rows",
-            f"{len(data.bad_rows)} of {num_rows} rows are no rows of {data.format}: correct them or leave them out",
+            f"{len(data.bad_rows)} of {num_rows} rows are not valid {data.format} rows: "
+            "correct or remove them",
             data.bad_rows,
         )
     if not data.solutions:
-        return problem("rows", "there are no rows: name the file that has them")
+        return problem("rows", "there are no rows: name a file that has some")
     num_steps = sum(len(solution.steps) for _, solution in data.solutions)
-    return ok("rows", f"{num_rows:,} rows of {data.format} with {num_steps:,} steps, and a label for each")
+    return ok("rows", f"{num_rows:,} {data.format} rows with {num_steps:,} steps, each with a label")
 
 
 def _steps(data: DataFile) -> Finding:
@@ -122,13 +125,14 @@ def _steps(data: DataFile) -> Finding:
     if silent:
         return warning(
             "steps",
-            f"{len(silent)} solutions have no question: a PRM would be trained without one (option first_step?)",
+            f"{len(silent)} solutions have no question, so a PRM would be trained without it "
+            "(option first_step?)",
             silent,
         )
     if empty:
         return warning(
             "steps",
-            f"{len(empty)} steps hold no text, and are labelled: join each to the step before it",
+            f"{len(empty)} labelled steps have no text: join each to the step before it",
             empty,
         )
     return ok("steps", "every question and every step has text")
@@ -140,14 +144,19 @@ def _labels(data: DataFile) -> Finding:
     if len(values) == 1:
         return problem(
             "labels",
-            f"all {values.total():,} labels are {mean:g}, so there is nothing to learn: label right and wrong solutions",
+            f"all {values.total():,} labels are {mean:g}, so there is nothing to learn: "
+            "label both right and wrong solutions",
         )
-    text = f"{values.total():,} labels of {len(values):,} values from {min(values):g} to {max(values):g}, {mean:.3f} on average"
-    return ok("labels", text)
+    spread = f"{len(values):,} different values from {min(values):g} to {max(values):g}"
+    return ok("labels", f"{values.total():,} labels with {spread}, {mean:.3f} on average")
 
 
 def _order(data: DataFile) -> Finding:
-    """Two signs of good and bad in each other's place: right solutions that end lower than wrong ones; hard labels that rise."""
+    """Look for two signs that good and bad labels are swapped.
+
+    The signs are right solutions whose last label is lower than that of wrong ones, and hard labels that
+    rise.
+    """
     solutions = [solution for _, solution in data.solutions]
     ends = {
         is_correct: [solution.labels[-1].value for solution in solutions if solution.is_correct == is_correct]
@@ -156,17 +165,22 @@ def _order(data: DataFile) -> Finding:
     if all(ends.values()):
         right, wrong = (sum(ends[is_correct]) / len(ends[is_correct]) for is_correct in (True, False))
         if right < wrong:
-            text = f"the last label of right solutions is {right:.3f} on average and that of wrong ones {wrong:.3f}"
-            return problem("order", f"{text}: good and bad are in each other's place, so write 1 - label")
+            text = (
+                f"the last label of right solutions averages {right:.3f} and that of wrong ones {wrong:.3f}"
+            )
+            return problem("order", f"{text}: good and bad are swapped, so write 1 - label")
     several = [solution for solution in solutions if len(solution.steps) > 1]
     if len(several) >= ENOUGH and _is_hard(several):
         first, last = (
             sum(solution.labels[idx].value for solution in several) / len(several) for idx in (0, -1)
         )
         if first < last:
-            text = f"{first:.0%} of first steps are right and {last:.0%} of last ones, though errors come later rather than earlier"
-            return warning("order", f"{text}: look whether good and bad are in each other's place")
-    return ok("order", "nothing says that good and bad are in each other's place")
+            text = (
+                f"{first:.0%} of first steps are right and {last:.0%} of last ones, "
+                "though errors tend to come late"
+            )
+            return warning("order", f"{text}: check whether good and bad are swapped")
+    return ok("order", "there is no sign that good and bad are swapped")
 
 
 def _duplicates(data: DataFile) -> Finding:
@@ -179,26 +193,28 @@ def _duplicates(data: DataFile) -> Finding:
     if repeated:
         num_more = sum(len(found) - 1 for found in repeated)
         num_differing = sum(len({values for _, values in found}) > 1 for found in repeated)
-        text = f"{num_more} of {len(data.solutions)} solutions stand there again, {num_differing} of {len(repeated)} with other labels"
+        text = (
+            f"{num_more} of {len(data.solutions)} solutions repeat an earlier one; "
+            f"{num_differing} of the {len(repeated)} repeated have different labels"
+        )
         details = [" = ".join(where for where, _ in found) for found in repeated]
-        return warning("duplicates", f"{text}: leave them out unless they are to count more", details)
-    return ok(
-        "duplicates",
-        f"no solution stands there twice; there are {len({solution.question for _, solution in data.solutions}):,} questions",
-    )
+        return warning("duplicates", f"{text}: remove them unless they should count more", details)
+    num_questions = len({solution.question for _, solution in data.solutions})
+    return ok("duplicates", f"every solution is different; there are {num_questions:,} questions")
 
 
 def _soft(data: DataFile) -> Finding:
     if _is_hard([solution for _, solution in data.solutions]):
-        return ok("soft labels", "labels are 0 or 1, which every format holds")
+        return ok("soft labels", "all labels are 0 or 1, which every format can hold")
     if data.format == "trl":
         return problem(
             "soft labels",
-            "labels between 0 and 1 stand in TRL's format, whose trainer makes int(0.9) = 0 of them: write booleans",
+            "TRL's format holds labels between 0 and 1, which its trainer turns into int(0.9) = 0: "
+            "write booleans",
         )
     return ok(
         "soft labels",
-        f"there are labels between 0 and 1, so {', '.join(HARD_ONLY)} take them only with a threshold",
+        f"some labels are between 0 and 1, which {', '.join(HARD_ONLY)} accept only with a threshold",
     )
 
 
@@ -212,20 +228,21 @@ def _length(data: DataFile, prm: str, family: str | None) -> Finding:
     try:
         reader = reader_of(prm, family)
     except LayoutError as error:
-        return problem("length", f"{prm} reads no solution: {error}")
+        return problem("length", f"{prm} cannot read solutions: {error}")
     refused, num_long = [], 0
     for where, solution in data.solutions:
         try:
             reader.encoder.encode(solution.question, solution.steps)
         except LayoutError as error:
             refused.append(f"{where}: {error}")
-            num_long += f" {reader.max_length}" in str(error)
+            num_long += isinstance(error, TooLongError)
     if refused:
         share = len(refused) / len(data.solutions)
-        text = f"{len(refused)} of {len(data.solutions)} solutions ({share:.1%}) do not fit the PRM, {num_long} for their length"
+        text = f"{len(refused)} of {len(data.solutions)} solutions ({share:.1%}) do not fit the PRM"
         return warning(
             "length",
-            f"{text}: they would be left out, so raise max_length ({reader.max_length}) or leave them out",
+            f"{text}, {num_long} because of their length: they would be left out of training, "
+            f"so raise max_length ({reader.max_length}) or remove them",
             refused,
         )
     return ok(
@@ -234,31 +251,33 @@ def _length(data: DataFile, prm: str, family: str | None) -> Finding:
 
 
 def check_overlap(data: DataFile, test_sets: Sequence[TestSet]) -> Finding:
-    """Which test questions stand in the data (the rule is in `overlap`)."""
+    """Report which test questions appear in the data (see `overlap` for the rule)."""
     if not test_sets:
         return warning(
             "overlap",
-            "not looked for, since no test set was named: give --against FILE, or set FORKPOINT_DATA",
+            "not checked, because no test set was named: give --against FILE, or set FORKPOINT_DATA",
         )
     found = find_overlaps(_questions(data), test_sets)
     sizes = ", ".join(
-        f"{sum(item.test_set == test_set.name for item in found)} of {len(test_set.questions)} of {test_set.name}"
+        f"{sum(item.test_set == test_set.name for item in found)} of {len(test_set.questions)} "
+        f"of {test_set.name}"
         for test_set in test_sets
     )
     if found:
         num_exact = sum(item.match == "exactly" for item in found)
         details = [
-            f"{item.where} stands {item.match} in {item.row} ({item.share:.0%} of its 8-word sequences)"
+            f"{item.where} appears {item.match} in {item.row} ({item.share:.0%} of its 8-word sequences)"
             for item in found
         ]
         text = (
-            f"{num_exact} test questions stand in the data exactly, {len(found) - num_exact} nearly ({sizes})"
+            f"{num_exact} test questions appear in the data exactly, "
+            f"{len(found) - num_exact} nearly ({sizes})"
         )
-        return problem("overlap", f"{text}: leave them out, or do not test on them", details)
-    return ok("overlap", f"no test question stands in the data ({sizes})")
+        return problem("overlap", f"{text}: remove them from the data, or do not test on them", details)
+    return ok("overlap", f"no test question appears in the data ({sizes})")
 
 
 def _questions(data: DataFile) -> Iterator[tuple[str, str]]:
-    """Where a question stands, and the question; where it was left in the first step, that step."""
+    """Yield the place and the question of each solution, or its first step if the question was left in it."""
     for where, solution in data.solutions:
         yield where, solution.question if solution.question.strip() else solution.steps[0]

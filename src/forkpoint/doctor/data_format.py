@@ -1,7 +1,7 @@
-"""Which format a file of step labels is in, by the columns of a row.
+"""Recognise the format of a file of step labels by the columns of a row.
 
-Invariant: a row is taken for a format only where no other known one has these columns; `processbench` and `prm800k` share
-names with others and are told by what the columns hold.
+Invariant: a format is recognised only if no other known format has the same columns. `processbench` and
+`prm800k` share column names with other formats and are distinguished by the types of the values.
 """
 
 from __future__ import annotations
@@ -9,29 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from forkpoint.formats import names
+from forkpoint.formats import names, recognise
 
 
 def recognise_format(row: Mapping[str, Any]) -> str:
-    """The name of the format of a row. ValueError where its columns do not tell."""
-    kinds = {name: type(value) for name, value in row.items()}
-    for name, columns in COLUMNS.items():
-        if all(kinds.get(column) in types for column, types in columns.items()):
-            return name
-    raise ValueError(
-        f"the columns {', '.join(row) or '(none)'} tell no format; name it with --format: {', '.join(names())}"
-    )
-
-
-TEXT, LIST, RECORD, WHOLE = (str,), (list,), (dict,), (int,)
-COLUMNS: dict[str, dict[str, tuple[type, ...]]] = {
-    "forkpoint": {"problem_id": TEXT, "question": TEXT, "steps": LIST, "labels": LIST},
-    "trl": {"prompt": TEXT, "completions": LIST, "labels": LIST},
-    "rlhflow": {"conversations": LIST},
-    "processbench": {"problem": TEXT, "steps": LIST, "label": WHOLE},
-    "prm800k": {"question": RECORD, "label": RECORD},
-    "math-shepherd": {"input": TEXT, "label": TEXT},
-    "openrlhf": {"input": TEXT, "value": LIST},
-    "er-prm": {"text": TEXT, "value": LIST},
-}
-"""What a row of each format has at least."""
+    """Return the name of the format of a row. Raises ValueError if no known format has these columns."""
+    name = recognise(row)
+    if name is None:
+        raise ValueError(
+            f"the columns {', '.join(row) or '(none)'} belong to no known format; name it with --format: "
+            f"{', '.join(names())}"
+        )
+    return name

@@ -1,4 +1,4 @@
-"""What a check found: a verdict, one sentence that says what was found and what to change, and the cases behind it."""
+"""The outcome of a check: a verdict, a sentence on what was found and what to change, and the cases."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Verdict = Literal["ok", "warning", "problem"]
+Severity = Literal["ok", "warning", "problem"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +14,11 @@ class Finding:
     """The outcome of one check."""
 
     check: str
-    verdict: Verdict
-    """problem: results would be wrong or there would be none; warning: they may not be what was meant."""
+    verdict: Severity
+    """`problem`: results would be wrong or missing; `warning`: they may not be what was meant."""
     text: str
     details: tuple[str, ...] = ()
-    """The cases, one line each."""
+    """The single cases, one line each."""
 
 
 def ok(check: str, text: str) -> Finding:

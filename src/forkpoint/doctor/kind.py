@@ -1,16 +1,18 @@
-"""Which of the three kinds a path or a hub id is: a PRM, a data file, a policy.
+"""Tell which of three kinds a path or a hub id is: a PRM, a data file or a policy.
 
-Invariant: a language model is a policy unless its files, or its published name, say that it is a PRM (see `families`).
+Invariant: a language model is a policy unless its files or its published name say that it is a PRM (see
+`families`).
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
+from forkpoint.checkpoint import read_json_object
 from forkpoint.errors import LayoutError
 from forkpoint.formats.containers import HUB, SUFFIXES
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.policies import SHIPPED
 
 Kind = Literal["prm", "data", "policy"]
@@ -18,9 +20,12 @@ KINDS: tuple[Kind, ...] = ("prm", "data", "policy")
 
 
 def kind_of(path_or_id: str) -> Kind:
-    """The kind. FileNotFoundError where there is nothing, ValueError where it is none of the three."""
+    """Return the kind.
+
+    Raises FileNotFoundError if there is nothing, ValueError if it is none of the three.
+    """
     path = Path(path_or_id)
-    if path_or_id.startswith(HUB) or path.suffix in SUFFIXES or (path / "labels.jsonl").is_file():
+    if path_or_id.startswith(HUB) or path.suffix in SUFFIXES or (path / LABELS).is_file():
         return "data"
     if path_or_id in SHIPPED:
         return "policy"
@@ -34,10 +39,11 @@ def kind_of(path_or_id: str) -> Kind:
         recognise(directory, path.name)
     except LayoutError:
         if (directory / "config.json").is_file():
-            architectures = json.loads((directory / "config.json").read_bytes()).get("architectures") or []
+            architectures = read_json_object(directory / "config.json").get("architectures") or []
             if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in architectures):
                 return "policy"
         raise ValueError(
-            f"{path_or_id} is not told to be a PRM, a data file or a policy by its files; say which with --kind {', '.join(KINDS)}"
+            f"the files of {path_or_id} do not say whether it is a PRM, a data file or a policy; "
+            f"give --kind, one of {', '.join(KINDS)}"
         ) from None
     return "prm"

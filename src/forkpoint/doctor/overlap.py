@@ -1,10 +1,11 @@
-"""Test questions that stand in training data, word for word or nearly.
+"""Find test questions in training data, word for word or nearly.
 
-The rule: texts are compared as lists of words (Unicode NFKC, lower case, letters and digits only). A test question is found
-`exactly` where a training question has the same words, and `nearly` where one training question holds at least 70 % of its
-distinct 8-word sequences (the share and length of PaLM, arXiv 2204.02311, section 8; there over all texts together).
-Questions of fewer than 8 words are compared exactly only. Numbers are words, so a question with other numbers is another.
-Invariant: memory is that of the test questions; training data is read once. Solutions are not looked at.
+The rule: texts are compared as lists of words (Unicode NFKC, lower case, letters and digits only). A test
+question is found `exactly` if a training question has the same words, and `nearly` if a single training
+question contains at least 70 % of its distinct 8-word sequences. (PaLM, arXiv 2204.02311, section 8, uses the
+same share and length, but over all texts together.) Questions of fewer than 8 words are only compared
+exactly. Numbers are words, so a question with other numbers is a different question.
+Invariant: only the test questions are kept in memory; training data is read once. Solutions are not compared.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ BENCHMARKS = {
     "MATH-500": "math/math500.jsonl",
     "ProcessBench": "processbench/*.json",
 }
-"""Where the test sets are found in a directory of data (that of FORKPOINT_DATA)."""
+"""The files of the test sets inside a data directory (FORKPOINT_DATA)."""
 QUESTION_COLUMNS = ("question", "problem", "prompt")
 WORD = re.compile(r"[^\W_]+")
 
-Match = Literal["exactly", "nearly"]
+MatchKind = Literal["exactly", "nearly"]
 
 
 @dataclass(frozen=True, slots=True)
 class TestSet:
-    """A benchmark's questions by the place where each stands."""
+    """The questions of a benchmark, by their place in the file."""
 
     name: str
     questions: Mapping[str, str]
@@ -43,35 +44,38 @@ class TestSet:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """A test question that the data holds."""
+    """A test question that appears in the data."""
 
     test_set: str
     where: str
     """The place of the test question."""
-    match: Match
+    match: MatchKind
     share: float
-    """Of the test question's 8-word sequences; 1 where it stands there exactly."""
+    """Share of the test question's 8-word sequences that were found; 1 for an exact match."""
     row: str
-    """The place of the training question that holds most of it."""
+    """The place of the training question that contains most of it."""
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The words of a text, as they are compared."""
+    """Return the words of a text in the form in which they are compared."""
     return tuple(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
-def ngrams(its_words: tuple[str, ...]) -> set[tuple[str, ...]]:
-    """The distinct sequences of 8 words."""
-    return {its_words[start : start + NGRAM_WORDS] for start in range(len(its_words) - NGRAM_WORDS + 1)}
+def ngrams(text_words: tuple[str, ...]) -> set[tuple[str, ...]]:
+    """Return the distinct sequences of 8 words."""
+    return {text_words[start : start + NGRAM_WORDS] for start in range(len(text_words) - NGRAM_WORDS + 1)}
 
 
 def read_test_set(source: str | Path, name: str | None = None) -> TestSet:
-    """The questions of a .jsonl, .json or .parquet file or `hub:OWNER/NAME?split=test`: column question, problem or prompt."""
+    """Read the questions of a .jsonl, .json or .parquet file or of `hub:OWNER/NAME?split=test`.
+
+    They are in the column question, problem or prompt.
+    """
     return TestSet(name or str(source), {where: _question(where, row) for where, row in read_rows(source)})
 
 
 def known_test_sets(directory: Path, but: Path) -> list[TestSet]:
-    """The benchmarks that lie in a directory of data, other than the file `but`."""
+    """Read the benchmarks found in a data directory, except the file `but`."""
     return [
         read_test_set(path, f"{name} ({path.relative_to(directory)})")
         for name, pattern in BENCHMARKS.items()
@@ -81,7 +85,10 @@ def known_test_sets(directory: Path, but: Path) -> list[TestSet]:
 
 
 def find_overlaps(training: Iterable[tuple[str, str]], test_sets: Iterable[TestSet]) -> list[Overlap]:
-    """The test questions that stand in `training`, pairs of a place and a question; in the order of the test sets."""
+    """Find the test questions that appear in `training`, pairs of a place and a question.
+
+    The result is in the order of the test sets.
+    """
     test = [
         (test_set.name, where, words(question))
         for test_set in test_sets
@@ -89,21 +96,21 @@ def find_overlaps(training: Iterable[tuple[str, str]], test_sets: Iterable[TestS
     ]
     by_words, by_ngram = defaultdict(list), defaultdict(list)
     num_ngrams = []
-    for idx, (_, _, its_words) in enumerate(test):
-        by_words[its_words].append(idx)
-        its_ngrams = ngrams(its_words)
-        num_ngrams.append(len(its_ngrams))
-        for ngram in its_ngrams:
+    for idx, (_, _, question_words) in enumerate(test):
+        by_words[question_words].append(idx)
+        question_ngrams = ngrams(question_words)
+        num_ngrams.append(len(question_ngrams))
+        for ngram in question_ngrams:
             by_ngram[ngram].append(idx)
     best: dict[int, tuple[float, bool, str]] = {}
-    for where, its_words in _distinct(training):
-        counts = Counter(idx for ngram in ngrams(its_words) for idx in by_ngram.get(ngram, ()))
+    for where, question_words in _distinct(training):
+        counts = Counter(idx for ngram in ngrams(question_words) for idx in by_ngram.get(ngram, ()))
         found = {
             idx: (count / num_ngrams[idx], False)
             for idx, count in counts.items()
             if count / num_ngrams[idx] >= LEAST_SHARE
         }
-        found |= dict.fromkeys(by_words.get(its_words, ()), (1.0, True))
+        found |= dict.fromkeys(by_words.get(question_words, ()), (1.0, True))
         for idx, (share, is_exact) in found.items():
             if idx not in best or (share, is_exact) > best[idx][:2]:
                 best[idx] = (share, is_exact, where)
@@ -114,13 +121,13 @@ def find_overlaps(training: Iterable[tuple[str, str]], test_sets: Iterable[TestS
 
 
 def _distinct(training: Iterable[tuple[str, str]]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each question once, as words, with the place where it first stands; without words there is nothing to compare."""
+    """Yield each question once, with its first place and as words; questions without words are skipped."""
     seen: set[str] = set()
     for where, question in training:
         if question not in seen:
             seen.add(question)
-            if its_words := words(question):
-                yield where, its_words
+            if question_words := words(question):
+                yield where, question_words
 
 
 def _question(where: str, row: Mapping[str, Any]) -> str:

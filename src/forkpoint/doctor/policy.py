@@ -1,7 +1,7 @@
-"""Examine a policy: is the question in the prompt, does a completion end, are its numbers sound, does it fork?
+"""Examine a policy: does the question reach it, do completions end, are its numbers sound, does it fork?
 
-Invariant: a policy that cannot be loaded is a finding, not an exception; a path where nothing is raises FileNotFoundError.
-Policies are run here, with transformers; servers are not examined.
+Invariant: a policy that cannot be loaded is a finding, not an exception; a path that does not exist raises
+FileNotFoundError. Policies are run locally with transformers; servers are not examined.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
-from forkpoint.checkpoint import load_tokenizer
+from forkpoint.checkpoint import load_pretrained, load_tokenizer
 from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.samples import QUESTIONS, TEXTS
 from forkpoint.doctor.vocabulary import check_vocabulary, num_embeddings
 from forkpoint.policies import checkpoint_of, load_policy
+from forkpoint.policies.context import room_after
 from forkpoint.records import Completion, Policy, Request
 from forkpoint.steps import AnchorRule
 
 MARK = "forkpoint"
-"""A question that no template holds by itself; letters only, which every tokenizer for text knows."""
+"""A question that no template contains by itself.
+
+Its letters are in the vocabulary of every text tokenizer.
+"""
 
 
 def examine_policy(
@@ -34,9 +37,10 @@ def examine_policy(
     tau: float = 1.0,
     questions: Sequence[str] = (),
 ) -> list[Finding]:
-    """The findings on a policy; `questions` are completed greedily, or a few built-in ones where there are none.
+    """Return the findings on a policy.
 
-    `max_tokens` and `tau` are those that trees will be grown with; anchors are counted on `questions` alone.
+    It completes `questions` greedily, or a few built-in ones if there are none. `max_tokens` and `tau` are
+    those that trees will be grown with. Anchors are counted only on `questions`.
     """
     return list(_examine(path_or_id, device, template, max_tokens, tau, questions))
 
@@ -52,17 +56,20 @@ def _examine(
     if template is not None and "{question}" not in template:
         yield problem(
             "template",
-            f"the template {template!r} has no {{question}} in it, so all prompts would be equal: put it where the question goes",
+            f"the template {template!r} does not contain {{question}}, so all prompts would be equal: add it",
         )
         return
     try:
         policy = load_policy(path_or_id, device=device, template=template)
         missing = _missing_weights(checkpoint_of(path_or_id))
-    except (ValueError, RuntimeError, SafetensorError) as error:
+    except (ValueError, RuntimeError) as error:
         yield problem("weights", f"the model cannot be loaded as a policy: {error}")
         return
     if missing:
-        text = f"{len(missing)} weights are not in the checkpoint and would be random: save the model again, whole"
+        text = (
+            f"{len(missing)} weights are not in the checkpoint and would be random: "
+            "save the model again, whole"
+        )
         yield problem("weights", text, missing)
         return
     yield ok("weights", f"{policy.num_parameters:,} parameters, all of them in the checkpoint")
@@ -77,11 +84,7 @@ def _examine(
     yield fits
     if fits.verdict == "problem":
         return
-    room = (
-        max_tokens
-        if policy.max_length is None
-        else min(max_tokens, policy.max_length - max(map(len, prompts)))
-    )
+    room = room_after(policy, max(prompts, key=len), max_tokens)
     completions = policy.generate([Request(prompt, max_tokens=room) for prompt in prompts])
     yield check_completions(completions, room)
     yield check_entropies(completions, num_embeddings(policy.model))
@@ -90,34 +93,37 @@ def _examine(
 
 
 def _missing_weights(path_or_id: str | Path) -> list[str]:
-    loaded: Any = AutoModelForCausalLM.from_pretrained(path_or_id, output_loading_info=True)
+    loaded: Any = load_pretrained(AutoModelForCausalLM, path_or_id, output_loading_info=True)
     _, found = loaded
     return sorted(found["missing_keys"])
 
 
 def check_template(policy: Policy, tokenizer: Any, template: str | None) -> Finding:
-    """Whether the question reaches the model, and by which template."""
+    """Check that the question reaches the model, and report by which template."""
     if MARK not in policy.decode(policy.encode_question(MARK)):
         return problem(
             "template",
-            "the question is not in the prompt: the chat template leaves the user's message out, so give --template",
+            "the question is not in the prompt: "
+            "the chat template drops the user's message, so give --template",
         )
     if template is not None:
-        return ok("template", "prompts are made by the template that was given")
+        return ok("template", "prompts are made with the template that was given")
     if getattr(tokenizer, "chat_template", None):
-        return ok("template", "prompts are made by the tokenizer's chat template")
+        return ok("template", "prompts are made with the tokenizer's chat template")
     return warning(
         "template",
-        "there is no chat template, so a prompt is the question and a line break: give --template unless that is what it was trained on",
+        "there is no chat template, so a prompt is the question and a line break: "
+        "give --template unless the model was trained that way",
     )
 
 
 def check_end_tokens(policy: Policy, tokenizer: Any, num_rows: int, template: str | None) -> Finding:
-    """Whether completions can end, and with the token that the chat template ends an answer with."""
+    """Check that completions can end, and that they end with the chat template's token for it."""
     if not policy.eos_ids:
         return problem(
             "end tokens",
-            "no end token is named, so completions run to the limit: name eos_token_id in generation_config.json",
+            "there is no end token, so completions run to the limit: "
+            "set eos_token_id in generation_config.json",
         )
     unknown = sorted(
         token_id
@@ -127,7 +133,8 @@ def check_end_tokens(policy: Policy, tokenizer: Any, num_rows: int, template: st
     if unknown:
         return problem(
             "end tokens",
-            f"the end tokens {unknown} are no tokens of this model: correct eos_token_id in generation_config.json",
+            f"the end tokens {unknown} are not tokens of this model: "
+            "correct eos_token_id in generation_config.json",
         )
     names = ", ".join(
         f"{tokenizer.convert_ids_to_tokens(token_id)!r} ({token_id})" for token_id in sorted(policy.eos_ids)
@@ -136,14 +143,15 @@ def check_end_tokens(policy: Policy, tokenizer: Any, num_rows: int, template: st
     if turn_end is not None and turn_end not in policy.eos_ids:
         return problem(
             "end tokens",
-            f"the chat template ends an answer with {tokenizer.convert_ids_to_tokens(turn_end)!r} ({turn_end}), which is no end token "
-            f"({names} are): add it to eos_token_id in generation_config.json",
+            f"the chat template ends an answer with {tokenizer.convert_ids_to_tokens(turn_end)!r} "
+            f"({turn_end}), which is not an end token ({names}): "
+            "add it to eos_token_id in generation_config.json",
         )
     return ok("end tokens", f"completions end with {names}")
 
 
 def _turn_end(tokenizer: Any) -> int | None:
-    """The special token that the chat template puts right after an answer; None where it puts none, or there is no template."""
+    """Return the special token that the chat template puts right after an answer; None if there is none."""
     if not getattr(tokenizer, "chat_template", None):
         return None
     messages = [{"role": "user", "content": MARK}, {"role": "assistant", "content": MARK.upper()}]
@@ -155,11 +163,11 @@ def _turn_end(tokenizer: Any) -> int | None:
 
 
 def check_prompt(policy: Policy, tokenizer: Any, template: str | None) -> Finding:
-    """Whether a completion can follow the prompt, and the prompt begins as texts do."""
+    """Check that a completion can follow the prompt, and that the prompt has a single start token."""
     ids, bos = policy.encode_question(MARK), tokenizer.bos_token_id
     if bos is not None and list(ids[:2]) == [bos, bos]:
         return problem(
-            "prompt", f"the prompt begins with {tokenizer.bos_token!r} twice: take it out of the template"
+            "prompt", f"the prompt begins with {tokenizer.bos_token!r} twice: remove it from the template"
         )
     if template is not None:
         text = template.replace("{question}", MARK)
@@ -173,17 +181,16 @@ def check_prompt(policy: Policy, tokenizer: Any, template: str | None) -> Findin
     if last in policy.eos_ids:
         return warning(
             "prompt",
-            f"template or tokenizer end a prompt with the end token {tokenizer.convert_ids_to_tokens(last)!r}; it is left out, so that "
-            "something can follow: take it out of the template",
+            "template or tokenizer end a prompt with the end token "
+            f"{tokenizer.convert_ids_to_tokens(last)!r}; "
+            "forkpoint drops it so that a completion can follow: remove it from the template",
         )
-    return ok(
-        "prompt",
-        f"a prompt takes {len(ids) - len(tokenizer.encode(MARK, add_special_tokens=False))} tokens beside the question",
-    )
+    num_added = len(ids) - len(tokenizer.encode(MARK, add_special_tokens=False))
+    return ok("prompt", f"a prompt takes {num_added} tokens besides the question")
 
 
 def check_round_trip(policy: Policy, tokenizer: Any) -> Finding:
-    """Whether texts come back from their tokens, whole and token by token."""
+    """Check that texts can be decoded from their tokens, as a whole and token by token."""
     broken, lost = [], []
     for text in TEXTS:
         ids = tokenizer.encode(text, add_special_tokens=False)
@@ -195,56 +202,64 @@ def check_round_trip(policy: Policy, tokenizer: Any) -> Finding:
     if broken:
         return problem(
             "round trip",
-            f"in {len(broken)} of {len(TEXTS)} texts the tokens do not add up to the text: steps would be cut wrongly",
+            f"in {len(broken)} of {len(TEXTS)} texts the tokens do not add up to the text, "
+            "so steps would be cut wrongly",
             broken,
         )
     if lost:
         return warning(
             "round trip",
-            f"{len(lost)} of {len(TEXTS)} texts do not come back from their tokens: such characters are lost on it",
+            f"{len(lost)} of {len(TEXTS)} texts do not come back from their tokens: "
+            "the model cannot see such characters",
             lost,
         )
-    return ok("round trip", f"{len(TEXTS)} texts come back from their tokens, and the tokens add up to them")
+    return ok(
+        "round trip", f"all {len(TEXTS)} texts come back from their tokens, and the tokens add up to the text"
+    )
 
 
 def check_length(
     policy: Policy, questions: Sequence[str], max_tokens: int
 ) -> tuple[Finding, list[tuple[int, ...]]]:
-    """Whether prompts and `max_tokens` more fit; also the prompts."""
+    """Check that the prompts and `max_tokens` more tokens fit; returns the finding and the prompts."""
     prompts = [policy.encode_question(question) for question in questions]
     longest = max(map(len, prompts))
     if policy.max_length is None:
         return warning(
             "max_length",
-            "the model names no limit of positions: keep prompts and completions short of what it was trained on",
+            "the model states no limit of positions: keep prompts and completions within its training length",
         ), prompts
     if longest >= policy.max_length:
         return problem(
             "max_length",
-            f"a prompt takes {longest} tokens of a model of {policy.max_length}: leave such questions out",
+            f"a prompt takes {longest} tokens, and the model reads {policy.max_length}: "
+            "leave such questions out",
         ), prompts
     if longest + max_tokens > policy.max_length:
         num_left = policy.max_length - longest
-        text = f"a prompt of {longest} tokens leaves {num_left} of {policy.max_length}, fewer than max_tokens {max_tokens}"
+        text = (
+            f"a prompt of {longest} tokens leaves {num_left} of {policy.max_length}, "
+            f"less than max_tokens {max_tokens}"
+        )
         return warning(
-            "max_length", f"{text}: completions are cut there, so lower max_tokens or shorten the prompt"
+            "max_length", f"{text}: completions would be cut, so lower max_tokens or shorten the prompt"
         ), prompts
     return ok(
-        "max_length", f"prompts of up to {longest} tokens and {max_tokens} more fit into {policy.max_length}"
+        "max_length", f"prompts of up to {longest} tokens plus {max_tokens} more fit into {policy.max_length}"
     ), prompts
 
 
 def check_completions(completions: Sequence[Completion], max_tokens: int) -> Finding:
-    """Whether greedy completions end."""
+    """Check that greedy completions end."""
     num_ended = sum(completion.finish == "stop" for completion in completions)
     text = f"{num_ended} of {len(completions)} greedy completions end within {max_tokens} tokens"
     if num_ended < len(completions):
-        return warning("greedy", f"{text}: raise max_tokens, or look at the template and the end tokens")
+        return warning("greedy", f"{text}: raise max_tokens, or check the template and the end tokens")
     return ok("greedy", text)
 
 
 def check_entropies(completions: Sequence[Completion], vocab_size: int) -> Finding:
-    """Whether entropies and log-probabilities are numbers that a distribution over the vocabulary can have."""
+    """Check that entropies and log-probabilities are possible for a distribution over the vocabulary."""
     highest = math.log(vocab_size) + 1e-3
     entropies = [entropy for completion in completions for entropy in completion.entropies]
     logprobs = [logprob for completion in completions for logprob in completion.logprobs]
@@ -254,25 +269,27 @@ def check_entropies(completions: Sequence[Completion], vocab_size: int) -> Findi
     if num_bad:
         return problem(
             "entropies",
-            f"{num_bad} of {2 * len(entropies)} entropies and log-probabilities are no numbers that can be: load it in float32",
+            f"{num_bad} of {2 * len(entropies)} entropies and log-probabilities have impossible values: "
+            "load the model in float32",
         )
     mean = math.fsum(entropies) / max(1, len(entropies))
-    return ok(
-        "entropies",
-        f"{len(entropies)} entropies lie within 0 and ln {vocab_size} = {math.log(vocab_size):.2f} nats, {mean:.2f} on average",
-    )
+    most = f"ln {vocab_size} = {math.log(vocab_size):.2f} nats"
+    return ok("entropies", f"{len(entropies)} entropies lie between 0 and {most}, {mean:.2f} on average")
 
 
 def check_anchors(policy: Policy, completions: Sequence[Completion], tau: float) -> Finding:
-    """How many places to fork greedy solutions have."""
+    """Report how many places to fork greedy solutions have."""
     rule = AnchorRule(tau=tau)
     counts = [
         len(rule.anchors(each.entropies, rule.can_fork(policy.token_texts(each.token_ids))))
         for each in completions
     ]
-    text = f"{sum(counts) / len(counts):.1f} anchors per greedy solution at tau {tau:g}, none in {counts.count(0)} of {len(counts)}"
+    text = (
+        f"{sum(counts) / len(counts):.1f} anchors per greedy solution at tau {tau:g}, "
+        f"none in {counts.count(0)} of {len(counts)}"
+    )
     if 2 * counts.count(0) > len(counts):
         return warning(
-            "anchors", f"{text}: most trees would be one leaf, so lower tau or give --anchors-per-solution"
+            "anchors", f"{text}: most trees would have one leaf, so lower tau or give --anchors-per-solution"
         )
     return ok("anchors", text)

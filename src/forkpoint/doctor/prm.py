@@ -1,8 +1,9 @@
-"""Examine a PRM: are steps read where they end, by the right tokens, with the right weights, and are its scores sound?
+"""Examine a PRM: are steps read in the right places, with the right weights, and are its scores sound?
 
-What can be told without weights is looked at first (`reader`), on built-in solutions and on those of a file where one is given.
-Invariant: a PRM that cannot be read or loaded is a finding, not an exception; a path where nothing is raises FileNotFoundError.
-This file does not measure how good the scores are: see `forkpoint evaluate`.
+Checks that need no weights come first (`reader`). They use built-in solutions and those of a file, if one is
+given.
+Invariant: a PRM that cannot be read or loaded is a finding, not an exception; a path that does not exist
+raises FileNotFoundError. This file does not measure how good the scores are: see `forkpoint evaluate`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.reader import Reader, directory_of, reader_of
 from forkpoint.doctor.samples import ORDINARY, PAIRS, TRICKY, Sample
 from forkpoint.doctor.vocabulary import check_vocabulary, num_embeddings
-from forkpoint.errors import LayoutError
+from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms import load_prm
-from forkpoint.prms.families import OURS
+from forkpoint.prms.families import FAMILIES, OURS
 from forkpoint.prms.layout import EncodedSolution
 from forkpoint.prms.trl import GOOD_NAMES
 from forkpoint.records import Scorer
@@ -34,15 +34,15 @@ PUBLISHED_IDS: dict[str, tuple[int, ...]] = {
     "rlhflow": (271, 10, 12),
     "qwen": (151651,),
 }
-"""The token that steps are read at, good and bad, in the checkpoints that the authors published (docs/prms)."""
+"""The tokens of the step tag, good and bad in the published checkpoints (docs/reference/prms)."""
 SHORTEST = 256
-"""Tokens; a PRM that reads fewer has no room for most solutions."""
-CLASSIFIERS = (OURS, "qwen", "trl", "pure")
-"""Families that may score by class 1 of a head; ours do where they have no label tokens."""
+"""Fewest tokens that a PRM should read: with fewer, most solutions do not fit."""
+CLASSIFIERS = (OURS, *(name for name, entry in FAMILIES.items() if entry.has_classes))
+"""Families that may score by class 1 of a head; our own PRMs do if they have no label tokens."""
 TOLERANCE = 1e-4
-"""How much a score may depend on what else is in the batch."""
+"""How much a score may change with the rest of the batch."""
 HALF_TOLERANCE = 2e-2
-"""The same where weights have 16 bits: rounding differs from batch to batch."""
+"""The same for 16-bit weights, whose rounding differs from batch to batch."""
 
 
 def examine_prm(
@@ -52,7 +52,10 @@ def examine_prm(
     options: Mapping[str, Any] | None = None,
     solutions: Sequence[Sample] = (),
 ) -> list[Finding]:
-    """The findings on a PRM, read as `load_prm` reads it with the same arguments; `solutions` are looked at beside the built-in ones."""
+    """Return the findings on a PRM, read as `load_prm` reads it with the same arguments.
+
+    `solutions` are checked in addition to the built-in ones.
+    """
     return list(_examine(path_or_id, device, family, options or {}, solutions))
 
 
@@ -63,7 +66,7 @@ def _examine(
     options: Mapping[str, Any],
     solutions: Sequence[Sample],
 ) -> Iterator[Finding]:
-    directory_of(path_or_id)  # what is nowhere is no finding
+    directory_of(path_or_id)  # a path that does not exist is an error, not a finding
     try:
         reader = reader_of(path_or_id, family, options)
     except (LayoutError, OSError) as error:
@@ -73,12 +76,12 @@ def _examine(
     yield from layout
     try:
         prm = load_prm(path_or_id, device, family, **options)
-    except (LayoutError, SafetensorError, RuntimeError, OSError) as error:
+    except (LayoutError, ValueError, RuntimeError, OSError) as error:
         yield problem(
             "weights", f"the model cannot be loaded as a PRM of the {reader.family} family: {error}"
         )
         return
-    yield ok("weights", "every weight of the model is in the checkpoint, and the checkpoint has no other")
+    yield ok("weights", "the checkpoint has every weight of the model and no others")
     if reader.family in CLASSIFIERS and reader.label_ids is None:
         yield check_classes(prm.model.config.id2label)
     vocabulary = check_vocabulary(len(reader.tokenizer), num_embeddings(prm.model))
@@ -93,7 +96,7 @@ def _examine(
 
 
 def check_layout(reader: Reader, solutions: Sequence[Sample] = ()) -> Iterator[Finding]:
-    """Whatever needs no weights: tag, labels, places, truncation, max_length, and the solutions given."""
+    """Check whatever needs no weights: tag, labels, places, truncation, max_length and given solutions."""
     rows = [
         reader.encoder.encode(sample.question, sample.steps)
         for sample in ORDINARY
@@ -109,7 +112,8 @@ def check_layout(reader: Reader, solutions: Sequence[Sample] = ()) -> Iterator[F
     if reader.tag_id is not None and read_at - {reader.tag_id}:
         yield problem(
             "tag",
-            f"the step tag is the token {reader.tag_id}, but steps are read at {names}: restore the checkpoint's tokenizer",
+            f"the step tag is the token {reader.tag_id}, but steps are read at {names}: "
+            "restore the checkpoint's tokenizer",
         )
     else:
         yield ok("tag", f"steps are read at {names or 'no token'}{' ...' if len(read_at) > 3 else ''}")
@@ -125,21 +129,24 @@ def _labels(reader: Reader, read_at: set[int]) -> Finding:
     if reader.label_ids is not None and reader.label_ids[0] == reader.label_ids[1]:
         return problem(
             "labels",
-            f"good and bad are the same token ({reader.label_ids[0]}), so every score is 0.5: name two tokens",
+            f"good and bad are the same token ({reader.label_ids[0]}), so every score is 0.5: "
+            "name two tokens",
         )
     ids = (*(sorted(read_at) if len(read_at) == 1 else ()), *(reader.label_ids or ()))
     published = PUBLISHED_IDS.get(reader.family)
     if published is not None and ids != published:
         return warning(
             "labels",
-            f"step token, good and bad are {ids}, and {published} in the {reader.family} checkpoints that were published: "
-            "restore their tokenizer, unless this one was trained with another vocabulary",
+            f"step tag, good and bad are {ids}, "
+            f"but {published} in the published {reader.family} checkpoints: "
+            "restore their tokenizer, unless this PRM was trained with another vocabulary",
         )
     if reader.label_ids is None:
-        return ok("labels", "the score is not that of label tokens")
+        return ok("labels", "scores do not come from label tokens")
     return ok(
         "labels",
-        f"good is token {reader.label_ids[0]}, bad {reader.label_ids[1]}{', as published' if published else ''}",
+        f"good is token {reader.label_ids[0]}, bad {reader.label_ids[1]}"
+        f"{', as published' if published else ''}",
     )
 
 
@@ -164,30 +171,36 @@ def _places(reader: Reader) -> Finding:
     if wrong:
         return problem(
             "places",
-            f"{len(wrong)} of {len(samples)} built-in solutions are read in the wrong places: restore the tokenizer",
+            f"{len(wrong)} of {len(samples)} built-in solutions are read in the wrong places: "
+            "restore the tokenizer",
             wrong,
         )
     if refused_ordinary:
         return problem(
             "places",
-            f"{refused_ordinary} of {len(ORDINARY)} ordinary solutions are refused: see why, and restore that",
+            f"{refused_ordinary} of {len(ORDINARY)} ordinary solutions are refused: see the reasons below",
             refused,
         )
     unexpected = [line for line in refused if not any(line.startswith(sample.name) for sample in tagged)]
     if unexpected:
         return warning(
             "places",
-            f"{len(unexpected)} of {len(samples)} built-in solutions are refused, none is read wrongly: avoid such texts",
+            f"{len(unexpected)} of {len(samples)} built-in solutions are refused, and none is read wrongly: "
+            "avoid such texts",
             unexpected,
         )
     return ok(
         "places",
-        f"every step of {len(samples)} built-in solutions has one place, its own; tags inside a step are harmless or refused",
+        f"every step of {len(samples)} built-in solutions has a place of its own; "
+        "tags inside a step are harmless or refused",
     )
 
 
 def _misplaced(reader: Reader, sample: Sample) -> str | None:
-    """What is wrong with the places of a solution's steps; None where nothing is. LayoutError where it is refused."""
+    """Return what is wrong with the places of the steps, or None.
+
+    Raises LayoutError if the sample is refused.
+    """
     row = reader.encoder.encode(sample.question, sample.steps)
     places = row.tag_positions
     if len(places) != len(sample.steps):
@@ -199,7 +212,7 @@ def _misplaced(reader: Reader, sample: Sample) -> str | None:
             head: EncodedSolution = reader.encoder.encode(sample.question, sample.steps[:number])
             end = places[number - 1] + 1
             if head.tag_positions != places[:number] or head.input_ids[:end] != row.input_ids[:end]:
-                return f"the tokens of the first {number} steps change with what follows them"
+                return f"the tokens of the first {number} steps change with what follows"
     return None
 
 
@@ -215,8 +228,9 @@ def _truncation(reader: Reader) -> Finding:
         return ok("truncation", f"a solution of more than {reader.max_length} tokens is refused, not cut")
     return problem(
         "truncation",
-        f"a solution that is longer than {reader.max_length} tokens is read as {len(row.input_ids)} tokens with "
-        f"{len(row.tag_positions)} of {len(sample.steps)} places: raise the tokenizer's limit, and refuse what is longer",
+        f"a solution that is longer than {reader.max_length} tokens is read as {len(row.input_ids)} tokens "
+        f"with {len(row.tag_positions)} of {len(sample.steps)} places: "
+        "raise the tokenizer's limit, and refuse what is longer",
     )
 
 
@@ -224,16 +238,19 @@ def _max_length(reader: Reader) -> Finding:
     if reader.num_positions is not None and reader.max_length > reader.num_positions:
         return problem(
             "max_length",
-            f"solutions of up to {reader.max_length} tokens are read by a model of {reader.num_positions} positions: lower max_length",
+            f"solutions of up to {reader.max_length} tokens are read by a model of "
+            f"{reader.num_positions} positions: lower max_length",
         )
     if reader.max_length < SHORTEST:
         return warning(
             "max_length",
-            f"the PRM reads {reader.max_length} tokens at most, and most solutions need more: raise max_length",
+            f"the PRM reads at most {reader.max_length} tokens, and most solutions need more: "
+            "raise max_length",
         )
+    positions = "an unknown number of" if reader.num_positions is None else reader.num_positions
     return ok(
         "max_length",
-        f"solutions of up to {reader.max_length} tokens are read, by a model of {reader.num_positions or 'unknown'} positions",
+        f"solutions of up to {reader.max_length} tokens are read by a model of {positions} positions",
     )
 
 
@@ -244,7 +261,7 @@ def _solutions(reader: Reader, solutions: Sequence[Sample]) -> Finding:
             fault = _misplaced(reader, sample)
         except LayoutError as error:
             fault = str(error)
-            why["too long" if "takes " in fault else "does not fit"] += 1
+            why["too long" if isinstance(error, TooLongError) else "does not fit"] += 1
         else:
             why["read in the wrong places"] += fault is not None
         if fault:
@@ -256,15 +273,16 @@ def _solutions(reader: Reader, solutions: Sequence[Sample]) -> Finding:
             f"{len(refused)} of {len(solutions)} solutions cannot be scored ({counts}): leave them out",
             refused,
         )
-    return ok("solutions", f"all {len(solutions)} solutions fit, with one place per step")
+    return ok("solutions", f"all {len(solutions)} solutions fit, with one place for each step")
 
 
 def check_classes(names: Mapping[int, str]) -> Finding:
-    """Whether the names of a head's classes say that 1 is good."""
+    """Check that the names of a head's classes say that class 1 is good."""
     if len(names) != 2 or str(names[1]).lower() not in GOOD_NAMES:
         return problem(
             "classes",
-            f"the classes are {dict(names)}, and class 1 is read as good: swap the rows of the head, or rename the classes",
+            f"the classes are {dict(names)}, and class 1 is read as good: "
+            "swap the rows of the head, or rename the classes",
         )
     return ok("classes", f"class 1 is {names[1]!r}, and is read as good")
 
@@ -272,7 +290,9 @@ def check_classes(names: Mapping[int, str]) -> Finding:
 def check_scores(
     scorer: Scorer, how: Aggregate, tolerance: float, samples: Sequence[Sample]
 ) -> Iterator[Finding]:
-    """Whether the scores of `samples` are numbers, differ, and are the same alone and in a batch; whether right beats wrong."""
+    """Check that scores are in [0, 1], differ, do not depend on the batch, and are higher for right
+    solutions.
+    """
     together = scorer.score([sample.question for sample in samples], [sample.steps for sample in samples])
     flat = [score for scores in together for score in scores]
     bad = [
@@ -283,30 +303,32 @@ def check_scores(
     if bad:
         yield problem(
             "finite",
-            f"{len(bad)} of {len(samples)} solutions have scores that are not numbers from 0 to 1: train it again",
+            f"{len(bad)} of {len(samples)} solutions have scores that are not numbers from 0 to 1: "
+            "train the PRM again",
             bad,
         )
         return
     yield ok(
         "finite",
-        f"{len(flat)} step scores of {len(samples)} solutions are numbers from {min(flat):.3f} to {max(flat):.3f}",
+        f"{len(flat)} step scores of {len(samples)} solutions are numbers from {min(flat):.3f} to "
+        f"{max(flat):.3f}",
     )
     if max(flat) - min(flat) < 1e-6:
         yield problem(
-            "constant", f"every step scores {flat[0]:.6f}: the head was not trained, or its weights are lost"
+            "constant", f"every step scores {flat[0]:.6f}: the head was not trained, or its weights were lost"
         )
     else:
         yield ok("constant", f"scores differ, by up to {max(flat) - min(flat):.3f}")
     alone = [scorer.score([sample.question], [sample.steps])[0] for sample in samples]
     gaps = [
-        max(abs(left - right) for left, right in zip(scores, its_alone, strict=True))
-        for scores, its_alone in zip(together, alone, strict=True)
+        max(abs(left - right) for left, right in zip(in_batch, by_itself, strict=True))
+        for in_batch, by_itself in zip(together, alone, strict=True)
     ]
     if max(gaps) > tolerance:
         yield problem(
             "batching",
-            f"a score changes by {max(gaps):.2g} with what else is in the batch, more than {tolerance:g}: "
-            "the model does not honour attention masks; score one solution at a time",
+            f"a score changes by {max(gaps):.2g} with the rest of the batch, more than {tolerance:g}: "
+            "the model ignores attention masks, so score one solution at a time",
             [
                 f"{sample.name}: {gap:.2g}"
                 for sample, gap in zip(samples, gaps, strict=True)
@@ -316,7 +338,7 @@ def check_scores(
     else:
         yield ok(
             "batching",
-            f"scores alone and in a batch differ by {max(gaps):.2g} at most, less than {tolerance:g}",
+            f"scores alone and in a batch differ by at most {max(gaps):.2g}, less than {tolerance:g}",
         )
     yield _separation(scorer, how)
 
@@ -328,17 +350,20 @@ def _separation(scorer: Scorer, how: Aggregate) -> Finding:
         for solutions in ([pair.right for pair in PAIRS], [pair.wrong for pair in PAIRS])
     )
     num_ordered = sum(good > bad for good, bad in zip(right, wrong, strict=True))
-    text = f"{num_ordered} of {len(PAIRS)} built-in right solutions score above the obviously wrong ones ({how} of the steps)"
+    text = (
+        f"{num_ordered} of {len(PAIRS)} built-in right solutions score above the obviously wrong ones "
+        f"({how} of the steps)"
+    )
     if num_ordered < len(PAIRS):
         return warning(
             "separation",
-            f"{text}: look at the order of the labels, and at the kind of problems that it was trained on",
+            f"{text}: check the order of the labels, and the kind of problems that the PRM was trained on",
         )
     return ok("separation", text)
 
 
 def _readable(reader: Reader, solutions: Sequence[Sample]) -> list[Sample]:
-    """The built-in samples, and the first of the file's, that are not refused."""
+    """Return the built-in samples and the first ones of the file, without those that are refused."""
     samples = [*ORDINARY, *TRICKY, *solutions[: len(ORDINARY)]]
     return [sample for sample in samples if _is_readable(reader, sample)]
 

@@ -1,6 +1,6 @@
-"""Built-in questions and solutions that examinations are made on: some ordinary, some as awkward as real ones can be.
+"""Built-in questions and solutions for examinations: some ordinary, some as awkward as real ones can be.
 
-Steps begin with `Step 1: ` and so on, as several PRM families want them.
+Steps begin with `Step 1: ` and so on, because several PRM families expect that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A solution, and what is special about it."""
+    """A solution, with a name that says what is special about it."""
 
     name: str
     question: str
@@ -20,7 +20,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two solutions of one question, of which the second is obviously wrong from some step on."""
+    """Two solutions of one question; the second is obviously wrong from some step on."""
 
     question: str
     right: tuple[str, ...]

@@ -1,1 +1,1 @@
-"""Measure picks from solutions, step scores and labels, with intervals."""
+"""Measure answers picked from solutions, step scores and labels, with intervals."""

@@ -1,7 +1,7 @@
-"""How good are answers, step scores and labels: pure functions over records, with honest intervals.
+"""The quality of answers, step scores and labels: pure functions over records, with intervals.
 
-Invariant: every accuracy is a mean over problems with a 95 % percentile bootstrap over those problems, and every
-comparison resamples the same problems on both sides. Nothing here samples, scores or reads files.
+Invariant: every accuracy is a mean over problems with a 95 % percentile bootstrap over those problems, and
+every comparison resamples the same problems on both sides. Nothing here samples, scores or reads files.
 """
 
 from __future__ import annotations
@@ -31,40 +31,41 @@ Select = Literal["greedy", "majority", "best", "weighted", "policy-weighted", "o
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
-    """All solutions of one problem, in the order they were made, with their step scores (None: not scored)."""
+    """All solutions of one problem in the order of sampling, with step scores if they are scored."""
 
     problem_id: str
     solutions: tuple[Solution, ...]
     step_scores: tuple[tuple[float, ...], ...] | None = None
     tree: Tree | None = None
-    """Whose leaves the solutions are, where they are leaves: what the policy gives them counts in the policy-weighted vote."""
+    """The tree, if the solutions are its leaves: their probabilities weight the policy-weighted vote."""
 
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """One way of picking from N solutions, measured over problems."""
+    """One way to pick from N solutions, measured over problems."""
 
     select: Select
     aggregate: Aggregate | None
     n: int
     accuracy_P: Floats
-    """Per problem, the share of groups of N whose pick is right: 0 or 1 where there is one group."""
+    """Share of groups of N whose pick is right, per problem; 0 or 1 if there is one group."""
     tokens_P: Floats
-    """Per problem, the mean number of sampled tokens of a group."""
+    """Mean number of sampled tokens of a group, per problem."""
 
 
 def curve(attempts: Sequence[Attempts], sizes: Sequence[int], is_exchangeable: bool) -> list[CurvePoint]:
     """Accuracy of every way to pick, for every N in `sizes`.
 
-    Exchangeable solutions (independent samples) are cut into as many disjoint groups of N as there are and averaged,
-    which narrows the interval honestly. Others (leaves of a tree) are used as the first N: the tree of that budget. Where
-    all have their trees and scores, there is the policy-weighted vote too: a leaf's vote is what the policy gives it times
-    its score to the power `SHARPNESS`.
-    A problem with fewer than N solutions uses all that it has. ValueError where leaves of a tree are said to be exchangeable.
+    Exchangeable solutions (independent samples) are divided into all possible disjoint groups of N, whose
+    mean has a narrower interval. Of other solutions (leaves of a tree) the first N are used: the tree of that
+    budget. If all have their trees and scores, the policy-weighted vote is measured too: a leaf's vote is the
+    policy's probability of it times its score to the power `SHARPNESS`.
+    A problem with fewer than N solutions uses all of them. ValueError if leaves of a tree are said to be
+    exchangeable.
     """
     if is_exchangeable and any(item.tree is not None for item in attempts):
         raise ValueError(
-            "leaves of a tree are not exchangeable: the first N are the tree of N leaves, others are none"
+            "leaves of a tree are not exchangeable: only the first N leaves are a tree of their own"
         )
     points = []
     for n in sizes:
@@ -122,7 +123,7 @@ def _is_right(item: Attempts, group: range, select: Select, how: Aggregate | Non
 
 @dataclass(frozen=True, slots=True)
 class FirstError:
-    """How well step scores find the first wrong step, in the terms of ProcessBench (arXiv 2412.06559)."""
+    """How well step scores find the first wrong step, as ProcessBench measures it (arXiv 2412.06559)."""
 
     f1: float
     acc_error: float
@@ -139,11 +140,15 @@ def predict_first_error(step_scores: Sequence[float], threshold: float) -> int:
 def first_error(
     step_scores: Sequence[Sequence[float]], first_wrong: Sequence[int], threshold: float
 ) -> FirstError:
-    """acc_error = exact matches among solutions with a wrong step; acc_correct = -1 predicted among those without;
-    F1 = their harmonic mean, 0 where both are 0 or a kind is missing."""
+    """Accuracy of the first wrong steps that a threshold predicts.
+
+    acc_error is the share of exact matches among solutions with a wrong step, acc_correct the share of -1
+    among those without one; F1 is their harmonic mean, 0 if both are 0 or one kind of solutions is missing.
+    """
     if len(step_scores) != len(first_wrong) or not first_wrong:
         raise ValueError(
-            f"as many score lists as labels are needed; {len(step_scores)} and {len(first_wrong)} were given"
+            f"the numbers of score lists and labels must be equal and above 0; "
+            f"{len(step_scores)} and {len(first_wrong)} were given"
         )
     predicted = [predict_first_error(scores, threshold) for scores in step_scores]
     on_error = [guess == truth for guess, truth in zip(predicted, first_wrong, strict=True) if truth != -1]
@@ -161,7 +166,10 @@ def first_error(
 
 
 def choose_threshold(step_scores: Sequence[Sequence[float]], first_wrong: Sequence[int]) -> float:
-    """The threshold in (0, 1) with the best F1 on these solutions (of equals, the best sum of both accuracies); use it on others."""
+    """The threshold in (0, 1) with the best F1 on these solutions, to be used on others.
+
+    Of thresholds with equal F1, the one with the best sum of both accuracies.
+    """
 
     def quality(threshold: float) -> tuple[float, float]:
         found = first_error(step_scores, first_wrong, threshold)
@@ -177,18 +185,21 @@ class LabelQuality:
     mae: float
     mae_low: float
     mae_high: float
-    """The 95 % interval of `mae`, by the bootstrap over labels."""
+    """Upper end of the 95 % interval of `mae`, by the bootstrap over labels."""
     bias: float
     """Mean of label minus truth."""
     correlation: float
-    """Spearman's rank correlation; nan where one side is constant."""
+    """Spearman's rank correlation; nan if one side is constant."""
     num_labels: int
 
 
 def label_quality(labels: Sequence[float], truths: Sequence[float]) -> LabelQuality:
-    """Both in [0, 1], in parallel."""
+    """Labels against truths of the same prefixes, in the same order; both in [0, 1]."""
     if len(labels) != len(truths) or not labels:
-        raise ValueError(f"as many labels as truths are needed; {len(labels)} and {len(truths)} were given")
+        raise ValueError(
+            "the numbers of labels and truths must be equal and above 0; "
+            f"{len(labels)} and {len(truths)} were given"
+        )
     label, truth = np.asarray(labels), np.asarray(truths)
     error = bootstrap(np.abs(label - truth))
     return LabelQuality(
@@ -197,7 +208,7 @@ def label_quality(labels: Sequence[float], truths: Sequence[float]) -> LabelQual
 
 
 def spearman(left: Floats, right: Floats) -> float:
-    """Rank correlation with ties ranked by their mean; nan where one side is constant."""
+    """Rank correlation; ties get their mean rank, nan if one side is constant."""
     ranks = [_ranks(left), _ranks(right)]
     if any(rank.std() == 0 for rank in ranks):
         return float("nan")

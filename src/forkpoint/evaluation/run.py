@@ -1,20 +1,22 @@
 """The evaluate stage: sample solutions of test problems, score them with a PRM, write results.json.
 
-Three kinds of solutions of the same problems: greedy, HT (independent samples, one set per temperature), EDU (tree
-leaves). Invariant: solutions and scores are journaled as they come, so a killed evaluation continues; every number in
-results.json is computed from the journal by the pure functions of `metrics.py`.
+The same problems get three kinds of solutions: greedy, HT (independent samples, one set per temperature), and
+EDU (leaves of a tree). Invariant: solutions and scores are journaled as they come, so a killed evaluation
+continues; every number in results.json is computed from the journal by the pure functions of `metrics.py`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from forkpoint.checks import check_at_least, check_within
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Estimate, bootstrap
 from forkpoint.evaluation.label_truth import LabelTruth
@@ -29,6 +31,7 @@ from forkpoint.evaluation.metrics import (
 from forkpoint.evaluation.tree_view import tree_views
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
+from forkpoint.policies.context import fits_context
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Cost, Policy, Problem, Scorer
 from forkpoint.runs import Run, complete
@@ -36,29 +39,35 @@ from forkpoint.runs.work import Executor
 from forkpoint.select import Aggregate
 from forkpoint.solutions.outcomes import TreeOutcome
 from forkpoint.solutions.sample import RolloutConfig
-from forkpoint.solutions.scoring import ScoreWork, solution_steps
-from forkpoint.solutions.work import SampleWork, TreeWork, fits_context, outcome_of
+from forkpoint.solutions.scoring import score_work, solution_steps
+from forkpoint.solutions.work import SampleWork, TreeWork, outcome_of
 from forkpoint.trees.grow import TreeConfig
 from forkpoint.trees.steer import Steering
 
 RESULTS_VERSION = 1
+NUM_THRESHOLD_SAMPLES = 4
+"""Solutions per problem that the first-error threshold is chosen on."""
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What is compared."""
+    """Which solutions are compared."""
 
     num_samples: int = 16
-    """Solutions per problem: HT samples, and leaves of the EDU tree; curves have N = 1, 2, 4 .. up to it."""
+    """Solutions per problem: HT samples, and leaves of the EDU tree; curves have points at N = 1, 2, 4,
+    ... up to it."""
     temperatures: tuple[float, ...] = (0.7,)
-    """HT temperatures (0.7 in arXiv 2503.22233)."""
+    """Temperatures of the HT samples, one set each (0.7 in arXiv 2503.22233)."""
     top_p: float = 1.0
+    """Nucleus of the HT samples, in (0, 1]; 1 samples from the whole distribution."""
     max_tokens: int = 512
+    """Maximum number of tokens of a solution."""
     seed: int = 0
+    """Seed of the HT samples."""
 
     def __post_init__(self) -> None:
-        if self.num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1; {self.num_samples} was given")
+        check_at_least(1, num_samples=self.num_samples, max_tokens=self.max_tokens)
+        check_within("(0, 1]", top_p=self.top_p)
         if any(temperature <= 0 for temperature in self.temperatures):
             raise ValueError(
                 "HT temperatures must be above 0; greedy decoding is always measured beside them"
@@ -72,16 +81,50 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SolutionSources:
+    """Where the solutions come from: independent samples, and leaves of trees."""
+
+    config: EvaluateConfig
+    tree: TreeConfig
+    """The EDU trees."""
+    steering: Steering | None = None
+    """Prunes EDU trees or chooses their forks; must not read gold answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """The PRM that judges solutions, and the problems that choose its threshold."""
+
+    scorer: Scorer | None = None
+    """The PRM; without one, nothing is scored."""
+    format: PRMFormat = field(default_factory=PRMFormat)
+    """How solutions are cut into steps, and how step scores become one score."""
+    threshold_problems: Sequence[Problem] = ()
+    """Lab problems, disjoint from the test problems, that choose the first-error threshold; without them,
+    first errors are not measured."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sampler:
     """One way to get solutions of a problem."""
 
-    kind: Literal["greedy", "ht", "edu"]
-    temperature: float
+    kind: Literal["ht", "edu"]
+    temperature: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name of its stage."""
+        if self.kind == "edu":
+            return "edu"
+        return f"ht T={self.temperature:g}" if self.temperature else "greedy"
+
+
+GREEDY, EDU = Sampler("ht"), Sampler("edu")
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """What was measured, ready for results.json."""
+    """The measurements, ready for results.json."""
 
     rows: list[dict[str, Any]]
     comparisons: list[dict[str, Any]]
@@ -90,37 +133,22 @@ class Evaluation:
     cost: Cost
     trees: list[dict[str, Any]]
     search: dict[str, Any] | None = None
-    """What steering the EDU trees took, per problem."""
+    """Cost of steering the EDU trees, per problem."""
 
 
 class Evaluator:
-    """Runs the works of an evaluation into one run directory."""
+    """Samples and scores into one run directory."""
 
-    def __init__(
-        self,
-        policy: Policy,
-        scorer: Scorer | None,
-        prm_format: PRMFormat,
-        run: Run,
-        executor: Executor,
-        steering: Steering | None = None,
-    ) -> None:
-        self._policy, self._scorer, self._format, self._steering = policy, scorer, prm_format, steering
-        self._run, self._executor = run, executor
+    def __init__(self, policy: Policy, run: Run, executor: Executor, sources: SolutionSources) -> None:
+        self._policy, self._run, self._executor, self._sources = policy, run, executor, sources
 
-    def outcomes(
-        self,
-        problems: Sequence[Problem],
-        sampler: Sampler,
-        num_samples: int,
-        config: EvaluateConfig,
-        tree: TreeConfig,
-    ) -> list[str]:
-        """Sample; return the keys of the outcome rows."""
+    def sample(self, problems: Sequence[Problem], sampler: Sampler, num_samples: int) -> list[str]:
+        """Sample solutions; returns the keys of the outcome rows. For trees `num_samples` is not read."""
         work: TreeWork | SampleWork
         if sampler.kind == "edu":
-            work = TreeWork(self._policy, problems, tree, self._steering)
+            work = TreeWork(self._policy, problems, self._sources.tree, self._sources.steering)
         else:
+            config = self._sources.config
             rollouts = RolloutConfig(
                 num_samples, sampler.temperature, config.top_p, config.max_tokens, config.seed
             )
@@ -128,35 +156,40 @@ class Evaluator:
         complete(self._run, self._executor, work)
         return list(work.keys)
 
-    def attempts(self, keys: Sequence[str]) -> list[Attempts]:
-        """Score the outcomes and read both back."""
+    def attempts(self, keys: Sequence[str], judge: Judge) -> list[Attempts]:
+        """Score the outcomes, and read both back."""
         outcomes = [outcome_of(row) for row in self._run.rows(keys)]
         scores: list[tuple[tuple[float, ...], ...] | None] = [None] * len(outcomes)
-        if self._scorer is not None:
-            work = ScoreWork(self._scorer, self._format, self._run, keys)
+        if judge.scorer is not None:
+            work = score_work(judge.scorer, judge.format, self._run, keys)
             complete(self._run, self._executor, work)
             scores = [tuple(tuple(item) for item in row["scores"]) for row in self._run.rows(work.keys)]
         trees = [outcome.tree if isinstance(outcome, TreeOutcome) else None for outcome in outcomes]
         return [
-            Attempts(outcome.problem.id, outcome.solutions(), its_scores, tree)
-            for outcome, its_scores, tree in zip(outcomes, scores, trees, strict=True)
+            Attempts(outcome.problem.id, outcome.solutions(), step_scores, tree)
+            for outcome, step_scores, tree in zip(outcomes, scores, trees, strict=True)
         ]
 
-    def first_errors(self, keys: Sequence[str]) -> tuple[list[tuple[float, ...]], list[int]]:
+    def first_errors(self, keys: Sequence[str], judge: Judge) -> tuple[list[tuple[float, ...]], list[int]]:
         """Step scores and first wrong steps of all solutions of lab problems."""
         scores: list[tuple[float, ...]] = []
         truths: list[int] = []
-        for attempts, row in zip(self.attempts(keys), self._run.rows(keys), strict=True):
+        for attempts, row in zip(self.attempts(keys, judge), self._run.rows(keys), strict=True):
             outcome = outcome_of(row)
-            assert attempts.step_scores is not None, "first errors are looked for only with a scorer"
+            assert attempts.step_scores is not None, "first errors are measured only with a scorer"
             scores += attempts.step_scores
             truths += [
                 first_wrong_step(lab_story(outcome.problem.id), steps)
-                for steps in solution_steps(outcome, self._format)
+                for steps in solution_steps(outcome, judge.format)
             ]
         return scores, truths
 
+    def trees(self, keys: Sequence[str]) -> list[TreeOutcome]:
+        """The outcomes of EDU trees."""
+        return [TreeOutcome.from_row(row) for row in self._run.rows(keys)]
+
     def cost(self, keys: Sequence[str]) -> Cost:
+        """Cost of sampling the outcomes."""
         return sum((outcome_of(row).cost for row in self._run.rows(keys)), Cost())
 
 
@@ -164,146 +197,157 @@ def evaluate_policy(
     problems: Sequence[Problem],
     policy: Policy,
     out: Path,
-    config: EvaluateConfig,
-    tree_config: TreeConfig,
+    sources: SolutionSources,
     executor: Executor,
-    scorer: Scorer | None = None,
-    prm_format: PRMFormat | None = None,
-    threshold_problems: Sequence[Problem] = (),
+    judge: Judge = Judge(),
     on_stage: Callable[[str], None] = lambda _: None,
-    steering: Steering | None = None,
 ) -> Evaluation:
-    """Measure the policy, and the scorer on it, on `problems`; journaled at `out`, run again to continue.
+    """Measure the policy, and the judge's PRM on it; journaled at `out`, run again to continue.
 
-    `threshold_problems` (lab problems that share nothing with `problems`) choose the first-error threshold; without them
-    first errors are not measured. `steering` prunes or chooses the forks of EDU trees; gold answers may not.
+    `on_stage` is called with the name of each stage that begins. ValueError if steering reads gold answers,
+    or if a prompt does not fit the policy's context; ConfigDiffers if `out` was started with another
+    configuration.
     """
-    if steering is not None and steering.search.is_gold:
+    _check(problems, policy, sources, judge)
+    config = sources.config
+    with Run.open(out, "evaluate", _identity(problems, policy, sources, judge)) as run:
+        evaluator = Evaluator(policy, run, executor, sources)
+
+        # 1. sample and score every kind of solutions
+        hts = [Sampler("ht", temperature) for temperature in config.temperatures]
+        keys: dict[Sampler, list[str]] = {}
+        attempts: dict[Sampler, list[Attempts]] = {}
+        for sampler in (GREEDY, *hts, EDU):
+            on_stage(sampler.name)
+            keys[sampler] = evaluator.sample(
+                problems, sampler, 1 if sampler == GREEDY else config.num_samples
+            )
+            attempts[sampler] = evaluator.attempts(keys[sampler], judge)
+
+        # 2. accuracy against tokens; with one greedy solution per problem, all ways to pick agree
+        greedy = curve(attempts[GREEDY], [1], is_exchangeable=True)[0]
+        points = {ht: curve(attempts[ht], config.sizes, is_exchangeable=True) for ht in hts}
+        points[EDU] = curve(attempts[EDU], config.sizes, is_exchangeable=False)
+        rows = [{**_row(GREEDY, greedy), "select": "greedy"}]
+        rows += [_row(sampler, point) for sampler, found in points.items() for point in found]
+
+        # 3. first errors, with a threshold that other problems choose
+        errors = None
+        if judge.scorer is not None and judge.threshold_problems:
+            on_stage("first errors")
+            others = evaluator.sample(judge.threshold_problems, hts[0], NUM_THRESHOLD_SAMPLES)
+            threshold = choose_threshold(*evaluator.first_errors(others, judge))
+            errors = first_error(*evaluator.first_errors(keys[hts[0]], judge), threshold)
+
+        # 4. trees to show, and the costs
+        trees = evaluator.trees(keys[EDU])
+        views = tree_views(trees, attempts[EDU], sources.tree, judge.format)
+        cost = sum((evaluator.cost(keys[sampler]) for sampler in keys), Cost())
+        run.finish({"num_rows": len(rows)})
+    return Evaluation(
+        rows,
+        comparisons(points, judge.format.aggregate),
+        bootstrap(greedy.accuracy_P),
+        errors,
+        cost,
+        views,
+        _search_cost(trees),
+    )
+
+
+def _check(problems: Sequence[Problem], policy: Policy, sources: SolutionSources, judge: Judge) -> None:
+    if sources.steering is not None and sources.steering.config.is_gold:
         raise ValueError(
-            "a search by outcomes reads the gold answers: fit to label, unfit to evaluate; choose value prm or confidence"
+            "a search by outcomes reads the gold answers: it is fit for labelling and unfit for evaluation; "
+            "choose value prm or confidence"
         )
-    fits = [fits_context(policy, problem) for problem in problems]
-    if not all(fits):
+    num_long = sum(not fits_context(policy, problem) for problem in problems)
+    if num_long:
         raise ValueError(
-            f"{fits.count(False)} prompts do not fit the policy's context of {policy.max_length} tokens; leave those problems out"
+            f"{num_long} prompts do not fit the policy's context of {policy.max_length} tokens; "
+            "leave those problems out"
         )
-    resolved = {
+    if judge.threshold_problems and not sources.config.temperatures:
+        raise ValueError("first errors are measured on HT samples; give at least one temperature")
+
+
+def _identity(
+    problems: Sequence[Problem], policy: Policy, sources: SolutionSources, judge: Judge
+) -> dict[str, Any]:
+    """The configuration of the run."""
+    identity = {
         "policy": policy.name,
         "entropies": policy.entropy_bound,
-        "scorer": scorer.name if scorer else None,
-        "evaluate": asdict(config),
-        "tree": asdict(tree_config),
+        "scorer": judge.scorer.name if judge.scorer else None,
+        "evaluate": asdict(sources.config),
+        "tree": asdict(sources.tree),
         "problems": content_key([asdict(problem) for problem in problems]),
         "num_problems": len(problems),
     }
-    if steering is not None:
-        resolved["steering"] = steering.identity()
-    with Run.open(out, "evaluate", resolved) as run:
-        evaluator = Evaluator(policy, scorer, prm_format or PRMFormat(), run, executor, steering)
-        rows: list[dict[str, Any]] = []
-        points: dict[Sampler, list[CurvePoint]] = {}
-        cost = Cost()
-        trees: list[dict[str, Any]] = []
-        search: dict[str, Any] | None = None
-        samplers = [
-            Sampler("greedy", 0.0),
-            *(Sampler("ht", temperature) for temperature in config.temperatures),
-            Sampler("edu", 0.0),
-        ]
-        greedy: Estimate | None = None
-        ht_keys: list[str] = []
-        for sampler in samplers:
-            on_stage(f"{sampler.kind} T={sampler.temperature:g}" if sampler.kind == "ht" else sampler.kind)
-            keys = evaluator.outcomes(
-                problems, sampler, 1 if sampler.kind == "greedy" else config.num_samples, config, tree_config
-            )
-            cost += evaluator.cost(keys)
-            if sampler.kind == "greedy":
-                greedy_point = curve(
-                    [Attempts(a.problem_id, a.solutions) for a in evaluator.attempts(keys)], [1], True
-                )[0]
-                greedy = bootstrap(greedy_point.accuracy_P)
-                rows.append({**_row(sampler, greedy_point), "sampler": "ht", "select": "greedy"})
-                continue
-            ht_keys = ht_keys or keys
-            attempts = evaluator.attempts(keys)
-            points[sampler] = curve(attempts, config.sizes, is_exchangeable=sampler.kind == "ht")
-            if sampler.kind == "edu":
-                outcomes = [TreeOutcome.from_row(row) for row in run.rows(keys)]
-                trees = tree_views(outcomes, attempts, tree_config, prm_format or PRMFormat())
-                search = _search_cost(outcomes)
-            rows += [_row(sampler, point) for point in points[sampler]]
-        errors = None
-        if scorer is not None and threshold_problems:
-            on_stage("first errors")
-            first_ht = Sampler("ht", config.temperatures[0])
-            threshold_keys = evaluator.outcomes(threshold_problems, first_ht, 4, config, tree_config)
-            threshold = choose_threshold(*evaluator.first_errors(threshold_keys))
-            errors = first_error(*evaluator.first_errors(ht_keys), threshold)
-        assert greedy is not None, "greedy is the first sampler"
-        run.finish({"num_rows": len(rows)})
-    return Evaluation(rows, comparisons(points, prm_format), greedy, errors, cost, trees, search)
+    return identity | ({"steering": sources.steering.identity()} if sources.steering else {})
 
 
-def _search_cost(outcomes: Sequence[TreeOutcome]) -> dict[str, Any] | None:
-    scorings = [outcome.scoring for outcome in outcomes if outcome.scoring]
+def _search_cost(trees: Sequence[TreeOutcome]) -> dict[str, Any] | None:
+    scorings = [tree.scoring for tree in trees if tree.scoring]
     if not scorings:
         return None
     return {
-        "prm_tokens_per_problem": sum(scoring.tokens for scoring in scorings) / len(outcomes),
-        "pruned_per_problem": sum(outcome.num_pruned for outcome in outcomes) / len(outcomes),
+        "prm_tokens_per_problem": sum(scoring.tokens for scoring in scorings) / len(trees),
+        "pruned_per_problem": sum(tree.num_pruned for tree in trees) / len(trees),
     }
 
 
-def comparisons(
-    points: dict[Sampler, list[CurvePoint]], prm_format: PRMFormat | None
-) -> list[dict[str, Any]]:
-    """Paired differences on the same problems, at the largest N."""
-    how: Aggregate = prm_format.aggregate if prm_format else "min"
-    found: dict[tuple[str, float, str], CurvePoint] = {}
-    for sampler, its_points in points.items():
-        largest = max(point.n for point in its_points)
-        for point in its_points:
+Pick = tuple[Sampler, str]
+"""Solutions, and the way to pick one of them."""
+
+
+def comparisons(points: dict[Sampler, list[CurvePoint]], how: Aggregate) -> list[dict[str, Any]]:
+    """Paired differences on the same problems at the largest N, with scores aggregated by `how`."""
+    found: dict[Pick, CurvePoint] = {}
+    for sampler, curve_points in points.items():
+        largest = max(point.n for point in curve_points)
+        for point in curve_points:
             if point.n == largest and point.aggregate in (None, how):
-                found[sampler.kind, sampler.temperature, point.select] = point
-    pairs = []
-    hts = [sampler.temperature for sampler in points if sampler.kind == "ht"]
-    edu: tuple[str, float] = ("edu", 0.0)
-    for temperature in hts:
-        ht = ("ht", temperature)
+                found[sampler, point.select] = point
+    pairs: list[tuple[Pick, Pick]] = []
+    for ht in (sampler for sampler in points if sampler.kind == "ht"):
         pairs += [
-            ((*ht, "best"), (*ht, "majority")),
-            ((*edu, "best"), (*ht, "majority")),
-            ((*edu, "best"), (*ht, "best")),
+            ((ht, "best"), (ht, "majority")),
+            ((EDU, "best"), (ht, "majority")),
+            ((EDU, "best"), (ht, "best")),
+            ((ht, "weighted"), (ht, "majority")),
+            ((EDU, "policy-weighted"), (ht, "weighted")),
+            ((EDU, "oracle"), (ht, "oracle")),
         ]
-        pairs += [((*ht, "weighted"), (*ht, "majority")), ((*edu, "policy-weighted"), (*ht, "weighted"))]
-        pairs += [((*edu, "oracle"), (*ht, "oracle"))]
-    pairs += [((*edu, "best"), (*edu, "majority")), ((*edu, "policy-weighted"), (*edu, "best"))]
-    return [_comparison(left, right, found, how) for left, right in pairs if left in found and right in found]
+    pairs += [((EDU, "best"), (EDU, "majority")), ((EDU, "policy-weighted"), (EDU, "best"))]
+    return [
+        _comparison(
+            f"{_name(left, found[left], how)} minus {_name(right, found[right], how)}",
+            found[left],
+            found[right],
+        )
+        for left, right in pairs
+        if left in found and right in found
+    ]
 
 
-def _comparison(
-    left: tuple[str, float, str],
-    right: tuple[str, float, str],
-    found: dict[tuple[str, float, str], CurvePoint],
-    how: str,
-) -> dict[str, Any]:
-    difference = bootstrap(np.subtract(found[left].accuracy_P, found[right].accuracy_P))
-    tokens = float(found[left].tokens_P.sum() / found[right].tokens_P.sum())
+def _name(pick: Pick, point: CurvePoint, how: Aggregate) -> str:
+    sampler, select = pick
+    kind = f"HT T={sampler.temperature:g}" if sampler.kind == "ht" else "EDU"
+    if select.endswith("weighted"):
+        return f"{kind} {select} vote of {point.n} ({how})"
+    return f"{kind} {select}-of-{point.n}" + (f" ({how})" if select == "best" else "")
 
-    def name(key: tuple[str, float, str]) -> str:
-        kind = f"HT T={key[1]:g}" if key[0] == "ht" else "EDU"
-        if key[2].endswith("weighted"):
-            return f"{kind} {key[2]} vote of {found[key].n} ({how})"
-        return f"{kind} {key[2]}-of-{found[key].n}" + (f" ({how})" if key[2] == "best" else "")
 
+def _comparison(name: str, left: CurvePoint, right: CurvePoint) -> dict[str, Any]:
+    difference = bootstrap(np.subtract(left.accuracy_P, right.accuracy_P))
     return {
-        "name": f"{name(left)} minus {name(right)}",
+        "name": name,
         "difference": difference.mean,
         "ci_low": difference.low,
         "ci_high": difference.high,
         "num_problems": difference.num_problems,
-        "token_ratio": tokens,
+        "token_ratio": float(left.tokens_P.sum() / right.tokens_P.sum()),
     }
 
 
@@ -352,11 +396,21 @@ def write_results(
         "seconds": seconds,
     }
     for name, content in (("results.json", results), ("trees.json", evaluation.trees)):
-        (out / name).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(_defined(content), indent=1, ensure_ascii=False, allow_nan=False)
+        (out / name).write_text(text + "\n", encoding="utf-8")
     return results
 
 
+def _defined(value: Any) -> Any:
+    """`value` with None in place of every NaN, which JSON does not have: a correlation may be undefined."""
+    if isinstance(value, dict):
+        return {key: _defined(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_defined(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _label_quality(truth: LabelTruth) -> dict[str, Any]:
-    """The uniform weighting's figures, and those of each weighting by name."""
+    """The figures of the uniform weighting, and those of each weighting by name."""
     by_weighting = {weighting: asdict(quality) for weighting, quality in truth.quality.items()}
     return {**by_weighting["uniform"], "rollouts": truth.num_rollouts, "by_weighting": by_weighting}

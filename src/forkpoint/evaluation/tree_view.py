@@ -1,6 +1,6 @@
 """Trees as the report draws them: `trees.json` beside `results.json`.
 
-Invariant: everything shown is in the journal or derived from it; each stretch of a step is listed once, on the branch
+Invariant: all content is in the journal or derived from it; each part of a step is listed once, on the branch
 that owns its end.
 """
 
@@ -25,7 +25,7 @@ def tree_views(
     prm_format: PRMFormat,
     num_trees: int = 6,
 ) -> list[dict[str, Any]]:
-    """The first trees with both right and wrong leaves, as JSON objects; `attempts` holds their step scores."""
+    """The first trees with right and wrong leaves, as JSON objects; `attempts` holds their step scores."""
     pairs = [
         (outcome, item)
         for outcome, item in zip(outcomes, attempts, strict=True)
@@ -37,7 +37,7 @@ def tree_views(
 def tree_view(
     outcome: TreeOutcome, attempts: Attempts, config: TreeConfig, prm_format: PRMFormat
 ) -> dict[str, Any]:
-    """One tree: branches token by token, and the labelled and scored step stretches on them."""
+    """One tree: branches token by token, and the labelled and scored parts of steps on them."""
     token_names = {
         token_id: text
         for branch, texts in zip(outcome.tree.branches, outcome.branch_texts, strict=True)

@@ -1,1 +1,1 @@
-"""Whole experiments made of the stages: the demo, the sweep over labels, RAFT, and the check of a lab policy."""
+"""Experiments made of the stages: the demo, the sweep over labels, RAFT, and the check of a lab policy."""

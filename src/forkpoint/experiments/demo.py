@@ -1,6 +1,7 @@
-"""The main job on the embedded default, start to end: label, train, evaluate, report, with the shipped lab policy.
+"""The demo: label, train, evaluate and report from start to end, with the shipped lab policy.
 
-Invariant: the demo is the public stages with small settings, nothing of its own; killed and started again it continues.
+Invariant: the demo consists of the public stages with small settings and nothing else; killed and started
+again, it continues.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from forkpoint.checks import check_at_least
 from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
-from forkpoint.evaluation.run import EvaluateConfig, evaluate_policy, write_results
+from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy, write_results
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.run import LabelSummary, label_format, label_problems
 from forkpoint.policies import LAB_POLICY, load_policy
@@ -27,32 +29,39 @@ from forkpoint.trees.grow import TreeConfig
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """How much the demo does; the defaults take about five minutes on 2 cores."""
+    """The size of the demo; the defaults take about five minutes on 2 cores."""
 
     num_train_problems: int = 1000
-    """Problems that EDU trees are grown and labelled on."""
+    """Problems whose EDU trees are labelled."""
     num_train_steps: int = 950
-    """Optimiser steps of the PRM, two trees each."""
+    """Optimiser steps of the PRM, with two trees each."""
     num_test_problems: int = 240
+    """Problems that the PRM is evaluated on."""
     num_threshold_problems: int = 60
     """Problems of a third split that choose the first-error threshold."""
     num_samples: int = 16
+    """Solutions per test problem, and leaves of every tree."""
     num_prefixes: int = 60
     """Labelled prefixes whose true value is estimated."""
     num_rollouts: int = 32
     """Rollouts per such prefix."""
     seed: int = 0
+    """Seed of problems, training and sampling."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, **{name: number for name, number in asdict(self).items() if name != "seed"})
 
 
 LABEL_TAU = 0.5
-"""For the trees that are labelled. With the default tau of 1.0 the lab policy's anchors run out at six leaves, and its skipped
-entries are never among them, so a PRM does not learn that they are wrong; trees of test problems keep the default."""
+"""Entropy threshold of the trees that are labelled. With the default of 1.0 the lab policy's anchors run
+out at six leaves, and its skipped entries are never among them, so a PRM does not learn that they are
+wrong. Trees of test problems keep the default."""
 MAX_TOKENS = 160
 
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """Where the demo's outputs are, and what its stages reported."""
+    """The results of the demo, and the reports of its stages."""
 
     results: dict[str, Any]
     labels: LabelSummary
@@ -66,7 +75,7 @@ def run_demo(
     on_stage: Callable[[str], None] = lambda _: None,
     on_train_step: Callable[[int, int, float], None] | None = None,
 ) -> DemoResult:
-    """Everything into `out`: label/, prm/, evaluate/, results.json, trees.json."""
+    """Run all stages; writes label/, prm/, evaluate/, truth/, results.json and trees.json to `out`."""
     policy = load_policy("lab")
     tree = TreeConfig(num_leaves=config.num_samples, max_tokens=MAX_TOKENS)
     label_tree = replace(tree, tau=LABEL_TAU)
@@ -95,16 +104,15 @@ def run_demo(
 
     started = time.monotonic()
     prm = load_prm(out / "prm")
+    evaluate_config = EvaluateConfig(config.num_samples, max_tokens=tree.max_tokens, seed=config.seed)
+    threshold_problems = load_problems(f"lab:valid?num={config.num_threshold_problems}&seed={config.seed}")
     evaluation = evaluate_policy(
         load_problems(f"lab:test?num={config.num_test_problems}&seed={config.seed}"),
         policy,
         out / "evaluate",
-        EvaluateConfig(num_samples=config.num_samples, max_tokens=tree.max_tokens, seed=config.seed),
-        tree,
+        SolutionSources(evaluate_config, tree),
         executor,
-        prm,
-        prm.format,
-        threshold_problems=load_problems(f"lab:valid?num={config.num_threshold_problems}&seed={config.seed}"),
+        Judge(prm, prm.format, threshold_problems),
         on_stage=lambda stage: on_stage(f"evaluate: {stage}"),
     )
     timed("evaluate", started)

@@ -1,6 +1,7 @@
-"""Is a policy useful in the lab: right often enough to learn from, wrong often enough to improve, unsure at the right places.
+"""Whether a policy is useful in the lab: right often enough to learn from, wrong often enough to improve.
 
-Invariant: everything is measured on fresh samples of the given policy; nothing is read from its model card.
+It should also be unsure at the right places. Invariant: everything is measured on new samples of the given
+policy; nothing is read from its model card.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from forkpoint.checks import check_above, check_at_least
 from forkpoint.estimates import Estimate, bootstrap
 from forkpoint.evaluation.metrics import Attempts, curve
 from forkpoint.lab.oracle import first_error
@@ -22,32 +24,42 @@ from forkpoint.steps import AnchorRule
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """What is sampled."""
+    """Which problems are solved, and how."""
 
     problems: str = "lab:test?num=200"
+    """The lab problems."""
     num_samples: int = 64
     """Samples per problem."""
     temperature: float = 0.7
+    """Temperature of the samples."""
     tau: float = 1.0
-    """Anchors are counted at this entropy, in nats."""
+    """Entropy in nats above which a token counts as an anchor."""
     max_tokens: int = 160
+    """Maximum number of tokens of a solution."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, num_samples=self.num_samples, max_tokens=self.max_tokens)
+        check_above(0, temperature=self.temperature)
+        check_at_least(0, tau=self.tau)
 
 
 @dataclass(frozen=True)
 class PolicyCheck:
-    """How a policy does on lab problems."""
+    """Accuracies and anchors of a policy on lab problems."""
 
     greedy: Estimate
+    """Accuracy of the greedy solution."""
     sampled: Estimate
     """Accuracy of one sample."""
     majority: Estimate
-    """Of all samples."""
+    """Accuracy of the majority vote of all samples."""
     oracle: Estimate
-    """A right answer is among all samples."""
+    """Share of problems with a right answer among all samples."""
     anchors: Estimate
-    """Per greedy solution."""
+    """Anchors per greedy solution."""
     first_errors: dict[str, int]
-    """Of the greedy solutions, by kind; `none` is right in every step."""
+    """Number of greedy solutions by kind of their first error; `none` counts those that are right in every
+    step."""
 
 
 def check_policy(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
+from forkpoint.checks import check_at_least, check_choice, check_within
 from forkpoint.records import Problem
 from forkpoint.select import AGGREGATES, Aggregate
 from forkpoint.training.config import SFTConfig
+
+KeptBy: TypeAlias = Literal["prm", "outcome"]
 
 
 @dataclass(frozen=True)
@@ -16,45 +19,48 @@ class RaftConfig:
     """How a policy learns from its own solutions. The defaults are those of arXiv 2412.11006."""
 
     num_iterations: int = 3
-    """T."""
+    """Number of iterations, T."""
     num_samples: int = 16
-    """Completions per prompt, of which at most one is kept."""
+    """Completions per prompt; at most one of them is kept."""
     num_prompts: int = 0
-    """Problems per iteration (20,000 in the paper): the next ones in their order, from the start again after the last; 0 takes all."""
+    """Problems per iteration (20,000 in the paper), taken in their order and from the start again after
+    the last one; 0 takes all."""
     temperature: float = 1.0
-    """Of the samples that are chosen from and of the sampled accuracy."""
+    """Temperature of the completions to choose from, and of the samples for evaluation."""
     top_p: float = 1.0
+    """Nucleus of the same samples, in (0, 1]."""
     max_tokens: int = 512
-    """Per completion; one that has not ended by then is never kept."""
-    select: Literal["prm", "outcome"] = "prm"
-    """What is kept of a prompt: the completion that the PRM scores best, right or wrong (prm), or any right one (outcome)."""
+    """Maximum number of tokens of a completion; one that reaches it without an end is never kept."""
+    select: KeptBy = "prm"
+    """Which completion of a prompt is kept: the one that the PRM scores best, right or wrong (prm), or any
+    right one (outcome)."""
     aggregate: Aggregate = "min"
-    """What makes one score of the steps'."""
+    """How step scores become one score of a completion: last, min, prod or mean."""
     num_eval_samples: int = 4
-    """Samples per evaluation problem, beside the greedy solution."""
+    """Samples per evaluation problem, in addition to the greedy solution."""
     seed: int = 0
+    """Seed of samples, choices and fine-tuning."""
     sft: SFTConfig = field(default_factory=SFTConfig)
 
     def __post_init__(self) -> None:
-        if min(self.num_iterations, self.num_samples, self.max_tokens, self.num_eval_samples) < 1:
-            raise ValueError(
-                "num_iterations, num_samples, max_tokens and num_eval_samples must be at least 1"
-            )
-        if self.num_prompts < 0:
-            raise ValueError(f"num_prompts must be 0 (all) or above; {self.num_prompts} was given")
+        check_at_least(
+            1,
+            num_iterations=self.num_iterations,
+            num_samples=self.num_samples,
+            max_tokens=self.max_tokens,
+            num_eval_samples=self.num_eval_samples,
+        )
+        check_at_least(0, num_prompts=self.num_prompts)
         if not self.temperature > 0:
             raise ValueError(
                 f"temperature must be above 0, or all samples are equal; {self.temperature} was given"
             )
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1]; {self.top_p} was given")
-        if self.select not in ("prm", "outcome"):
-            raise ValueError(f"select {self.select!r} is unknown; choose from prm, outcome")
-        if self.aggregate not in AGGREGATES:
-            raise ValueError(f"aggregate {self.aggregate!r} is unknown; choose from {', '.join(AGGREGATES)}")
+        check_within("(0, 1]", top_p=self.top_p)
+        check_choice("select", self.select, get_args(KeptBy))
+        check_choice("aggregate", self.aggregate, AGGREGATES)
 
     def learning_rate(self, iteration: int) -> float:
-        """The peak rate of an iteration in 1 .. T: `sft.learning_rate` * (T - t + 1) / T (arXiv 2412.11006)."""
+        """Peak rate of iteration t in 1 .. T: `sft.learning_rate` * (T - t + 1) / T (arXiv 2412.11006)."""
         return self.sft.learning_rate * (self.num_iterations - iteration + 1) / self.num_iterations
 
     def prompts(self, problems: Sequence[Problem], iteration: int) -> list[Problem]:

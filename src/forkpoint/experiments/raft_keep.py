@@ -1,4 +1,4 @@
-"""What RAFT keeps of an iteration's samples: which completion of each prompt, and the counts.
+"""Which completion of each prompt RAFT keeps in an iteration, and the counts.
 
 Invariant: every prompt is kept, dropped or skipped, and counted as one of them.
 """
@@ -11,14 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from forkpoint.content_key import content_key
-from forkpoint.errors import LayoutError
 from forkpoint.experiments.raft_config import RaftConfig
-from forkpoint.prms.layout import PRMFormat
-from forkpoint.records import Policy, Scorer
-from forkpoint.runs import Run
+from forkpoint.records import Policy
 from forkpoint.select import aggregate, best
 from forkpoint.solutions.outcomes import SampleOutcome
 from forkpoint.training.config import SFTRow
@@ -28,7 +23,7 @@ KEPT = "kept.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What an iteration sampled and kept; prompts are kept, dropped or skipped."""
+    """Counts of an iteration; every prompt is kept, dropped or skipped."""
 
     num_prompts: int
     num_skipped: int
@@ -47,57 +42,11 @@ class Kept:
     num_unfinished: int
     """Completions that ran into the token limit; never kept."""
     num_refused: int
-    """Completions that the PRM cannot read, too long for it for example; never kept."""
-
-
-class CandidateWork:
-    """The step scores of every completion that may be kept; null for one that has not ended or that the PRM refuses to read."""
-
-    def __init__(self, prm: Scorer, prm_format: PRMFormat, run: Run, sample_keys: Sequence[str]) -> None:
-        self._prm, self._format, self._run, self._sample_keys = prm, prm_format, run, sample_keys
-        self.keys = [content_key({"candidates_of": key, "scorer": prm.name}) for key in sample_keys]
-
-    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
-        outcomes = [
-            SampleOutcome.from_row(row) for row in self._run.rows([self._sample_keys[idx] for idx in idxs])
-        ]
-        solutions = [
-            [
-                (outcome.problem.question, path.steps(self._format.segmentation, self._format.rule)[0])
-                if path.completion.finish == "stop"
-                else None
-                for path in outcome.paths
-            ]
-            for outcome in outcomes
-        ]
-        distinct = list(dict.fromkeys(item for items in solutions for item in items if item))
-        scores = dict(zip(distinct, scores_or_refusals(self._prm, distinct), strict=True))
-        return [
-            {"kind": "candidates", "scores": [scores[item] if item else None for item in items]}
-            for items in solutions
-        ]
-
-
-def scores_or_refusals(
-    prm: Scorer, solutions: Sequence[tuple[str, tuple[str, ...]]]
-) -> list[list[float] | None]:
-    """Step scores per (question, steps), rounded to 6 decimals; None for a solution that the PRM refuses with LayoutError."""
-    if not solutions:
-        return []
-    try:
-        scores = prm.score([question for question, _ in solutions], [steps for _, steps in solutions])
-    except LayoutError:  # of one at least: halves find which
-        half = len(solutions) // 2
-        return (
-            [*scores_or_refusals(prm, solutions[:half]), *scores_or_refusals(prm, solutions[half:])]
-            if half
-            else [None]
-        )
-    return [[round(score, 6) for score in its_scores] for its_scores in scores]
+    """Completions that the PRM cannot read, for example because they are too long; never kept."""
 
 
 class Keeper:
-    """Picks what is kept of every prompt, and counts."""
+    """Picks the completion of every prompt that is kept, and counts."""
 
     def __init__(self, config: RaftConfig, iteration: int) -> None:
         self._config, self._iteration = config, iteration
@@ -109,9 +58,9 @@ class Keeper:
         outcomes: Iterator[SampleOutcome],
         scores: Iterator[list[list[float] | None] | None],
     ) -> Iterator[bytes]:
-        """The lines of kept.jsonl; outcomes and scores run in parallel, one pair per prompt, no scores without a PRM."""
-        for outcome, its_scores in zip(outcomes, scores, strict=True):
-            values = None if its_scores is None else [self._value(step_scores) for step_scores in its_scores]
+        """The lines of kept.jsonl; one outcome and one list of step scores per prompt, None without a PRM."""
+        for outcome, candidates in zip(outcomes, scores, strict=True):
+            values = None if candidates is None else [self._value(step_scores) for step_scores in candidates]
             self._count(outcome, values)
             idx = self.choice(outcome, values)
             if idx is None:
@@ -129,10 +78,10 @@ class Keeper:
                 "prompt_ids": policy.encode_question(outcome.problem.question),
                 "completion_ids": path.completion.token_ids,
             }
-            yield (json.dumps(row, ensure_ascii=False) + "\n").encode()
+            yield (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     def choice(self, outcome: SampleOutcome, scores: Sequence[float | None] | None) -> int | None:
-        """The index of the completion to keep, None where there is none; of equal scores the first."""
+        """Index of the completion to keep, None if there is none to keep; the first one of equal scores."""
         if self._config.select == "prm":
             assert scores is not None, "keeping by PRM needs scores"
             idxs = [idx for idx, score in enumerate(scores) if score is not None]
@@ -145,7 +94,7 @@ class Keeper:
         return rng.choice(idxs) if idxs else None
 
     def kept(self, num_prompts: int) -> Kept:
-        """The counts, once all lines are written."""
+        """The counts; complete when all lines are written."""
         counts = self._counts
         return Kept(
             num_prompts=num_prompts,
@@ -178,7 +127,7 @@ class Keeper:
 
 
 def read_kept(path: Path) -> list[SFTRow]:
-    """The rows of a kept.jsonl as they are trained on: the ids that the policy sampled, not its text tokenised again."""
+    """The rows of a kept.jsonl to train on: the ids that the policy sampled, not its text tokenised again."""
     with path.open(encoding="utf-8") as file:
         rows = map(json.loads, file)
         return [SFTRow(tuple(row["prompt_ids"]), tuple(row["completion_ids"])) for row in rows]

@@ -1,10 +1,10 @@
-"""One PRM per variant (label value, learning rate, seed), all judged on the same samples of the same problems.
+"""One PRM per variant (label value, learning rate, seed), all judged on the same samples of solutions.
 
-    OUT/NAME-seedS/labels.jsonl, prm/    labels derived from the run, and the PRM trained on them
+    OUT/NAME-seedS/labels.jsonl, prm/    labels derived from the label run, and the PRM trained on them
     OUT/samples/                         HT samples of the test problems, and every PRM's scores of them
     OUT/sweep.json                       accuracies with intervals, and paired differences from the reference
 
-Invariant: variants differ in what their name says and in nothing else; killed and started again, a sweep goes on where it was.
+Invariant: variants differ only in what their names say; a sweep that was killed continues where it stopped.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from forkpoint.checks import check_above, check_at_least
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Estimate, bootstrap, bootstrap_seeds
 from forkpoint.evaluation.metrics import Attempts, curve
-from forkpoint.evaluation.run import EvaluateConfig, Evaluator, Sampler
+from forkpoint.evaluation.run import EvaluateConfig, Evaluator, Judge, Sampler, SolutionSources
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.labels.config import LabelConfig
-from forkpoint.labels.run import LABELS, label_format, relabel
+from forkpoint.labels.run import label_format, relabel
 from forkpoint.prms import load_prm
-from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Policy, Problem
 from forkpoint.runs import Run
 from forkpoint.runs.durable import replace_file
@@ -44,7 +45,7 @@ class Variant:
     """One entry of a sweep."""
 
     name: str
-    """Also of its directory."""
+    """Also the name of its directory."""
     labels: LabelConfig
     train: TrainConfig
 
@@ -54,15 +55,23 @@ class SweepConfig:
     """How the PRMs are judged."""
 
     num_samples: int = 64
-    """HT samples per test problem; best-of-N for N = 4, 8, .. up to it."""
+    """HT samples per test problem; best-of-N is measured for N = 4, 8, ... up to it."""
     temperature: float = 0.7
+    """Temperature of the samples."""
     max_tokens: int = 512
+    """Maximum number of tokens of a sample."""
     num_seeds: int = 1
-    """PRMs trained per variant, with different seeds."""
+    """PRMs trained per variant, each with a seed of its own."""
     seed: int = 0
-    """Of the samples, and the first of the training seeds."""
+    """Seed of the samples, and the first of the training seeds."""
     num_rollouts: int | None = None
-    """Completions per prefix that labels are derived from; None takes all."""
+    """Completions per prefix that labels are derived from; by default, all."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, num_samples=self.num_samples, max_tokens=self.max_tokens, num_seeds=self.num_seeds)
+        check_above(0, temperature=self.temperature)
+        if self.num_rollouts is not None:
+            check_at_least(1, num_rollouts=self.num_rollouts)
 
     @property
     def sizes(self) -> list[int]:
@@ -70,10 +79,26 @@ class SweepConfig:
         return [n for n in (4, 8, 16, 32, 64, 128, 256) if n <= self.num_samples] or [self.num_samples]
 
 
+@dataclass(frozen=True)
+class SweepInputs:
+    """The data and models that a sweep needs."""
+
+    label_run: Path
+    """The run whose outcomes all labels are derived from."""
+    variants: Sequence[Variant]
+    """The first one is the reference of the paired differences, beside majority vote."""
+    base: str
+    """The model that every PRM starts from."""
+    problems: Sequence[Problem]
+    """The test problems."""
+    policy: Policy
+    """The policy that samples their solutions."""
+
+
 def variants_of(
     values: Sequence[str], learning_rates: Sequence[float], labels: LabelConfig, train: TrainConfig
 ) -> list[Variant]:
-    """Every value with every learning rate (none given: that of `train`)."""
+    """Every value with every learning rate (by default `train`'s). ValueError if two names are equal."""
     rates = list(learning_rates) or [train.learning_rate]
     found = []
     for value in values:
@@ -82,79 +107,63 @@ def variants_of(
             name = config.canonical_value.replace(":", "-") + (f"-lr{rate:g}" if len(rates) > 1 else "")
             found.append(Variant(name, config, replace(train, learning_rate=rate)))
     if len({variant.name for variant in found}) < len(found):
-        raise ValueError(
-            f"variants must differ; {', '.join(variant.name for variant in found)} were asked for"
-        )
+        raise ValueError(f"variants must differ; {', '.join(variant.name for variant in found)} were given")
     return found
 
 
 def run_sweep(
-    label_run: Path,
-    variants: Sequence[Variant],
-    base: str,
-    problems: Sequence[Problem],
-    policy: Policy,
+    inputs: SweepInputs,
     out: Path,
     config: SweepConfig,
     executor: Executor,
     on_stage: Callable[[str], None] = lambda _: None,
     on_train_step: Callable[[int, int, float], None] | None = None,
 ) -> dict[str, Any]:
-    """Train every variant, judge all on the same samples; returns what sweep.json holds.
-
-    The first variant is the reference of the paired differences, beside majority vote.
-    """
+    """Train a PRM per variant and seed, judge all on the same samples; returns the content of sweep.json."""
     out.mkdir(parents=True, exist_ok=True)
     seeds = range(config.seed, config.seed + config.num_seeds)
     trained: dict[str, list[Path]] = {}
-    for variant in variants:
+    for variant in inputs.variants:
         for seed in seeds:
             on_stage(f"train: {variant.name}, seed {seed}")
-            trained.setdefault(variant.name, []).append(
-                _train(label_run, variant, seed, base, out, config, on_train_step)
-            )
+            prm_directory = _train(inputs, variant, seed, out, config, on_train_step)
+            trained.setdefault(variant.name, []).append(prm_directory)
     evaluate_config = EvaluateConfig(
         config.num_samples, (config.temperature,), 1.0, config.max_tokens, config.seed
     )
     identity = {
-        "policy": policy.name,
-        "problems": content_key([asdict(problem) for problem in problems]),
+        "policy": inputs.policy.name,
+        "problems": content_key([asdict(problem) for problem in inputs.problems]),
         **asdict(evaluate_config),
     }
     on_stage(f"sample: {config.num_samples} per problem")
     with Run.open(out / "samples", "sweep", identity) as run:
-        unscored = Evaluator(policy, None, PRMFormat(), run, executor)
-        sampler = Sampler("ht", config.temperature)
-        keys = unscored.outcomes(
-            problems, sampler, config.num_samples, evaluate_config, TreeConfig(max_tokens=config.max_tokens)
-        )
-        plain = _accuracies(unscored.attempts(keys), config.sizes)
+        sources = SolutionSources(evaluate_config, TreeConfig(max_tokens=config.max_tokens))
+        evaluator = Evaluator(inputs.policy, run, executor, sources)
+        keys = evaluator.sample(inputs.problems, Sampler("ht", config.temperature), config.num_samples)
+        plain = _accuracies(evaluator.attempts(keys, Judge()), config.sizes)
         scored: dict[str, list[dict[tuple[str, Aggregate | None, int], NDArray[np.float64]]]] = {}
         for name, directories in trained.items():
             on_stage(f"score: {name}")
             for directory in directories:
                 prm = load_prm(directory)
-                scored.setdefault(name, []).append(
-                    _accuracies(
-                        Evaluator(policy, prm, prm.format, run, executor).attempts(keys), config.sizes
-                    )
-                )
-        run.finish({"num_variants": len(variants)})
-    results = _results(variants, plain, scored, config)
+                attempts = evaluator.attempts(keys, Judge(prm, prm.format))
+                scored.setdefault(name, []).append(_accuracies(attempts, config.sizes))
+        run.finish({"num_variants": len(inputs.variants)})
+    results = _results(inputs.variants, plain, scored, config)
     results["training"] = {
         name: [asdict(train_report(path)) for path in paths] for name, paths in trained.items()
     }
-    text = json.dumps(results, indent=1) + "\n"
+    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
     replace_file(out / RESULTS, [text.encode()])
     found: dict[str, Any] = json.loads(text)
     return found
 
 
 def _train(
-    label_run: Path,
+    inputs: SweepInputs,
     variant: Variant,
     seed: int,
-    base: str,
     out: Path,
     config: SweepConfig,
     on_step: Callable[[int, int, float], None] | None,
@@ -163,16 +172,16 @@ def _train(
     labels = directory / LABELS
     if not labels.exists():
         directory.mkdir(parents=True, exist_ok=True)
-        relabel(label_run, [(variant.labels, labels)], config.num_rollouts)
+        relabel(inputs.label_run, [(variant.labels, labels)], config.num_rollouts)
     train = replace(variant.train, seed=seed, format=label_format(labels, variant.train.format))
-    train_prm(labels, base, directory / "prm", train, on_step)
+    train_prm(labels, inputs.base, directory / "prm", train, on_step, allow_constant_labels=True)
     return directory / "prm"
 
 
 def _accuracies(
     attempts: Sequence[Attempts], sizes: Sequence[int]
 ) -> dict[tuple[str, Aggregate | None, int], NDArray[np.float64]]:
-    """Per way to pick and N, one accuracy per problem."""
+    """One accuracy per problem, by (way to pick, aggregate, N)."""
     return {
         (point.select, point.aggregate, point.n): point.accuracy_P
         for point in curve(attempts, sizes, is_exchangeable=True)

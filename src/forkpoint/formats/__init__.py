@@ -1,8 +1,9 @@
-"""Other people's step labels: read them, write them.
+"""Read and write step labels in the formats of other projects.
 
-A format is a codec (row <-> labelled solution) and a place for rows (.jsonl, .json, .parquet, a hub), chosen apart: every
-codec works with every place. Invariant: nothing is skipped, rounded or guessed without being asked for; what a format
-cannot hold is refused with the row and the reason. Importing this package loads neither torch, datasets nor pyarrow.
+A codec turns a row into a labelled solution and back; a container (.jsonl, .json, .parquet, a hub) holds
+rows. The two are chosen independently: every codec works with every container. Invariant: nothing is skipped,
+rounded or guessed unless the caller asks for it. What a format cannot hold is refused, with the row and the
+reason. Importing this package loads neither torch nor datasets nor pyarrow.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 from forkpoint.formats.codec import RowReader, RowWriter
 from forkpoint.formats.containers import read_rows, write_rows
+from forkpoint.formats.labels_file import LABELS
 from forkpoint.formats.math_shepherd import MathShepherd
 from forkpoint.formats.openrlhf import OpenRLHF
 from forkpoint.formats.options import Direction, check_options, parse_assignments
@@ -23,15 +25,20 @@ from forkpoint.formats.processbench import ProcessBench
 from forkpoint.formats.rlhflow import RLHFlow
 from forkpoint.formats.trl import TRL
 from forkpoint.records import LabelledSolution
-from forkpoint.row_files import Row
+from forkpoint.row_files import PlacedRow, Row
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A codec, and the values of its options that go with a name."""
+    """A codec under a name, and what is known of the rows that it reads and writes."""
 
     codec: type[RowReader]
+    columns: Mapping[str, type]
+    """Columns that every row has, and the type of their cells. No other format has all of them."""
     preset: Mapping[str, object] = field(default_factory=dict)
+    """Values of the codec's options that go with the name."""
+    has_soft_labels: bool = False
+    """Whether rows can hold labels between 0 and 1."""
 
     @property
     def can_write(self) -> bool:
@@ -39,42 +46,56 @@ class Format:
 
 
 FORMATS: dict[str, Format] = {
-    "forkpoint": Format(Ours),
-    "math-shepherd": Format(MathShepherd),
-    "openrlhf": Format(OpenRLHF),
-    "er-prm": Format(OpenRLHF, {"input_key": "text"}),
-    "rlhflow": Format(RLHFlow),
-    "trl": Format(TRL),
-    "prm800k": Format(PRM800K),
-    "processbench": Format(ProcessBench),
+    "forkpoint": Format(
+        Ours, {"problem_id": str, "question": str, "steps": list, "labels": list}, has_soft_labels=True
+    ),
+    "math-shepherd": Format(MathShepherd, {"input": str, "label": str}),
+    "openrlhf": Format(OpenRLHF, {"input": str, "value": list}, has_soft_labels=True),
+    "er-prm": Format(OpenRLHF, {"text": str, "value": list}, {"input_key": "text"}, has_soft_labels=True),
+    "rlhflow": Format(RLHFlow, {"conversations": list}),
+    "trl": Format(TRL, {"prompt": str, "completions": list, "labels": list}),
+    "prm800k": Format(PRM800K, {"question": dict, "label": dict}),
+    "processbench": Format(ProcessBench, {"problem": str, "steps": list, "label": int}),
 }
+"""Every format under its name; the order is that of messages."""
 
 
 def names(direction: Direction = "read") -> list[str]:
-    """The formats that can be read, or those that can be written."""
+    """The names of the formats that can be read, or of those that can be written."""
     return [name for name, known in FORMATS.items() if direction == "read" or known.can_write]
+
+
+def recognise(row: Row) -> str | None:
+    """The name of the format whose columns and types of cells a row has; None if it is in no known format."""
+    for name, known in FORMATS.items():
+        if all(type(row.get(column)) is kind for column, kind in known.columns.items()):
+            return name
+    return None
 
 
 def read(
     source: str | Path, name: str, *, on_bad_row: Callable[[str], None] | None = None, **options: object
 ) -> Iterator[LabelledSolution]:
-    """The solutions of `source`, a file, a run directory (format `forkpoint`) or `hub:OWNER/NAME?split=train`, in order.
+    """The solutions of `source`, in order.
 
-    `options` are the fields of the format's codec. Unknown formats and options, wrong values and a missing file raise at
-    once. A row that does not fit raises ValueError with its place and the reason; where `on_bad_row` is given it gets that
-    sentence instead, once per row left out. A file that cannot be read on (torn JSON) always raises.
+    `source` is a file, a run directory (format `forkpoint`) or `hub:OWNER/NAME?split=train`; `options` are
+    the fields of the format's codec. An unknown format or option, a wrong value and a missing file raise at
+    once. A row that does not fit raises ValueError with its place and the reason; if `on_bad_row` is given,
+    the row is left out instead and `on_bad_row` is called with that sentence. A file whose rest cannot be
+    read (torn JSON) always raises.
     """
     reader = _codec(name, "read", options)
     if isinstance(reader, Ours) and Path(source).is_dir():
-        source = Path(source) / "labels.jsonl"
+        source = Path(source) / LABELS
     return _solutions(reader, read_rows(source), name, on_bad_row)
 
 
 def write(path: str | Path, name: str, solutions: Iterable[LabelledSolution], **options: object) -> int:
-    """Write `solutions` to `path` in a format, replacing the file at once when the last is written; return how many.
+    """Write `solutions` to `path` in the format `name` and return how many there are.
 
-    Raises ValueError on unknown formats, options and suffixes, and on the first solution that the format cannot hold: the
-    message names its number (from 0) and problem, no file is left behind and one that was there stays.
+    The file appears, or replaces an older one, when the last solution is written. Raises ValueError on an
+    unknown format, option or suffix, and on the first solution that the format cannot hold: the message names
+    its number (from 0) and its problem, and whatever was at `path` stays as it was.
     """
     writer = _codec(name, "write", options)
     assert isinstance(writer, RowWriter), f"{name} counts as a format that can be written"
@@ -82,9 +103,10 @@ def write(path: str | Path, name: str, solutions: Iterable[LabelledSolution], **
 
 
 def parse_options(name: str, direction: Direction, assignments: Sequence[str]) -> dict[str, Any]:
-    r"""Options for `read` or `write` from texts such as `threshold=0.5`, as a command line has them.
+    r"""The options for `read` or `write` from texts such as `threshold=0.5`, as a command line has them.
 
-    In strings `\n` and `\t` mean line end and tab. Raises ValueError on what is not an option of the format or not of its type.
+    In strings, `\n` and `\t` stand for a line end and a tab. Raises ValueError on an option that the format
+    does not have, or whose value has the wrong type.
     """
     options = parse_assignments(_format(name, direction).codec, assignments)
     _codec(name, direction, options)
@@ -108,13 +130,13 @@ def _codec(name: str, direction: Direction, options: Mapping[str, object]) -> Ro
 
 
 def _solutions(
-    reader: RowReader, rows: Iterable[Row], name: str, on_bad_row: Callable[[str], None] | None
+    reader: RowReader, rows: Iterable[PlacedRow], name: str, on_bad_row: Callable[[str], None] | None
 ) -> Iterator[LabelledSolution]:
-    for where, row in rows:
+    for place, row in rows:
         try:
             solution = reader.from_row(row)
         except ValueError as error:
-            message = f"{where} is not a row of {name}: {error}"
+            message = f"{place} is not a row of {name}: {error}"
             if on_bad_row is None:
                 raise ValueError(message) from None
             on_bad_row(message)
@@ -137,8 +159,9 @@ def _rows(writer: RowWriter, solutions: Iterable[LabelledSolution], name: str) -
 def _check(solution: LabelledSolution) -> None:
     if not solution.steps or len(solution.steps) != len(solution.labels):
         raise ValueError(
-            f"it has {len(solution.steps)} steps and {len(solution.labels)} labels; it needs steps and one label for each"
+            f"it has {len(solution.steps)} steps and {len(solution.labels)} labels; "
+            "it needs steps and one label for each"
         )
     for idx, label in enumerate(solution.labels):
         if not 0 <= label.value <= 1:
-            raise ValueError(f"the label of step {idx + 1} is {label.value}; labels are from 0 to 1")
+            raise ValueError(f"the label of step {idx + 1} is {label.value}; labels must be from 0 to 1")

@@ -1,13 +1,19 @@
-"""One cell of a row, checked: every message says which column, what it must hold and what it holds."""
+"""Read one cell of a row and check its type.
+
+Messages name the column, what it must hold and what it holds.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+from forkpoint.row_files import is_unicode
+
 
 def cell(row: Mapping[str, Any], column: str) -> Any:
-    """Raises ValueError where there is no such column."""
+    """The cell of any type. Raises ValueError if there is no such column."""
     if column not in row:
         raise ValueError(f"there is no column {column!r}; there are {', '.join(map(str, row)) or 'none'}")
     return row[column]
@@ -18,6 +24,7 @@ def text(row: Mapping[str, Any], column: str) -> str:
     value = cell(row, column)
     if not isinstance(value, str):
         raise _wrong(column, "a string", value)
+    check_unicode(column, value)
     return value
 
 
@@ -38,9 +45,9 @@ def whole(row: Mapping[str, Any], column: str) -> int:
 
 
 def number(row: Mapping[str, Any], column: str) -> float:
-    """A number."""
+    """A finite number."""
     value = cell(row, column)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise _wrong(column, "a number", value)
     return float(value)
 
@@ -76,6 +83,12 @@ def records(row: Mapping[str, Any], column: str) -> list[dict[str, Any]]:
         if not isinstance(value, dict):
             raise _wrong(column, "a list of records", value)
     return values
+
+
+def check_unicode(column: str, value: str) -> None:
+    """Raise ValueError if a text holds half of a surrogate pair, which neither files nor tokenizers take."""
+    if not is_unicode(value):
+        raise ValueError(f"column {column!r} holds half of a surrogate pair: {value!a:.60}")
 
 
 def _wrong(column: str, wanted: str, value: object) -> ValueError:

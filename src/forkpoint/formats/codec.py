@@ -1,8 +1,8 @@
-"""What a format is: a codec between one row and one labelled solution, and what all codecs agree on.
+"""The protocols of codecs, which translate between a row and a labelled solution, and what all codecs share.
 
-Invariant: a codec never guesses. A label that a format cannot hold needs a threshold that somebody chose, a row that does
-not fit is a ValueError that says why (the caller adds where), and nothing is rounded, cut or left out without an option
-that says so. Codecs know nothing of files; `containers` knows nothing of formats.
+Invariant: a codec never guesses. If a format cannot hold a label, the caller has to choose a threshold; if a
+row does not fit, a ValueError says why (the caller adds the place); and nothing is rounded, cut or left out
+unless an option says so. Codecs know nothing of files; `containers` knows nothing of formats.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from forkpoint.content_key import content_key
-from forkpoint.formats.cells import flag, items, text
+from forkpoint.formats.cells import check_unicode, flag, items, text
 from forkpoint.records import Label, LabelledSolution
+from forkpoint.row_files import Row
 
-Row = Mapping[str, Any]
 Columns = Mapping[str, Any]
-"""Column names and what they hold, in plain types: `str`, `float`, `int`, `bool`, `[type]` for a list, `{name: type}` for a record."""
+"""The names of columns and the types of their cells: `str`, `float`, `int`, `bool`, `[type]` for a list,
+`{name: type}` for a record."""
 
 
 class RowReader(Protocol):
-    """A format that can be imported."""
+    """A codec that can read."""
 
     def from_row(self, row: Row) -> LabelledSolution:
-        """The solution of one row. Raises ValueError where the row does not fit the format."""
+        """The solution in one row. Raises ValueError if the row does not fit the format."""
         ...
 
 
 @runtime_checkable
 class RowWriter(Protocol):
-    """A format that can be exported."""
+    """A codec that can write."""
 
     @property
     def columns(self) -> Columns:
@@ -38,28 +39,21 @@ class RowWriter(Protocol):
         ...
 
     def to_row(self, solution: LabelledSolution) -> dict[str, Any]:
-        """One row. Raises ValueError where the format cannot hold the solution as it is."""
+        """The row of one solution. Raises ValueError if the format cannot hold the solution as it is."""
         ...
 
 
 EXTRA_COLUMNS: Columns = {"problem_id": str, "question": str, "is_correct": bool}
-"""What most formats have no column for. Read wherever a row has them; written where the option `extras` asks for them."""
-
-
-def extras_of(solution: LabelledSolution) -> dict[str, Any]:
-    """The extra columns of a solution."""
-    return {
-        "problem_id": solution.problem_id,
-        "question": solution.question,
-        "is_correct": solution.is_correct,
-    }
+"""Columns for what most formats have no column for. They are read from every row that has them, and written
+if the option `extras` is set."""
 
 
 def published_label(value: object) -> Label:
-    """A label that comes without its evidence: no outcomes, and the interval [0, 1] that no outcomes leave open.
+    """A label that was published without its evidence: it has no outcomes, and its interval is [0, 1].
 
-    The value itself may be exact or human: a row does not say how many outcomes it rests on, so neither does the label.
-    `labels.wilson_interval` of size 0 is the same interval. Raises ValueError unless `value` is a number in [0, 1].
+    The value may come from exact counts or from a person: the row does not say how many outcomes it rests on,
+    so the label does not either. `labels.wilson_interval` of 0 outcomes is the same interval. Raises
+    ValueError unless `value` is a number in [0, 1].
     """
     if not isinstance(value, (bool, int, float)) or not 0 <= value <= 1:
         raise ValueError(f"a label must be a number from 0 to 1; {value!r:.60} was given")
@@ -67,14 +61,16 @@ def published_label(value: object) -> Label:
 
 
 def solution_of(row: Row, question: str, steps: Sequence[str], values: Sequence[object]) -> LabelledSolution:
-    """The solution of an imported row, with the extra columns of `row` where it has them.
+    """The solution in a row of another format, with the extra columns that `row` has.
 
-    Without the column `problem_id` the id is a hash of the question, so that all solutions of a question belong together;
-    without `is_correct` a solution counts as right if the label of its last step is at least 0.5.
+    If there is no column `problem_id`, the id is a hash of the question, so that all solutions of a question
+    belong together. If there is no column `is_correct`, the solution counts as right if the label of its last
+    step is at least 0.5.
     """
     if not steps or len(steps) != len(values):
         raise ValueError(
-            f"a solution needs steps and one label per step; there are {len(steps)} steps and {len(values)} labels"
+            "a solution needs steps and one label per step; "
+            f"there are {len(steps)} steps and {len(values)} labels"
         )
     labels = tuple(published_label(value) for value in values)
     return LabelledSolution(
@@ -87,7 +83,7 @@ def solution_of(row: Row, question: str, steps: Sequence[str], values: Sequence[
 
 
 def sign_value(sign: object) -> float:
-    """1 for `+`, 0 for `-`; white space around does not count."""
+    """1 for `+` and 0 for `-`, whatever white space surrounds the sign."""
     stripped = sign.strip() if isinstance(sign, str) else sign
     if stripped not in ("+", "-"):
         raise ValueError(f"a label must be + or -; {sign!r:.60} was given")
@@ -95,15 +91,16 @@ def sign_value(sign: object) -> float:
 
 
 def check_threshold(threshold: float | None) -> None:
-    """Raises ValueError unless the threshold is None or in (0, 1]."""
+    """Raise ValueError unless the threshold is None or in (0, 1]."""
     if threshold is not None and (math.isnan(threshold) or not 0 < threshold <= 1):
         raise ValueError(f"threshold must be above 0 and at most 1; {threshold} was given")
 
 
 def hard_labels(solution: LabelledSolution, threshold: float | None) -> list[bool]:
-    """Whether each step is right: its value is at least `threshold`, or exactly 1 where every value is exactly 0 or 1.
+    """Whether each step is right: its value is at least `threshold`, or is 1 if there is no threshold.
 
-    Raises ValueError on any other value where there is no threshold: to round 0.9 down and say nothing is a known accident.
+    Raises ValueError if there is no threshold and a value is neither 0 nor 1: other programs silently round
+    0.9 down.
     """
     for idx, label in enumerate(solution.labels):
         if threshold is None and label.value not in (0.0, 1.0):
@@ -120,4 +117,5 @@ def texts_of(row: Row, column: str) -> list[str]:
     for idx, entry in enumerate(entries):
         if not isinstance(entry, str):
             raise ValueError(f"column {column!r} must hold strings; entry {idx + 1} is {entry!r:.60}")
+        check_unicode(column, entry)
     return entries

@@ -1,8 +1,8 @@
-"""Where rows are kept: .jsonl, .json and .parquet files, and data sets of a hub through `datasets`.
+"""Rows in .jsonl, .json and .parquet files, and in data sets of a hub (through `datasets`).
 
-Invariant: rows come and go one at a time (Parquet: a batch at a time; a .json array is read whole), and a file that is
-being written takes its place when its last row is in it, or leaves no trace. What cannot be read is an error that names
-file and line (from 1) or row (from 0).
+Invariant: rows are read and written one at a time (Parquet: one batch at a time; a .json array is read
+whole). A file that is being written takes its place when it is complete, or leaves no trace. What cannot be
+read is an error that names the file and the line (from 1) or row (from 0).
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from forkpoint.row_files import Row, checked_row, hub_rows, jsonl_rows
+from forkpoint.row_files import PlacedRow, Row, checked_row, hub_rows, jsonl_rows
 
 BATCH_ROWS = 1000
-"""Rows of a Parquet file in memory at once; also its row groups."""
+"""Rows of a Parquet file that are in memory at once; also the size of its row groups."""
 HUB = "hub:"
 HUB_KEYS = ("split", "config")
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
 
-def read_rows(source: str | Path) -> Iterator[Row]:
-    """The rows of a file, or of `hub:OWNER/NAME?split=train&config=NAME` (also a directory that `datasets` can load).
+def read_rows(source: str | Path) -> Iterator[PlacedRow]:
+    """The rows of a file, or of `hub:OWNER/NAME?split=train&config=NAME`.
 
-    Raises FileNotFoundError or ValueError at once where the source itself cannot be used, ValueError at the row where one
-    cannot be read.
+    NAME may also be a directory that `datasets` can load.
+
+    Raises FileNotFoundError or ValueError at once if the source cannot be used, and ValueError when it comes
+    to a row that cannot be read.
     """
     if str(source).startswith(HUB):
         return _hub_rows(str(source).removeprefix(HUB))
@@ -40,11 +42,12 @@ def read_rows(source: str | Path) -> Iterator[Row]:
     return readers[suffix](path)
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> int:
-    """Write all rows, replacing the file at once when the last is written; return how many.
+def write_rows(path: Path, rows: Iterable[Row], columns: Mapping[str, Any]) -> int:
+    """Write all rows and return how many there are.
 
-    `columns` gives the types of the columns (see `codec.Columns`), which Parquet needs before the first row. Where a row
-    raises, nothing is left behind and a file that was there stays.
+    The file appears, or replaces an older one, when it is complete.
+    `columns` gives the types of the columns (see `codec.Columns`), which Parquet needs before the first row.
+    If getting a row raises, whatever was at `path` stays as it was.
     """
     writers = {".jsonl": _write_jsonl, ".json": _write_json, ".parquet": _write_parquet}
     suffix = _suffix(path)
@@ -57,7 +60,8 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[s
 def _suffix(path: Path, or_else: str = "") -> str:
     if path.suffix not in SUFFIXES:
         raise ValueError(
-            f"the suffix of a file says how rows are kept: {', '.join(SUFFIXES)}{or_else}; {str(path)!r} was given"
+            f"the suffix of a file says how rows are kept: {', '.join(SUFFIXES)}{or_else}; "
+            f"{str(path)!r} was given"
         )
     return path.suffix
 
@@ -72,11 +76,11 @@ def _replacing(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
+def _jsonl_rows(path: Path) -> Iterator[PlacedRow]:
     return jsonl_rows(path, "a row")
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
+def _json_rows(path: Path) -> Iterator[PlacedRow]:
     try:
         rows = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -84,11 +88,11 @@ def _json_rows(path: Path) -> Iterator[Row]:
     if not isinstance(rows, list):
         raise ValueError(f"{path} holds a {type(rows).__name__}; a .json file of rows is one array")
     for idx, row in enumerate(rows):
-        where = f"{path}, row {idx}"
-        yield where, checked_row(where, row, "a row")
+        place = f"{path}, row {idx}"
+        yield place, checked_row(place, row, "a row")
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path) -> Iterator[PlacedRow]:
     import pyarrow
     import pyarrow.parquet
 
@@ -102,7 +106,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             yield f"{path}, row {idx}", row
 
 
-def _hub_rows(name_and_query: str) -> Iterator[Row]:
+def _hub_rows(name_and_query: str) -> Iterator[PlacedRow]:
     name, _, query = name_and_query.partition("?")
     keys = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     for key in keys:
@@ -111,27 +115,31 @@ def _hub_rows(name_and_query: str) -> Iterator[Row]:
     return hub_rows(name, keys.get("split", "train"), keys.get("config"))
 
 
-def _write_jsonl(partial: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> int:
+def _json(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)
+
+
+def _write_jsonl(partial: Path, rows: Iterable[Row], columns: Mapping[str, Any]) -> int:
     count = 0
     with partial.open("w", encoding="utf-8") as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(_json(row) + "\n")
             count += 1
     return count
 
 
-def _write_json(partial: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> int:
+def _write_json(partial: Path, rows: Iterable[Row], columns: Mapping[str, Any]) -> int:
     count = 0
     with partial.open("w", encoding="utf-8") as file:
         file.write("[")
         for row in rows:
-            file.write(("," if count else "") + "\n" + json.dumps(row, ensure_ascii=False))
+            file.write(("," if count else "") + "\n" + _json(row))
             count += 1
         file.write("\n]\n")
     return count
 
 
-def _write_parquet(partial: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, Any]) -> int:
+def _write_parquet(partial: Path, rows: Iterable[Row], columns: Mapping[str, Any]) -> int:
     import pyarrow
     import pyarrow.parquet
 
@@ -154,7 +162,7 @@ def _arrow_type(kind: Any) -> Any:
     if isinstance(kind, list):
         return pyarrow.list_(_arrow_type(kind[0]))
     if isinstance(kind, dict):
-        return pyarrow.struct([(name, _arrow_type(its_kind)) for name, its_kind in kind.items()])
+        return pyarrow.struct([(name, _arrow_type(cell_kind)) for name, cell_kind in kind.items()])
     return {str: pyarrow.string(), bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64()}[
         kind
     ]

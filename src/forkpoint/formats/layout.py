@@ -1,7 +1,8 @@
-"""Where other formats put the question, the step tags and what stands between steps.
+"""How other formats lay out the question, the step tags and the separators between steps.
 
-Our steps, joined without anything between, are the solution. Invariant: what these functions take apart, their partners
-put together again exactly, or they refuse; the one exception is `tagged`, which says it.
+Our steps, joined without anything between them, are the solution. Invariant: what one of these functions
+takes apart, its partner puts together again exactly, or refuses; the one exception is in the docstring of
+`tagged`.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from forkpoint.records import LabelledSolution
 
 
 def split_question(head: str, row: Mapping[str, Any], first_step: str) -> tuple[str, str]:
-    """The question and what follows it in `head`, a text that begins with the question and ends with the first step.
+    """Split `head`, a text that begins with the question and ends with the first step, into these two.
 
-    The column `question` of the row says what the question is, where there is one; `head` may then begin with it or leave
-    it out. Else the solution begins at the only place of `first_step`, in whatever case. An empty `first_step` says that
-    nothing marks the place: the question stays empty and is part of the first step. One space between the two is dropped.
-    Raises ValueError where the place cannot be told.
+    If the row has a column `question`, that is the question, and `head` may begin with it or leave it out.
+    Else the solution begins at the only occurrence of `first_step`, in upper or lower case. An empty
+    `first_step` means that nothing marks the place: the question is then returned empty and remains part of
+    the first step. One space between the two is dropped. Raises ValueError if the place is unclear.
     """
     if "question" in row:
         question = text(row, "question")
@@ -28,7 +29,7 @@ def split_question(head: str, row: Mapping[str, Any], first_step: str) -> tuple[
             return question, head[len(question) + 1 :]
         if question.strip() and question.strip() in head:
             raise ValueError(
-                "the text has the question of column 'question' in it, but does not begin with it and one space"
+                "the text has the question of column 'question' in it, but does not begin with it and a space"
             )
         return question, head
     if not first_step:
@@ -36,25 +37,28 @@ def split_question(head: str, row: Mapping[str, Any], first_step: str) -> tuple[
     places = [match.start() for match in re.finditer(re.escape(first_step), head, re.IGNORECASE)]
     if len(places) != 1:
         raise ValueError(
-            f"the question cannot be told from the first step: {first_step!r} stands {len(places)} times in {head!r:.80}; give the option "
-            "first_step= what every first step begins with, or first_step='' to leave the question in the first step"
+            f"the question cannot be told from the first step: {first_step!r} stands {len(places)} times in "
+            f"{head!r:.80}; give the option first_step= with the text that begins every first step, or "
+            "first_step='' to leave the question in the first step"
         )
     return head[: places[0]].removesuffix(" "), head[places[0] :]
 
 
 def check_question(solution: LabelledSolution, first_step: str, has_extras: bool) -> None:
-    """Raises ValueError where `split_question` would cut the written text inside the question."""
+    """Raise ValueError if `split_question` would cut the written text inside the question."""
     if not has_extras and first_step and first_step.lower() in solution.question.lower():
         raise ValueError(
-            f"the question holds {first_step!r}, where a reader takes the solution to begin; give the option extras=True"
+            f"the question holds {first_step!r}, with which the solution begins for a reader; "
+            "give the option extras=True"
         )
 
 
 def tagged(solution: LabelledSolution, tag: str) -> str:
-    """Question, space, then each step with a space and the tag at its end, in front of its line ends.
+    """The question, a space, and the steps, each with a space and the tag in front of its last line ends.
 
-    A line end at the beginning of a step is read as the end of the step before: the text stays, the cut moves. All else
-    comes back exactly. Raises ValueError where the tag is in the question or in a step already.
+    A line end at the beginning of a step is read back as the end of the step before: the text is the same,
+    the cut moves. Everything else is read back exactly. Raises ValueError if the tag occurs in the question
+    or in a step.
     """
     for place, part in [
         ("the question", solution.question),
@@ -70,10 +74,10 @@ def tagged(solution: LabelledSolution, tag: str) -> str:
 
 
 def untagged(whole: str, tag: str) -> list[str]:
-    """The steps of a text with a tag at the end of each, before the question is cut from the first one.
+    """The steps of a text with a tag at the end of each; the first one still begins with the question.
 
-    One space before a tag belongs to the tag, line ends after it to the step. Raises ValueError where there is no tag or
-    text after the last one.
+    One space before a tag belongs to the tag, line ends after it to the step. Raises ValueError if there is
+    no tag, or if text follows the last one.
     """
     pieces = re.split(f" ?{re.escape(tag)}(\n*)", whole)
     *pieces, rest = pieces
@@ -87,25 +91,26 @@ def untagged(whole: str, tag: str) -> list[str]:
 
 
 def check_tag(tag: str) -> None:
-    """Raises ValueError unless the tag is a word."""
+    """Raise ValueError unless the tag is a word: not empty, and without white space."""
     if not tag or any(character.isspace() for character in tag):
         raise ValueError(f"tag must be at least one character without white space; {tag!r} was given")
 
 
 def separated(texts: Sequence[str], separator: str) -> list[str]:
-    """The steps of texts that were published without what stood between them: all but the last get `separator` at the end."""
+    """The steps of texts published without their separators: all but the last get `separator` at the end."""
     return [body + separator for body in texts[:-1]] + list(texts[-1:])
 
 
 def unseparated(steps: Sequence[str], separator: str) -> list[str]:
-    """The texts of steps without the `separator` at the end of all but the last.
+    """The texts of steps: all but the last lose the `separator` at the end.
 
-    Raises ValueError where a step does not end in it: reading the row back would add what never was there.
+    Raises ValueError if a step other than the last does not end with it: a reader would add one that was
+    never there.
     """
     for idx, step in enumerate(steps[:-1]):
         if not step.endswith(separator):
             raise ValueError(
-                f"step {idx + 1} does not end in the separator {separator!r}, which a reader puts between steps: {step[-40:]!r}; "
-                "give the option separator='' to write the steps as they are"
+                f"step {idx + 1} does not end in the separator {separator!r}, which a reader puts between "
+                f"steps: {step[-40:]!r}; give the option separator='' to write the steps as they are"
             )
     return [step.removesuffix(separator) for step in steps[:-1]] + list(steps[-1:])

@@ -1,7 +1,8 @@
 """Math-Shepherd: one text with tags, and the same text with `+` or `-` in their place.
 
-As the data set peiyi9979/Math-Shepherd (arXiv 2312.08935): `input` is the question, a space, and steps that each end in
-` ки`, usually followed by a line end; `label` is `input` with a sign for every tag; `task` is GSM8K or MATH.
+This is the format of the data set peiyi9979/Math-Shepherd (arXiv 2312.08935): `input` is the question, a
+space, and steps that each end in ` ки`, usually followed by a line end; `label` is `input` with a sign for
+every tag; `task` is GSM8K or MATH.
 """
 
 from __future__ import annotations
@@ -10,46 +11,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import text
-from forkpoint.formats.codec import (
-    EXTRA_COLUMNS,
-    Columns,
-    Row,
-    check_threshold,
-    extras_of,
-    hard_labels,
-    sign_value,
-    solution_of,
-)
-from forkpoint.formats.layout import check_question, check_tag, split_question, tagged, untagged
+from forkpoint.formats.codec import Columns, hard_labels, sign_value, solution_of
 from forkpoint.formats.options import option
+from forkpoint.formats.text_codec import TaggedText
 from forkpoint.records import LabelledSolution
+from forkpoint.row_files import Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class MathShepherd:
-    """Hard labels in texts with tags; `task` is not kept."""
+class MathShepherd(TaggedText):
+    """Hard labels in texts with tags. The column `task` is not kept when rows are read."""
 
-    tag: str = option("ки")
-    first_step: str = option("Step 1:")
-    """What the solution begins with, after the question; empty: nothing marks it (see `layout.split_question`)."""
-    threshold: float | None = option(None, "write")
-    """Labels of at least this are `+`; None: labels are 0 or 1 already."""
     task: str = option("unknown", "write")
-    extras: bool = option(False, "write")
-    """Whether to write problem_id, question and is_correct in columns of their own too."""
-
-    def __post_init__(self) -> None:
-        check_tag(self.tag)
-        check_threshold(self.threshold)
+    """The content of the column `task` in every row."""
 
     @property
     def columns(self) -> Columns:
-        return {"input": str, "label": str, "task": str, **(EXTRA_COLUMNS if self.extras else {})}
+        return {"input": str, "label": str, "task": str, **self.extra_columns}
 
     def to_row(self, solution: LabelledSolution) -> dict[str, Any]:
-        check_question(solution, self.first_step, self.extras)
+        with_tags = self.tagged(solution)
         is_right = hard_labels(solution, self.threshold)
-        with_tags = tagged(solution, self.tag)
         head, *tails = with_tags.split(self.tag)
         signed = head + "".join(
             ("+" if right else "-") + tail for right, tail in zip(is_right, tails, strict=True)
@@ -58,24 +40,24 @@ class MathShepherd:
             "input": with_tags,
             "label": signed,
             "task": self.task,
-            **(extras_of(solution) if self.extras else {}),
+            **self.extra_values(solution),
         }
 
     def from_row(self, row: Row) -> LabelledSolution:
         with_tags = text(row, "input")
-        head, *steps = untagged(with_tags, self.tag)
-        question, first = split_question(head, row, self.first_step)
-        return solution_of(row, question, [first, *steps], self._values(with_tags, text(row, "label")))
+        question, steps = self.untagged(with_tags, row)
+        return solution_of(row, question, steps, self._values(with_tags, text(row, "label")))
 
     def _values(self, with_tags: str, signed: str) -> list[float]:
-        """One value per tag, read at the very place of the tag."""
+        """One value per tag, read from `signed` at the position of the tag."""
         *pieces, rest = with_tags.split(self.tag)
         values, position = [], 0
         for idx, piece in enumerate(pieces):
             end = position + len(piece)
             if signed[position:end] != piece or signed[end : end + 1] not in ("+", "-"):
                 raise ValueError(
-                    f"label is not input with + or - for each tag: they part at tag {idx + 1}, {signed[position : end + 1]!r:.80}"
+                    f"label is not input with + or - for each tag: they part at tag {idx + 1}, "
+                    f"{signed[position : end + 1]!r:.80}"
                 )
             values.append(sign_value(signed[end]))
             position = end + 1

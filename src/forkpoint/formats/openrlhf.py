@@ -1,8 +1,9 @@
 """ER-PRM and OpenRLHF: a text with tags, and a list with one value per tag.
 
-ER-PRM (arXiv 2412.11006, repository hanningzhang/ER-PRM) has `text` and `value`, a list of numbers; OpenRLHF
-(repository OpenRLHF/OpenRLHF, `train_prm`) takes the columns that `--input_key` and `--label_key` name, in its example
-`input` and `value`, with numbers or `+` and `-` in the list. The text is that of Math-Shepherd.
+ER-PRM (arXiv 2412.11006, repository hanningzhang/ER-PRM) has `text` and `value`, a list of numbers. OpenRLHF
+(repository OpenRLHF/OpenRLHF, `train_prm`) reads the columns that `--input_key` and `--label_key` name, in
+its example `input` and `value`; the list holds numbers, or `+` and `-`. The text is laid out as in
+Math-Shepherd.
 """
 
 from __future__ import annotations
@@ -11,62 +12,48 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import items, text
-from forkpoint.formats.codec import (
-    EXTRA_COLUMNS,
-    Columns,
-    Row,
-    check_threshold,
-    extras_of,
-    hard_labels,
-    sign_value,
-    solution_of,
-)
-from forkpoint.formats.layout import check_question, check_tag, split_question, tagged, untagged
+from forkpoint.formats.codec import Columns, hard_labels, sign_value, solution_of
 from forkpoint.formats.options import option
+from forkpoint.formats.text_codec import TaggedText
 from forkpoint.records import LabelledSolution
+from forkpoint.row_files import Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenRLHF:
-    """Soft or hard labels in a list beside a text with tags."""
+class OpenRLHF(TaggedText):
+    """Soft or hard labels in a list, next to a text with tags."""
 
     input_key: str = option("input")
-    """The column of the text; `text` in ER-PRM's own files."""
+    """The name of the column that holds the text; it is `text` in the files of ER-PRM."""
     label_key: str = option("value")
-    tag: str = option("ки")
-    first_step: str = option("Step 1:")
-    """What the solution begins with, after the question; empty: nothing marks it (see `layout.split_question`)."""
+    """The name of the column that holds the labels."""
     threshold: float | None = option(None, "write")
-    """None: the labels as numbers. Else `+` for labels of at least this, and `-`."""
-    extras: bool = option(False, "write")
-    """Whether to write problem_id, question and is_correct in columns of their own too."""
+    """Labels of at least this value are written as `+`, others as `-`. None writes the labels as numbers."""
 
     def __post_init__(self) -> None:
-        check_tag(self.tag)
-        check_threshold(self.threshold)
-        keys = [self.input_key, self.label_key, *(EXTRA_COLUMNS if self.extras else ())]
+        super().__post_init__()
+        keys = [self.input_key, self.label_key, *self.extra_columns]
         if len(set(keys)) < len(keys):
             raise ValueError(
-                f"input_key and label_key must name two columns of their own; {self.input_key} and {self.label_key} were given"
+                "input_key and label_key must name two columns of their own; "
+                f"{self.input_key} and {self.label_key} were given"
             )
 
     @property
     def columns(self) -> Columns:
         values = [float] if self.threshold is None else [str]
-        return {self.input_key: str, self.label_key: values, **(EXTRA_COLUMNS if self.extras else {})}
+        return {self.input_key: str, self.label_key: values, **self.extra_columns}
 
     def to_row(self, solution: LabelledSolution) -> dict[str, Any]:
-        check_question(solution, self.first_step, self.extras)
+        with_tags = self.tagged(solution)
         values: list[Any] = [label.value for label in solution.labels]
         if self.threshold is not None:
             values = ["+" if right else "-" for right in hard_labels(solution, self.threshold)]
-        extras = extras_of(solution) if self.extras else {}
-        return {self.input_key: tagged(solution, self.tag), self.label_key: values, **extras}
+        return {self.input_key: with_tags, self.label_key: values, **self.extra_values(solution)}
 
     def from_row(self, row: Row) -> LabelledSolution:
-        head, *steps = untagged(text(row, self.input_key), self.tag)
+        question, steps = self.untagged(text(row, self.input_key), row)
         values = [
             sign_value(value) if isinstance(value, str) else value for value in items(row, self.label_key)
         ]
-        question, first = split_question(head, row, self.first_step)
-        return solution_of(row, question, [first, *steps], values)
+        return solution_of(row, question, steps, values)

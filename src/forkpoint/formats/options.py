@@ -1,7 +1,7 @@
-"""Options of formats: the fields of a codec's dataclass, each for reading, for writing, or for both.
+"""The options of formats: the fields of a codec's dataclass, each used by reading, by writing, or by both.
 
-Invariant: an option that a format does not know, or that would have no effect in the direction asked for, is refused by
-name; so is a value of the wrong type, and a missing one that has no default.
+Invariant: an option that a format does not have, or that has no effect in the given direction, is refused by
+name. So are a value of the wrong type and a missing option that has no default.
 """
 
 from __future__ import annotations
@@ -14,27 +14,25 @@ Direction = Literal["read", "write"]
 
 
 def option(default: Any = dataclasses.MISSING, used_by: Literal["read", "write", "both"] = "both") -> Any:
-    """A field of a codec that callers may set; without a default it has to be given."""
+    """A field of a codec that callers may set, and must set if it has no default."""
     return dataclasses.field(default=default, metadata={"used_by": used_by})
 
 
 def options_of(codec: type, direction: Direction) -> dict[str, dataclasses.Field[Any]]:
-    """The options of a codec, a dataclass, that count in that direction."""
-    return {
-        field.name: field
-        for field in dataclasses.fields(codec)
-        if field.metadata["used_by"] in ("both", direction)
-    }
+    """The options of a codec that have an effect in that direction, those of both directions first."""
+    fields = sorted(dataclasses.fields(codec), key=lambda field: field.metadata["used_by"] != "both")
+    return {field.name: field for field in fields if field.metadata["used_by"] in ("both", direction)}
 
 
 def check_options(codec: type, name: str, direction: Direction, options: Mapping[str, object]) -> None:
-    """Raises ValueError where `options` are not those of the format `name`."""
+    """Raise ValueError if `options` do not fit the format `name`."""
     known, hints = options_of(codec, direction), get_type_hints(codec)
     for key, value in options.items():
         if key not in known:
             purpose = "reading" if direction == "read" else "writing"
             raise ValueError(
-                f"option {key!r} is unknown for {purpose} {name}; choose from {', '.join(known) or 'none: it has no options'}"
+                f"option {key!r} is unknown for {purpose} {name}; "
+                f"choose from {', '.join(known) or 'none: it has no options'}"
             )
         if not _fits(value, hints[key]):
             raise ValueError(
@@ -46,9 +44,10 @@ def check_options(codec: type, name: str, direction: Direction, options: Mapping
 
 
 def parse_assignments(codec: type, assignments: Sequence[str]) -> dict[str, Any]:
-    r"""Options from texts such as `threshold=0.5`; in strings `\n` and `\t` mean line end and tab.
+    r"""Options from texts such as `threshold=0.5`; in strings, `\n` and `\t` stand for a line end and a tab.
 
-    Raises ValueError where a text is not KEY=VALUE, a key comes twice, or a number is none; `check_options` does the rest.
+    Raises ValueError if a text is not KEY=VALUE, a key is given twice, or a number cannot be read;
+    `check_options` checks the rest.
     """
     hints = get_type_hints(codec)
     options: dict[str, Any] = {}

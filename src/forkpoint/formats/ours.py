@@ -1,6 +1,6 @@
-"""Our own format: every field of a labelled solution, evidence included.
+"""The format of this package: every field of a labelled solution, evidence included.
 
-The rows are the lines of `labels.jsonl` in a run directory (see `forkpoint.formats.labels_file`).
+A row is a line of `labels.jsonl` in a run directory (see `forkpoint.formats.labels_file`).
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from forkpoint.formats.cells import flag, number, records, share, text, whole
-from forkpoint.formats.codec import Columns, Row, texts_of
+from forkpoint.formats.codec import Columns, texts_of
 from forkpoint.records import Label, LabelledSolution
+from forkpoint.row_files import Row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ours:
-    """Nothing is lost."""
+    """All fields; reading what was written gives the same record."""
 
     @property
     def columns(self) -> Columns:

@@ -1,9 +1,10 @@
-"""PRM800K, for reading: human ratings of the steps of one solution.
+"""PRM800K, for reading only: human ratings of the steps of one solution.
 
-As the files of repository openai/prm800k (arXiv 2305.20050). Every step offers completions, each rated -1, 0 or 1; the
-solution goes on from the chosen one, or from a person's own, which was written to be right and has the value 1. Where
-neither is there, the solution ends with the first completion, which is the solution's own step (in phase 2 its first
-error). Other alternatives, and flags that mark screening and quality control, are not kept.
+This is the format of the files in the repository openai/prm800k (arXiv 2305.20050). Every step offers
+completions, each rated -1, 0 or 1. The solution continues from the chosen one, or from one that a person
+wrote to be right, which has the value 1. If a step has neither, it is the last, and the first completion is
+the solution's own step (in phase 2 its first error). Other alternatives, and the flags for screening and
+quality control, are not kept.
 """
 
 from __future__ import annotations
@@ -12,26 +13,28 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from forkpoint.formats.cells import cell, record, records, text, whole
-from forkpoint.formats.codec import Row, solution_of
+from forkpoint.formats.codec import solution_of
 from forkpoint.formats.layout import separated
 from forkpoint.formats.options import option
 from forkpoint.records import LabelledSolution
+from forkpoint.row_files import Row
 
 
 @dataclass(frozen=True, kw_only=True)
 class PRM800K:
-    """One solution per row; it counts as right if it was labelled to the end, `finish_reason` being `solution`."""
+    """One solution per row; it counts as right if it was labelled to the end (`finish_reason` `solution`)."""
 
     neutral: Literal["positive", "negative"] = option(used_by="read")
-    """What a rating of 0 is: 1 (as for Qwen and OpenR) or 0 (as for TRL). There is no default."""
+    """How a rating of 0 counts: positive is a label of 1 (as for Qwen and OpenR), negative a label of 0 (as
+    for TRL)."""
     separator: str = option("\n", "read")
-    """What stands between steps in our records; the solutions were made line by line."""
+    """The text to put between steps; the solutions were made line by line."""
 
     def from_row(self, row: Row) -> LabelledSolution:
         label = record(row, "label")
         steps = records(label, "steps")
         while steps and not (steps[-1].get("completions") or steps[-1].get("human_completion")):
-            steps = steps[:-1]  # where labelling was given up, the last step is empty
+            steps = steps[:-1]  # the last step is empty if labelling was given up
         rated = [self._rated(step, idx + 1, is_last=idx + 1 == len(steps)) for idx, step in enumerate(steps)]
         is_correct = text(label, "finish_reason") == "solution"
         texts = separated([body for body, _ in rated], self.separator)
@@ -39,7 +42,7 @@ class PRM800K:
         return solution_of({"is_correct": is_correct}, question, texts, [value for _, value in rated])
 
     def _rated(self, step: dict[str, Any], number: int, *, is_last: bool) -> tuple[str, float]:
-        """The text and the value of the step that the solution takes."""
+        """The text and the value of the completion with which the solution continues."""
         if step.get("chosen_completion") is None and step.get("human_completion") is not None:
             return text(record(step, "human_completion"), "text"), 1.0
         completions = records(step, "completions")

@@ -1,7 +1,8 @@
 """ProcessBench: the steps of a solution and the index of the first wrong one.
 
-As the data set Qwen/ProcessBench (arXiv 2412.06559): `id`, `generator`, `problem`, `steps`, `final_answer_correct`, and
-`label`, the 0-based index of the first wrong step or -1. Steps are without the blank lines that stood between them.
+This is the format of the data set Qwen/ProcessBench (arXiv 2412.06559): `id`, `generator`, `problem`,
+`steps`, `final_answer_correct`, and `label`, the 0-based index of the first wrong step or -1. Steps are
+published without the blank lines between them.
 """
 
 from __future__ import annotations
@@ -10,22 +11,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import flag, text, whole
-from forkpoint.formats.codec import Columns, Row, check_threshold, hard_labels, solution_of, texts_of
+from forkpoint.formats.codec import Columns, check_threshold, hard_labels, solution_of, texts_of
 from forkpoint.formats.layout import separated, unseparated
 from forkpoint.formats.options import option
 from forkpoint.records import LabelledSolution
+from forkpoint.row_files import Row
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessBench:
-    """The first error. Steps before it have the value 1; it and all after it have 0, though nobody judged those after it."""
+    """Labels that say where the first error is: steps before it are read as 1, it and all later ones as 0.
+
+    Nobody judged the steps after the first error.
+    """
 
     separator: str = option("\n\n")
-    """What stands between steps in our records and not in the list."""
+    """The text between steps, which the list of steps leaves out."""
     threshold: float | None = option(None, "write")
-    """The first step with a label below this is the first wrong one; None: labels are 0 or 1 already."""
+    """The first step with a label below this value is the first wrong one. None means that all labels are 0
+    or 1 already."""
     generator: str = option("unknown", "write")
-    """Which model wrote the solutions; our records do not know it."""
+    """The model that wrote the solutions, which our records do not name."""
 
     def __post_init__(self) -> None:
         check_threshold(self.threshold)

@@ -1,8 +1,9 @@
 """RLHFlow: a conversation in which every step is a user turn and every label the assistant's answer.
 
-As the data sets RLHFlow/Mistral-PRM-Data and RLHFlow/Deepseek-PRM-Data (repository RLHFlow/RLHF-Reward-Modeling, folder
-math-rm): `conversations` holds {role, content} records; the first user turn is the question, a space, and the first step;
-the assistant says `+` or `-`. Steps are published without what stood between them.
+This is the format of the data sets RLHFlow/Mistral-PRM-Data and RLHFlow/Deepseek-PRM-Data (repository
+RLHFlow/RLHF-Reward-Modeling, folder math-rm): `conversations` holds {role, content} records; the first user
+turn is the question, a space, and the first step; the assistant says `+` or `-`. Steps are published without
+their separators.
 """
 
 from __future__ import annotations
@@ -11,45 +12,29 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import records, text
-from forkpoint.formats.codec import (
-    EXTRA_COLUMNS,
-    Columns,
-    Row,
-    check_threshold,
-    extras_of,
-    hard_labels,
-    sign_value,
-    solution_of,
-)
-from forkpoint.formats.layout import check_question, separated, split_question, unseparated
+from forkpoint.formats.codec import Columns, hard_labels, sign_value, solution_of
+from forkpoint.formats.layout import separated, unseparated
 from forkpoint.formats.options import option
+from forkpoint.formats.text_codec import QuestionInText
 from forkpoint.records import LabelledSolution
+from forkpoint.row_files import Row
 
 ROLES = ("user", "assistant")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLHFlow:
+class RLHFlow(QuestionInText):
     """Hard labels as turns of a conversation."""
 
     separator: str = option("\n")
-    """What stands between steps in our records and not in the turns."""
-    first_step: str = option("Step 1:")
-    """What the solution begins with, after the question; empty: nothing marks it (see `layout.split_question`)."""
-    threshold: float | None = option(None, "write")
-    """Labels of at least this are `+`; None: labels are 0 or 1 already."""
-    extras: bool = option(False, "write")
-    """Whether to write problem_id, question and is_correct in columns of their own too."""
-
-    def __post_init__(self) -> None:
-        check_threshold(self.threshold)
+    """The text between steps, which the turns leave out."""
 
     @property
     def columns(self) -> Columns:
-        return {"conversations": [{"role": str, "content": str}], **(EXTRA_COLUMNS if self.extras else {})}
+        return {"conversations": [{"role": str, "content": str}], **self.extra_columns}
 
     def to_row(self, solution: LabelledSolution) -> dict[str, Any]:
-        check_question(solution, self.first_step, self.extras)
+        self.check_question(solution)
         first, *rest = unseparated(solution.steps, self.separator)
         turns = []
         for step, is_right in zip(
@@ -57,19 +42,20 @@ class RLHFlow:
         ):
             turns.append({"role": "user", "content": step})
             turns.append({"role": "assistant", "content": "+" if is_right else "-"})
-        return {"conversations": turns, **(extras_of(solution) if self.extras else {})}
+        return {"conversations": turns, **self.extra_values(solution)}
 
     def from_row(self, row: Row) -> LabelledSolution:
         turns = records(row, "conversations")
         for idx, turn in enumerate(turns):
             if text(turn, "role") != ROLES[idx % 2]:
                 raise ValueError(
-                    f"turn {idx + 1} must be the {ROLES[idx % 2]}'s, user and assistant taking turns; it is {turn['role']!r:.40}"
+                    f"turn {idx + 1} must be the {ROLES[idx % 2]}'s, user and assistant taking turns; "
+                    f"it is {turn['role']!r:.40}"
                 )
         if not turns or len(turns) % 2:
             raise ValueError(
                 f"a conversation must be pairs of a step and its label; it has {len(turns)} turns"
             )
-        question, first = split_question(text(turns[0], "content"), row, self.first_step)
+        question, first = self.split_question(text(turns[0], "content"), row)
         steps = separated([first, *(text(turn, "content") for turn in turns[2::2])], self.separator)
         return solution_of(row, question, steps, [sign_value(text(turn, "content")) for turn in turns[1::2]])

@@ -1,1 +1,1 @@
-"""Whether an answer is right: graders, the readers of answers that they share, and the processes that keep them killable."""
+"""Decide whether an answer is right: graders, the answer readers they share, and killable processes."""

@@ -1,11 +1,13 @@
-"""Does this program pass its tests? The grader `code`: the reference holds tests, the prediction a program.
+"""The grader `code`: run the program in a prediction against the tests in the reference.
 
-Tests are Python source (asserts), or a JSON object with `tests` (source, or a list of asserts) and, where they are there, `prompt`
-(source that goes before the program) and `entry_point` (the tests then define `check(candidate)`, as HumanEval's do). The
-program is the last fenced block of Python in a text, or the whole text where there is no fence.
-Invariant: every program gets a ruling within its time, whatever it does, and leaves no process and no file behind.
-This file runs nothing itself: each program has a process of its own that is killed with its whole group, in a directory of its
-own that is removed (see `code_sandbox.py`). It does not resist a program that sets out to deceive.
+Tests are Python source (asserts), or a JSON object with the key `tests` (source, or a list of asserts) and
+optionally `prompt` (source that is put before the program) and `entry_point` (the tests then define
+`check(candidate)`, as in HumanEval). The program is the last fenced block of Python in a text, or the whole
+text if it has no fence.
+Invariant: every program gets a ruling within its time limit, whatever it does, and leaves no process and no
+file behind. Programs do not run in this process: each one runs in a process and a directory of its own; the
+process is killed with its whole group and the directory is removed (see `code_sandbox.py`). A program that
+sets out to deceive can succeed.
 """
 
 from __future__ import annotations
@@ -31,15 +33,15 @@ from typing import Any, Literal
 
 SANDBOX = Path(__file__).with_name("code_sandbox.py")
 NUM_PROGRAMS = 4
-"""Programs that run side by side."""
+"""How many programs run at the same time."""
 WALL_FACTOR = 5
-"""Seconds that may pass per second of CPU time: a busy machine does not make a program wrong."""
+"""Wall-clock seconds allowed per second of CPU time: a busy machine does not make a program wrong."""
 MEMORY_BYTES = 1 << 30
 FILE_BYTES = 1 << 20
-"""Of one file that the program writes."""
+"""Largest size of one file that the program writes."""
 MAX_PROGRAM_CHARS = 200_000
 END_TIMEOUT_S = 5.0
-"""For killed processes to be gone."""
+"""How long to wait until killed processes are gone."""
 
 _FENCE = re.compile(
     r"^[ \t]*```[ \t]*(?P<language>\w*)[^\n]*\n(?P<code>.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL
@@ -49,27 +51,28 @@ _KEYS = ("tests", "entry_point", "prompt")
 
 @dataclass(frozen=True, slots=True)
 class CodeRuling:
-    """What came of a program."""
+    """The result of running one program."""
 
     outcome: Literal["correct", "wrong", "ungradable"]
     reason: str = ""
-    """Why it is not correct."""
+    """Why the program is not correct."""
 
 
 @dataclass(frozen=True, slots=True)
 class CodeTests:
-    """What a program has to pass."""
+    """The tests that a program has to pass."""
 
     source: str
     entry_point: str | None = None
-    """The function that `check` of the tests is called with; None where running the tests is all."""
+    """Name of the function that is passed to the tests' `check`; None if running the tests is enough."""
     prompt: str = ""
 
 
 def find_code(text: str) -> str | None:
-    """The program in a text: its last block fenced as Python, else its last fenced block, else all of it; None where that is blank.
+    """Return the program in a text, or None if it is blank.
 
-    A fence that is not closed holds the rest of the text.
+    The program is the last block fenced as Python, else the last fenced block, else the whole text. A fence
+    that is not closed holds the rest of the text.
     """
     blocks = [(match["language"].lower(), match["code"]) for match in _FENCE.finditer(text)]
     of_python = [code for language, code in blocks if language in ("python", "python3", "py")]
@@ -78,7 +81,7 @@ def find_code(text: str) -> str | None:
 
 
 def read_tests(reference: str) -> CodeTests:
-    """The tests that a reference holds. Raises ValueError where it holds none."""
+    """Read the tests in a reference. Raises ValueError if it holds none."""
     given: dict[str, Any] = {"tests": reference}
     if reference.lstrip().startswith("{"):
         with contextlib.suppress(ValueError, RecursionError):
@@ -86,7 +89,8 @@ def read_tests(reference: str) -> CodeTests:
     unknown = [key for key in given if key not in _KEYS]
     if unknown or "tests" not in given:
         raise ValueError(
-            f"tests as JSON need the key tests, and may have entry_point and prompt; the keys are {', '.join(given)}"
+            "tests as JSON need the key tests, and may have entry_point and prompt; "
+            f"the keys are {', '.join(given)}"
         )
     tests, entry_point, prompt = given["tests"], given.get("entry_point"), given.get("prompt", "")
     source = "\n".join(map(str, tests)) if isinstance(tests, list) else tests
@@ -108,9 +112,10 @@ def read_tests(reference: str) -> CodeTests:
 
 
 def run_all(pairs: Sequence[tuple[str, str | None]], timeout_s: float) -> list[CodeRuling]:
-    """One ruling per (reference, program), in order; equal pairs run once, a few side by side.
+    """Return one ruling per (reference, program), in order.
 
-    `timeout_s` is CPU time, rounded up to whole seconds; `WALL_FACTOR` times as much may pass on the clock.
+    Equal pairs run once, and `NUM_PROGRAMS` run at the same time. `timeout_s` is CPU time, rounded up to
+    whole seconds; wall-clock time is limited to `WALL_FACTOR` times as much.
     """
     distinct = list(dict.fromkeys(pairs))
     threads = ThreadPoolExecutor(NUM_PROGRAMS, thread_name_prefix="code")
@@ -128,7 +133,7 @@ def run_all(pairs: Sequence[tuple[str, str | None]], timeout_s: float) -> list[C
 
 
 def run_code(reference: str, program: str | None, timeout_s: float) -> CodeRuling:
-    """The ruling on one program."""
+    """Run one program against its tests."""
     try:
         tests = read_tests(reference)
     except ValueError as error:
@@ -142,7 +147,7 @@ def run_code(reference: str, program: str | None, timeout_s: float) -> CodeRulin
     try:
         with tempfile.TemporaryDirectory(prefix="forkpoint-code-") as directory:
             return _run_in(Path(directory), tests, program, timeout_s)
-    except OSError as error:  # no processes, memory or disk left: the world's failure, not the program's
+    except OSError as error:  # out of processes, memory or disk: not the program's fault
         return CodeRuling("ungradable", f"it could not be run: {error}")
 
 
@@ -189,7 +194,7 @@ def _run_in(directory: Path, tests: CodeTests, program: str, timeout_s: float) -
 
 
 def _line_within(channel: socket.socket, wall_s: float) -> bytes:
-    """The first line that comes over the channel, or what there was at its end. Raises TimeoutError."""
+    """Return the first line from the channel, or whatever came before it closed. Raises TimeoutError."""
     deadline, received = time.monotonic() + wall_s, b""
     while b"\n" not in received and len(received) < 4096:
         channel.settimeout(max(0.001, deadline - time.monotonic()))
@@ -204,7 +209,7 @@ def _line_within(channel: socket.socket, wall_s: float) -> bytes:
 
 
 def _await_end(channel: socket.socket) -> None:
-    """Wait until no process holds the other end: those that were killed are gone, and write no more files."""
+    """Wait until no process holds the other end: the killed processes are gone and write no more files."""
     channel.settimeout(END_TIMEOUT_S)
     with contextlib.suppress(OSError):
         while channel.recv(1 << 16):
@@ -219,7 +224,7 @@ def _ruling(line: bytes, token: str) -> CodeRuling:
     if not line:
         return CodeRuling("ungradable", "the sandbox died")
     if not isinstance(report, dict):
-        return CodeRuling("wrong", "it wrote where only the sandbox writes")
+        return CodeRuling("wrong", "it wrote to the channel of the sandbox")
     if report.get("token") == token:
         return CodeRuling("correct")
     return CodeRuling("wrong", str(report.get("failure", "it forged a verdict")))

@@ -1,12 +1,15 @@
-"""The process in which a program runs that nobody has read: `python code_sandbox.py PROGRAM CHANNEL CPU_S WALL_S MEMORY FILE_SIZE`.
+"""The process that runs an untrusted program.
 
-It is two processes. The outer one makes namespaces where the system allows it, starts the inner one there, waits for its end and
-says over the channel, a socket, how it ended. The inner one limits itself, runs what the file PROGRAM holds, and only if all of it
-came to its end takes the token that lies in the channel and sends it back.
-Invariant: whoever was not run to the end has not read the token; when the outer process ends, so does the inner one, and with
-the inner one, where there are namespaces, whatever it started.
-This file needs the standard library alone, imports nothing of the package, and does not judge (see `code.py`). It guards
-against accidents: a program that sets out to deceive shares the interpreter with its tests, and can.
+It is called as `python code_sandbox.py PROGRAM CHANNEL CPU_S WALL_S MEMORY FILE_SIZE`.
+The sandbox consists of two processes. The outer one creates namespaces if the system allows it, starts the
+inner one in them, waits for it to end and reports over the channel, a socket, how it ended. The inner one
+limits its own resources and runs the contents of the file PROGRAM. Only if everything ran to the end does it
+read the token that waits in the channel and send it back.
+Invariant: a program that did not run to the end has not read the token. When the outer process ends, so does
+the inner one; if there are namespaces, every process that the inner one started ends too.
+This file uses only the standard library, imports nothing from the package, and does not judge (see
+`code.py`). It guards against accidents only: the program shares an interpreter with its tests, so a program
+that sets out to deceive can.
 """
 
 from __future__ import annotations
@@ -40,24 +43,27 @@ _REFUSED |= {
 }
 _CHANGES = dict.fromkeys(("os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.chown", "os.utime"), 1)
 _CHANGES |= dict.fromkeys(("os.rename", "os.link", "os.symlink"), 2)
-"""Events of the interpreter that change files: how many leading arguments are paths; as many directory descriptors come last."""
+"""Audit events that change files, with the number of leading path arguments.
+
+The last arguments are the directory descriptors, one for each path.
+"""
 _CHANGES_BY_PATH = ("os.truncate", "os.setxattr", "os.removexattr", "shutil.rmtree")
 
 
 class Refused(PermissionError):
-    """The program did something that programs may not do here."""
+    """The program tried something that the sandbox forbids."""
 
 
 def main(file: Path, channel: int, cpu_s: int, wall_s: float, memory_bytes: int, file_bytes: int) -> None:
-    """Run the program that `file` holds, remove the file, and report over the channel; the other arguments are limits."""
+    """Run the program in `file`, remove the file, and report over the channel; the rest are limits."""
     program = json.loads(file.read_bytes())
     file.unlink()
-    signal.setitimer(signal.ITIMER_REAL, wall_s)  # ends the outer process where nobody is left to do it
+    signal.setitimer(signal.ITIMER_REAL, wall_s)  # ends the outer process if its parent is gone
     libc = ctypes.CDLL(None)
     _isolate(libc)
     pid = os.fork()
     if pid == 0:
-        with contextlib.suppress(AttributeError):  # Linux alone has it
+        with contextlib.suppress(AttributeError):  # only Linux has it
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         _limit(cpu_s, memory_bytes, file_bytes)
         _run(program, str(file.parent), channel)
@@ -66,10 +72,10 @@ def main(file: Path, channel: int, cpu_s: int, wall_s: float, memory_bytes: int,
 
 
 def _isolate(libc: Any) -> None:
-    """Namespaces of its own for processes and network, as far as the system has them and allows it."""
+    """Move to new namespaces for processes and network, as far as the system has and allows them."""
     with contextlib.suppress(AttributeError):
         if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWPID | _CLONE_NEWNET) != 0:
-            libc.unshare(_CLONE_NEWPID | _CLONE_NEWNET)  # without users' namespaces root alone may
+            libc.unshare(_CLONE_NEWPID | _CLONE_NEWNET)  # without user namespaces only root may do this
 
 
 def _limit(cpu_s: int, memory_bytes: int, file_bytes: int) -> None:
@@ -87,7 +93,10 @@ def _limit(cpu_s: int, memory_bytes: int, file_bytes: int) -> None:
 
 
 def _run(program: dict[str, Any], home: str, channel: int) -> NoReturn:
-    """Run the solution, then the tests, and report; what is needed afterwards is taken hold of before foreign code runs."""
+    """Run the solution, then the tests, and report.
+
+    Functions that are needed afterwards are bound before foreign code runs, so that it cannot replace them.
+    """
     execute, exit_now, read, write, join_threads = exec, os._exit, os.read, os.write, _thread_joiner()
     tests, describe = (
         compile(program["tests"], "<tests>", "exec", dont_inherit=True),
@@ -111,7 +120,7 @@ def _run(program: dict[str, Any], home: str, channel: int) -> NoReturn:
 
 
 def _guard(home: str) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook that refuses processes, signals, the network, foreign functions, and changes of files outside `home`."""
+    """Return an audit hook that refuses processes, signals, networking, ctypes and writing outside `home`."""
     realpath, join, readlink, fsdecode = os.path.realpath, os.path.join, os.readlink, os.fsdecode
 
     def check_path(event: str, path: Any, dir_fd: int = -1) -> None:
@@ -138,7 +147,7 @@ def _guard(home: str) -> Callable[[str, tuple[Any, ...]], None]:
 
 
 def _thread_joiner() -> Callable[[], None]:
-    """What waits for the threads that a program started, as the interpreter does at its own end; daemons are not waited for."""
+    """Return a function that waits for the program's non-daemon threads, as the interpreter does at exit."""
     running, current = threading.enumerate, threading.current_thread()
 
     def join() -> None:
@@ -150,7 +159,7 @@ def _thread_joiner() -> Callable[[], None]:
 
 
 def _describer(tests: str) -> Callable[[BaseException], str]:
-    """What says why a program failed, in one line, whatever the program has made of its exceptions."""
+    """Return a function that says in one line why a program failed, even if it tampers with exceptions."""
     lines = tests.splitlines()
 
     def describe(error: BaseException) -> str:
@@ -168,7 +177,7 @@ def _describer(tests: str) -> Callable[[BaseException], str]:
             return f"it called exit{where}"
         try:
             return f"{type(error).__name__}: {error}{where}"
-        except BaseException:  # noqa: BLE001 its text is foreign code, too
+        except BaseException:  # noqa: BLE001 `__str__` of the error is foreign code, too
             return f"{type(error).__name__}{where}"
 
     return describe
@@ -177,14 +186,14 @@ def _describer(tests: str) -> Callable[[BaseException], str]:
 def _how_it_ended(status: int, used_s: float, cpu_s: int) -> str:
     if os.WIFEXITED(status):
         return f"it ended with status {os.WEXITSTATUS(status)} before its tests did"
-    if used_s >= cpu_s - 0.1:  # what the kernel says was used may lack the last ticks
+    if used_s >= cpu_s - 0.1:  # the kernel's accounting may lack the last ticks
         return f"over the limit of {cpu_s} s of CPU time"
     return f"it was ended by {signal.Signals(os.WTERMSIG(status)).name}"
 
 
 def _send(write: Callable[[int, bytes], int], channel: int, report: dict[str, str]) -> None:
     cut = {name: text[:MAX_REASON_CHARS] for name, text in report.items()}
-    with contextlib.suppress(OSError):  # who asked may be gone
+    with contextlib.suppress(OSError):  # the process that asked may be gone
         write(channel, json.dumps(cut).encode() + b"\n")
 
 

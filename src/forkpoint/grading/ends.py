@@ -1,4 +1,4 @@
-"""How solutions ended: the answer of each and its verdict."""
+"""How solutions end: the answer of each and whether it is right."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from forkpoint.records import Problem
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a solution ended, graded."""
+    """The graded end of a solution."""
 
     answer: str | None
     is_correct: bool
@@ -19,7 +19,7 @@ class End:
 
 
 def graded(problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> list[tuple[End, ...]]:
-    """The ends of every problem's solutions; those of one grader are graded together."""
+    """Grade the solutions `texts` of every problem; problems with the same grader are graded together."""
     found: dict[tuple[int, int], End] = {}
     for grader in {problem.grader for problem in problems}:
         places = [
@@ -33,4 +33,4 @@ def graded(problems: Sequence[Problem], texts: Sequence[Sequence[str]]) -> list[
             is_gradable = verdict.outcome != "ungradable"
             answer = answer_key(texts[row][idx], grader) if is_gradable else None
             found[row, idx] = End(answer, verdict.is_correct, is_gradable)
-    return [tuple(found[row, idx] for idx in range(len(its_texts))) for row, its_texts in enumerate(texts)]
+    return [tuple(found[row, idx] for idx in range(len(solutions))) for row, solutions in enumerate(texts)]

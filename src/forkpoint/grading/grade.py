@@ -1,91 +1,80 @@
-"""Is this answer right? Correct, wrong, or ungradable, which counts as wrong and is counted apart.
+"""Grade an answer: correct, wrong, or ungradable, which counts as wrong but is reported separately.
 
-Graders: `numeric` (exact fractions), `math` (normal form, then math-verify), `exact` (a string), `choice` (a letter), `code` (a
-program that passes its tests, see `code_grader`), or the user's own `module:function`, called as
-function(reference, prediction) -> bool with the texts as given.
-Invariant: every pair gets a verdict within its time limit, whatever the answer is; what might hang runs in a process that is
-killed (see `pool.py`, `code.py`), and importing this file loads no parser and starts no process.
-This file does not give partial credit and judges no steps.
+Graders: `numeric` (exact fractions), `math` (normal form, then math-verify), `exact` (a string), `choice` (a
+letter), `code` (a program that must pass its tests, see `code.py`), or the user's own `module:function`,
+called as function(reference, prediction) -> bool with the unchanged texts.
+Invariant: every pair gets a verdict within its time limit, whatever the answer is. Anything that might hang
+runs in a process that can be killed (see `pool.py`, `code.py`). Importing this file loads no parser and
+starts no process. This file gives no partial credit and does not judge steps.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, TextIO
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
-from forkpoint.grading.answers import UnreadableAnswer, find_answer, shown
+from forkpoint.checks import check_above
+from forkpoint.grading.answers import find_answer, shown
 from forkpoint.grading.code import find_code, read_tests, run_all
-from forkpoint.grading.latex import decide, math_answer, syntax_trouble
+from forkpoint.grading.latex import decide, math_answer, split_choice, syntax_trouble
 from forkpoint.grading.numerals import parse_number, same_number
 from forkpoint.grading.pool import shared_pool
+from forkpoint.grading.response import (
+    CUT_OFF,
+    Reasoning,
+    UnreadableAnswer,
+    check_reasoning,
+    without_reasoning,
+)
 
 GRADERS = ("numeric", "math", "exact", "choice", "code")
 TIMEOUT_S = 2.0
-CHUNK_LINES = 1_000
+NO_ANSWER = "no answer"
+"""The reason of a verdict on a text that states no answer."""
 
 Outcome = Literal["correct", "wrong", "ungradable"]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a grader says about one answer."""
+    """A grader's decision about one answer."""
 
     outcome: Outcome
     answer: str | None
-    """As it was read out of the prediction; None where there is none or it cannot be read."""
+    """The answer as it is written in the prediction; None if there is none or it cannot be read."""
     reason: str = ""
-    """Why the outcome is `ungradable`, that there is no answer, or why a program is wrong."""
+    """Why the outcome is `ungradable` or a program is wrong, or a note that there is no answer."""
 
     @property
     def is_correct(self) -> bool:
-        """An ungradable answer is not."""
+        """Whether the outcome is `correct`; an ungradable answer is not correct."""
         return self.outcome == "correct"
 
-
-@dataclass(frozen=True, slots=True)
-class UnreadableLine:
-    """A line of a file that holds nothing to grade."""
-
-    line: int
-    """Counted from 1."""
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class GradeCounts:
-    """The verdicts on a file; unreadable lines have none."""
-
-    num_correct: int
-    num_wrong: int
-    num_ungradable: int
-    unreadable: tuple[UnreadableLine, ...]
+    @property
+    def has_no_answer(self) -> bool:
+        """Whether the prediction states no answer."""
+        return self.reason == NO_ANSWER
 
     @property
-    def num_graded(self) -> int:
-        return self.num_correct + self.num_wrong + self.num_ungradable
-
-    @property
-    def accuracy(self) -> float | None:
-        """Correct among graded, where ungradable counts as wrong; None where nothing was graded."""
-        return self.num_correct / self.num_graded if self.num_graded else None
+    def is_cut_off(self) -> bool:
+        """Whether the prediction ends before its answer does, as far as its text shows."""
+        return CUT_OFF in self.reason and self.answer is None
 
 
 def check_grader(grader: str) -> None:
     """Raise ValueError unless `grader` is a known name or has the form `module:function`."""
     if grader not in GRADERS and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", grader):
         raise ValueError(
-            f"grader {grader!r} is unknown; choose from {', '.join(GRADERS)}, or give your own as module:function"
+            f"grader {grader!r} is unknown; choose from {', '.join(GRADERS)}, "
+            "or give your own as module:function"
         )
 
 
 def check_reference(reference: str, grader: str) -> None:
-    """Raise ValueError unless `grader` can read `reference`, so that a problem set fails early and not answer by answer."""
+    """Raise ValueError unless `grader` can read `reference`, so that a bad problem set fails early."""
     check_grader(grader)
     if grader == "code":
         read_tests(reference)
@@ -95,22 +84,26 @@ def check_reference(reference: str, grader: str) -> None:
         )
 
 
-def extract_answer(text: str, grader: str) -> str | None:
-    """The answer in a solution text, as it was written; None where there is none or it cannot be read."""
+def extract_answer(text: str, grader: str, reasoning: Reasoning = "drop") -> str | None:
+    """Return the answer in a solution text as written; None if there is none or it cannot be read."""
     check_grader(grader)
-    return _read(text, grader, "the prediction").answer
+    check_reasoning(reasoning)
+    return _read(text, grader, "the prediction", reasoning).answer
 
 
-def answer_key(text: str, grader: str) -> str | None:
-    """A string that is equal for answers that are equal without algebra (`0.5` and `1/2`), to count votes; None as above."""
-    answer = extract_answer(text, grader)
+def answer_key(text: str, grader: str, reasoning: Reasoning = "drop") -> str | None:
+    """Return a key for counting votes; None if there is no answer or it cannot be read.
+
+    Answers that are equal without algebra, such as `0.5` and `1/2`, have the same key.
+    """
+    answer = extract_answer(text, grader, reasoning)
     if answer is None:
         return None
     number = parse_number(answer) if grader == "numeric" else None
     if number:
         return str(number.value)
     return (
-        math_answer(answer).key
+        split_choice(answer)[0] or math_answer(answer).key
         if grader == "math"
         else _plain_string(answer)
         if grader == "exact"
@@ -119,27 +112,35 @@ def answer_key(text: str, grader: str) -> str | None:
 
 
 def is_correct(reference: str, prediction: str, grader: str, timeout_s: float = TIMEOUT_S) -> bool:
-    """Whether `prediction`, an answer or a whole solution text, gives the answer `reference`."""
+    """Return whether `prediction`, an answer or a whole solution text, gives the answer `reference`."""
     return grade(reference, prediction, grader, timeout_s).is_correct
 
 
 def grade(reference: str, prediction: str, grader: str, timeout_s: float = TIMEOUT_S) -> Verdict:
-    """The verdict on one prediction, an answer or a whole solution text."""
+    """Grade one prediction, an answer or a whole solution text."""
     return grade_all([(reference, prediction)], grader, timeout_s)[0]
 
 
-def grade_all(pairs: Iterable[tuple[str, str]], grader: str, timeout_s: float = TIMEOUT_S) -> list[Verdict]:
-    """One verdict per (reference, prediction), in order; what needs a process is shared among a few and asked once per pair.
+def grade_all(
+    pairs: Iterable[tuple[str, str]],
+    grader: str,
+    timeout_s: float = TIMEOUT_S,
+    reasoning: Reasoning = "drop",
+) -> list[Verdict]:
+    """Return one verdict per (reference, prediction), in order.
 
-    A user's function has to give the same answer for the same pair. Raises ValueError where the grader is unknown or cannot be
-    loaded.
+    `reasoning` says whether text between reasoning tags such as `<think>` is dropped or read like the rest; a
+    user's function always gets the whole texts.
+    Pairs that need a process are shared among a few processes, and equal pairs are judged once, so a user's
+    function must give the same answer for the same pair. Raises ValueError if the grader is unknown or cannot
+    be loaded.
     """
     check_grader(grader)
-    if timeout_s <= 0:
-        raise ValueError(f"timeout_s must be above 0; {timeout_s} was given")
+    check_above(0, timeout_s=timeout_s)
+    check_reasoning(reasoning)
     if grader == "code":
-        return _grade_code(pairs, timeout_s)
-    verdicts = [_grade_here(reference, prediction, grader) for reference, prediction in pairs]
+        return _grade_code(pairs, timeout_s, reasoning)
+    verdicts = [_grade_here(reference, prediction, grader, reasoning) for reference, prediction in pairs]
     owed = list(dict.fromkeys(verdict.question for verdict in verdicts if isinstance(verdict, _Owed)))
     rulings = dict(zip(owed, shared_pool(grader).ask_all(owed, timeout_s), strict=True)) if owed else {}
     settled = []
@@ -152,40 +153,25 @@ def grade_all(pairs: Iterable[tuple[str, str]], grader: str, timeout_s: float = 
     return settled
 
 
-def grade_file(
-    path: str | Path, grader: str | None = None, out: str | Path | None = None, timeout_s: float = TIMEOUT_S
-) -> GradeCounts:
-    """Grade a JSONL file with the fields `reference` and `prediction`, and `grader` where it is not the same for all.
-
-    A row's own grader comes before `grader`. Every verdict is written to `out` as a JSON line with the number of the line it is
-    about; lines that hold nothing to grade are written with the outcome `unreadable`, counted and returned.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is not a file; grade needs JSON lines with the fields reference and prediction"
-        )
-    if grader is not None:
-        check_grader(grader)
-    if out is None:
-        return _grade_lines(path, grader, None, timeout_s)
-    if Path(out).resolve() == path.resolve():
-        raise ValueError(f"{out} is the file to be graded; write the verdicts to another one")
-    with Path(out).open("w", encoding="utf-8") as sink:
-        return _grade_lines(path, grader, sink, timeout_s)
-
-
-def _grade_code(pairs: Iterable[tuple[str, str]], timeout_s: float) -> list[Verdict]:
-    owed = [(reference, find_code(prediction)) for reference, prediction in pairs]
-    return [
-        Verdict(ruling.outcome, code, ruling.reason)
-        for (_, code), ruling in zip(owed, run_all(owed, timeout_s), strict=True)
+def _grade_code(pairs: Iterable[tuple[str, str]], timeout_s: float, reasoning: Reasoning) -> list[Verdict]:
+    asked = [
+        (reference, _read(prediction, "code", "the prediction", reasoning)) for reference, prediction in pairs
     ]
+    owed = [(reference, reading.answer) for reference, reading in asked if not reading.failure]
+    rulings = iter(run_all(owed, timeout_s))
+    verdicts = []
+    for _, reading in asked:
+        if reading.failure:
+            verdicts.append(Verdict("ungradable", None, reading.failure))
+        else:
+            ruling = next(rulings)
+            verdicts.append(Verdict(ruling.outcome, reading.answer, ruling.reason))
+    return verdicts
 
 
 @dataclass(frozen=True, slots=True)
 class _Owed:
-    """A verdict that needs a process."""
+    """A verdict that a process still has to decide."""
 
     question: tuple[str, str]
     answer: str | None
@@ -201,16 +187,18 @@ def _outcome(is_correct: bool) -> Outcome:
     return "correct" if is_correct else "wrong"
 
 
-def _read(text: str, grader: str, whose: str) -> _Reading:
+def _read(text: str, grader: str, whose: str, reasoning: Reasoning = "drop") -> _Reading:
     try:
-        return _Reading(find_code(text) if grader == "code" else find_answer(text, grader))
+        if grader == "code":
+            return _Reading(find_code(without_reasoning(text) if reasoning == "drop" else text))
+        return _Reading(find_answer(text, grader, reasoning))
     except UnreadableAnswer as error:
         return _Reading(None, f"{whose} cannot be read: {error}")
 
 
-def _grade_here(reference: str, prediction: str, grader: str) -> Verdict | _Owed:
-    """The verdict, or what a process has to be asked for it."""
-    answer = _read(prediction, grader, "the prediction")
+def _grade_here(reference: str, prediction: str, grader: str, reasoning: Reasoning) -> Verdict | _Owed:
+    """Return the verdict, or the question that a process has to answer first."""
+    answer = _read(prediction, grader, "the prediction", reasoning)
     if grader not in GRADERS:
         return _Owed((reference, prediction), answer.answer)
     gold = _read(reference, grader, "the reference")
@@ -221,7 +209,7 @@ def _grade_here(reference: str, prediction: str, grader: str) -> Verdict | _Owed
     if answer.failure:
         return Verdict("ungradable", None, answer.failure)
     if answer.answer is None:
-        return Verdict("wrong", None, "no answer")
+        return Verdict("wrong", None, NO_ANSWER)
     if grader == "math":
         return _grade_math(gold.answer, answer.answer)
     return Verdict(_outcome(_is_same(gold.answer, answer.answer, grader)), answer.answer)
@@ -236,12 +224,18 @@ def _is_same(reference: str, answer: str, grader: str) -> bool:
 
 
 def _plain_string(answer: str) -> str:
-    """Blanks, case, a final full stop and the composition of characters do not count."""
+    """Normalise an answer: blanks, case, a final full stop and the composition of characters do not count."""
     return " ".join(unicodedata.normalize("NFC", answer).casefold().split()).removesuffix(".")
 
 
 def _grade_math(reference: str, answer: str) -> Verdict | _Owed:
-    gold, given = math_answer(reference), math_answer(answer)
+    (gold_letter, gold_value), (letter, value) = split_choice(reference), split_choice(answer)
+    if gold_letter and letter:
+        return Verdict(_outcome(gold_letter == letter), answer)
+    if (gold_letter and gold_value) or (letter and value):
+        gold, given = math_answer(gold_value), math_answer(value)
+    else:
+        gold, given = math_answer(reference), math_answer(answer)
     is_same = decide(gold, given)
     if is_same is not None:
         return Verdict(_outcome(is_same), answer)
@@ -250,59 +244,3 @@ def _grade_math(reference: str, answer: str) -> Verdict | _Owed:
         if trouble:
             return Verdict("ungradable", answer, f"the {whose} {shown(text)} cannot be read: {trouble}")
     return _Owed((gold.text, given.text), answer)
-
-
-def _grade_lines(path: Path, grader: str | None, sink: TextIO | None, timeout_s: float) -> GradeCounts:
-    counts: dict[Outcome, int] = {"correct": 0, "wrong": 0, "ungradable": 0}
-    unreadable: list[UnreadableLine] = []
-    with path.open("rb") as lines:
-        numbered = ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
-        while chunk := list(islice(numbered, CHUNK_LINES)):
-            for number, verdict in _grade_chunk(chunk, grader, timeout_s):
-                if isinstance(verdict, Verdict):
-                    counts[verdict.outcome] += 1
-                    row = {"line": number, **asdict(verdict)}
-                else:
-                    unreadable.append(verdict)
-                    row = {"line": number, "outcome": "unreadable", "answer": None, "reason": verdict.reason}
-                if sink:
-                    sink.write(json.dumps(row, ensure_ascii=False) + "\n")
-    return GradeCounts(counts["correct"], counts["wrong"], counts["ungradable"], tuple(unreadable))
-
-
-def _grade_chunk(
-    chunk: Sequence[tuple[int, bytes]], grader: str | None, timeout_s: float
-) -> Iterator[tuple[int, Verdict | UnreadableLine]]:
-    found: dict[int, Verdict | UnreadableLine] = {}
-    rows: dict[str, list[tuple[int, str, str]]] = {}
-    for number, line in chunk:
-        try:
-            reference, prediction, row_grader = _row(line, grader)
-            rows.setdefault(row_grader, []).append((number, reference, prediction))
-        except (ValueError, RecursionError) as error:
-            found[number] = UnreadableLine(number, str(error))
-    for row_grader, asked in rows.items():
-        verdicts = grade_all(
-            [(reference, prediction) for _, reference, prediction in asked], row_grader, timeout_s
-        )
-        found.update(zip((number for number, _, _ in asked), verdicts, strict=True))
-    yield from sorted(found.items())
-
-
-def _row(line: bytes, grader: str | None) -> tuple[str, str, str]:
-    """(reference, prediction, grader) of a line; raises ValueError where it does not hold them."""
-    row = json.loads(line)
-    if not isinstance(row, dict):
-        raise ValueError(f"a line must hold a JSON object; this one holds a {type(row).__name__}")
-    grader = row.get("grader") or grader
-    if not isinstance(grader, str):
-        raise ValueError("there is no grader, neither in the line nor for the whole file")
-    check_grader(grader)
-    return _text(row, "reference"), _text(row, "prediction"), grader
-
-
-def _text(row: dict[str, Any], field: str) -> str:
-    value = row.get(field)
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"field {field!r} must be a string or a number; {shown(str(value))} was found")
-    return str(value)

@@ -1,8 +1,8 @@
 """A pool of killable processes that judge answers, usable from any thread.
 
-Invariant: an answer takes at most its time limit (and the start of a process where none is idle), whatever it does; a process
-that overruns or dies is replaced, and no other answer is affected. Processes end with the pool, and at the latest at exit.
-This file does not know what is judged, nor how (see `worker.py`).
+Invariant: judging an answer takes at most its time limit, plus the start of a process if none is idle. A
+process that overruns or dies is replaced, and no other answer is affected. Processes end with the pool, at
+the latest at exit. This file does not know what is judged, or how (see `worker.py`).
 """
 
 from __future__ import annotations
@@ -25,21 +25,19 @@ START_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a process said about an answer."""
+    """A grading process's decision about an answer."""
 
     is_correct: bool
     failure: str = ""
-    """Why the answer could not be judged; empty where it was."""
+    """Why the answer could not be judged; empty if it was judged."""
 
 
-class Worker:
-    """One process that judges for one grader. Raises ValueError where the grader cannot be loaded."""
+class GradingWorker:
+    """A process that judges answers for one grader. Raises ValueError if the grader cannot be loaded."""
 
     def __init__(self, grader: str) -> None:
         path = [entry for entry in sys.path if entry]
-        if (
-            grader != "math"
-        ):  # a user's function may lie in the working directory; for ours nothing there is to be imported
+        if grader != "math":  # only a user's function may be imported from the working directory
             path.insert(0, os.getcwd())  # noqa: PTH109 a string is wanted
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "forkpoint.grading.worker", grader],
@@ -58,7 +56,7 @@ class Worker:
         return self._process.poll() is None
 
     def ask(self, reference: str, prediction: str, timeout_s: float) -> Ruling:
-        """The ruling on one answer; afterwards the worker may be dead."""
+        """Judge one answer; the worker may be dead afterwards."""
         request = {"reference": reference, "prediction": prediction, "timeout_s": timeout_s}
         reply, has_overrun = self._reply_within(timeout_s, json.dumps(request).encode() + b"\n")
         if reply is None:
@@ -73,12 +71,12 @@ class Worker:
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
-            with contextlib.suppress(OSError):  # unsent bytes of a request that came too late
+            with contextlib.suppress(OSError):  # a request that came too late has unsent bytes
                 if pipe:
                     pipe.close()
 
     def _reply_within(self, timeout_s: float, request: bytes = b"") -> tuple[dict[str, Any] | None, bool]:
-        """The process's next line, None where it ended first, and whether it was killed for its time."""
+        """Return the next line, None if the process ended first, and whether it overran and was killed."""
         assert self._process.stdin and self._process.stdout, "a worker has pipes"
         overrun = threading.Event()
 
@@ -92,7 +90,7 @@ class Worker:
             self._process.stdin.write(request)
             self._process.stdin.flush()
             line = self._process.stdout.readline()
-        except OSError:  # it died while it was written to
+        except OSError:  # it died during the write
             line = b""
         finally:
             timer.cancel()
@@ -100,23 +98,23 @@ class Worker:
         is_whole = line.endswith(b"\n")
         if overrun.is_set() or not is_whole:
             self._process.kill()
-            self._process.wait()  # a process that is still ending looks alive
+            self._process.wait()  # a process that is still ending counts as alive
         return (json.loads(line) if is_whole else None), overrun.is_set()
 
 
 class GradingPool:
-    """At most `num_workers` processes for one grader, started when they are needed and kept."""
+    """At most `num_workers` processes for one grader; they start when needed and are kept."""
 
     def __init__(self, grader: str, num_workers: int = NUM_WORKERS) -> None:
         self.grader = grader
         self.num_workers = num_workers
         self._free = threading.BoundedSemaphore(num_workers)
         self._lock = threading.Lock()
-        self._idle: list[Worker] = []
-        self._all: set[Worker] = set()
+        self._idle: list[GradingWorker] = []
+        self._all: set[GradingWorker] = set()
 
     def ask(self, reference: str, prediction: str, timeout_s: float) -> Ruling:
-        """The ruling on one answer, from an idle process; waits while all are busy."""
+        """Judge one answer in an idle process; waits while all processes are busy."""
         with self._free:
             worker = self._take()
             ruling = worker.ask(reference, prediction, timeout_s)
@@ -129,7 +127,7 @@ class GradingPool:
             return ruling
 
     def ask_all(self, pairs: Sequence[tuple[str, str]], timeout_s: float) -> list[Ruling]:
-        """One ruling per (reference, prediction), in order."""
+        """Return one ruling per (reference, prediction), in order."""
         if len(pairs) < 2:
             return [self.ask(pair[0], pair[1], timeout_s) for pair in pairs]
         threads = ThreadPoolExecutor(self.num_workers, thread_name_prefix="grading")
@@ -139,21 +137,21 @@ class GradingPool:
             threads.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
-        """End all processes; answers under way come back as failures."""
+        """End all processes; answers that are being judged come back as failures."""
         with self._lock:
             workers, self._idle = list(self._all), []
             self._all.clear()
         for worker in workers:
             worker.close()
 
-    def _take(self) -> Worker:
+    def _take(self) -> GradingWorker:
         with self._lock:
             while self._idle:
                 worker = self._idle.pop()
                 if worker.is_alive:
                     return worker
                 self._all.discard(worker)
-        worker = Worker(self.grader)
+        worker = GradingWorker(self.grader)
         with self._lock:
             self._all.add(worker)
         return worker
@@ -164,7 +162,7 @@ _pools_lock = threading.Lock()
 
 
 def shared_pool(grader: str) -> GradingPool:
-    """The process-wide pool for a grader."""
+    """Return the process-wide pool for a grader."""
     with _pools_lock:
         if grader not in _pools:
             _pools[grader] = GradingPool(grader)
@@ -182,7 +180,7 @@ def close_shared_pools() -> None:
 
 
 def _forget_shared_pools() -> None:
-    """A forked process has copies of its parent's pipes, which it must not use."""
+    """Drop the pools in a forked process, which has copies of its parent's pipes and must not use them."""
     global _pools, _pools_lock
     _pools, _pools_lock = {}, threading.Lock()
 

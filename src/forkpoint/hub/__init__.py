@@ -1,5 +1,5 @@
-"""Publish on the hub what was made here: PRMs and labels, with a card that says what is known of them.
+"""Publish PRMs and labels on the hub, with a card that says what is known about them.
 
-Invariant: a card holds what run directories and files record, and what whoever publishes says; what neither says is called
-not recorded. Importing this file loads neither torch nor huggingface_hub.
+Invariant: a card contains what run directories and files record and what the publisher states; anything else
+is marked as not recorded. Importing this file loads neither torch nor huggingface_hub.
 """

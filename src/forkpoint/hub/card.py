@@ -1,6 +1,7 @@
-"""Cards: the README of a PRM or of a data set on the hub, its metadata first.
+"""Cards: the README of a PRM or a data set on the hub, with its metadata at the top.
 
-Invariant: everything on a card is a recorded fact, what the publisher said, or the words below; no local path and no token is on it.
+Invariant: everything on a card is a recorded fact, a statement of the publisher, or the text below. A card
+contains no local path and no token.
 """
 
 from __future__ import annotations
@@ -18,23 +19,26 @@ from forkpoint.prms.layout import PRMFormat
 NOT_RECORDED = "not recorded"
 TAGS = ["forkpoint", "process-reward-model", "reward-model"]
 PRIVATE = re.compile(r"(?<![\w/.:-])(?:/[\w.@-]+){2,}|\bhf_\w{16,}|[A-Za-z]:\\\w+")
-"""An absolute path, or a token of the hub."""
+"""An absolute path, or a hub token."""
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
-"""The hub's size categories, by the number of digits above three."""
+"""The size categories of the hub, by the number of digits above three."""
 PRM_LIMITS = """\
-Made to score the steps of solutions: to choose among several solutions of a problem, to steer a search, or to find the first wrong step.
-A score estimates how often solutions that go on from a step end with the right answer under the policy that the labels come from; it is
-not a proof that the step is right. Nothing is known of its scores on other kinds of problems, in other languages, with other ways to cut
-solutions into steps, or of other policies than those named here. A policy that is trained against it can find solutions that score well
-and are wrong."""
+This model scores the steps of solutions. It is intended for choosing among several solutions of a
+problem, for steering a search, and for finding the first wrong step. A score estimates how often
+solutions that continue from a step reach the right answer under the policy that the labels come from; it
+does not prove that the step is right. The scores have not been tested on other kinds of problems, other
+languages, other ways of cutting solutions into steps, or policies other than those named here. A policy
+that is trained against this model can find wrong solutions that score well."""
 LABEL_LIMITS = """\
-Made to train and to test process reward models. A label sums up how solutions that share a step end, judged by a grader of answers. It
-is no human judgement of the step: a wrong step that is repaired later has a high label, and the grader can err. Test questions may stand
-among the problems; `forkpoint doctor FILE --against TEST_FILE` looks for them."""
+These labels are intended for training and testing process reward models. A label summarises how solutions
+that share a step end, as judged by an automatic grader of answers. It is not a human judgement of the
+step: a wrong step that is repaired later has a high label, and the grader can make mistakes. Test
+questions may be among the problems; `forkpoint doctor FILE --against TEST_FILE` looks for them."""
 COLUMNS_TEXT = """\
-One row is one solution: `problem_id`, `question`, `steps` (joined without anything between, they are the solution), `is_correct` (is its
-answer right) and `labels`, one per step: `value` in [0, 1], the outcomes that it rests on (`num_correct` of `num_total`,
-`effective_size`), and its 95 % interval, `low` to `high`."""
+Each row is one solution: `problem_id`, `question`, `steps` (concatenated without a separator, they are
+the solution), `is_correct` (whether its answer is right) and `labels`, one for each step: `value` in [0,
+1], the outcomes that it is based on (`num_correct` of `num_total`, `effective_size`), and its 95 %
+interval, `low` to `high`."""
 
 
 def prm_card(
@@ -45,11 +49,15 @@ def prm_card(
     labels: LabelFacts | None,
     evaluation: EvaluationFacts | None,
 ) -> ModelCard:
-    """The card of a PRM. ValueError where another base model is named than is recorded, or the card would hold a path or a token."""
+    """Return the card of a PRM.
+
+    Raises ValueError if `said` names another base model than is recorded, or the card would contain a path or
+    a token.
+    """
     recorded = training.base if training else None
     if recorded and said.base_model and recorded != said.base_model:
         raise ValueError(
-            f"the PRM was trained from {recorded}, not from {said.base_model}; leave --base-model out"
+            f"the PRM was trained from {recorded}, not from {said.base_model}; omit --base-model"
         )
     base_model = said.base_model or recorded
     name = repo_id.rpartition("/")[2]
@@ -84,14 +92,17 @@ def prm_card(
     content = _content(
         name,
         data.to_yaml(),
-        "A process reward model: it scores every step of a solution in [0, 1].",
+        "A process reward model, which scores every step of a solution in [0, 1].",
         sections,
     )
     return ModelCard(content)
 
 
 def labels_card(repo_id: str, said: Publication, labels: LabelFacts, path: str) -> DatasetCard:
-    """The card of a data set of labels that is kept in the file `path`. ValueError where it would hold a path or a token."""
+    """Return the card of a data set of labels stored in the file `path`.
+
+    Raises ValueError if the card would contain a path or a token.
+    """
     name = repo_id.rpartition("/")[2]
     data = DatasetCardData(
         license=said.license,
@@ -114,7 +125,7 @@ def labels_card(repo_id: str, said: Publication, labels: LabelFacts, path: str) 
         _content(
             name,
             data.to_yaml(),
-            "Solutions of problems, cut into steps, with a label for every step.",
+            "Solutions of problems, cut into steps, with a label for each step.",
             sections,
         )
     )
@@ -125,14 +136,12 @@ def _content(name: str, metadata: str, summary: str, sections: Sequence[tuple[st
     content = f"---\n{metadata}\n---\n\n{body}\n"
     private = PRIVATE.search(content)
     if private:
-        raise ValueError(
-            f"the card would hold {private[0][:12]!r}..., a local path or a token: say it otherwise"
-        )
+        raise ValueError(f"the card would contain {private[0][:12]!r}..., a local path or a token; reword it")
     return content
 
 
 def _table(facts: Mapping[str, object]) -> str:
-    """Facts as rows; None is not recorded."""
+    """Return facts as table rows; None is shown as not recorded."""
     return _rows(
         ("", ""), ((name, NOT_RECORDED if value is None else value) for name, value in facts.items())
     )
@@ -155,20 +164,20 @@ def _cell(value: object) -> str:
 
 
 def _format_text(prm_format: PRMFormat) -> str:
-    read_at = f"after each step stands the tag {prm_format.tag!r}, and its score is read there"
+    read_at = f"the tag {prm_format.tag!r}, which follows each step"
     score = (
         f"softmax over the tokens {prm_format.good!r} and {prm_format.bad!r}"
         if prm_format.head == "tokens"
-        else "softmax over two classes, 1 is good"
+        else "softmax over two classes; class 1 is good"
     )
     facts = {
         "prompt": repr(prm_format.template),
-        "read at": read_at,
+        "scores are read at": read_at,
         "score": score,
         "steps": f"{prm_format.segmentation}"
         + (f", tau {prm_format.rule.tau:g} nats" if prm_format.segmentation == "entropy" else ""),
-        "tokens at most": prm_format.max_length,
-        "aggregate of the steps": prm_format.aggregate,
+        "maximum length, tokens": prm_format.max_length,
+        "score of a solution": f"{prm_format.aggregate} of the step scores",
     }
     return _table(facts)
 
@@ -182,10 +191,10 @@ def _labels_text(labels: LabelFacts | None, said: Publication) -> str:
         "problems": said.problem_set,
         "number of problems": labels.num_problems,
         "policy": run.get("policy"),
-        "plan (where outcomes come from)": labels.plan,
-        "value (what sums them up)": labels.value,
+        "plan (source of the outcomes)": labels.plan,
+        "value (summary of the outcomes)": labels.value,
         "steps": derived.get("segmentation"),
-        "solutions": f"{labels.num_solutions:,}, {labels.num_correct:,} of them right",
+        "solutions": f"{labels.num_solutions:,}, of which {labels.num_correct:,} are right",
         "step labels": labels.num_steps,
     }
     if labels.plan == "leaves":
@@ -198,17 +207,17 @@ def _labels_text(labels: LabelFacts | None, said: Publication) -> str:
 
 def _training_text(training: TrainingFacts | None) -> str:
     if training is None:
-        return f"How it was trained is {NOT_RECORDED}."
+        return f"The training is {NOT_RECORDED}."
     names = [
-        "learning_rate", "num_epochs", "batch_size", "packing", "label_weighting", "warmup_share", "weight_decay",
-        "max_solutions_per_problem", "lora_rank", "dtype", "seed",
+        "learning_rate", "num_epochs", "batch_size", "packing", "label_weighting", "warmup_share",
+        "weight_decay", "max_solutions_per_problem", "lora_rank", "dtype", "seed",
     ]  # fmt: skip
     report = training.report
     facts: dict[str, object] = {name: training.config.get(name) for name in names}
-    facts["loss"] = "cross-entropy against soft labels at the step tags"
+    facts["loss"] = "cross-entropy with soft labels at the step tags"
     facts |= {
-        "solutions trained on": report["num_rows"],
-        "steps trained on": report["num_steps_labelled"],
+        "training solutions": report["num_rows"],
+        "labelled steps": report["num_steps_labelled"],
         "solutions refused": report["num_refused"],
         "optimiser steps": report["num_steps"],
         "last loss": float(report["loss"]),
@@ -218,7 +227,7 @@ def _training_text(training: TrainingFacts | None) -> str:
 
 
 def _best_rows(evaluation: EvaluationFacts, prm_format: PRMFormat) -> list[dict[str, Any]]:
-    """Best-of-N with the PRM's own aggregate, at the largest N."""
+    """Return the best-of-N rows with the PRM's own aggregate, at the largest N."""
     rows = [
         row
         for row in evaluation.results["rows"]
@@ -252,7 +261,7 @@ def _eval_results(evaluation: EvaluationFacts, prm_format: PRMFormat) -> list[Ev
 
 def _evaluation_text(evaluation: EvaluationFacts | None, prm_format: PRMFormat) -> str:
     if evaluation is None:
-        return f"An evaluation is {NOT_RECORDED}."
+        return f"The evaluation is {NOT_RECORDED}."
     results = evaluation.results
     best = _best_rows(evaluation, prm_format)
     largest = max((row["n"] for row in best), default=1)
@@ -274,10 +283,10 @@ def _evaluation_text(evaluation: EvaluationFacts | None, prm_format: PRMFormat) 
     facts = {
         "problems": evaluation.problems,
         "policy": results["policy"]["name"],
-        "chosen by": f"{prm_format.aggregate} of the step scores",
-        "measured PRM": "this one, by its fingerprint"
+        "selected by": f"{prm_format.aggregate} of the step scores",
+        "evaluated PRM": "this one, as its fingerprint shows"
         if evaluation.is_of_this_prm
-        else "said to be this one; " + NOT_RECORDED,
+        else f"this one, as the publisher states; {NOT_RECORDED}",
     }
     parts = [_table(facts), _rows(("accuracy", "", "95 % interval", "problems", "tokens per problem"), rows)]
     differences = [
@@ -294,7 +303,8 @@ def _evaluation_text(evaluation: EvaluationFacts | None, prm_format: PRMFormat) 
     if results.get("first_error"):
         found = results["first_error"]
         parts.append(
-            f"First wrong step: F1 {found['f1']:.3f} at threshold {found['threshold']:.2f}, {found['num_solutions']:,} solutions."
+            f"First wrong step: F1 {found['f1']:.3f} at threshold {found['threshold']:.2f} "
+            f"on {found['num_solutions']:,} solutions."
         )
     return "\n\n".join(parts)
 
@@ -306,7 +316,7 @@ def _cost_text(labels: LabelFacts | None, training: TrainingFacts | None) -> str
         for name in ("sampled_tokens", "prompt_tokens", "reused_tokens")
     }
     if training is not None:
-        facts["training: tokens per epoch, without padding"] = training.report.get("num_tokens")
+        facts["training: tokens per epoch without padding"] = training.report.get("num_tokens")
     return _table(facts)
 
 
@@ -314,7 +324,7 @@ def _prm_use(repo_id: str) -> str:
     return f"""\
     forkpoint score {repo_id} solutions.jsonl --out scored.jsonl
 
-`solutions.jsonl` has `question` and `steps` (or `solution`) on each line. In Python:
+Each line of `solutions.jsonl` has the keys `question` and `steps` (or `solution`). In Python:
 
     from forkpoint import load_prm
 
@@ -326,4 +336,4 @@ def _labels_use(repo_id: str) -> str:
     forkpoint convert "hub:{repo_id}?split=train" --from forkpoint --to forkpoint --out labels.jsonl
     forkpoint train labels.jsonl --base MODEL --out prm
 
-`--to` also writes math-shepherd, er-prm, openrlhf, rlhflow, trl and processbench."""
+`--to` can also write math-shepherd, er-prm, openrlhf, rlhflow, trl and processbench."""

@@ -1,7 +1,7 @@
-"""What run directories record of labels, of a training and of an evaluation.
+"""Read what run directories record about labels, a training and an evaluation.
 
-Invariant: nothing is computed from names or paths, and no path leaves this file: a problem set is told by its scheme and the last part
-of its place. Facts that are not recorded are None.
+Invariant: nothing is inferred from names or paths, and no path leaves this file: a problem set is identified
+by its scheme and the last part of its path. Facts that are not recorded are None.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from forkpoint.checkpoint import fingerprint
 from forkpoint.errors import RunError
-from forkpoint.formats.labels_file import labels_digest, read_labelled
-from forkpoint.labels.run import LABELS, label_config_of
+from forkpoint.formats.labels_file import LABELS, labels_digest, read_labelled
+from forkpoint.labels.run import label_config_of
 from forkpoint.labels.values import OUTCOME, PRODUCTS, canonical_value
 from forkpoint.runs import Run
 from forkpoint.runs.run import CONFIG
@@ -23,19 +23,19 @@ from forkpoint.training.prm import TRAINING
 
 @dataclass(frozen=True, slots=True)
 class LabelFacts:
-    """A file of labels, and the run that made it."""
+    """Facts about a file of labels and the run that made it."""
 
     num_problems: int
     num_solutions: int
     num_steps: int
     num_correct: int
-    """Solutions with the right answer."""
+    """Number of solutions with the right answer."""
     labels: dict[str, Any] | None
-    """What labels were derived (see `LabelConfig`), and the anchor rule."""
+    """How the labels were derived (see `LabelConfig`), with the anchor rule."""
     run: dict[str, Any] | None
     """The configuration of the run."""
     summary: dict[str, Any] | None
-    """Of the finished run (see `LabelSummary`)."""
+    """The summary of the finished run (see `LabelSummary`)."""
 
     @property
     def plan(self) -> str | None:
@@ -47,7 +47,10 @@ class LabelFacts:
 
     @property
     def method(self) -> str | None:
-        """The published label that plan and value make, with its source; None where one is unknown or nobody published it."""
+        """The published method with this plan and value, with its source.
+
+        None if plan or value is unknown, or the combination was not published.
+        """
         if self.plan is None or self.value is None:
             return None
         for product in PRODUCTS.values():
@@ -58,7 +61,10 @@ class LabelFacts:
 
 
 def label_facts(labels: Path) -> LabelFacts:
-    """Of a label run, or of a file of labels. FileNotFoundError where there are none."""
+    """Return the facts about a label run or a file of labels.
+
+    Raises FileNotFoundError if it does not exist.
+    """
     problems: set[str] = set()
     num_solutions = num_steps = num_correct = 0
     for solution in read_labelled(labels):
@@ -88,23 +94,26 @@ def label_facts(labels: Path) -> LabelFacts:
 
 @dataclass(frozen=True, slots=True)
 class TrainingFacts:
-    """A PRM's training."""
+    """Facts about the training of a PRM."""
 
     config: dict[str, Any]
-    """`TrainConfig`, with a digest of the labels and the base: a hub id, or a fingerprint."""
+    """`TrainConfig`, with a digest of the labels; the base is a hub id or a fingerprint."""
     report: dict[str, Any]
     """See `TrainReport`."""
     version: str
-    """Of forkpoint."""
+    """The version of forkpoint."""
 
     @property
     def base(self) -> str | None:
-        """The base's hub id; None where it was a directory."""
+        """The hub id of the base model; None if it was a directory."""
         return self.config["base"] if "/" in self.config["base"] else None
 
 
 def training_facts(prm: Path) -> TrainingFacts | None:
-    """Of a PRM that `forkpoint train` saved; None where the directory does not hold its training. RunError where that is not finished."""
+    """Return the facts about the training of a PRM saved by `forkpoint train`.
+
+    None if the directory does not contain its training. Raises RunError if the training is not finished.
+    """
     if not (prm / TRAINING).is_dir():
         return None
     with Run.read(prm / TRAINING) as run:
@@ -114,35 +123,39 @@ def training_facts(prm: Path) -> TrainingFacts | None:
 
 
 def check_labels(training: TrainingFacts | None, labels: Path) -> None:
-    """Raises ValueError where a PRM was trained on other labels than these."""
+    """Raise ValueError if the PRM was trained on other labels."""
     if training is not None and training.config["labels"] != labels_digest(labels):
         raise ValueError(
-            f"the PRM was not trained on the labels at {labels}, or they were derived again since: name those that it was trained on"
+            f"the PRM was not trained on the labels at {labels}, or they have been derived again since then; "
+            "name the labels that it was trained on"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFacts:
-    """What results.json says, as far as it concerns the PRM."""
+    """The contents of results.json that concern the PRM."""
 
     results: dict[str, Any]
     problems: str | None
-    """The problem set, without the place where it lay."""
+    """The problem set, without its directory."""
     is_of_this_prm: bool
-    """Whether the run beside results.json says so; otherwise nothing does."""
+    """Whether the run next to results.json shows that this PRM was evaluated."""
 
 
 def evaluation_facts(results: Path, prm: Path) -> EvaluationFacts:
-    """Of a file written by `forkpoint evaluate`. ValueError where it measured no PRM, or another one."""
+    """Return the facts in a file written by `forkpoint evaluate`.
+
+    Raises ValueError if no PRM or another PRM was evaluated.
+    """
     if not results.is_file():
         raise FileNotFoundError(f"there is no file {results}; `forkpoint evaluate` writes OUT/results.json")
     found = json.loads(results.read_text(encoding="utf-8"))
     if not isinstance(found, dict) or not {"config", "rows", "policy"} <= found.keys():
         raise ValueError(
-            f"{results} was not written by `forkpoint evaluate`: it has not the keys config, rows and policy"
+            f"{results} was not written by `forkpoint evaluate`: it lacks the keys config, rows and policy"
         )
     if not any(row["select"] == "best" for row in found["rows"]):
-        raise ValueError(f"{results} measured no PRM: there is no best-of-N in it")
+        raise ValueError(f"{results} does not evaluate a PRM: it has no best-of-N rows")
     run_directory, is_of_this_prm = results.parent / "evaluate", False
     if run_directory.is_dir():
         with Run.read(run_directory) as run:
@@ -150,14 +163,15 @@ def evaluation_facts(results: Path, prm: Path) -> EvaluationFacts:
         is_of_this_prm = scorer.endswith(f"-{fingerprint(prm)}")
         if not is_of_this_prm:
             raise ValueError(
-                f"{results} measured the PRM {scorer}, not the one at {prm}, whose name ends in {fingerprint(prm)}"
+                f"{results} evaluates the PRM {scorer}, not the one at {prm}, "
+                f"whose name ends in {fingerprint(prm)}"
             )
     spec = found["config"].get("problems")
     return EvaluationFacts(found, public_spec(spec) if spec else None, is_of_this_prm)
 
 
 def public_spec(spec: str) -> str:
-    """A problem set's spec without the directories of the machine that it lay on."""
+    """Return the spec of a problem set without the directories of the local machine."""
     place, mark, query = spec.partition("?")
     scheme, colon, path = place.rpartition(":")
     if scheme == "hub" and not path.startswith(("/", ".", "~")):

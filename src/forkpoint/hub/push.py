@@ -1,7 +1,7 @@
-"""Write the folder that goes to the hub, and upload it.
+"""Write the folder for the hub, and upload it.
 
-Invariant: what is uploaded is what `stage_prm` or `stage_labels` wrote: a card, and the model's own files or one file of labels.
-Runs, journals and locks, which name machines, stay where they are.
+Invariant: only what `stage_prm` or `stage_labels` wrote is uploaded: a card, and the files of the model or
+one file of labels. Runs, journals and locks, which name machines, are not copied.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".txt", ".model")
 LABEL_FILE = "data/train.parquet"
 CARD = "README.md"
 HTTPError: type[Exception] = HfHubHTTPError.__mro__[1]
-"""What the hub's client raises where there is no answer: the error of the HTTP library that its version uses."""
+"""The error that the hub's client raises if there is no answer; its class depends on the client's version."""
 
 
 def repo_type_of(source: Path) -> RepoType:
-    """model for the directory of a PRM, dataset for a label run or a file of labels."""
+    """Return `model` for the directory of a PRM, `dataset` for a label run or a file of labels."""
     return "model" if (source / FORMAT_FILE).is_file() else "dataset"
 
 
@@ -42,10 +42,11 @@ def stage_prm(
     labels: Path | None = None,
     results: Path | None = None,
 ) -> None:
-    """Write the folder of a PRM of ours: its files as links, and its card.
+    """Write the folder of a PRM trained by forkpoint: links to its files, and its card.
 
-    `labels` (run or file) and `results` (results.json) are what it was trained on and how it was measured. ValueError where they belong to
-    another PRM, LayoutError where `prm` is none of ours, FileExistsError where the folder holds something.
+    `labels` is the run or file it was trained on, `results` the results.json of its evaluation. Raises
+    ValueError if they belong to another PRM, LayoutError if forkpoint did not save `prm`, and FileExistsError
+    if the folder is not empty.
     """
     _check_repo_id(repo_id)
     if not (prm / FORMAT_FILE).is_file():
@@ -69,7 +70,10 @@ def stage_prm(
 
 
 def stage_labels(labels: Path, repo_id: str, said: Publication, folder: Path) -> None:
-    """Write the folder of a data set: the labels as Parquet, and the card. FileNotFoundError where there are no labels."""
+    """Write the folder of a data set: the labels as Parquet, and the card.
+
+    Raises FileNotFoundError if there are no labels.
+    """
     _check_repo_id(repo_id)
     card = labels_card(repo_id, said, label_facts(labels), LABEL_FILE)
     _new(folder)
@@ -79,14 +83,13 @@ def stage_labels(labels: Path, repo_id: str, said: Publication, folder: Path) ->
 
 
 def upload(folder: Path, repo_id: str, repo_type: RepoType, private: bool) -> str:
-    """Create the repository where it is not there, upload the folder as one commit, return its address.
+    """Create the repository if it does not exist, upload the folder as one commit, and return the URL.
 
-    PermissionError where there is no token or the hub refuses it, ConnectionError where the hub cannot be reached or fails.
+    Raises PermissionError if there is no token or the hub refuses it, and ConnectionError if the hub cannot
+    be reached or fails.
     """
     if get_token() is None:
-        raise PermissionError(
-            "there is no token of the hub on this machine; run `hf auth login`, or set HF_TOKEN"
-        )
+        raise PermissionError("there is no hub token on this machine; run `hf auth login`, or set HF_TOKEN")
     api = HfApi()
     try:
         url = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
@@ -110,10 +113,10 @@ def upload(folder: Path, repo_id: str, repo_type: RepoType, private: bool) -> st
 
 def _check_repo_id(repo_id: str) -> None:
     if not re.fullmatch(r"\w[\w-]*/[\w-][\w.-]*", repo_id, re.ASCII):
-        raise ValueError(f"a repository of the hub is called OWNER/NAME; {repo_id!r} was given")
+        raise ValueError(f"a hub repository is named OWNER/NAME; {repo_id!r} was given")
 
 
 def _new(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; name a new folder")
+        raise FileExistsError(f"{folder} is not empty; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""The exact step oracle: which step of any solution text is the first wrong one, or none.
+"""The exact step oracle: it finds the first wrong step of any solution text.
 
-Invariant: a solution is judged right exactly when every line is the line that the story asks for at that place, whatever
-the spacing. The first error is placed at the first character that no right solution could have there, so it can be
-looked up under any segmentation of the text. This file judges steps, not answers: a wrong step may still reach the
-right answer by luck, which `first_error` reports and a grader does not see. It knows no family of stories: a line is
-judged word by word against the right one.
+Invariant: a solution is judged right if and only if every line is the line that the story requires at that
+place, apart from spacing. The first error is placed at the first character that no right solution could have
+there, so the wrong step is known under any segmentation of the text. This file judges steps, not answers: a
+wrong step may still lead to the right answer by luck; `first_error` reports it although a grader does not see
+it. It knows no family of stories: a line is compared word by word with the right one.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from forkpoint.lab.story import DAYS
-from forkpoint.steps import num_shared
+from forkpoint.steps import lines_of, num_shared
 
 ErrorKind = Literal["value", "operand", "distractor", "skipped", "repeated", "answer", "missing", "format"]
-"""`value`: wrong result; `operand`: wrong verb, number, operator or person; `distractor`: an entry used that does not count;
-`skipped`: an entry left out; `repeated`: used again; `answer`: last line differs from the last result; `missing`: the
-text ends before the answer; `format`: not a line of this family."""
+"""The kinds of errors. `value`: the result is wrong; `operand`: the verb, number, operator or person is
+wrong; `distractor`: an entry is used that does not count; `skipped`: an entry is left out; `repeated`: an
+entry is used again; `answer`: the last line differs from the last result; `missing`: the text ends before the
+answer; `format`: the line is none of this family."""
 
 _WORD = re.compile(r"\d+|[^\W\d]+|[^\w\s]")
 _ANSWER_WORDS = ["The", "answer", "is"]
@@ -29,7 +30,7 @@ _PUNCTUATION = (":", "=", ",", "so")
 
 
 class LabStory(Protocol):
-    """A problem of the lab, of any family: entries of a diary, some of which do not count, and the right solution's lines."""
+    """A problem of the lab, of any family: a diary with distractors among its entries, and its solution."""
 
     @property
     def start(self) -> Any:
@@ -38,7 +39,7 @@ class LabStory(Protocol):
 
     @property
     def events(self) -> Sequence[Any]:
-        """One entry a day; each has a `distraction`, None where it counts (see `story.Event`, `shuffle.Swap`)."""
+        """One entry per day; its `distraction` is None if it counts (see `story.Event`, `shuffle.Swap`)."""
         ...
 
     @property
@@ -51,7 +52,7 @@ class LabStory(Protocol):
     def solution(self) -> str: ...
 
     def read(self, state: Any) -> int | str:
-        """The answer that a last state gives."""
+        """The answer that follows from the last state."""
         ...
 
 
@@ -60,17 +61,18 @@ class StepError:
     """The first wrong step of a solution."""
 
     line_idx: int
-    """Among the non-empty lines, from 0; that of the line that would be next where the text ends too early."""
+    """The index of its line among the non-empty lines, from 0; if the text ends too early, that of the line
+    that is missing."""
     offset: int
-    """The character of the text at which it goes wrong; the text's length where the text ends too early."""
+    """The first wrong character of the text; the length of the text if it ends too early."""
     kind: ErrorKind
 
 
 def first_error(story: LabStory, text: str) -> StepError | None:
-    """The first wrong step of `text` as a solution of `story`, or None if all of it is right."""
+    """The first wrong step of `text` as a solution of `story`; None if the solution is right."""
     right_lines = story.solution.split("\n")
     start, line_idx = 0, 0
-    for line in text.splitlines(keepends=True):
+    for line in lines_of(text):
         if line.strip():
             if line_idx == len(right_lines):
                 return StepError(line_idx, start + _indent(line), "format")
@@ -85,16 +87,16 @@ def first_error(story: LabStory, text: str) -> StepError | None:
 
 
 def first_wrong_step(story: LabStory, steps: Sequence[str]) -> int:
-    """The 0-based index of the first wrong step of a solution cut into `steps` (joined, they are its text); -1 if none.
+    """The 0-based index of the first wrong step of a solution that is cut into `steps`; -1 if it is right.
 
-    A text that ends too early is charged to its last step.
+    The steps, joined, are the text of the solution. If it ends too early, its last step is the wrong one.
     """
     error = first_error(story, "".join(steps))
     return -1 if error is None else step_at(error.offset, steps)
 
 
 def step_at(offset: int, steps: Sequence[str]) -> int:
-    """The 0-based index of the step that holds a character of the joined text; the last one for what lies behind it."""
+    """The 0-based index of the step with a character of the joined text; the last step if it lies behind."""
     end = 0
     for step_idx, step in enumerate(steps):
         end += len(step)
@@ -104,7 +106,7 @@ def step_at(offset: int, steps: Sequence[str]) -> int:
 
 
 def _line_error(story: LabStory, right_line: str, line: str) -> tuple[int, ErrorKind] | None:
-    """Where and how a line first differs from the right one in words; a full stop may end it."""
+    """Offset and kind of the first difference between a line and the right one; a full stop may end it."""
     right, words = _WORD.findall(right_line), list(_WORD.finditer(line))
     found = [word.group() for word in words]
     num_right = num_shared(right, found)
@@ -121,7 +123,7 @@ def _line_error(story: LabStory, right_line: str, line: str) -> tuple[int, Error
 
 
 def _kind(right: Sequence[str], idx: int) -> ErrorKind:
-    """What it means that word `idx` of a line is wrong and those before it are right."""
+    """The kind of the error if word `idx` of a line is wrong and the words before it are right."""
     if right[idx] in _PUNCTUATION or idx == 0:
         return "format"
     if right[:3] == _ANSWER_WORDS:
@@ -130,7 +132,7 @@ def _kind(right: Sequence[str], idx: int) -> ErrorKind:
 
 
 def _wrong_entry(story: LabStory, right: Sequence[str], found: Sequence[str]) -> ErrorKind:
-    """What beginning with another word means: the entry of another day used, or the answer given, where neither is due."""
+    """The kind of the error if a line begins with another day, or with the answer, that is not due there."""
     days = DAYS[: len(story.events)]
     due = days.index(right[0]) if right[0] in days else len(days)
     if found[:3] == _ANSWER_WORDS:

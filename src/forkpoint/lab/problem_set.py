@@ -1,6 +1,8 @@
-"""The lab's stories as problems, and back: an id such as `lab:test/default/0/17` names family, split, level, seed and index.
+"""Turn the stories of the lab into problems, and the ids of problems into stories.
 
-Invariant: the same id is the same story in every session, and with more stories asked for the first ones stay.
+An id such as `lab:test/default/0/17` names family, split, level, seed and index.
+Invariant: an id names the same story in every session, and asking for more stories does not change the first
+ones.
 This file draws no stories itself (see `story.py` and `shuffle.py`).
 """
 
@@ -23,7 +25,7 @@ class Family:
     """One kind of lab problem."""
 
     stories: Callable[[str, str, int], Iterator[LabStory]]
-    """The stream of a split, level and seed."""
+    """Gives the stream of stories of a split, a level and a seed."""
     grader: str
 
 
@@ -35,7 +37,7 @@ _ID = re.compile(
 
 
 class StoryStream:
-    """The stories of one family, split, level and seed, each drawn once."""
+    """The stories of one family, split, level and seed. Each is drawn once and kept."""
 
     def __init__(self, family: str, split: str, level: str, seed: int) -> None:
         self._rest = FAMILIES[family].stories(split, level, seed)
@@ -43,6 +45,7 @@ class StoryStream:
         self._lock = threading.Lock()
 
     def first(self, num: int) -> list[LabStory]:
+        """The first `num` stories."""
         with self._lock:
             while len(self._drawn) < num:
                 self._drawn.append(next(self._rest))
@@ -55,7 +58,10 @@ _stream = lru_cache(maxsize=16)(StoryStream)
 def lab_problems(
     split: str, level: str = "default", num: int = 500, seed: int = 0, family: str = "lab"
 ) -> list[Problem]:
-    """The first `num` stories of a split, level and seed as problems. Raises ValueError on an unknown split or level."""
+    """The first `num` stories of a split, a level and a seed as problems.
+
+    Raises ValueError on an unknown split or level.
+    """
     drawn = _stream(family, split, level, seed).first(num)
     place, grader = f"{family}:{split}/{level}/{seed}", FAMILIES[family].grader
     return [
@@ -65,7 +71,10 @@ def lab_problems(
 
 
 def lab_story(problem_id: str) -> LabStory:
-    """The story behind a problem's id; costs the drawing of all stories before it, once. Raises ValueError on any other id."""
+    """The story with the id of a lab problem. Raises ValueError on any other id.
+
+    The first call for a split, a level and a seed draws all stories before it, too.
+    """
     match = _ID.fullmatch(problem_id)
     if match is None:
         raise ValueError(f"{problem_id!r} is not the id of a lab problem, such as lab:test/default/0/17")

@@ -1,12 +1,12 @@
-"""Which ball does Leo have in the end? People swap balls day by day; drawn from a seed, each problem with its one right solution.
+"""Problems without numbers: people swap balls day by day, and the question is who has which ball in the end.
 
-Nothing here is a number: a state says who holds which ball. Some entries are distractors: a swap in a dream, or a verb that
-swaps nothing. The right solution has one line per swap, under the day that it follows from, with the two balls that change
-hands and the whole state after it, and ends with `The answer is NAME: COLOUR`. The people of a level are always the same, in the same
-order: a policy of the lab's size does not learn to match names at changing places.
+A state says who holds which ball. Some entries are distractors: a swap in a dream, or a verb that swaps
+nothing. The right solution has one line per swap, which begins with its day and gives the two balls that
+change hands and the whole state after the swap, and it ends with `The answer is NAME: COLOUR`. The people of
+a level are always the same, in the same order, because a policy of the lab's size does not learn to match
+names at changing places. Splits, days and names are those of `story.py`.
 
-Invariant: as for the diaries (see `story.py`), whose splits, days and names these are: a shuffle is a pure function of (split,
-level, seed, index), and no question is ever in two splits.
+Invariant: a shuffle is a pure function of (split, level, seed, index), and no question is ever in two splits.
 This file does not read solutions (see `oracle.py`) and does not write wrong ones (see `teacher.py`).
 """
 
@@ -16,42 +16,42 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from forkpoint.lab.story import DAYS, NAMES, Distraction, answer_line, distinct_stories, level_named
+from forkpoint.lab.story import DAYS, NAMES, Distraction, answer_line, distinct_stories, level_named, solve
 
 COLOURS = ("red", "blue", "green", "black", "white", "pink")
 IDLE_VERBS = ("talk", "wave", "dance")
 
 State = tuple[str, ...]
-"""The colour of each person's ball, in the order of the people."""
+"""The colour of the ball of each person, in the order of the people."""
 
 
 @dataclass(frozen=True)
 class Swap:
-    """One entry of the diary: two people swap their balls; a distractor where `distraction` is set."""
+    """One entry of the diary: two people swap their balls. It is a distractor if `distraction` is set."""
 
     people: tuple[str, ...]
-    """Everybody, not only the two."""
+    """All people of the level, not only the two."""
     left: int
     right: int
-    """Who swaps, as indices of `people`."""
+    """The two who swap, as indices of `people`."""
     sentence: str
     distraction: Distraction | None = None
 
     def apply(self, state: State) -> State:
-        """The state after this swap, were it to happen."""
+        """The state after this swap, also if it is a distractor."""
         swapped = list(state)
         swapped[self.left], swapped[self.right] = state[self.right], state[self.left]
         return tuple(swapped)
 
     def misread(self, rng: random.Random) -> Swap:
-        """With somebody else in the place of the second person."""
+        """This swap with somebody else in the place of the second person."""
         return replace(
             self,
             right=rng.choice([idx for idx in range(len(self.people)) if idx not in (self.left, self.right)]),
         )
 
     def slip(self, state: State, rng: random.Random) -> State:
-        """`state` with two balls confused."""
+        """`state` with two balls exchanged by mistake."""
         left, right = rng.sample(range(len(state)), 2)
         return replace(self, left=left, right=right).apply(state)
 
@@ -65,13 +65,13 @@ class Swap:
 
 @dataclass(frozen=True)
 class Shuffle:
-    """A problem of this family: its question, and all that is needed to judge any solution of it."""
+    """A problem of this family, with everything that is needed to judge its solutions."""
 
     people: tuple[str, ...]
     start: State
     events: tuple[Swap, ...]
     asked: str
-    """The person whose ball is looked for."""
+    """The person whose ball the question asks for."""
     level: str
 
     @property
@@ -87,23 +87,16 @@ class Shuffle:
 
     @property
     def answer(self) -> str:
-        state = self.start
-        for event in self.events:
-            state = state if event.distraction else event.apply(state)
-        return self.read(state)
+        return self.read(solve(self.start, self.events)[1])
 
     @property
     def solution(self) -> str:
-        """The one right solution, lines joined by newlines, without a final newline."""
-        state, lines = self.start, []
-        for day, event in zip(DAYS, self.events, strict=False):
-            if event.distraction is None:
-                lines.append(event.line(day, state, event.apply(state)))
-                state = event.apply(state)
+        """The right solution: lines joined by newlines, without a final newline."""
+        lines, state = solve(self.start, self.events)
         return "\n".join([*lines, answer_line(self.read(state))])
 
     def read(self, state: State) -> str:
-        """That person and the ball in a state."""
+        """The person and the colour of the ball that the person has in a state."""
         return f"{self.asked}: {state[self.people.index(self.asked)]}"
 
 
@@ -113,13 +106,13 @@ def _held(people: tuple[str, ...], state: State) -> str:
 
 @dataclass(frozen=True)
 class ShuffleLevel:
-    """How hard the shuffles of a level are; ranges are inclusive."""
+    """The difficulty of the shuffles of a level; ranges are inclusive."""
 
     num_people: int
     num_swaps: tuple[int, int]
     num_distractors: tuple[int, int]
     distractions: tuple[Distraction, ...] = ("idle", "dream")
-    """What distractors are drawn from, evenly; a kind that is listed twice comes twice as often."""
+    """The kinds of distractors, drawn evenly; a kind that is listed twice is drawn twice as often."""
 
 
 SHUFFLE_LEVELS = {
@@ -145,7 +138,7 @@ def shuffles(split: str, level: str, seed: int) -> Iterator[Shuffle]:
 
 
 def draw_shuffle(level: str, rng: random.Random, rules: ShuffleLevel | None = None) -> Shuffle:
-    """One shuffle of a level, whatever its split; `rules` stand in for those of the level."""
+    """One shuffle of a level, of any split; `rules`, if given, replace those of the level."""
     rules = rules or SHUFFLE_LEVELS[level]
     people = NAMES[: rules.num_people]
     start = tuple(rng.sample(COLOURS, rules.num_people))

@@ -1,11 +1,12 @@
-"""Multi-step arithmetic word problems in plain English, drawn from a seed, each with its one right solution.
+"""Multi-step arithmetic word problems in plain English, drawn from a seed, each with its right solution.
 
-A story is a diary: one quantity, changed day by day. Some entries are distractors: another item, somebody else's, a
-dream, or a verb that changes nothing. The right solution has one equation a line, under the day that it follows from,
-each using the result of the line before, and ends with `The answer is N`.
+A story is a diary in which one quantity changes day by day. Some entries are distractors: they are about
+another item or another owner, happen in a dream, or have a verb that changes nothing. The right solution has
+one line per entry that counts: the day, and an equation that uses the result of the line before. It ends with
+`The answer is N`.
 
-Invariant: a story is a pure function of (split, level, seed, index), and the split of a story is a function of its
-question alone, so no question is ever in two splits whatever seeds and levels are asked for.
+Invariant: a story is a pure function of (split, level, seed, index), and the split of a story is a function
+of its question alone, so no question is ever in two splits, whatever the seeds and levels.
 This file does not read solutions (see `oracle.py`) and does not write wrong ones (see `teacher.py`).
 """
 
@@ -14,9 +15,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, TypeVar
+
+from forkpoint.checks import check_choice
 
 Operator = Literal["+", "-", "*"]
 Distraction = Literal["owner", "item", "dream", "idle"]
@@ -34,11 +37,32 @@ IDLE_VERBS = ("counts", "sees", "draws")
 DISTRACTIONS: tuple[Distraction, ...] = ("owner", "item", "dream", "idle")
 
 
+State = TypeVar("State")
+
+
+class DiaryEntry(Protocol[State]):
+    """One entry of a diary, of any family: `Event` or `shuffle.Swap`."""
+
+    @property
+    def distraction(self) -> Distraction | None:
+        """The kind of distractor that the entry is; None if it counts."""
+        ...
+
+    def apply(self, state: State, /) -> State:
+        """The state after the entry."""
+        ...
+
+    def line(self, day: str, before: State, after: State) -> str:
+        """One step of a solution."""
+        ...
+
+
 @dataclass(frozen=True)
 class Event:
-    """One entry of the diary: `verb` applied with `operator` and `amount`; a distractor where `distraction` is set.
+    """One entry of the diary, which changes the quantity by `operator` and `amount`.
 
-    An idle verb changes nothing; whoever uses it by mistake adds, so its operator is `+`.
+    It is a distractor if `distraction` is set. An idle verb changes nothing. Its operator is `+`, because a
+    solution that uses it by mistake adds.
     """
 
     verb: str
@@ -48,17 +72,17 @@ class Event:
     distraction: Distraction | None = None
 
     def apply(self, value: int) -> int:
-        """The quantity after this event, were it to happen to `value`; nobody has less than nothing."""
+        """The quantity after this event, also if it is a distractor; it is never below 0."""
         if self.operator == "*":
             return value * self.amount
         return value + self.amount if self.operator == "+" else max(0, value - self.amount)
 
     def misread(self, rng: random.Random) -> Event:
-        """With one digit of the amount copied wrong."""
+        """This event with one wrong digit in the amount."""
         return replace(self, amount=_with_wrong_digit(self.amount, rng))
 
     def slip(self, value: int, rng: random.Random) -> int:
-        """`value` with one digit wrong."""
+        """`value` with one wrong digit."""
         return _with_wrong_digit(value, rng)
 
     def line(self, day: str, before: int, after: int) -> str:
@@ -68,7 +92,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Story:
-    """A problem of the lab: its question, and all that is needed to judge any solution of it."""
+    """A problem of the lab, with everything that is needed to judge its solutions."""
 
     owner: str
     item: str
@@ -78,7 +102,7 @@ class Story:
 
     @property
     def steps(self) -> tuple[tuple[str, Event], ...]:
-        """The events that count, in order, each with its day: one line of the right solution each."""
+        """The events that count, in order, each with its day. Each is one line of the right solution."""
         return tuple(
             (day, event) for day, event in zip(DAYS, self.events, strict=False) if event.distraction is None
         )
@@ -96,23 +120,28 @@ class Story:
 
     @property
     def answer(self) -> int:
-        value = self.start
-        for _, event in self.steps:
-            value = event.apply(value)
-        return value
+        return self.read(solve(self.start, self.events)[1])
 
     @property
     def solution(self) -> str:
-        """The one right solution, lines joined by newlines, without a final newline."""
-        value, lines = self.start, []
-        for day, event in self.steps:
-            lines.append(event.line(day, value, event.apply(value)))
-            value = event.apply(value)
-        return "\n".join([*lines, answer_line(value)])
+        """The right solution: lines joined by newlines, without a final newline."""
+        lines, value = solve(self.start, self.events)
+        return "\n".join([*lines, answer_line(self.read(value))])
 
     def read(self, value: int) -> int:
-        """The answer that a last value gives: itself."""
+        """The answer that follows from the last value, which is the value itself."""
         return value
+
+
+def solve(start: State, events: Sequence[DiaryEntry[State]]) -> tuple[list[str], State]:
+    """The lines of the right solution, without the answer, and the last state; for stories of any family."""
+    state, lines = start, []
+    for day, event in zip(DAYS, events, strict=False):
+        if event.distraction is None:
+            after = event.apply(state)
+            lines.append(event.line(day, state, after))
+            state = after
+    return lines, state
 
 
 def answer_line(answer: int | str) -> str:
@@ -130,7 +159,7 @@ def _with_wrong_digit(number: int, rng: random.Random) -> int:
 
 @dataclass(frozen=True)
 class Level:
-    """How hard the stories of a level are; ranges are inclusive."""
+    """The difficulty of the stories of a level; ranges are inclusive."""
 
     num_steps: tuple[int, int]
     num_distractors: tuple[int, int]
@@ -139,7 +168,7 @@ class Level:
     max_value: int
     max_product: int
     distractions: tuple[Distraction, ...] = DISTRACTIONS
-    """What distractors are drawn from, evenly; a kind that is listed twice comes twice as often."""
+    """The kinds of distractors, drawn evenly; a kind that is listed twice is drawn twice as often."""
 
 
 LEVELS = {
@@ -169,14 +198,14 @@ LEVELS = {
         max_product=2999,
     ),
 }
-"""No level has more steps and distractors than there are days."""
+"""The levels. None has more steps and distractors together than there are days."""
 
 SPLITS = {"train": range(7), "valid": range(7, 8), "test": range(8, 10)}
-"""Which of ten hash buckets of the question a split owns."""
+"""The splits, each with those of ten hash buckets of the question that belong to it."""
 
 
 def split_of(question: str) -> str:
-    """The split that owns a question, from its text alone."""
+    """The split to which a question belongs, from its text alone."""
     bucket = int.from_bytes(hashlib.blake2b(question.encode(), digest_size=8).digest(), "big") % 10
     return next(name for name, buckets in SPLITS.items() if bucket in buckets)
 
@@ -184,34 +213,35 @@ def split_of(question: str) -> str:
 def stories(split: str, level: str, seed: int, rules: Level | None = None) -> Iterator[Story]:
     """An endless stream of distinct stories of one split and level; the same arguments give the same stream.
 
-    `rules` stand in for those of the level. Raises ValueError on an unknown split or level.
+    `rules`, if given, replace those of the level. Raises ValueError on an unknown split or level.
     """
     rules = rules or level_named(level, LEVELS)
     return distinct_stories(split, f"{level}/{seed}", lambda rng: draw_story(level, rng, rules))
 
 
-class Asked(Protocol):
-    """Whatever has a question."""
+class HasQuestion(Protocol):
+    """A story of any family."""
 
     @property
     def question(self) -> str: ...
 
 
-AnyStory = TypeVar("AnyStory", bound=Asked)
+AnyStory = TypeVar("AnyStory", bound=HasQuestion)
 AnyLevel = TypeVar("AnyLevel")
 
 
 def level_named(name: str, levels: Mapping[str, AnyLevel]) -> AnyLevel:
-    """The rules of a level. Raises ValueError where there is none of that name."""
-    if name not in levels:
-        raise ValueError(f"lab level {name!r} is unknown; choose from {', '.join(levels)}")
+    """The rules of a level. Raises ValueError if there is no level of that name."""
+    check_choice("lab level", name, levels)
     return levels[name]
 
 
 def distinct_stories(split: str, seed: str, draw: Callable[[random.Random], AnyStory]) -> Iterator[AnyStory]:
-    """Those that `draw` gives and `split` owns, each question once, without end. Raises ValueError on an unknown split."""
-    if split not in SPLITS:
-        raise ValueError(f"lab split {split!r} is unknown; choose from {', '.join(SPLITS)}")
+    """An endless stream of the stories from `draw` that belong to `split`, each question once.
+
+    Raises ValueError on an unknown split.
+    """
+    check_choice("lab split", split, SPLITS)
     return _distinct_stories(split, seed, draw)
 
 
@@ -226,7 +256,7 @@ def _distinct_stories(split: str, seed: str, draw: Callable[[random.Random], Any
 
 
 def draw_story(level: str, rng: random.Random, rules: Level | None = None) -> Story:
-    """One story of a level, whatever its split; `rules` stand in for those of the level."""
+    """One story of a level, of any split; `rules`, if given, replace those of the level."""
     rules = rules or LEVELS[level]
     owner, other_owner = rng.sample(NAMES, 2)
     item, other_item = rng.sample(ITEMS, 2)

@@ -1,11 +1,12 @@
-"""Demonstrations as a careless pupil would write them: what the lab policy learns from.
+"""Demonstrations with the mistakes of a careless pupil, from which the lab policy learns.
 
-Real policies make mistakes that are easier to see than to avoid; a tiny policy trained on perfect demonstrations makes
-either none or only blind arithmetic slips. The pupil here has four habits with fixed rates: it falls for distractors,
-loses its place, slips on an operand, slips on a result. After a mistake it goes on consistently. What a slip is, each family
-of stories says itself.
+Real policies make mistakes that are easier to see than to avoid. A tiny policy that is trained on perfect
+demonstrations makes no mistakes, or only arithmetic slips that cannot be foreseen. The pupil here has four
+habits with fixed rates: it falls for distractors, loses its place, and makes slips in operands and in
+results. After a mistake it continues consistently. Each family of stories defines its own slips.
 
-Invariant: a demonstration is a pure function of (story, rng state, habits); `Habits.none()` gives the right solution.
+Invariant: a demonstration is a pure function of (story, state of the rng, habits); `Habits.none()` gives the
+right solution.
 """
 
 from __future__ import annotations
@@ -20,27 +21,31 @@ from forkpoint.lab.story import DAYS, Distraction, answer_line
 
 @dataclass(frozen=True)
 class Habits:
-    """How often the pupil errs: probabilities in [0, 1]."""
+    """The rates of the pupil's mistakes: probabilities in [0, 1]."""
 
     distracted: dict[Distraction, float] = field(
         default_factory=lambda: {"owner": 0.25, "item": 0.30, "dream": 0.55, "idle": 0.25}
     )
-    """Per distractor that is met: it is used as if it counted. Dreams are believed more often than not, so that what the
-    policy thinks most probable is wrong there, and a majority vote with it."""
+    """The probability that a distractor, by its kind, is used as if it counted. Dreams are believed more
+    often than not, so that the most probable continuation is wrong there, and with it a majority vote."""
     lost: float = 0.12
-    """Per line: a random other entry of the story is used; a later one makes the pupil go on after it."""
+    """The probability per line that a random other entry is used. If it is a later one, the pupil continues
+    after it."""
     operand_slip: float = 0.015
-    """Per line: one digit of the amount is copied wrong (of a swap: somebody else is put in the place of the second person)."""
+    """The probability per line that one digit of the amount is wrong (in a swap: the second person is
+    somebody else)."""
     result_slip: float = 0.015
-    """Per line: one digit of the result is wrong (of a state: two balls are confused)."""
+    """The probability per line that one digit of the result is wrong (in a state: two balls are
+    exchanged)."""
 
     @classmethod
     def none(cls) -> Self:
+        """The habits of a pupil that makes no mistakes."""
         return cls(distracted={}, lost=0.0, operand_slip=0.0, result_slip=0.0)
 
 
 def demonstrate(story: LabStory, rng: random.Random, habits: Habits | None = None) -> str:
-    """A solution of `story` in the oracle's format, right or wrong by the pupil's habits."""
+    """A solution of `story` in the format of the oracle, right or wrong depending on the pupil's habits."""
     habits = habits or Habits()
     state, idx, lines = story.start, 0, []
     while True:

@@ -1,12 +1,13 @@
-"""Labels are plan x value: where the outcomes under a step come from, and what number sums them up (`values.py`).
+"""Labels from the leaves of one EDU tree: a step is worth what the leaves that share its prefix are worth.
 
-The plan `leaves` (the leaves of an EDU tree that share the step's prefix) is here; `rollouts` and `bisect` sample from the
-prefix itself (`rollouts.py`, `bisect.py`).
-Invariant: a label is a function of recorded outcomes and weights alone, so any label can be derived again without the
-policy; and it carries its evidence: counts, effective size, and a 95 % interval.
-Weights: `uniform` counts every leaf once; `policy` weighs a leaf by the product, over the forks between the prefix and
-the leaf, of the branch taken's probability renormalised over the two that were explored. Neither is the policy's own
-distribution over completions: the leaves are greedy between forks.
+A label is a plan (where the outcomes under a step come from) and a value (the number that sums them up,
+`values.py`).
+Invariant: a label is a function of recorded outcomes and weights alone, so any label can be derived again
+without the policy; and it carries its evidence: counts, effective size, and a 95 % interval.
+Weights: `uniform` counts every leaf once; `policy` weighs a leaf by the product, over the forks between the
+prefix and the leaf, of the probability of the branch that the leaf takes, renormalised over the two branches
+that were explored. Neither is the policy's own distribution over completions: the leaves are greedy between
+forks.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
+from forkpoint.checks import check_choice
 from forkpoint.labels.values import Value
 from forkpoint.records import Label, Tree
 from forkpoint.trees.grow import shared_lengths
@@ -27,7 +29,7 @@ Z_95 = 1.959963984540054
 
 
 def wilson_interval(share: float, size: float) -> tuple[float, float]:
-    """The 95 % Wilson score interval of a share seen in `size` (possibly effective) trials; both in [0, 1]."""
+    """The 95 % Wilson score interval, in [0, 1], of a share in `size` trials (or effective trials)."""
     if size <= 0:
         return 0.0, 1.0
     shrink = 1 + Z_95**2 / size
@@ -39,7 +41,7 @@ def wilson_interval(share: float, size: float) -> tuple[float, float]:
 
 
 def label_of(outcomes: Sequence[bool], weights: Sequence[float] | None, value: Value) -> Label:
-    """The label of a step from the outcomes below it; `weights` None is uniform."""
+    """The label of a step from the outcomes below it, with uniform weights if `weights` is None."""
     weights = [1.0] * len(outcomes) if weights is None else weights
     total = math.fsum(weights)
     share = math.fsum(weight for weight, is_right in zip(weights, outcomes, strict=True) if is_right) / total
@@ -51,7 +53,7 @@ def label_of(outcomes: Sequence[bool], weights: Sequence[float] | None, value: V
 
 @lru_cache(maxsize=1 << 14)
 def tally_label(num_correct: int, num_total: int, value: Value) -> Label:
-    """The label of outcomes that count once each."""
+    """The label of a step from outcomes that count once each."""
     return label_of([True] * num_correct + [False] * (num_total - num_correct), None, value)
 
 
@@ -69,8 +71,7 @@ class Leaves:
             raise ValueError(
                 f"a tree of {tree.num_leaves} leaves needs as many outcomes; {len(outcomes)} were given"
             )
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting {weighting!r} is unknown; choose from {', '.join(WEIGHTINGS)}")
+        check_choice("weighting", weighting, WEIGHTINGS)
         self._outcomes = list(outcomes)
         self._shared = shared_lengths(tree)
         self._choices = _choices(tree) if weighting == "policy" else None
@@ -96,20 +97,21 @@ class Leaves:
 
 
 def leaf_shares(tree: Tree, num_leaves: int | None = None) -> list[float]:
-    """What the policy gives each leaf: the product, over the forks of its path, of the taken branch's probability among the two.
+    """The policy weight of each leaf: the product of the probabilities of the branches that its path takes.
 
-    In [0, 1], one per leaf; they sum to 1. With `num_leaves`, those of the smaller tree of the first so many leaves.
+    Probabilities are renormalised over the two branches of a fork, so weights lie in [0, 1] and sum to 1.
+    With `num_leaves`, the weights are those of the smaller tree that has only the first `num_leaves` leaves.
     """
     return [_share(taken, 0) for taken in _choices(replace(tree, branches=tree.branches[:num_leaves]))]
 
 
 def _share(taken: Sequence[tuple[int, float]], num_tokens: int) -> float:
-    """The product over the forks of a leaf behind its first `num_tokens` tokens; `taken` as `_choices` gives it."""
+    """The weight of a leaf from its forks after `num_tokens` tokens; `taken` is an item of `_choices`."""
     return math.exp(sum(log for position, log in taken if position >= num_tokens))
 
 
 def _choices(tree: Tree) -> list[list[tuple[int, float]]]:
-    """Per leaf, each fork on its path: the position, and the log of the taken branch's renormalised probability."""
+    """Per leaf, the forks on its path: position, and log of the taken branch's renormalised probability."""
     children: dict[int, list[int]] = {}
     for branch_idx, branch in enumerate(tree.branches):
         if branch.parent_idx is not None:

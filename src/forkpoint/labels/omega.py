@@ -1,12 +1,15 @@
-"""The plan `Bisect(k)`: OmegaPRM's tree search for first errors (arXiv 2406.06592, sections 3.2 and 3.3).
+"""OmegaPRM's tree search for first errors (arXiv 2406.06592, sections 3.2 and 3.3), for one problem.
 
-A search says which prefixes of solutions it wants rolled out (`needs`), takes the graded rollouts (`feed`), and so grows a
-tree of states: prefixes with k rollouts each. It picks a wrong rollout of a state that is sometimes solved, bisects its
-steps for the first one after which no rollout is right, and pools the wrong rollouts of the prefixes that it met on the way.
+A search says which prefixes of solutions it wants rolled out (`needs`), takes the graded rollouts (`feed`),
+and so grows a tree of states: prefixes with k rollouts each. It picks a wrong rollout of a state that is
+sometimes solved, bisects its steps for the first one after which no rollout is right, and adds the wrong
+rollouts of the prefixes that it evaluated to the pool that it picks from.
 
-Invariant: a search is a function of its configuration and of what was fed, in order. There is no randomness, policy or I/O
-here; feeding recorded rollouts to a new search rebuilds it exactly, which is how one is resumed. No prefix is wanted twice.
-Not covered: filtering problems by difficulty (appendix A), the pairwise loss (appendix B), sampling and grading.
+Invariant: a search is a function of its configuration and of what was fed, in order. There is no randomness,
+policy or I/O here; a search is resumed by feeding the recorded rollouts to a new one. No prefix is wanted
+twice.
+Not covered: filtering problems by difficulty (appendix A), the pairwise loss (appendix B), sampling and
+grading.
 """
 
 from __future__ import annotations
@@ -21,25 +24,32 @@ from forkpoint.steps import newline_steps, token_steps, tokens_at
 
 
 def rollout_value(value: float, num_tokens: int, config: BisectConfig) -> float:
-    """Q(s, r) = alpha^(1 - MC(s)) * beta^(len(r) / L), in (0, 1]: eq. 2 for a rollout's own tokens and its state's MC in [0, 1]."""
+    """Q(s, r) = alpha^(1 - MC(s)) * beta^(len(r) / L), in (0, 1] (eq. 2).
+
+    `value` is the state's MC in [0, 1], `num_tokens` the number of the rollout's own tokens.
+    """
     return float(config.alpha ** (1 - value) * config.beta ** (num_tokens / config.length_scale))
 
 
 def exploration(num_visits: int, total_visits: int, config: BisectConfig) -> float:
-    """U(s) = c_puct * sqrt(sum_i N(s_i)) / (1 + N(s)): eq. 3, the sum taken over all states, so over all searches so far."""
+    """U(s) = c_puct * sqrt(sum_i N(s_i)) / (1 + N(s)) (eq. 3).
+
+    The sum is taken over all states, so `total_visits` is the number of all searches so far.
+    """
     return config.c_puct * math.sqrt(total_visits) / (1 + num_visits)
 
 
 @dataclass(slots=True)
 class _Bisection:
-    """A binary search under way: the prefix up to cut `low` has a right rollout, that up to cut `high` has none."""
+    """A running binary search: the prefix up to cut `low` has a right rollout, that up to `high` has none."""
 
     node_idx: int
     rollout_idx: int
     token_ids: tuple[int, ...]
     token_texts: tuple[str, ...]
     cuts: tuple[int, ...]
-    """Numbers of tokens: the node's prefix, then the end of each of the rollout's steps; the last is the whole solution."""
+    """Numbers of tokens: of the node's prefix, then up to the end of each step of the rollout; the last
+    counts them all."""
     low: int
     high: int
     low_idx: int
@@ -53,11 +63,13 @@ class _Bisection:
 
 
 class OmegaSearch:
-    """The search of one problem. Ask `needs`, answer with `feed`, until nothing is needed; read the results at any time.
+    """The search of one problem.
 
-    Selection takes the largest Q + U, of equals the one that joined the pool first (by node, then by rollout). The pool holds
-    each wrong rollout with text of the states with 0 < MC < 1 once, until it is selected; one that a state sampled twice adds
-    nothing. The end of a whole solution is never rolled out: its outcome is its answer.
+    Call `needs` and answer with `feed` until nothing is needed; read the results at any time.
+    Selection takes the rollout with the largest Q + U; of equals, the one that joined the pool first (by
+    node, then by rollout). The pool holds each wrong rollout with text of the states with 0 < MC < 1 until it
+    is selected; a rollout that a state sampled twice is held once. The end of a whole solution is never
+    rolled out: its outcome is its answer.
     """
 
     def __init__(self, config: BisectConfig) -> None:
@@ -80,15 +92,19 @@ class OmegaSearch:
         return tuple(self._searches)
 
     def needs(self) -> list[Need]:
-        """What is wanted now: one prefix, as each answer decides the next; none when the search is finished."""
+        """The prefixes that are wanted now: one, since each answer decides the next; or none, at the end."""
         return [] if self._need is None else [self._need]
 
     def feed(self, rollouts: Sequence[Sequence[Rollout]]) -> None:
-        """Answer `needs()`: per need, in order, all the rollouts it wants. ValueError, and nothing changed, for any other number."""
+        """Answer `needs()` with one sequence per need, in order, of as many rollouts as it wants.
+
+        ValueError for any other number; the search is then unchanged.
+        """
         needs = self.needs()
         if len(rollouts) != len(needs):
             raise ValueError(
-                f"{len(needs)} prefixes are wanted and answers for {len(rollouts)} were given; feed one sequence per need"
+                f"{len(needs)} prefixes are wanted and answers for {len(rollouts)} were given; "
+                "feed one sequence per need"
             )
         for need, answer in zip(needs, rollouts, strict=True):
             if len(answer) != need.num_rollouts:
@@ -99,12 +115,12 @@ class OmegaSearch:
             self._advance()
 
     def outcomes(self, prefix_ids: Sequence[int]) -> tuple[bool, ...] | None:
-        """The outcomes of the rollouts of a prefix (tokens after the prompt); None where it was not evaluated."""
+        """The outcomes of a prefix's rollouts; None if it was not evaluated. It excludes the prompt."""
         node_idx = self._idx_of.get(tuple(prefix_ids))
         return None if node_idx is None else self._nodes[node_idx].outcomes
 
     def paths(self) -> list[GradedPath]:
-        """Every whole solution that was sampled, by node, then by rollout; those with a `first_error_idx` were searched."""
+        """Every sampled solution, by node, then by rollout; those with a `first_error_idx` were searched."""
         found = {
             (
                 search.node_idx,
@@ -139,7 +155,10 @@ class OmegaSearch:
         )
 
     def _step_ends(self, token_texts: Sequence[str]) -> tuple[int, ...]:
-        """Number of a rollout's own tokens up to the end of each of its steps; no step is without text unless the rollout is."""
+        """Number of a rollout's own tokens up to the end of each of its steps.
+
+        Only a rollout without text has an empty step.
+        """
         if self._config.segmentation == "newline":
             starts = tokens_at(token_texts, newline_steps("".join(token_texts)))[:-1]
         else:
@@ -173,7 +192,7 @@ class OmegaSearch:
             )
 
     def _advance(self) -> None:
-        """Bisect, and select when a bisection is done, until rollouts are needed or the search is finished."""
+        """Bisect, and select after each bisection, until rollouts are needed or the search is finished."""
         self._need = None
         while self._bisection is not None or (self._pool and len(self._searches) < self._config.max_searches):
             bisection = self._bisection = self._bisection or self._select()

@@ -1,8 +1,9 @@
 """Rollouts of solution prefixes, in the journal of a run: sampled once, graded, and kept as raw outcomes.
 
-A row holds the outcomes of the samples first .. first + n - 1 of one prefix; sample i of a prefix is the same whenever it
-is drawn. So rows add up: asking for more rollouts later samples only what is missing, and no prefix is ever sampled twice
-for the same number. Invariant: outcomes are a function of policy, settings, prefix and sample number alone.
+A row holds the outcomes of the samples first .. first + n - 1 of one prefix; sample i of a prefix is the same
+whenever it is drawn. So rows add up: asking for more rollouts later samples only the missing ones, and no
+sample of a prefix is ever drawn twice.
+Invariant: outcomes are a function of policy, settings, prefix and sample number alone.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from forkpoint.content_key import content_key
-from forkpoint.grading.ends import graded
+from forkpoint.policies.context import room_after
 from forkpoint.records import Cost, Policy, Problem, Rollout
 from forkpoint.runs import Run, complete
 from forkpoint.runs.work import Executor
-from forkpoint.solutions.outcomes import paths_of
+from forkpoint.solutions.outcomes import ends_of, paths_of
 from forkpoint.solutions.sample import RolloutConfig, sample
 
 PROBLEM_FIELDS = tuple(field.name for field in fields(Problem))
@@ -24,27 +25,30 @@ PROBLEM_FIELDS = tuple(field.name for field in fields(Problem))
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The first tokens of a solution, continued as they are: nothing is decoded and encoded again."""
+    """The first tokens of a solution.
+
+    They are continued as they are, without being decoded and encoded again.
+    """
 
     problem: Problem
     token_ids: tuple[int, ...]
-    """After the prompt."""
+    """Tokens after the prompt."""
     text: str
 
     @property
     def key(self) -> str:
-        """The same for the same tokens of the same problem."""
-        identity = {
-            name: getattr(self.problem, name) for name in PROBLEM_FIELDS
-        }  # several times as fast as asdict
+        """A hash of the problem and the tokens; the text is not part of it."""
+        # several times as fast as asdict
+        identity = {name: getattr(self.problem, name) for name in PROBLEM_FIELDS}
         return content_key({"problem": identity, "prefix": list(self.token_ids)})
 
 
 class RolloutWork:
-    """Some samples of each of some prefixes."""
+    """The work of a run that draws some samples of each prefix: one row per prefix and span of samples."""
 
+    stays_here = False
     shows_progress = True
-    """Whether executors tell how far it is; not where it is one of many small rounds."""
+    """Whether executors report progress; False for one of many small rounds."""
 
     def __init__(
         self,
@@ -53,12 +57,8 @@ class RolloutWork:
         config: RolloutConfig,
         keeps_tokens: bool = False,
     ) -> None:
-        self._policy, self._items, self._config, self._keeps_tokens = (
-            policy,
-            list(items),
-            config,
-            keeps_tokens,
-        )
+        self._policy, self._items, self._config = policy, list(items), config
+        self._keeps_tokens = keeps_tokens
         settings = {name: value for name, value in asdict(config).items() if name != "num_samples"} | {
             "keeps_tokens": keeps_tokens
         }
@@ -71,32 +71,29 @@ class RolloutWork:
         starts = [
             self._policy.encode_question(prefix.problem.question) + prefix.token_ids for prefix, _ in items
         ]
-        most = self._policy.max_length
         limits = [
-            max(
-                1,
-                min(
-                    self._config.max_tokens - len(prefix.token_ids),
-                    (most or len(start) + self._config.max_tokens) - len(start),
-                ),
-            )
+            max(1, room_after(self._policy, start, self._config.max_tokens - len(prefix.token_ids)))
             for (prefix, _), start in zip(items, starts, strict=True)
         ]
         sampled = sample(self._policy, starts, self._config, limits, [span for _, span in items])
         paths = [paths_of(self._policy, completions) for completions, _ in sampled]
         texts = [
-            [prefix.text + path.text for path in its_paths]
-            for (prefix, _), its_paths in zip(items, paths, strict=True)
+            [prefix.text + path.text for path in prefix_paths]
+            for (prefix, _), prefix_paths in zip(items, paths, strict=True)
         ]
-        ends = graded([prefix.problem for prefix, _ in items], texts)
+        ends = ends_of([prefix.problem for prefix, _ in items], paths, texts)
         rows = []
-        for (prefix, span), its_paths, its_ends, (_, cost) in zip(items, paths, ends, sampled, strict=True):
+        for (prefix, span), prefix_paths, prefix_ends, (_, cost) in zip(
+            items, paths, ends, sampled, strict=True
+        ):
             row: dict[str, Any] = {"kind": "rollouts", "prefix": prefix.key, "first": span.start}
-            row |= {"correct": [int(end.is_correct) for end in its_ends], "cost": asdict(cost)}
+            row |= {"correct": [int(end.is_correct) for end in prefix_ends], "cost": asdict(cost)}
+            if num_cut_off := sum(path.is_cut_off for path in prefix_paths):
+                row["num_cut_off"] = num_cut_off
             if self._keeps_tokens:
                 row["completions"] = [
                     {"ids": list(path.completion.token_ids), "texts": list(path.token_texts)}
-                    for path in its_paths
+                    for path in prefix_paths
                 ]
             rows.append(row)
         return rows
@@ -104,20 +101,20 @@ class RolloutWork:
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """One row, without what it is large by."""
+    """A row of the journal without its tokens."""
 
     first: int
     outcomes: bytes
-    """A byte per sample: 1 where it is right."""
+    """One byte per sample: 1 if it is right, else 0."""
     row_key: str
 
 
 class RolloutStore:
-    """The rollouts that a run holds, by prefix: outcomes in memory, tokens (where they were kept) in the journal."""
+    """The rollouts of a run by prefix: outcomes in memory; tokens, if they were kept, in the journal."""
 
     def __init__(self, run: Run) -> None:
         self.cost = Cost()
-        self.num_rollouts = 0
+        self.num_rollouts = self.num_cut_off = 0
         self._run = run
         self._spans: dict[str, tuple[_Span, ...]] = {}
         for key, row in run.journal.items():
@@ -125,16 +122,16 @@ class RolloutStore:
                 self._add(key, row)
 
     def outcomes(self, prefix: Prefix) -> tuple[bool, ...]:
-        """Whether the samples 0, 1, ... of a prefix are right, as far as they follow each other."""
+        """Whether the samples 0, 1, ... of a prefix are right, up to the first sample that is missing."""
         return tuple(bool(outcome) for span in self._joined(prefix) for outcome in span.outcomes)
 
     def of(self, prefix: Prefix) -> list[Rollout]:
-        """The samples of `outcomes(prefix)` themselves; costs a look into the journal."""
+        """The samples whose verdicts `outcomes(prefix)` gives; reads them from the journal."""
         rows = self._run.rows(span.row_key for span in self._joined(prefix))
         return [rollout for row in rows for rollout in _rollouts(row)]
 
     def spans(self, prefix: Prefix) -> list[range]:
-        """How `outcomes(prefix)` were drawn, span by span."""
+        """The sample numbers of `outcomes(prefix)`, one range per row."""
         return [range(span.first, span.first + len(span.outcomes)) for span in self._joined(prefix)]
 
     def fetch(
@@ -147,7 +144,10 @@ class RolloutStore:
         keeps_tokens: bool = False,
         shows_progress: bool = True,
     ) -> None:
-        """Sample what is missing of the items and take it in. RuntimeError where some of it failed."""
+        """Draw the samples of `items` that the run lacks, and add them.
+
+        RuntimeError if some of them failed.
+        """
         work = RolloutWork(policy, items, config, keeps_tokens)
         work.shows_progress = shows_progress
         complete(run, executor, work)
@@ -159,10 +159,11 @@ class RolloutStore:
         if all(span.first != row["first"] for span in spans):
             self._spans[row["prefix"]] = (*spans, _Span(row["first"], bytes(row["correct"]), key))
             self.num_rollouts += len(row["correct"])
+            self.num_cut_off += row.get("num_cut_off", 0)  # older rows do not say
             self.cost += Cost(**row["cost"])
 
     def _joined(self, prefix: Prefix) -> list[_Span]:
-        """The spans of a prefix that follow each other from sample 0 on."""
+        """The spans of a prefix from sample 0 up to the first gap."""
         by_first = {span.first: span for span in self._spans.get(prefix.key, ())}
         found: list[_Span] = []
         start = 0

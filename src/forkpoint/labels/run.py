@@ -1,45 +1,45 @@
-"""The label stage: problems -> outcomes (EDU trees, rollouts, bisection) -> step labels, in a run that survives being killed.
+"""The label stage: problems -> outcomes (EDU trees, rollouts, bisection) -> step labels, in a resumable run.
 
-Invariant: the journal holds solutions and verdicts, never labels; `labels.jsonl` is derived from it and can be derived
-again with another value, weighting or segmentation without the policy (`relabel`).
+Invariant: the journal holds solutions and verdicts, never labels; `labels.jsonl` is derived from it and can
+be derived again with another value, weighting or segmentation without the policy (`relabel`).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from forkpoint.content_key import content_key
 from forkpoint.errors import RunError
-from forkpoint.formats.labels_file import write_labelled
-from forkpoint.labels.bisect import BisectPlan, bisect_labels, search_problems
+from forkpoint.formats.labels_file import LABELS, write_labelled
+from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
-from forkpoint.labels.leaves import Leaves
+from forkpoint.labels.leaf_plan import LeafPlan, anchor_rule
+from forkpoint.labels.plan import Collected, LabelStage, Plan, Sampling
 from forkpoint.labels.rollout_store import RolloutStore
-from forkpoint.labels.rollouts import (
-    LabelledCase,
-    RolloutPlan,
-    rollout_cases,
-    rollout_labels,
-    sample_rollouts,
-)
+from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.values import PlanName
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Cost, LabelledSolution, Policy, Problem, Request
 from forkpoint.runs import Run
 from forkpoint.runs.work import Executor
 from forkpoint.solutions.outcomes import TreeOutcome
-from forkpoint.solutions.work import SampleWork, TreeWork, outcome_of
+from forkpoint.solutions.work import outcome_of
 from forkpoint.steps import AnchorRule, calibrate_tau
 from forkpoint.trees.grow import TreeConfig
-from forkpoint.trees.steer import Steering
 
-LABELS = "labels.jsonl"
 LABEL_CONFIG = "label_config.json"
-PROBLEMS_AT_A_TIME = 1024
-"""Whose solutions are held in memory while their prefixes are rolled out: enough to keep many workers busy."""
+NUM_CALIBRATION_PROBLEMS = 64
+"""Problems whose greedy solutions tau is calibrated on, the first ones."""
+NOT_RECORDED = ("num_inner_labels", "num_single_labels", "num_cut_off", "num_rollouts_cut_off")
+"""Fields of a summary that a manifest does not hold: they are counted whenever labels are derived."""
+LEAVES = Sampling(LeafPlan())
+"""The labels of EDU-PRM: leaves of one tree per problem."""
+PLANS: Mapping[PlanName, Plan[Any]] = {plan.name: plan for plan in (LeafPlan(), RolloutPlan(), BisectPlan())}
+"""Every plan by its name, with its default settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +52,62 @@ class LabelSummary:
     num_skipped: int
     """Problems whose prompt does not fit the policy's context."""
     num_solutions: int
-    """Leaves of trees, or samples."""
+    """Solutions sampled: leaves of trees, or samples."""
     num_correct: int
     num_ungradable: int
-    """Solutions that could not be graded; they count as wrong. (Not counted by bisection.)"""
+    """Solutions that could not be graded and count as wrong; always 0 for bisection, which does not count
+    them."""
     num_labels: int
     num_rollouts: int
-    """Completions of prefixes, graded."""
+    """Graded completions of prefixes."""
     num_rollouts_saved: int
     """Completions that early stopping made unnecessary."""
     tau: float
     cost: Cost
-    """The policy's."""
+    """What the policy computed."""
     num_pruned: int = 0
-    """Anchors closed unforked for their score (P-EDU)."""
+    """Anchors that were never forked because of their score (P-EDU)."""
     num_prm_tokens: int = 0
     """Tokens that a PRM read to steer trees."""
+    num_inner_labels: int = 0
+    """Labels of steps that are not the last one of their solution."""
+    num_single_labels: int = 0
+    """Inner labels that rest on one outcome, such as those of steps that only one leaf of a tree has."""
+    num_cut_off: int = 0
+    """Solutions that ended for lack of room; they count as wrong. Always 0 for bisection, whose solutions are
+    rollouts."""
+    num_rollouts_cut_off: int = 0
+    """Graded completions of prefixes that ended for lack of room; they count as wrong."""
 
     @property
     def num_solved(self) -> int:
         """Problems that have solutions, right or wrong."""
         return self.num_problems - self.num_failed - self.num_skipped
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Signs that a PRM has little to learn from these labels, one sentence each."""
+        found = []
+        num_cut_off = self.num_cut_off + self.num_rollouts_cut_off
+        if num_cut_off:
+            found.append(
+                f"{num_cut_off:,} of {self.num_solutions + self.num_rollouts:,} solutions and rollouts were "
+                "cut off and count as wrong: raise --max-tokens if the policy's context has room"
+            )
+        if self.num_solutions and self.num_correct in (0, self.num_solutions):
+            found.append(
+                f"{self.num_correct:,} of {self.num_solutions:,} solutions are right, so every label says "
+                f"the same and a PRM learns nothing: take {'harder' if self.num_correct else 'easier'} "
+                "problems, or more solutions per problem"
+            )
+        if self.num_single_labels > self.num_inner_labels / 2:
+            share = self.num_single_labels / self.num_inner_labels
+            found.append(
+                f"{self.num_single_labels:,} of {self.num_inner_labels:,} labels of steps before the last "
+                f"({share:.0%}) rest on one outcome, so they repeat the verdict on one solution: grow trees "
+                "with more leaves, or draw more rollouts per step"
+            )
+        return tuple(found)
 
 
 def label_problems(
@@ -82,91 +117,57 @@ def label_problems(
     tree_config: TreeConfig,
     label_config: LabelConfig,
     executor: Executor,
-    calibrate_on: int = 64,
-    plan: RolloutPlan | BisectPlan | None = None,
-    seed: int = 0,
-    on_round: Callable[[int, int], None] = lambda num_done, num_problems: None,
-    steering: Steering | None = None,
+    sampling: Sampling = LEAVES,
 ) -> LabelSummary:
     """Sample, grade and journal outcomes at `out`, then derive the labels; run again to continue.
 
-    Without a `plan`, labels come from the leaves of one EDU tree per problem. With `anchors_per_solution`, tau is
-    calibrated on the greedy solutions of the first `calibrate_on` problems. `seed` is of what is sampled. A search by
-    bisection tells `on_round` after every round of rollouts (problems done, problems). `steering` prunes or chooses the
-    forks of trees by a PRM's scores.
+    `tree_config` says how trees are grown; its `max_tokens` limits samples and rollouts too. With
+    `anchors_per_solution`, tau is calibrated on the greedy solutions of the first `NUM_CALIBRATION_PROBLEMS`
+    problems.
     """
     label_config.check()
-    tree_config = resolve_tau(policy, problems[:calibrate_on], tree_config)
-    config: dict[str, Any] = {
+    tree_config = resolve_tau(policy, problems[:NUM_CALIBRATION_PROBLEMS], tree_config)
+    config = {
         "policy": policy.name,
         "entropies": policy.entropy_bound,
         "problems": content_key([asdict(problem) for problem in problems]),
         "num_problems": len(problems),
+        **sampling.identity(tree_config, label_config),
     }
-    max_tokens, rule = tree_config.max_tokens, tree_config.rule
-    if plan is None or (isinstance(plan, RolloutPlan) and plan.source == "tree"):
-        config["tree"] = asdict(tree_config)
-        if steering is not None:
-            config["steering"] = steering.identity()
-    elif steering is not None:
-        raise ValueError(
-            "only trees can be pruned or searched; choose the plan leaves, or rollouts with source tree"
-        )
-    if plan is None:
-        config["plan"] = "leaves"
-    else:
-        config |= {"seed": seed, "max_tokens": max_tokens}
-        config |= plan.identity() if isinstance(plan, BisectPlan) else plan.identity(label_config, rule)
-    num_failed = num_saved = 0
-    num_rollouts: int | None = None
     with Run.open(out, "label", config) as run:
-        store = RolloutStore(run)
-        if isinstance(plan, BisectPlan):
-            keys = search_problems(
-                run, store, executor, policy, problems, plan, plan.rollouts(max_tokens, seed), on_round
-            )
-        else:
-            work: TreeWork | SampleWork
-            if plan is None or plan.source == "tree":
-                work = TreeWork(policy, problems, tree_config, steering)
-            else:
-                work = SampleWork(policy, problems, plan.solutions(max_tokens, seed))
-            num_failed = executor.execute(run, work).rows_failed
-            keys = [key for key in work.keys if key in run]
-        if isinstance(plan, RolloutPlan):
-            num_rollouts = plan.num_rollouts
-            drawn = plan.rollouts(max_tokens, seed)
-            for start in range(0, len(keys), PROBLEMS_AT_A_TIME):
-                rows = run.rows(keys[start : start + PROBLEMS_AT_A_TIME])
-                outcomes = [outcome_of(row) for row in rows if row["kind"] != "skipped"]
-                num_saved += sample_rollouts(
-                    run, store, executor, policy, outcomes, label_config, plan, rule, drawn
-                )
-        cases = rollout_cases(run, store, keys) if isinstance(plan, RolloutPlan) else None
-        num_labels = write_labels(run, label_config, keys, num_rollouts, cases=cases)
-        summary = _summary(
-            run, store, keys, len(problems), num_failed, num_labels, num_saved, tree_config.tau
+        stage = LabelStage(
+            run, RolloutStore(run), policy, executor, problems, tree_config, label_config, sampling
         )
-        if num_failed == 0:
-            run.finish({**asdict(summary), "labels": asdict(label_config)})
+        collected = sampling.plan.collect(stage)
+        cases = sampling.plan.cases(run, collected.keys, stage.store)
+        written = _write_labels(run, label_config, num_rollouts=collected.num_rollouts, cases=cases)
+        summary = _summary(stage, collected, written)
+        if summary.num_failed == 0:
+            recorded = {name: count for name, count in asdict(summary).items() if name not in NOT_RECORDED}
+            run.finish({**recorded, "labels": asdict(label_config)})
     return summary
 
 
 def relabel(
     directory: Path, configs: Sequence[tuple[LabelConfig, Path]], num_rollouts: int | None = None
 ) -> list[int]:
-    """Derive labels from the outcomes of a run, without its policy: one file per configuration; the number of labels of each.
+    """Derive labels from the outcomes of a run, without its policy: one file per configuration.
 
-    Beside each file FILE.jsonl, FILE.label_config.json says what it holds; `num_rollouts` takes the first so many
-    completions of each prefix. RunError where the directory is no label run.
+    Returns the number of labels in each file. Beside each file FILE.jsonl, FILE.label_config.json says what
+    it holds. `num_rollouts` takes only the first completions of each prefix. RunError if the directory is no
+    label run.
     """
     for config, _ in configs:
         config.check()
     with Run.read(directory) as run:
         if run.command != "label":
             raise RunError(f"{directory} was made by {run.command}, not by label")
-        cases = list(rollout_cases(run, RolloutStore(run))) if run.config["plan"] == "rollouts" else None
-        return [write_labels(run, config, None, num_rollouts, path, cases) for config, path in configs]
+        plan = PLANS[run.config["plan"]]
+        cases = list(plan.cases(run)) if plan.keeps_cases else None
+        return [
+            write_labels(run, config, num_rollouts=num_rollouts, path=path, cases=cases)
+            for config, path in configs
+        ]
 
 
 def write_labels(
@@ -175,26 +176,50 @@ def write_labels(
     keys: Sequence[str] | None = None,
     num_rollouts: int | None = None,
     path: Path | None = None,
-    cases: Iterable[LabelledCase] | None = None,
+    cases: Iterable[Any] | None = None,
 ) -> int:
-    """Derive labels from the run's outcomes into `path` (its own `labels.jsonl`); return the number of step labels.
+    """Derive labels from the run's outcomes into `path` (None: the run's `labels.jsonl`).
 
-    `cases` are the run's, where they have been read already.
+    Returns the number of step labels.
+    `cases`, if they have been read already, are what the run's plan gives for `keys`.
     """
-    num_labels = 0
+    return _write_labels(run, config, keys, num_rollouts, path, cases).num_labels
+
+
+@dataclass(slots=True)
+class _Written:
+    """Counts of the labels of a file."""
+
+    num_labels: int = 0
+    num_inner: int = 0
+    """Labels of steps that are not the last one of their solution."""
+    num_single: int = 0
+    """Inner labels that rest on one outcome."""
+
+
+def _write_labels(
+    run: Run,
+    config: LabelConfig,
+    keys: Sequence[str] | None = None,
+    num_rollouts: int | None = None,
+    path: Path | None = None,
+    cases: Iterable[Any] | None = None,
+) -> _Written:
+    written = _Written()
 
     def counted() -> Iterator[LabelledSolution]:
-        nonlocal num_labels
         for solution in derive_labels(run, config, keys, num_rollouts, cases):
-            num_labels += len(solution.labels)
+            written.num_labels += len(solution.labels)
+            written.num_inner += len(solution.labels) - 1
+            written.num_single += sum(label.num_total == 1 for label in solution.labels[:-1])
             yield solution
 
     path = path or run.directory / LABELS
     write_labelled(path, counted())
     label_config_of(path).write_text(
-        json.dumps({**asdict(config), "rule": asdict(anchor_rule(run))}, indent=2) + "\n"
+        json.dumps({**asdict(config), "rule": asdict(anchor_rule(run))}, indent=2, allow_nan=False) + "\n"
     )
-    return num_labels
+    return written
 
 
 def derive_labels(
@@ -202,27 +227,23 @@ def derive_labels(
     config: LabelConfig,
     keys: Sequence[str] | None = None,
     num_rollouts: int | None = None,
-    cases: Iterable[LabelledCase] | None = None,
+    cases: Iterable[Any] | None = None,
 ) -> Iterator[LabelledSolution]:
-    """Every solution of the run (or of the rows `keys`), cut into steps, each labelled."""
-    if run.config["plan"] == "rollouts":
-        cases = rollout_cases(run, RolloutStore(run), keys) if cases is None else cases
-        yield from rollout_labels(run, cases, config, num_rollouts)
-        return
-    if run.config["plan"] == "bisect":
-        yield from bisect_labels(run, config, keys)
-        return
-    for outcome in tree_outcomes(run, keys):
-        yield from labelled_solutions(outcome, config, anchor_rule(run))
+    """Every solution of the run, or of its rows `keys`, in labelled steps; `cases` as in `write_labels`."""
+    plan = PLANS[run.config["plan"]]
+    return plan.labels(run, plan.cases(run, keys) if cases is None else cases, config, num_rollouts)
 
 
 def label_config_of(path: Path) -> Path:
-    """Where the configuration of a file of labels is, or would be."""
+    """The path of the configuration of a file of labels, whether or not it exists."""
     return path.parent / LABEL_CONFIG if path.name == LABELS else path.with_suffix("." + LABEL_CONFIG)
 
 
 def label_format(labels: Path, prm_format: PRMFormat) -> PRMFormat:
-    """The format with the segmentation that labels (a run directory or a file) have; unchanged where nothing says so."""
+    """`prm_format` with the segmentation of the labels at `labels`, a run directory or a file.
+
+    The format is unchanged if the labels have no configuration beside them.
+    """
     path = label_config_of(labels / LABELS if labels.is_dir() else labels)
     if not path.is_file():
         return prm_format
@@ -232,7 +253,7 @@ def label_format(labels: Path, prm_format: PRMFormat) -> PRMFormat:
 
 
 def resolve_tau(policy: Policy, problems: Sequence[Problem], config: TreeConfig) -> TreeConfig:
-    """The configuration with tau calibrated on greedy solutions of `problems`, where it asks for that."""
+    """The configuration with tau calibrated on greedy solutions of `problems`, if it asks for that."""
     if config.anchors_per_solution is None:
         return config
     prompts = [policy.encode_question(problem.question) for problem in problems]
@@ -250,43 +271,10 @@ def resolve_tau(policy: Policy, problems: Sequence[Problem], config: TreeConfig)
     return config.with_tau(round(calibrate_tau(candidates, config.anchors_per_solution), 4))
 
 
-def anchor_rule(run: Run) -> AnchorRule:
-    """The rule by which the run's trees were grown, or its steps cut; the default where neither was done."""
-    if "tree" in run.config:
-        tree = run.config["tree"]
-        return AnchorRule(tree["tau"], tree["min_gap"], tree["symbols"])
-    return AnchorRule(**(run.config["rule"] or {}))
-
-
-def tree_outcomes(run: Run, keys: Sequence[str] | None = None) -> Iterator[TreeOutcome]:
-    """The trees of a run, in the order of `keys` or of the journal."""
-    return (TreeOutcome.from_row(row) for row in run.rows(keys) if row["kind"] == "tree")
-
-
-def labelled_solutions(
-    outcome: TreeOutcome, config: LabelConfig, rule: AnchorRule
-) -> Iterator[LabelledSolution]:
-    """Every leaf of a tree, cut into steps, each labelled with the leaves that share it."""
-    leaves = Leaves(outcome.tree, [end.is_correct for end in outcome.ends], config.weighting)
-    for leaf_idx, end in enumerate(outcome.ends):
-        steps, step_ends = outcome.path(leaf_idx).steps(config.step_segmentation, rule)
-        labels = tuple(leaves.label(leaf_idx, num_tokens, config.step_value) for num_tokens in step_ends)
-        yield LabelledSolution(outcome.problem.id, outcome.problem.question, steps, labels, end.is_correct)
-
-
-def _summary(
-    run: Run,
-    store: RolloutStore,
-    keys: Sequence[str],
-    num_problems: int,
-    num_failed: int,
-    num_labels: int,
-    num_saved: int,
-    tau: float,
-) -> LabelSummary:
-    cost, num_solved, num_solutions, num_correct, num_ungradable = store.cost, 0, 0, 0, 0
-    num_pruned = num_prm_tokens = 0
-    for row in run.rows(keys):
+def _summary(stage: LabelStage, collected: Collected, written: _Written) -> LabelSummary:
+    cost, num_solved, num_solutions, num_correct, num_ungradable = stage.store.cost, 0, 0, 0, 0
+    num_pruned = num_prm_tokens = num_cut_off = 0
+    for row in stage.run.rows(collected.keys):
         num_solved += row["kind"] != "skipped"
         if row["kind"] == "search":
             num_solutions += len(row["paths"])
@@ -299,19 +287,24 @@ def _summary(
                 num_prm_tokens += outcome.scoring.tokens
             num_solutions += len(outcome.ends)
             num_correct += sum(end.is_correct for end in outcome.ends)
+            num_cut_off += outcome.num_cut_off
             num_ungradable += sum(not end.is_gradable for end in outcome.ends)
     return LabelSummary(
-        num_problems=num_problems,
-        num_failed=num_failed,
-        num_skipped=num_problems - num_failed - num_solved,
+        num_problems=len(stage.problems),
+        num_failed=collected.num_failed,
+        num_skipped=len(stage.problems) - collected.num_failed - num_solved,
         num_solutions=num_solutions,
         num_correct=num_correct,
         num_ungradable=num_ungradable,
-        num_labels=num_labels,
-        num_rollouts=store.num_rollouts,
-        num_rollouts_saved=num_saved,
-        tau=tau,
+        num_labels=written.num_labels,
+        num_rollouts=stage.store.num_rollouts,
+        num_rollouts_saved=collected.num_rollouts_saved,
+        tau=stage.tree.tau,
         cost=cost,
         num_pruned=num_pruned,
         num_prm_tokens=num_prm_tokens,
+        num_inner_labels=written.num_inner,
+        num_single_labels=written.num_single,
+        num_cut_off=num_cut_off,
+        num_rollouts_cut_off=stage.store.num_cut_off,
     )

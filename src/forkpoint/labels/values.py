@@ -1,7 +1,7 @@
-"""What number sums outcomes up: `mean`, `hit`, `log_mean_exp(eta)`, and the outcome alone.
+"""Values, the functions that sum outcomes up: `mean`, `hit`, `log_mean_exp(eta)`, and the outcome alone.
 
-The names of the published labels are plan x value (see `PRODUCTS`). Invariant: a value is a function of outcomes and weights
-alone, monotone in every outcome.
+A published label is a plan and a value (see `PRODUCTS`).
+Invariant: a value is a function of outcomes and weights alone, monotone in every outcome.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 PlanName = Literal["leaves", "rollouts", "bisect"]
-PLANS: tuple[PlanName, ...] = ("leaves", "rollouts", "bisect")
 OUTCOME = "outcome"
-"""The name of the value that is no sum: the whole solution is one step, labelled with its own outcome (ORM)."""
+"""The name of the value that sums nothing up: the whole solution is one step, labelled with its own outcome
+(ORM)."""
 DEFAULT_ETA = 2.0
-"""Of ER-PRM with the Mistral data (arXiv 2412.11006; 10 with the DeepSeek data)."""
-
+"""The eta of ER-PRM with the Mistral data (arXiv 2412.11006; it is 10 with the DeepSeek data)."""
 
 TINY_ETA = 1e-12
-"""Below it the value is the mean to within rounding, while quotients of numbers so small lose all their digits."""
+"""Magnitude of eta below which the value is the mean: they agree to within rounding, and dividing by eta
+loses all digits."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """Sums outcomes up: `log_mean_exp(eta)` of ER-PRM (arXiv 2412.11006, eq. 1), with its limits.
+    """`log_mean_exp(eta)` of ER-PRM (arXiv 2412.11006, eq. 1), with its limits `mean` and `hit`.
 
-    r = (1/eta) ln sum_i w_i exp(eta * outcome_i), weights w_i summing to 1. eta = 0 is the weighted mean, +inf the
-    maximum (`hit`: 1 if any outcome is right), -inf the minimum. Monotone in every outcome and increasing in eta.
+    r = (1/eta) ln sum_i w_i exp(eta * outcome_i), weights w_i summing to 1. eta = 0 is the weighted mean,
+    +inf the maximum (`hit`: 1 if any outcome is right), -inf the minimum. Monotone in every outcome and
+    increasing in eta.
     """
 
     eta: float
@@ -38,7 +39,10 @@ class Value:
             raise ValueError("eta must be a number, 0 or an infinity; nan was given")
 
     def __call__(self, outcomes: Sequence[float], weights: Sequence[float] | None = None) -> float:
-        """The value of at least one outcome; weights are non-negative, not all zero, and need not sum to 1."""
+        """The value of at least one outcome.
+
+        Weights must be non-negative and not all zero; any sum will do.
+        """
         weights = [1.0] * len(outcomes) if weights is None else list(weights)
         if not outcomes or len(weights) != len(outcomes):
             raise ValueError(
@@ -57,7 +61,8 @@ class Value:
             return (
                 math.fsum(weight * outcome for weight, outcome in zip(weights, outcomes, strict=True)) / total
             )
-        # expm1 and log1p keep the digits that exp and log lose near eta = 0; shifting by the peak keeps exp from overflowing
+        # expm1 and log1p keep the digits that exp and log lose near eta = 0;
+        # shifting by the peak keeps exp from overflowing
         excess = math.fsum(weight * math.expm1(self.eta * (outcome - peak)) for weight, outcome in pairs)
         if excess > -0.5:
             return peak + math.log1p(excess) / self.eta
@@ -85,7 +90,7 @@ def log_mean_exp(eta: float) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A published label: where its outcomes come from, and what sums them up."""
+    """A published label: where its outcomes come from, and which value sums them up."""
 
     plan: PlanName
     value: str
@@ -112,8 +117,8 @@ def product_named(name: str) -> Product:
 def canonical_value(name: str, eta: float | None = None) -> str:
     """`mean`, `hit`, `outcome` or `er:ETA` for any accepted name.
 
-    Accepted are those, `er` with `eta` (2 where it is None), and the names in `PRODUCTS`. ValueError where the name is
-    unknown or an `eta` is given for a value that has none.
+    Accepted are those, `er` with `eta` (2 if it is None), and the names in `PRODUCTS`. ValueError if the name
+    is unknown, or if an `eta` is given for a value that has none.
     """
     base = PRODUCTS[name].value if name in PRODUCTS else name
     kind, colon, number = base.partition(":")
@@ -129,7 +134,8 @@ def canonical_value(name: str, eta: float | None = None) -> str:
         return f"er:{log_mean_exp(found).eta:g}"
     if base not in ("mean", "hit", OUTCOME):
         raise ValueError(
-            f"value {name!r} is unknown; choose from mean, hit, outcome, er:ETA (for example er:2), {', '.join(PRODUCTS)}"
+            f"value {name!r} is unknown; choose from mean, hit, outcome, er:ETA (for example er:2), "
+            f"{', '.join(PRODUCTS)}"
         )
     if eta is not None:
         raise ValueError(f"value {name!r} has no eta; eta belongs to er")
@@ -137,7 +143,7 @@ def canonical_value(name: str, eta: float | None = None) -> str:
 
 
 def value_named(name: str, eta: float | None = None) -> Value:
-    """The value of an accepted name (see `canonical_value`); `outcome` is no sum and raises ValueError."""
+    """The value of a name (see `canonical_value`); ValueError for `outcome`, which sums nothing up."""
     canonical = canonical_value(name, eta)
     if canonical == OUTCOME:
         raise ValueError("value outcome labels whole solutions and sums nothing up")

@@ -1,4 +1,4 @@
-"""What a forkpoint command line does, in tokens: the same arguments that the command gets, and the means of its problems.
+"""The tokens that a command line computes, from its arguments and the means of its problems.
 
 Invariant: a command that samples, scores or trains and is not known here is refused, not counted as nothing.
 """
@@ -13,21 +13,19 @@ from typing import Any, Literal
 
 from forkpoint.evaluation.run import EvaluateConfig
 from forkpoint.experiments.raft_config import RaftConfig
-from forkpoint.labels.bisect import BisectPlan
-from forkpoint.labels.rollouts import RolloutPlan
+from forkpoint.labels.plan import Plan
+from forkpoint.labels.run import PLANS
 from forkpoint.labels.values import PlanName, product_named
 from forkpoint.planner.pilot import Pilot
 from forkpoint.planner.volume import (
+    Labelling,
     ProblemSet,
-    bisect_cost,
-    bisect_solutions,
     evaluate_cost,
     fine_tuned_tokens,
+    labelling,
     raft_cost,
     read_tokens,
-    rollouts_cost,
     trained_tokens,
-    tree_cost,
 )
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.records import Cost
@@ -36,14 +34,14 @@ from forkpoint.training.config import SFTConfig, TrainConfig
 from forkpoint.trees.grow import TreeConfig
 
 Arguments = Mapping[str, Any]
-"""Of a command's function, by name, defaults included."""
+"""The arguments of a command's function by name, defaults included."""
 FREE = ("relabel", "report", "convert", "export", "push", "grade")
 """Commands that neither sample nor train nor score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Labels that a stage makes: of which problems, and of how many solutions of each."""
+    """Labels that a stage makes: of which problems, and of how many solutions per problem."""
 
     problems: ProblemSet
     num_solutions: float
@@ -51,21 +49,21 @@ class Labels:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What a stage takes, whatever it is run on."""
+class Workload:
+    """What a stage computes, whatever hardware it runs on."""
 
     sampled: Cost = field(default_factory=Cost)
-    """By the policy."""
+    """Cost of sampling from the policy."""
     read_tokens: int = 0
-    """By the PRM."""
+    """Tokens that the PRM reads."""
     trained_tokens: int = 0
-    """All epochs."""
+    """Tokens that are trained on, in all epochs."""
     trains: Literal["policy", "prm"] = "prm"
     training: TrainConfig | SFTConfig | None = None
     replica_size: int | None = None
-    """GPUs that the command splits the policy over; None where a server samples, and decides."""
+    """GPUs that the command splits the policy over; None if a server samples, which decides."""
     sampling_gpus: int | None = None
-    """GPUs that the command samples on; None where a server samples."""
+    """GPUs that the command samples on; None if a server samples."""
     is_measured: bool = False
     """Whether what is sampled was scaled up from a pilot."""
 
@@ -76,10 +74,13 @@ class Planner:
     def __init__(self) -> None:
         self._labels: dict[Path, Labels] = {}
 
-    def work(
+    def workload(
         self, command: str, arguments: Arguments, problems: Sequence[ProblemSet], pilot: Pilot | None = None
-    ) -> Work:
-        """The work of `forkpoint COMMAND`. ValueError where it is not known here, or the pilot did something else."""
+    ) -> Workload:
+        """What `forkpoint COMMAND` computes.
+
+        ValueError if the command is not known here, or if the pilot did something else.
+        """
         num_needed = {"label": 1, "evaluate": 1, "raft": 2}.get(command, 0)
         if len(problems) != num_needed:
             raise ValueError(
@@ -93,7 +94,7 @@ class Planner:
             for path in _relabelled(arguments):
                 self._labels[path] = self._labels_at(arguments["run"])
         if command in FREE:
-            return Work()
+            return Workload()
         if command == "train":
             return self._train(arguments)
         if command == "evaluate":
@@ -104,51 +105,45 @@ class Planner:
             f"there is no plan of {command}; there is one of label, train, evaluate, raft, {', '.join(FREE)}"
         )
 
-    def _label(self, arguments: Arguments, problems: ProblemSet, pilot: Pilot | None) -> Work:
+    def _label(self, arguments: Arguments, problems: ProblemSet, pilot: Pilot | None) -> Workload:
         tree: TreeConfig = arguments["tree"]
-        rollouts: RolloutPlan = arguments["rollouts"]
-        bisect: BisectPlan = arguments["bisect"]
-        plan: PlanName = product_named(arguments["method"]).plan if arguments["method"] else arguments["plan"]
-        is_tree = plan == "leaves" or (plan == "rollouts" and rollouts.source == "tree")
+        plan = _plan(arguments)
         problems = _with_means(problems, pilot)
-        num_solutions: float = tree.num_leaves if is_tree else rollouts.num_solutions
-        settings: dict[str, Any] = {"plan": plan}
-        if plan == "leaves":
-            cost = tree_cost(problems, tree.num_leaves)
-        elif plan == "rollouts":
-            cost = rollouts_cost(problems, rollouts, tree.num_leaves)
-            settings |= rollouts.identity(arguments["labels"], tree.rule)
-            del settings["rule"]  # tau may have been calibrated
-        else:
-            cost, num_solutions = (
-                bisect_cost(problems, bisect.search),
-                bisect_solutions(problems, bisect.search),
-            )
-            settings |= bisect.identity()
+        labelled = labelling(problems, plan, tree.num_leaves)
         if pilot is not None:
-            if is_tree:
+            settings = plan.identity(arguments["labels"], tree.rule)
+            if plan.grows_trees:
                 settings["tree"] = _calibrated(tree, pilot)
-            pilot.check(
-                _plain(settings),
-                rollouts.num_rollouts if plan == "rollouts" and not rollouts.stop_early else None,
-            )
-            cost, num_solutions = pilot.scaled_cost(problems.num_problems), pilot.solutions_per_problem
-        self._labels[arguments["out"]] = Labels(problems, num_solutions, is_tree)
-        num_read = read_tokens(problems, num_solutions, is_tree, is_packed=False) if arguments["prm"] else 0
-        return _placed(Work(sampled=cost, read_tokens=num_read, is_measured=pilot is not None), arguments)
+            settings.pop("rule", None)  # tau may have been calibrated
+            pilot.check(_plain(settings), labelled.num_rollouts)
+            labelled = Labelling(pilot.scaled_cost(problems.num_problems), pilot.solutions_per_problem)
+        self._labels[arguments["out"]] = Labels(problems, labelled.num_solutions, plan.grows_trees)
+        num_read = 0
+        if arguments["prm"]:
+            num_read = read_tokens(problems, labelled.num_solutions, plan.grows_trees, is_packed=False)
+        workload = Workload(sampled=labelled.cost, read_tokens=num_read, is_measured=pilot is not None)
+        return _placed(workload, arguments)
 
-    def _train(self, arguments: Arguments) -> Work:
+    def _train(self, arguments: Arguments) -> Workload:
         config: TrainConfig = arguments["config"]
         labels = self._labels_at(arguments["labels"])
         tokens = trained_tokens(labels.problems, labels.num_solutions, labels.is_tree, config)
-        return Work(trained_tokens=tokens, training=config)
+        return Workload(trained_tokens=tokens, training=config)
 
     def _labels_at(self, path: Path) -> Labels:
         if path not in self._labels:
             raise ValueError(
-                f"no stage before makes the labels {path}; there are {', '.join(map(str, self._labels)) or 'none'}"
+                f"no stage before makes the labels {path}; "
+                f"there are {', '.join(map(str, self._labels)) or 'none'}"
             )
         return self._labels[path]
+
+
+def _plan(arguments: Arguments) -> Plan[Any]:
+    """The plan that `forkpoint label` follows with these arguments."""
+    name: PlanName = product_named(arguments["method"]).plan if arguments["method"] else arguments["plan"]
+    plan: Plan[Any] = arguments.get(name, PLANS[name])
+    return plan
 
 
 def _relabelled(arguments: Arguments) -> list[Path]:
@@ -161,11 +156,12 @@ def _relabelled(arguments: Arguments) -> list[Path]:
     return [out / f"{value.replace(':', '-')}.jsonl" for value in values] or [out]
 
 
-def _evaluate(arguments: Arguments, problems: ProblemSet, pilot: Pilot | None) -> Work:
+def _evaluate(arguments: Arguments, problems: ProblemSet, pilot: Pilot | None) -> Workload:
     config: EvaluateConfig = arguments["config"]
     if arguments["labels"] is not None:
         raise ValueError(
-            "there is no plan of label quality; leave --labels out of the recipe, and give it in a command of its own"
+            "there is no plan of label quality; "
+            "leave --labels out of the recipe, and give it in a command of its own"
         )
     tree = replace(arguments["tree"], num_leaves=config.num_samples, max_tokens=config.max_tokens)
     problems = _with_means(problems, pilot)
@@ -179,15 +175,17 @@ def _evaluate(arguments: Arguments, problems: ProblemSet, pilot: Pilot | None) -
         + read_tokens(problems, num, True)
     )
     return _placed(
-        Work(sampled=cost, read_tokens=num_read if arguments["prm"] else 0, is_measured=pilot is not None),
+        Workload(
+            sampled=cost, read_tokens=num_read if arguments["prm"] else 0, is_measured=pilot is not None
+        ),
         arguments,
     )
 
 
-def _raft(arguments: Arguments, problems: ProblemSet, eval_problems: ProblemSet) -> Work:
+def _raft(arguments: Arguments, problems: ProblemSet, eval_problems: ProblemSet) -> Workload:
     config: RaftConfig = arguments["config"]
     prompts = replace(problems, num_problems=config.num_prompts or problems.num_problems)
-    work = Work(
+    workload = Workload(
         sampled=raft_cost(prompts, eval_problems, config),
         read_tokens=config.num_iterations * read_tokens(prompts, config.num_samples, False)
         if arguments["prm"]
@@ -196,21 +194,24 @@ def _raft(arguments: Arguments, problems: ProblemSet, eval_problems: ProblemSet)
         trains="policy",
         training=config.sft,
     )
-    return _placed(work, arguments)
+    return _placed(workload, arguments)
 
 
-def _placed(work: Work, arguments: Arguments) -> Work:
-    """With what the policy is split over, and what it samples on: the GPUs of Ray's workers, of this process, or of a server."""
+def _placed(workload: Workload, arguments: Arguments) -> Workload:
+    """The workload with the GPUs that the policy is split over and samples on.
+
+    These are the GPUs of Ray's workers, of this process, or of a server.
+    """
     policy: PolicyConfig = arguments.get("policy", PolicyConfig())
     workers: WorkersConfig = arguments.get("workers", WorkersConfig())
     if policy.engine == "openai":
-        return work
+        return workload
     num_gpus = round(workers.workers * workers.gpus_per_worker) if workers.ray else policy.tensor_parallel
-    return replace(work, replica_size=policy.tensor_parallel, sampling_gpus=max(1, num_gpus))
+    return replace(workload, replica_size=policy.tensor_parallel, sampling_gpus=max(1, num_gpus))
 
 
 def _with_means(problems: ProblemSet, pilot: Pilot | None) -> ProblemSet:
-    """As many problems, with the pilot's means."""
+    """The same number of problems, with the pilot's means."""
     if pilot is None or pilot.means is None:
         return problems
     return replace(pilot.means, num_problems=problems.num_problems)
@@ -224,6 +225,6 @@ def _calibrated(tree: TreeConfig, pilot: Pilot) -> dict[str, Any]:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """As a run's configuration has it: JSON, in which tuples are lists."""
+    """The settings as a run's configuration has them: JSON, in which tuples are lists."""
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain

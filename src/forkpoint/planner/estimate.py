@@ -1,9 +1,11 @@
-"""What every stage of an experiment takes on given GPUs: FLOPs, memory, hours, cost.
+"""The FLOPs, memory, hours and cost of every stage of an experiment on given GPUs.
 
-A policy samples on the GPUs that the command line gives it; where a server samples, on those of the stage, but one where a PRM
-reads too. A PRM is on one GPU, and reads when sampling is done. Training is shared out over all GPUs of the stage where a launcher
-starts it, else it is on one. Not counted: loading models, grading answers, checkpoints, batches that are not full.
-Invariant: the hours of a stage are the sum of its sampling, reading and training; its cost is hours x GPUs that it holds x price.
+A policy samples on the GPUs that the command line gives it. If a server samples, it uses all GPUs of the
+stage, or all but one if a PRM reads too. A PRM has one GPU and reads after sampling. Training uses all GPUs
+of the stage if a launcher starts it, else one. Not counted: loading models, grading answers, checkpoints,
+batches that are not full.
+Invariant: the hours of a stage are the sum of its sampling, reading and training; its cost is hours x GPUs
+that it holds x price.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from forkpoint.planner.commands import Arguments, Planner, Work
+from forkpoint.planner.commands import Arguments, Planner, Workload
 from forkpoint.planner.hardware import BYTES_TRAINING, HardwareConfig, ModelSize
 from forkpoint.planner.pilot import Pilot
 from forkpoint.planner.recipe import Recipe, Stage
@@ -19,21 +21,21 @@ from forkpoint.records import Cost
 
 SECONDS_PER_HOUR = 3600
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "auto": 2}
-"""Of a weight of that dtype; checkpoints, which `auto` keeps, are taken to be in bfloat16."""
+"""Bytes of a weight by dtype; `auto` keeps the checkpoint's, which is assumed to be bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageEstimate:
-    """What one stage takes."""
+    """The estimate of one stage."""
 
     name: str
     num_gpus: int
-    """That it holds."""
+    """GPUs that the stage holds."""
     sampled: Cost
     is_measured: bool
     """Whether `sampled` was scaled up from a pilot."""
     read_tokens: int
-    """By the PRM."""
+    """Tokens that the PRM reads."""
     trained_tokens: int
     flops: float
     sampling_hours: float
@@ -41,7 +43,8 @@ class StageEstimate:
     training_hours: float
     price_per_gpu_hour: float
     misfits: tuple[str, ...]
-    """What does not fit into the GPUs' memory; the hours are those of GPUs as fast, with more memory."""
+    """Models that do not fit into the GPUs' memory; hours assume GPUs of the same speed with enough
+    memory."""
 
     @property
     def hours(self) -> float:
@@ -64,8 +67,9 @@ def estimate_recipe(
 ) -> list[StageEstimate]:
     """Every stage of `recipe` that samples, reads or trains.
 
-    `parse` gives the name and the arguments of a command line without its first word; `pilots` are by the name of their stage.
-    ValueError where a stage is not known, or something that it is planned with is missing.
+    `parse` gives the name and the arguments of a command line without its first word; `pilots` has the pilots
+    by the names of their stages. ValueError if a stage is not known, or if something that it is planned with
+    is missing.
     """
     pilots = pilots or {}
     names = [stage.name for stage in recipe.stages]
@@ -80,14 +84,14 @@ def estimate_recipe(
             continue
         command, arguments = parse(stage.command[1:])
         try:
-            work = planner.work(
+            workload = planner.workload(
                 command, arguments, [recipe.problems[name] for name in stage.problems], pilots.get(stage.name)
             )
-            if work.training is not None and work.trains == "prm":
-                prm_dtype = work.training.dtype
-            if work != Work():
+            if workload.training is not None and workload.trains == "prm":
+                prm_dtype = workload.training.dtype
+            if workload != Workload():
                 estimates.append(
-                    estimate_stage(stage, work, recipe.models, hardware, WEIGHT_BYTES[prm_dtype])
+                    estimate_stage(stage, workload, recipe.models, hardware, WEIGHT_BYTES[prm_dtype])
                 )
         except ValueError as error:
             raise ValueError(f"stage {stage.name}: {error}") from None
@@ -95,15 +99,19 @@ def estimate_recipe(
 
 
 def estimate_stage(
-    stage: Stage, work: Work, models: Mapping[str, ModelSize], hardware: HardwareConfig, prm_weight_bytes: int
+    stage: Stage,
+    workload: Workload,
+    models: Mapping[str, ModelSize],
+    hardware: HardwareConfig,
+    prm_weight_bytes: int,
 ) -> StageEstimate:
-    """One stage, on the hardware's GPU; a PRM that it reads with has `prm_weight_bytes` per weight."""
+    """One stage on the hardware's GPU; its PRM has `prm_weight_bytes` bytes per weight."""
     flops = sampling_s = reading_s = training_s = 0.0
     needs: list[tuple[str, float, int]] = []
-    if work.sampled.sampled_tokens:
+    if workload.sampled.sampled_tokens:
         policy = _model(models, "policy")
-        replica_size = work.replica_size or hardware.replica_size(policy)
-        num_sampling = work.sampling_gpus or max(1, stage.num_gpus - (work.read_tokens > 0))
+        replica_size = workload.replica_size or hardware.replica_size(policy)
+        num_sampling = workload.sampling_gpus or max(1, stage.num_gpus - (workload.read_tokens > 0))
         if num_sampling > stage.num_gpus:
             raise ValueError(
                 f"the command line samples on {num_sampling} GPUs, and the stage holds {stage.num_gpus}"
@@ -111,40 +119,45 @@ def estimate_stage(
         flops += (
             2
             * policy.parameters
-            * (work.sampled.prompt_tokens - work.sampled.reused_tokens + work.sampled.sampled_tokens)
+            * (
+                workload.sampled.prompt_tokens
+                - workload.sampled.reused_tokens
+                + workload.sampled.sampled_tokens
+            )
         )
-        sampling_s = hardware.sampling_s(work.sampled, policy, num_sampling, replica_size)
+        sampling_s = hardware.sampling_s(workload.sampled, policy, num_sampling, replica_size)
         needs.append(("the policy's weights", policy.sampling_bytes, min(replica_size, num_sampling)))
-    if work.read_tokens:
+    if workload.read_tokens:
         prm = _model(models, "prm")
-        flops += 2 * prm.parameters * work.read_tokens
-        reading_s = hardware.computing_s(2 * prm.parameters * work.read_tokens, 1)
+        flops += 2 * prm.parameters * workload.read_tokens
+        reading_s = hardware.computing_s(2 * prm.parameters * workload.read_tokens, 1)
         needs.append(("the PRM's weights", prm_weight_bytes * prm.parameters, 1))
-    if work.training is not None:
-        model = _model(models, work.trains)
-        num_training = stage.num_gpus if stage.launcher and work.trains == "prm" else 1
-        is_lora = work.training.lora_rank > 0
-        training_flops = (4 if is_lora else 6) * model.parameters * work.trained_tokens
+    if workload.training is not None:
+        model = _model(models, workload.trains)
+        num_training = stage.num_gpus if stage.launcher and workload.trains == "prm" else 1
+        is_lora = workload.training.lora_rank > 0
+        training_flops = (4 if is_lora else 6) * model.parameters * workload.trained_tokens
         flops += training_flops
         training_s = hardware.computing_s(training_flops, num_training)
-        num_bytes = WEIGHT_BYTES[work.training.dtype] if is_lora else BYTES_TRAINING
+        num_bytes = WEIGHT_BYTES[workload.training.dtype] if is_lora else BYTES_TRAINING
         needs.append(
             (f"training at {num_bytes} bytes per weight", num_bytes * model.parameters, num_training)
         )
     return StageEstimate(
         name=stage.name,
         num_gpus=stage.num_gpus,
-        sampled=work.sampled,
-        is_measured=work.is_measured,
-        read_tokens=work.read_tokens,
-        trained_tokens=work.trained_tokens,
+        sampled=workload.sampled,
+        is_measured=workload.is_measured,
+        read_tokens=workload.read_tokens,
+        trained_tokens=workload.trained_tokens,
         flops=flops,
         sampling_hours=sampling_s / SECONDS_PER_HOUR,
         reading_hours=reading_s / SECONDS_PER_HOUR,
         training_hours=training_s / SECONDS_PER_HOUR,
         price_per_gpu_hour=hardware.price_per_gpu_hour,
         misfits=tuple(
-            f"{what}: {num_bytes / 1e9:,.0f} GB, and {num_gpus} x {hardware.gpu} have room for {num_gpus * hardware.room / 1e9:,.0f} GB"
+            f"{what}: {num_bytes / 1e9:,.0f} GB, and {num_gpus} x {hardware.gpu} have room for "
+            f"{num_gpus * hardware.room / 1e9:,.0f} GB"
             for what, num_bytes, num_gpus in needs
             if num_bytes >= num_gpus * hardware.room
         ),

@@ -1,13 +1,16 @@
-"""What GPUs can do, and how long a model takes on them.
+"""How long a model takes on GPUs, and whether it fits.
 
-Three bounds, of which a stage meets the slower one that applies:
+Three bounds; the time of a stage is that of the slower of the first two:
 
-    computing   2 N FLOPs per token that is read, 6 N per token that is trained (4 N with LoRA: no gradients of frozen weights),
-                at `compute_utilisation` of the peak; attention itself is left out (a 7B model at 1,000 tokens: under 3 %)
-    reading     a decoding step reads all weights and every sequence's keys and values once, at `bandwidth_utilisation`
-    memory      what does not fit is said, never squeezed in
+    computing   2 N FLOPs per token that is read, 6 N per token that is trained (4 N with LoRA, which needs
+                no gradients of frozen weights), at `compute_utilisation` of the peak; attention itself is
+                left out (under 3 % for a 7B model at 1,000 tokens)
+    reading     a decoding step reads all weights and every sequence's keys and values once, at
+                `bandwidth_utilisation`
+    memory      models that do not fit are reported; the times are not changed
 
-Invariant: pure arithmetic over named fields. The utilisations, prices and batch sizes are assumptions until they are measured.
+Invariant: pure arithmetic over named fields. The utilisations, prices and batch sizes are assumptions until
+they are measured.
 """
 
 from __future__ import annotations
@@ -16,15 +19,18 @@ from dataclasses import dataclass
 from math import floor
 from typing import Literal
 
+from forkpoint.checks import check_above, check_at_least, check_choice, check_within
 from forkpoint.records import Cost
 
 GPUKind = Literal["A100", "L40S", "H100", "H200", "B200"]
 MEMORY_SHARE = 0.9
-"""Of a GPU's memory that weights, optimiser states and caches may take; the rest is left for activations and the engine."""
+"""The share of a GPU's memory for weights, optimiser states and caches; the rest is for activations and the
+engine."""
 BYTES_SAMPLING = 2
-"""Per weight of a policy while it samples (bfloat16), and per key and value."""
+"""Bytes per weight of a policy that samples, and per key and value (bfloat16)."""
 BYTES_TRAINING = 16
-"""Per weight: float32 weights, gradients and Adam's two moments; bfloat16 weights and gradients with float32 masters come to the same."""
+"""Bytes per trained weight: float32 weights, gradients and Adam's two moments; bfloat16 weights and gradients
+with float32 masters need as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +40,9 @@ class GPU:
     flops: float
     """Peak FLOP/s in bfloat16, dense (data sheets print the double, with sparsity)."""
     bandwidth: float
-    """Of its memory, bytes per second."""
+    """Bandwidth of its memory in bytes per second."""
     memory: float
-    """Bytes."""
+    """Memory in bytes."""
 
 
 GPUS: dict[GPUKind, GPU] = {
@@ -50,7 +56,7 @@ GPUS: dict[GPUKind, GPU] = {
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """A model by its numbers, which its config.json and its card state."""
+    """The size of a model, as its config.json and its card give it."""
 
     parameters: float
     num_layers: int
@@ -65,59 +71,67 @@ class ModelSize:
 
     @property
     def sampling_bytes(self) -> float:
-        """Of its weights while it samples."""
+        """Bytes of the model's weights while it samples."""
         return BYTES_SAMPLING * self.parameters
 
     @property
     def cache_bytes_per_token(self) -> float:
-        """Keys and values of one token in all layers."""
+        """Bytes of one token's keys and values in all layers."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * BYTES_SAMPLING
 
 
 @dataclass(frozen=True)
 class HardwareConfig:
-    """What the work is done with, and how well. Utilisations, price and batch are assumptions; set them to what you measured or pay."""
+    """The GPUs, and how well they are used.
+
+    Utilisations, price and batch size are assumptions; set them to what you measured or pay.
+    """
 
     gpu: GPUKind | None = None
-    """A100 (80 GB), L40S, H100, H200 or B200; without it the one that the recipe is planned for."""
+    """Kind of GPU: A100 (80 GB), L40S, H100, H200 or B200; without it, the one that the recipe names."""
     price_per_gpu_hour: float = 2.5
-    """In whatever currency; an assumption, not an offer."""
+    """Price of a GPU for one hour, in any currency; an assumption, not an offer."""
     compute_utilisation: float = 0.4
     """Share of the peak FLOP/s that reading and training reach (model-FLOP utilisation); an assumption."""
     bandwidth_utilisation: float = 0.5
     """Share of the memory's bandwidth that decoding reaches; an assumption."""
     max_sequences: int = 256
-    """Sequences that are decoded side by side at most, where memory allows so many; an assumption about the engine."""
+    """Largest number of sequences that are decoded side by side, if they fit into memory; an assumption about
+    the engine."""
     tokens_per_second: float | None = None
-    """Sampled tokens per second and GPU, where you have measured them: replaces the bounds of decoding and of reading prompts."""
+    """Sampled tokens per second and GPU, if you have measured them; replaces the bounds of decoding and of
+    reading prompts."""
 
     def __post_init__(self) -> None:
-        if self.gpu is not None and self.gpu not in GPUS:
-            raise ValueError(f"GPU {self.gpu!r} is unknown; choose from {', '.join(GPUS)}")
-        if self.max_sequences < 1:
-            raise ValueError(f"max_sequences must be at least 1; {self.max_sequences} was given")
-        for name in ("compute_utilisation", "bandwidth_utilisation"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in (0, 1]; {getattr(self, name)} was given")
-        if self.price_per_gpu_hour < 0 or (
-            self.tokens_per_second is not None and not self.tokens_per_second > 0
-        ):
-            raise ValueError("price_per_gpu_hour must be at least 0 and tokens_per_second above 0")
+        if self.gpu is not None:
+            check_choice("GPU", self.gpu, GPUS)
+        check_at_least(1, max_sequences=self.max_sequences)
+        check_within(
+            "(0, 1]",
+            compute_utilisation=self.compute_utilisation,
+            bandwidth_utilisation=self.bandwidth_utilisation,
+        )
+        check_at_least(0, price_per_gpu_hour=self.price_per_gpu_hour)
+        if self.tokens_per_second is not None:
+            check_above(0, tokens_per_second=self.tokens_per_second)
 
     @property
     def room(self) -> float:
-        """Bytes of one GPU that may be taken."""
+        """Bytes of one GPU's memory that models may take."""
         return self._facts.memory * MEMORY_SHARE
 
     def replica_size(self, model: ModelSize) -> int:
-        """GPUs that one copy of a sampling model needs: the least power of two whose room is more than its weights."""
+        """GPUs that one copy of a sampling model needs: the least power of two with enough room."""
         num_gpus = 1
         while num_gpus * self.room <= model.sampling_bytes:
             num_gpus *= 2
         return num_gpus
 
     def batch(self, model: ModelSize, replica_size: int, tokens_per_sequence: float) -> int:
-        """Sequences of so many tokens that a replica decodes side by side: as many as fit, at least 1, at most `max_sequences`."""
+        """The number of sequences of `tokens_per_sequence` tokens that a replica decodes side by side.
+
+        It is limited by memory and `max_sequences`, and at least 1.
+        """
         free = replica_size * self.room - model.sampling_bytes
         return max(
             1, min(self.max_sequences, floor(free / (tokens_per_sequence * model.cache_bytes_per_token)))
@@ -126,7 +140,7 @@ class HardwareConfig:
     def decoding_rate(
         self, model: ModelSize, replica_size: int, context_tokens: float, new_tokens: float
     ) -> float:
-        """Tokens per second of one replica, for requests of `context_tokens` that `new_tokens` are added to.
+        """Tokens per second of one replica, for requests that add `new_tokens` to `context_tokens`.
 
         A step gives each of B sequences a token. It takes the longer of 2 N B / FLOP/s and
         (weights + B (context + new / 2) cache bytes per token) / bandwidth.
@@ -139,7 +153,7 @@ class HardwareConfig:
         return batch / max(self.computing_s(2 * model.parameters * batch, replica_size), reading_s)
 
     def sampling_s(self, cost: Cost, model: ModelSize, num_gpus: int, replica_size: int) -> float:
-        """Seconds of sampling on `num_gpus`, by replicas of `replica_size` each; what is reused of prompts costs nothing."""
+        """Seconds of sampling on `num_gpus` by replicas of `replica_size` GPUs. Reused tokens are free."""
         if self.tokens_per_second is not None:
             return cost.sampled_tokens / (self.tokens_per_second * num_gpus)
         num_replicas = max(1, num_gpus // replica_size)
@@ -152,7 +166,7 @@ class HardwareConfig:
         return (cost.sampled_tokens / rate + reading_s) / num_replicas
 
     def computing_s(self, flops: float, num_gpus: int) -> float:
-        """Seconds that so many FLOPs take."""
+        """Seconds that `flops` take on `num_gpus` GPUs."""
         return flops / (self._facts.flops * self.compute_utilisation * num_gpus)
 
     @property

@@ -1,7 +1,8 @@
 """Measured means instead of assumed ones: a finished run of a few problems, scaled up.
 
-Invariant: totals are the run's own, from its journal; a pilot is refused for a stage that does something else. What a pilot cannot
-know is whether its problems are like the rest: take them with `?num=20&seed=0`, not from the head of a sorted file.
+Invariant: totals are the run's own, from its journal; a pilot is refused for a stage that does something
+else. A pilot cannot know whether its problems are like the rest: take them with `?num=20&seed=0`, not from
+the head of a sorted file.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ import numpy as np
 
 from forkpoint.errors import RunError
 from forkpoint.estimates import Estimate, bootstrap
-from forkpoint.formats.labels_file import read_labelled
+from forkpoint.formats.labels_file import LABELS, read_labelled
 from forkpoint.labels.config import LabelConfig
+from forkpoint.labels.leaf_plan import anchor_rule
 from forkpoint.labels.rollouts import step_prefixes
-from forkpoint.labels.run import LABELS, anchor_rule
 from forkpoint.planner.volume import ProblemSet, scaled
 from forkpoint.records import Cost
 from forkpoint.runs import Run
@@ -27,56 +28,61 @@ from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome
 from forkpoint.solutions.work import outcome_of
 
 EVALUATE = "evaluate"
-"""The run inside the directory of an evaluation."""
+"""The directory of the run inside that of an evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pilot:
-    """What a finished run of `forkpoint label` or `forkpoint evaluate` took."""
+    """The measured cost of a finished run of `forkpoint label` or `forkpoint evaluate`."""
 
     directory: Path
     settings: dict[str, Any]
     """The run's configuration."""
     means: ProblemSet | None
-    """Of its problems; None for a search by bisection, whose journal has no prompts."""
+    """Means of its problems; None for a search by bisection, whose journal has no prompts."""
     num_problems: int
     cost: Cost
     sampled_tokens: Estimate | None
-    """Per problem, with the 95 % interval over the pilot's problems; None for a search by bisection."""
+    """Sampled tokens per problem, with the 95 % interval over problems; None for a search by bisection."""
     num_rollouts: int
-    """The most rollouts that a prefix has."""
+    """The largest number of rollouts that a prefix has."""
     solutions_per_problem: float
     seconds: float
-    """Of the process that wrote the run, while it had it open."""
+    """Seconds for which the run was open for writing."""
     journal_bytes: int
 
     @property
     def tokens_per_second(self) -> float:
-        """Sampled tokens, of all that sampled: a lower bound of what the same machine does with more problems side by side."""
+        """Sampled tokens per second: a lower bound for the same machine with more problems side by side."""
         return self.cost.sampled_tokens / self.seconds
 
     def scaled_cost(self, num_problems: int) -> Cost:
-        """The cost of so many problems like these."""
+        """The cost of `num_problems` problems like these."""
         return scaled(self.cost, num_problems / self.num_problems)
 
     def check(self, asked: Mapping[str, Any], num_rollouts: int | None = None) -> None:
-        """ValueError unless the run's configuration holds `asked` (and prefixes have `num_rollouts`), so that its tokens say something."""
+        """Raise ValueError unless the pilot did what a stage will do.
+
+        Its configuration must hold `asked`, and its prefixes `num_rollouts` rollouts, unless that is None.
+        """
         for name, value in asked.items():
             if self.settings.get(name) != value:
                 raise ValueError(
-                    f"the pilot {self.directory} had {name} {self.settings.get(name)}, and the stage has {value}; "
+                    f"the pilot {self.directory} had {name} {self.settings.get(name)}, "
+                    f"and the stage has {value}; "
                     "make a pilot with the stage's own flags on fewer problems"
                 )
         if num_rollouts not in (None, self.num_rollouts):
             raise ValueError(
-                f"the pilot {self.directory} has {self.num_rollouts} rollouts per prefix, and the stage has {num_rollouts}"
+                f"the pilot {self.directory} has {self.num_rollouts} rollouts per prefix, "
+                f"and the stage has {num_rollouts}"
             )
 
 
 def read_pilot(directory: Path) -> Pilot:
     """The pilot at `directory`: a label run, or what `forkpoint evaluate` wrote.
 
-    FileNotFoundError or RunError where there is none; RunError where it is not finished or nothing was sampled.
+    FileNotFoundError or RunError if there is none; RunError if it is not finished or nothing was sampled.
     """
     if (directory / EVALUATE / JOURNAL).is_file():
         directory = directory / EVALUATE
@@ -110,11 +116,11 @@ def _measured(run: Run, seconds: float) -> Pilot:
     num_searched = num_paths = 0
     for row in run.rows():
         if row["kind"] == "rollouts":
-            its_cost = Cost(**row["cost"])
-            cost += its_cost
+            row_cost = Cost(**row["cost"])
+            cost += row_cost
             num_rollouts = max(num_rollouts, row["first"] + len(row["correct"]))
             if row["prefix"] in owners:
-                per_problem[owners[row["prefix"]]] += its_cost.sampled_tokens
+                per_problem[owners[row["prefix"]]] += row_cost.sampled_tokens
         elif row["kind"] == "search":
             num_searched += 1
             num_paths += len(row["paths"])

@@ -1,23 +1,23 @@
-"""An experiment as a file: named variables, command lines in order, and what a plan has to assume.
+"""An experiment as a file: named variables, command lines in order, and the assumptions of its plan.
 
     title = "..."
-    gpu = "H100"                      # what it is planned for
-    [variables]                       # whoever runs it may set them; a list is several arguments
+    gpu = "H100"                      # the GPU that it is planned for
+    [variables]                       # may be set on the command line; a list is several arguments
     policy = "OWNER/NAME"
     [models.policy]                   # parameters, num_layers, num_kv_heads, head_dim; likewise models.prm
-    [problems.train]                  # num_problems, and means: prompt_tokens, solution_tokens, steps (fork_share)
+    [problems.train]                  # num_problems, prompt_tokens, solution_tokens, steps (fork_share)
     [[stages]]
     name = "label"
     command = "forkpoint label {train} --policy {policy} --out {out}/labels"
-    problems = ["train"]              # which means it is planned with
-    num_gpus = "{gpus}"               # how many it holds
-    launcher = "accelerate launch -m" # what starts `forkpoint`; without it this Python does
-    server = "..."                    # what runs beside it
+    problems = ["train"]              # the problem sets that it is planned with
+    num_gpus = "{gpus}"               # the number that it holds
+    launcher = "accelerate launch -m" # starts `forkpoint`; without it this Python does
+    server = "..."                    # runs beside the command
     health = "http://localhost:8000/health"   # answers once the server is ready
 
-Invariant: a command line is split first and filled in then, so a value with blanks stays one argument. `{out}` and `{here}`, the
-directory of the file, are always there; a variable may use those above it. An unknown name anywhere is an error.
-This file runs nothing.
+Invariant: a command line is split before it is filled in, so a value with blanks stays one argument. `{out}`
+and `{here}`, the directory of the file, are always there; a variable may use those above it. An unknown name
+anywhere is an error. This file runs nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from forkpoint.planner.hardware import GPUKind, ModelSize
 from forkpoint.planner.volume import ProblemSet
 
 T = TypeVar("T")
-Value = str | list[str]
+Setting = str | list[str]
 NAME = re.compile(r"\{(\w+)\}")
 
 
@@ -44,7 +44,8 @@ class Stage:
 
     name: str
     command: tuple[str, ...]
-    """The command line; the first argument is `forkpoint`, or another program that samples and trains nothing."""
+    """The command line; the first argument is `forkpoint`, or another program that samples and trains
+    nothing."""
     problems: tuple[str, ...] = ()
     launcher: tuple[str, ...] = ()
     server: tuple[str, ...] = ()
@@ -66,7 +67,7 @@ class Recipe:
 def read_recipe(path: Path, out: Path, settings: Sequence[str] = ()) -> Recipe:
     """The experiment of a file, for the directory `out`, with `NAME=VALUE` for some of its variables.
 
-    FileNotFoundError where there is none; ValueError where a name is unknown, missing or given twice.
+    FileNotFoundError if there is no file; ValueError if a name is unknown, missing or given twice.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no recipe at {path}")
@@ -89,20 +90,22 @@ def read_recipe(path: Path, out: Path, settings: Sequence[str] = ()) -> Recipe:
     for stage in stages:
         for name in set(stage.problems) - problems.keys():
             raise ValueError(
-                f"{path}, stage {stage.name}: problems {name!r} are unknown; there are {', '.join(problems) or 'none'}"
+                f"{path}, stage {stage.name}: problems {name!r} are unknown; "
+                f"there are {', '.join(problems) or 'none'}"
             )
     return _made(Recipe, str(path), {**content, "stages": stages, "problems": problems, "models": models})
 
 
 def _variables(
-    path: Path, out: Path, declared: Mapping[str, Value], settings: Sequence[str]
+    path: Path, out: Path, declared: Mapping[str, Setting], settings: Sequence[str]
 ) -> dict[str, list[str]]:
     given: dict[str, str] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or name not in declared or name in given:
             raise ValueError(
-                f"{setting!r} is not NAME=VALUE of a variable of {path}, each once; it has {', '.join(declared) or 'none'}"
+                f"{setting!r} is not NAME=VALUE of a variable of {path}, each once; "
+                f"it has {', '.join(declared) or 'none'}"
             )
         given[name] = value
     variables = {"out": [str(out)], "here": [str(path.parent)]}
@@ -139,7 +142,10 @@ def _stage(path: Path, row: Mapping[str, Any], variables: Mapping[str, list[str]
 
 
 def _filled(text: str, variables: Mapping[str, list[str]]) -> list[str]:
-    """The text with its variables; one that is nothing but a variable becomes all of its arguments. Unknown names stay."""
+    """The text with its variables filled in; unknown names stay.
+
+    A text that is nothing but a variable becomes all of its arguments.
+    """
     whole = NAME.fullmatch(text)
     if whole and whole[1] in variables:
         return variables[whole[1]]
@@ -147,7 +153,7 @@ def _filled(text: str, variables: Mapping[str, list[str]]) -> list[str]:
 
 
 def _made(kind: type[T], where: str, row: Mapping[str, Any]) -> T:
-    """A record from a table. ValueError naming keys that are unknown or missing."""
+    """A record from a table. ValueError that names the keys that are unknown or missing."""
     known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
     unknown = sorted(row.keys() - known.keys())
     missing = [

@@ -1,6 +1,11 @@
-"""Seam 1: whatever continues text. Each back-end is one file; `load_policy` finds the right one by name.
+"""Policies: language models that continue token prefixes (the protocol `records.Policy`).
 
-Invariant: importing this package loads neither torch nor transformers; a back-end's libraries are loaded when it is asked for.
+Each engine is one file: `local` (transformers), `vllm`, `openai` (a server), and `scripted`, the test double.
+`PolicyConfig` in `config` chooses among them; `load_policy` loads a model with transformers.
+To write an engine, derive from `checkpoint_policy.CheckpointPolicy`, which does everything that concerns
+text.
+Invariant: importing this package loads neither torch nor transformers; the libraries of an engine are loaded
+with its file.
 """
 
 from __future__ import annotations
@@ -11,26 +16,29 @@ from typing import TYPE_CHECKING
 from forkpoint.policies.scripted import ScriptedPolicy
 
 if TYPE_CHECKING:
-    from forkpoint.policies.local import Device, Dtype, LocalPolicy
+    from forkpoint.checkpoint import Dtype
+    from forkpoint.policies.local import LocalPolicy
 
 LAB_POLICY = Path(__file__).parent.parent / "lab" / "policy"
 SHIPPED = {"lab": LAB_POLICY, "lab-shuffle": LAB_POLICY.with_name("shuffle_policy")}
-"""The tiny policies that come with the package, by the family of problems that they solve."""
+"""The tiny policies that ship with the package, under the names of the problems that they solve."""
 
 __all__ = ["LAB_POLICY", "SHIPPED", "ScriptedPolicy", "checkpoint_of", "load_policy"]
 
 
 def checkpoint_of(name_or_path: str | Path) -> str | Path:
-    """The model directory or hub id that is meant: `lab` and `lab-shuffle` are the tiny policies that ship with the package.
+    """The model directory or hub id of a name.
 
-    Raises FileNotFoundError where such a one is not part of the installation.
+    `lab` and `lab-shuffle` are the tiny policies that ship with the package, all other names stay as they
+    are. Raises FileNotFoundError if a shipped policy is missing from this installation.
     """
     shipped = SHIPPED.get(str(name_or_path))
     if shipped is None:
         return name_or_path
     if not (shipped / "config.json").exists():
         raise FileNotFoundError(
-            f"the policy {name_or_path} is not part of this installation; train it with recipes/train_lab_policy.py"
+            f"the policy {name_or_path} is not part of this installation; "
+            "train it with recipes/train_lab_policy.py"
         )
     return shipped
 
@@ -38,15 +46,15 @@ def checkpoint_of(name_or_path: str | Path) -> str | Path:
 def load_policy(
     name_or_path: str | Path,
     *,
-    device: Device = "auto",
+    device: str = "auto",
     dtype: Dtype = "auto",
     batch_size: int = 64,
     template: str | None = None,
     cache_bytes: int = 1 << 30,
 ) -> LocalPolicy:
-    """The policy called `name_or_path`: `lab` and `lab-shuffle` ship with the package, all else is a model directory or hub id.
+    """Load a policy with transformers, from `lab`, `lab-shuffle`, a model directory or a hub id.
 
-    The options are those of `LocalPolicy.load`. Raises FileNotFoundError where there is no such model.
+    The options are those of `LocalPolicy.load`. Raises FileNotFoundError if there is no such model.
     """
     from forkpoint.policies.local import LocalPolicy
 

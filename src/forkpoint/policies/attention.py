@@ -1,8 +1,9 @@
-"""Attention for decoding in rows: torch's own, except for one new token per row on a CPU.
+"""Attention for decoding in rows: that of torch, except for one new token per row on a CPU.
 
-There, `scaled_dot_product_attention` makes one small matrix product per row and head; two batched products over the whole
-buffer take about half its time, as long as the buffer has no gaps.
-Invariant: equal to torch's to rounding. Importing this file makes the name `ROWS` known to transformers and changes no model.
+In that case `scaled_dot_product_attention` computes one small matrix product per row and head; two batched
+products over the whole buffer take about half the time, provided that the buffer has no gaps.
+Invariant: the result equals that of torch up to rounding. Importing this file registers the name `ROWS` with
+transformers and changes no model.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers asks of an attention function: [B, tokens, heads, dim] from [B, heads, tokens, dim]."""
+    """An attention function for transformers: [B, heads, tokens, dim] becomes [B, tokens, heads, dim]."""
     is_decoding = query.shape[2] == 1 and query.device.type == "cpu"
     is_plain = not dropout and kwargs.get("position_bias") is None
     if not is_decoding or not is_plain or attention_mask is None or not attention_mask.is_floating_point():
@@ -38,9 +39,8 @@ def attend(
         return output
     num_rows, num_heads, _, dim = query.shape
     num_kv_heads = key.shape[1]
-    query_B_K_G_D = query.reshape(
-        num_rows, num_kv_heads, num_heads // num_kv_heads, dim
-    )  # a group shares keys and values
+    # the query heads of a group share keys and values
+    query_B_K_G_D = query.reshape(num_rows, num_kv_heads, num_heads // num_kv_heads, dim)
     scores_B_K_G_W = torch.matmul(query_B_K_G_D, key.transpose(2, 3))
     scores_B_K_G_W = (
         scores_B_K_G_W.float().mul_(dim**-0.5 if scaling is None else scaling).add_(attention_mask)

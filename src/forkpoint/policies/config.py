@@ -1,6 +1,6 @@
-"""Which policy, on which engine: the flags of every command that samples.
+"""The choice of a policy and its engine: the flags of every command that samples.
 
-Importing this file loads no engine; `PolicyConfig.load` loads the one that is asked for.
+Importing this file loads no engine; `PolicyConfig.load` loads the one that is chosen.
 """
 
 from __future__ import annotations
@@ -8,8 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from forkpoint.checkpoint import Device, Dtype
+from forkpoint.checks import check_at_least, check_choice
 from forkpoint.errors import MissingPackageError
 from forkpoint.policies import checkpoint_of, load_policy
+from forkpoint.policies.truncated import Bound
 
 if TYPE_CHECKING:
     from forkpoint.records import Policy
@@ -20,45 +23,53 @@ ENGINES: tuple[Engine, ...] = ("local", "vllm", "openai")
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """A policy and how it is run."""
+    """A policy, and how to run it."""
 
     policy: str = "lab"
-    """`lab` (the shipped one), a model directory, or a hub id."""
+    """`lab` or `lab-shuffle` (shipped with the package), a model directory, or a hub id."""
     engine: Engine = "local"
-    """What runs it: local (transformers, here), vllm (in this process), openai (a server that speaks token ids, as vLLM's does)."""
+    """What runs the model: local (transformers, in this process), vllm (in this process), or openai (an
+    OpenAI-compatible server that accepts and returns token ids, as that of vLLM does)."""
     server: str | None = None
-    """With engine openai, the server's address; the key is that of the environment's OPENAI_API_KEY."""
+    """With engine openai, the address of the server. The key is read from the environment variable
+    OPENAI_API_KEY."""
     served_name: str | None = None
-    """With engine openai, the name under which a server of several models serves this one."""
+    """With engine openai, the name of the model on the server; needed if it serves several."""
     batch_size: int = 64
-    """Problems, prefixes or sequences that are worked on side by side."""
+    """How many problems, prefixes or sequences are processed side by side."""
     max_in_flight: int = 64
-    """With engine openai, requests that are open at a time."""
+    """With engine openai, the most requests that are open at a time."""
     template: str | None = None
-    """The prompt with {question} in it; without one the chat template, and without that the question and a line break."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """With engine local."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """With engines local and vllm; auto is bfloat16 on a GPU and float32 elsewhere."""
+    """The prompt, with {question} in it. The default is the chat template of the model; if there is none, the
+    question and a line break."""
+    device: Device = "auto"
+    """With engine local, the device to run on; auto is the first GPU if there is one, else the CPU."""
+    dtype: Dtype = "auto"
+    """With engines local and vllm, the type of the weights; auto is bfloat16 on a GPU and float32
+    elsewhere."""
     top_logprobs: int = 20
-    """With engines vllm and openai, the most probable tokens that a position's entropy is judged by; with vllm, -1 is all of them."""
-    entropy_bound: Literal["lower", "upper"] = "lower"
-    """Which end of the interval that these tokens leave stands for the entropy; part of the policy's name, so runs record it."""
+    """With engines vllm and openai, the number of most probable tokens per position from which its entropy is
+    bounded. With vllm, -1 asks for the whole vocabulary, which makes entropies exact."""
+    entropy_bound: Bound = "lower"
+    """The end of the interval of possible entropies that is reported as the entropy. It is part of the name
+    of the policy, so runs record it."""
     tensor_parallel: int = 1
-    """With engine vllm, GPUs that the model is split over."""
+    """With engine vllm, the number of GPUs over which the model is split."""
 
     def __post_init__(self) -> None:
-        if self.engine not in ENGINES:
-            raise ValueError(f"engine {self.engine!r} is unknown; choose from {', '.join(ENGINES)}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; {self.batch_size} was given")
+        check_choice("engine", self.engine, ENGINES)
+        check_at_least(1, batch_size=self.batch_size)
         if (self.engine == "openai") != (self.server is not None):
             raise ValueError(
                 "engine openai and the address of a server belong together: give both or neither"
             )
 
     def load(self) -> Policy:
-        """The policy. FileNotFoundError where there is no such model, MissingPackageError where the engine is not installed."""
+        """Load the policy.
+
+        Raises FileNotFoundError if there is no such model, and MissingPackageError if the engine is not
+        installed.
+        """
         if self.engine == "local":
             return load_policy(
                 self.policy,
@@ -73,7 +84,7 @@ class PolicyConfig:
                 from forkpoint.policies.vllm import VLLMPolicy
             except ModuleNotFoundError as error:
                 raise MissingPackageError(
-                    f"engine vllm needs vLLM in this environment ({error}); see docs/engines.md"
+                    f"engine vllm needs vLLM in this environment ({error}); see docs/how-to/engines.md"
                 ) from error
 
             return VLLMPolicy.load(
@@ -86,7 +97,7 @@ class PolicyConfig:
             )
         from forkpoint.policies.openai import OpenAIPolicy
 
-        assert self.server is not None, "checked when the configuration was made"
+        assert self.server is not None, "__post_init__ refuses engine openai without a server"
         return OpenAIPolicy.load(
             path_or_id,
             server=self.server,

@@ -1,10 +1,11 @@
-"""The decoding loop: rows join the batch when there is room, and leave it as they finish.
+"""The decoding loop: requests join the batch when rows are free, and leave it when they are finished.
 
-Active sequences fill rows 0 to n-1 of the buffers without a gap; the last ones move down into the places of those that
-finish. Waiting requests join together once enough rows are free, after one forward pass over what is not cached of them.
-Invariant: everything a sequence has (keys and values, settings, what was observed of its tokens) is in its row, so moving
-a row is a copy and the loop itself holds no per-token state.
-This file does not know tokenizers, and does not choose what to generate.
+The n active sequences fill rows 0 to n-1 of the buffers without a gap; when some finish, the last rows move
+into their places. Waiting requests join in groups once enough rows are free, after a forward pass over the
+tokens that are not cached.
+Invariant: everything that belongs to a sequence (keys and values, settings, observations of its tokens) is in
+its row, so moving a row is a copy and the loop itself holds no state per token.
+This file knows no tokenizers and does not choose what to generate.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from forkpoint.policies.sampling import random_key, take, uniforms
 from forkpoint.records import Completion, Request
 
 PREFILL_TOKENS = 8192
-"""Most tokens in one forward pass over prefixes, padding included; bounds its memory."""
+"""The most tokens in one forward pass over prefixes, padding included. It bounds the memory of the pass."""
 MAX_PADDING = 0.25
-"""Most padding in such a pass, as a share of its tokens, before it is split."""
+"""The largest share of padding among the tokens of such a pass; a pass with more is split."""
 REFILL = 4
-"""Waiting requests join when this fraction (one in 4) of the rows is free: often enough to keep the batch full, and in groups
+"""Waiting requests join when one in `REFILL` rows is free: often enough to keep the batch full, and in groups
 large enough for one pass over their prefixes to be cheap."""
 
 
 class RowStates:
-    """What each row needs beside its keys and values: where it stands, how to sample, and what it has seen.
+    """The state of each row besides its keys and values: position, sampling settings and observations.
 
-    `num_taken` tokens of a row are in columns 0 to `num_taken - 1` of the observations.
+    The observations of the tokens that a row has taken are in columns 0 to `num_taken - 1`.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class RowStates:
         self._eos_ids = torch.tensor(sorted(eos_ids), dtype=torch.long, device=device)
 
     def start(self, first_row: int, requests: Sequence[Request]) -> None:
-        """Set the rows from `first_row` on to the state of requests whose prefixes are computed."""
+        """Initialize the rows from `first_row` on for requests whose prefixes have been computed."""
         rows = slice(first_row, first_row + len(requests))
         ints = [(len(r.prefix_ids), random_key(r.seed), 0, r.max_tokens) for r in requests]
         fields = (self.lengths_R, self.keys_R, self.num_taken_R, self.max_tokens_R)
@@ -64,7 +65,7 @@ class RowStates:
         self.top_ps_R[rows] = torch.tensor([r.top_p for r in requests], dtype=torch.double)
 
     def take(self, first_row: int, logits_B_V: Tensor, samples: bool, truncates: bool) -> Tensor:
-        """Take the next token of the rows from `first_row` on, write down what was seen; which rows are finished, [B]."""
+        """Take the next token of the rows from `first_row` on; return which of them are finished, [B]."""
         rows = slice(first_row, first_row + len(logits_B_V))
         steps_B = self.num_taken_R[rows]
         uniforms_B = uniforms(self.keys_R[rows], steps_B) if samples else None
@@ -82,6 +83,7 @@ class RowStates:
         return torch.isin(taken.ids_B, self._eos_ids) | (self.num_taken_R[rows] >= self.max_tokens_R[rows])
 
     def copy(self, sources: list[int], targets: list[int]) -> None:
+        """Copy the state of some rows to other rows; no row is both a source and a target."""
         counts = (self.last_ids_R, self.lengths_R, self.num_taken_R, self.max_tokens_R)
         for field in (*counts, self.keys_R, self.temperatures_R, self.top_ps_R):
             field[targets] = field[sources]
@@ -91,7 +93,7 @@ class RowStates:
     def completions(
         self, rows: list[int], num_reused: Sequence[int], eos_ids: frozenset[int]
     ) -> list[Completion]:
-        """What finished rows have taken, one transfer from the device for all of them."""
+        """The completions of finished rows, with one transfer from the device for all of them."""
         nums_taken = self.num_taken_R[rows].tolist()
         ids_2_F_T = self.ids_2_R_T[:, rows, : max(nums_taken)].cpu()
         floats_3_F_T = self.floats_3_R_T[:, rows, : max(nums_taken)].cpu()
@@ -115,21 +117,29 @@ class RowStates:
 
 @dataclass(slots=True)
 class _Active:
-    """A request in the batch."""
+    """A request in the batch. The index of an `_Active` in the list is the row of its sequence."""
 
     request_idx: int
     num_reused: int
     age: int
-    """How many passes the batch had made when the row joined; its length is its prefix and the passes since then."""
+    """The number of passes that the batch had made when the row joined. The sequence has the length of its
+    prefix plus the number of passes since then."""
 
 
 @dataclass(slots=True)
 class _Prefill:
-    """A prefix to compute, and the requests that start with exactly it."""
+    """A prefix to compute, and the requests whose prefix it is."""
 
     request_idxs: list[int]
     match: Match
-    num_tail: int
+    """The part of the prefix that is cached."""
+    num_tokens: int
+    """The length of the prefix."""
+
+    @property
+    def num_tail(self) -> int:
+        """Tokens at the end of the prefix that the model has to compute."""
+        return self.num_tokens - self.match.num_tokens
 
 
 class BatchDecoder:
@@ -163,7 +173,7 @@ class BatchDecoder:
         self._completions: dict[int, Completion] = {}
         self._active: list[_Active] = []
         self._num_passes = 0
-        # those with most left to do first, so that the batch stays full for long; equal prefixes and lengths side by side
+        # the longest first, so that the batch stays full for long; equal prefixes and lengths side by side
         order = sorted(
             range(len(requests)),
             key=lambda i: (-requests[i].max_tokens, -len(requests[i].prefix_ids), requests[i].prefix_ids),
@@ -178,7 +188,7 @@ class BatchDecoder:
         return [self._completions[idx] for idx in range(len(requests))]
 
     def _step(self) -> None:
-        """One more token for every active row."""
+        """Take one more token in every active row."""
         num_active = len(self._active)
         self._rows.fit(self._num_rows, self._max_length(), num_active)
         ids_B_1, positions_B_1 = (
@@ -190,17 +200,19 @@ class BatchDecoder:
         self._take(0, logits_B_V)
 
     def _max_length(self) -> int:
+        """The length of the longest active sequence, its next token included."""
         return self._num_passes + max(
             len(self._requests[a.request_idx].prefix_ids) + 1 - a.age for a in self._active
         )
 
     def _take(self, first_row: int, logits_B_V: Tensor) -> None:
+        """Take a token in the rows from `first_row` on, and retire those that it finishes."""
         is_done_B = self._states.take(first_row, logits_B_V, self._samples, self._truncates)
         if bool(is_done_B.any()):
             self._retire([first_row + idx for idx in is_done_B.nonzero()[:, 0].tolist()])
 
     def _retire(self, done_rows: list[int]) -> None:
-        """Take finished rows out of the batch, and close the gaps with the last rows."""
+        """Store the completions of finished rows, cache their keys, and move the last rows into the gaps."""
         actives = [self._active[row] for row in done_rows]
         completions = self._states.completions(
             done_rows, [active.num_reused for active in actives], self._eos_ids
@@ -224,46 +236,62 @@ class BatchDecoder:
         del self._active[num_left:]
 
     def _admit(self, request_idxs: list[int]) -> None:
-        """Let requests join: each distinct prefix is computed once, after what is cached of it, then copied to its other rows."""
-        by_prefix: dict[tuple[int, ...], list[int]] = {}
-        for idx in request_idxs:
-            by_prefix.setdefault(self._requests[idx].prefix_ids, []).append(idx)
-        prefills = []
-        for prefix_ids, idxs in by_prefix.items():
-            match = self._prefixes.match(prefix_ids[:-1])
-            prefills.append(_Prefill(idxs, match, len(prefix_ids) - match.num_tokens))
-        prefills.sort(key=lambda prefill: prefill.num_tail)
+        """Let requests join the batch in the free rows after the active ones, and take their first tokens.
+
+        Requests with equal prefixes share the work: the first of them computes what the cache lacks of the
+        prefix, the others get a copy of its row.
+        """
         first_row = len(self._active)
-        longest = max(map(len, by_prefix))
-        width = max([longest, self._max_length()] if self._active else [longest])
+        prefills = self._prefills(request_idxs)
+        num_unique = len(prefills)
+        longest = max(prefill.num_tokens for prefill in prefills)
+
+        # 1. Make room: columns for the longest prefix, old or new, while the active rows keep what they hold.
+        width = max(longest, self._max_length()) if self._active else longest
         self._rows.fit(self._num_rows, width, first_row)
+
+        # 2. Compute each distinct prefix in its row: load what is cached, run the model over the rest.
         self._prefixes.load(
             self._rows, {first_row + idx: prefill.match for idx, prefill in enumerate(prefills)}
         )
         logits_U_V = torch.cat([self._prefill(first, group) for first, group in _groups(prefills, first_row)])
+
+        # 3. Copy those rows for the other requests with the same prefixes.
         copies = [
-            (first_row + idx, request_idx)
-            for idx, prefill in enumerate(prefills)
+            (unique_idx, request_idx)
+            for unique_idx, prefill in enumerate(prefills)
             for request_idx in prefill.request_idxs[1:]
         ]
-        sources, num_unique = [source for source, _ in copies], len(prefills)
-        targets = list(range(first_row + num_unique, first_row + num_unique + len(copies)))
         if copies:
+            sources = [first_row + unique_idx for unique_idx, _ in copies]
+            targets = [first_row + num_unique + copy_idx for copy_idx in range(len(copies))]
             self._rows.copy(sources, targets, longest)
+
+        # 4. Write down who is in which row, in the order of the rows.
         for prefill in prefills:
             self._active.append(_Active(prefill.request_idxs[0], prefill.match.num_tokens, self._num_passes))
-        for _, request_idx in copies:
-            self._active.append(
-                _Active(request_idx, len(self._requests[request_idx].prefix_ids), self._num_passes)
-            )
-        self._states.start(
-            first_row, [self._requests[active.request_idx] for active in self._active[first_row:]]
-        )
-        unique_idxs = [*range(num_unique), *(source - first_row for source in sources)]
+        for unique_idx, request_idx in copies:
+            self._active.append(_Active(request_idx, prefills[unique_idx].num_tokens, self._num_passes))
+        admitted = [self._requests[active.request_idx] for active in self._active[first_row:]]
+        self._states.start(first_row, admitted)
+
+        # 5. Take the first token of every new row from the logits of its prefix.
+        unique_idxs = [*range(num_unique), *(unique_idx for unique_idx, _ in copies)]
         self._take(first_row, logits_U_V[torch.tensor(unique_idxs, device=self._device)])
 
+    def _prefills(self, request_idxs: Sequence[int]) -> list[_Prefill]:
+        """The distinct prefixes of requests, those with the fewest tokens to compute first."""
+        by_prefix: dict[tuple[int, ...], list[int]] = {}
+        for idx in request_idxs:
+            by_prefix.setdefault(self._requests[idx].prefix_ids, []).append(idx)
+        prefills = [
+            _Prefill(idxs, self._prefixes.match(prefix_ids[:-1]), len(prefix_ids))
+            for prefix_ids, idxs in by_prefix.items()
+        ]
+        return sorted(prefills, key=lambda prefill: prefill.num_tail)
+
     def _prefill(self, first_row: int, prefills: Sequence[_Prefill]) -> Tensor:
-        """Compute prefixes into the rows from `first_row` on, all in one pass; next-token logits [B, V]."""
+        """Compute prefixes in the rows from `first_row` on, in one pass; return next-token logits, [B, V]."""
         prefixes = [self._requests[prefill.request_idxs[0]].prefix_ids for prefill in prefills]
         num_fed = max(prefill.num_tail for prefill in prefills)
         ids_B_Q = torch.zeros((len(prefills), num_fed), dtype=torch.long)
@@ -281,7 +309,7 @@ class BatchDecoder:
 
 
 def _groups(prefills: Sequence[_Prefill], first_row: int) -> list[tuple[int, list[_Prefill]]]:
-    """Prefixes, sorted by what is to compute of them, cut into passes with little padding; each with the first row it fills."""
+    """Cut prefixes, sorted by `num_tail`, into passes with little padding, each with its first row."""
     groups: list[tuple[int, list[_Prefill]]] = []
     num_tokens = 0
     for idx, prefill in enumerate(prefills):
@@ -299,9 +327,10 @@ def _groups(prefills: Sequence[_Prefill], first_row: int) -> list[tuple[int, lis
 def decode_in_equal_lengths(
     model: PreTrainedModel, requests: Sequence[Request], eos_ids: frozenset[int], batch_size: int
 ) -> list[Completion]:
-    """Decode with any cache that the model makes for itself: prefixes of one length at a time, no padding, no reuse.
+    """Decode with whatever cache the model creates: prefixes of one length at a time, no padding, no reuse.
 
-    Exact for every model with a cache, and wasteful: finished rows stay in the batch until the last one is done.
+    This is exact for every model with a cache, but wasteful: finished rows stay in the batch until the last
+    one is done.
     """
     completions: dict[int, Completion] = {}
     order = sorted(range(len(requests)), key=lambda idx: len(requests[idx].prefix_ids))

@@ -1,10 +1,12 @@
-"""Keys and values of many sequences in one buffer per layer: a row per sequence, a column per position.
+"""Keys and values of many sequences in one buffer per layer: one row per sequence, one column per position.
 
-Row r holds position p of its sequence in column p, whatever the other rows hold, so rows of any lengths share a batch,
-a new row starts where an old one was, and cached prefixes are copied in without any shift. A forward pass works on a
-contiguous range of rows: it writes its own keys and values and attends to the columns up to its own position.
-Invariant: all columns hold finite numbers, so that masked ones weigh exactly nothing.
-This file decides nothing about which rows live where, and serves plain attention caches only (see `probe`).
+A row holds position p of its sequence in column p, whatever the other rows hold. So sequences of any lengths
+share a batch, a new sequence can take the row of an old one, and cached prefixes are copied in without any
+shift. A forward pass works on a contiguous range of rows: each token writes its own keys and values and
+attends to the columns up to its own position.
+Invariant: all columns hold finite numbers, so that masked columns have a weight of exactly 0.
+This file does not decide which sequence is in which row, and supports plain attention caches only (see
+`probe`).
 """
 
 from __future__ import annotations
@@ -21,14 +23,15 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from forkpoint.policies.attention import ROWS
 
 BLOCK = 16
-"""The number of columns is a multiple of this."""
+"""The number of columns is a multiple of this number."""
 
 
 def probe(model: PreTrainedModel) -> tuple[list[Tensor], list[Tensor]] | None:
-    """One token's keys and values, per layer [1, heads, 1, dim]; None where rows cannot be kept this way.
+    """The keys and values of one token, per layer [1, heads, 1, dim]; None if `KVRows` cannot hold them.
 
-    They can where every layer's cache is a plain list of keys and values (no sliding window, no recurrent state), and the
-    model takes position ids (ALiBi reads them from the mask) and the masks of `sdpa` or `eager` attention.
+    It can if the cache of every layer is a plain list of keys and values (no sliding window, no recurrent
+    state), and if the model takes position ids (with ALiBi it reads them from the mask) and the masks of
+    `sdpa` or `eager` attention.
     """
     config = model.config.get_text_config()
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters and not getattr(
@@ -49,10 +52,10 @@ def probe(model: PreTrainedModel) -> tuple[list[Tensor], list[Tensor]] | None:
 
 
 class KVRows:
-    """The buffers, one [rows, heads, columns, dim] per layer, and forward passes over ranges of their rows."""
+    """Buffers of keys and values, [rows, heads, columns, dim] per layer, and forward passes over rows."""
 
     def __init__(self, model: PreTrainedModel, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        """Empty buffers for `model`, shaped after what `probe` returned; `fit` makes room."""
+        """Empty buffers for `model`, with the shapes that `probe` returned; `fit` makes room."""
         self._model = model
         self.keys, self.values = [layer[:0, :, :0] for layer in keys], [layer[:0, :, :0] for layer in values]
         self._cache = Cache(layers=[_RowLayer(self, layer_idx) for layer_idx in range(len(keys))])
@@ -65,14 +68,14 @@ class KVRows:
 
     @property
     def width(self) -> int:
-        """Columns there are now."""
+        """The present number of columns."""
         return self.keys[0].shape[2]
 
     def fit(self, num_rows: int, width: int, num_kept: int) -> None:
-        """Make room for `num_rows` rows of `width` columns; the first `num_kept` rows keep what is in those columns.
+        """Make room for `num_rows` rows of `width` columns; the first `num_kept` rows keep their content.
 
-        On a CPU the buffers follow the longest row closely, because batched products want them without gaps and all
-        columns are computed; elsewhere they only grow, in larger steps.
+        On a CPU the width stays close to the longest row, because attention computes all columns and its
+        batched products need buffers without gaps; elsewhere the buffers only grow, in larger steps.
         """
         needed, grown = _round_up(width), _round_up(self.width * (9 if self._is_tight else 12) // 8)
         new_width = max(needed, grown) if needed > self.width else self.width
@@ -93,7 +96,7 @@ class KVRows:
                 buffers[layer_idx] = new_R_H_W_D
 
     def blocks(self) -> Iterator[Tensor]:
-        """Views of the keys, then the values, cut into blocks of columns; each [rows, heads, blocks, `BLOCK`, dim]."""
+        """Views of all keys, then all values, in blocks of columns: [rows, heads, blocks, `BLOCK`, dim]."""
         for buffer_R_H_W_D in (*self.keys, *self.values):
             yield buffer_R_H_W_D.view(*buffer_R_H_W_D.shape[:2], -1, BLOCK, buffer_R_H_W_D.shape[3])
 
@@ -104,10 +107,10 @@ class KVRows:
             buffer_R_H_W_D[target_F, :, :width] = buffer_R_H_W_D[source_F, :, :width]
 
     def forward(self, first_row: int, ids_B_Q: Tensor, positions_B_Q: Tensor) -> Tensor:
-        """Next-token logits [B, V] after the last of `ids_B_Q`, for the B rows from `first_row` on.
+        """The next-token logits [B, V] after the last of `ids_B_Q`, for the B rows from `first_row` on.
 
-        `positions_B_Q` are the columns of the tokens fed. A row may start with padding, marked by position -1: it is not
-        stored, and what is computed for it is never looked at.
+        `positions_B_Q` holds the columns of the tokens. A row may start with padding, marked by position -1,
+        which is not stored and whose results are not used.
         """
         self._first_row = first_row
         if ids_B_Q.shape[1] == 1:  # no padding, and `nonzero` would wait for the device
@@ -136,11 +139,11 @@ class KVRows:
         return logits_B_V
 
     def store(self, layer_idx: int, keys_B_H_Q_D: Tensor, values_B_H_Q_D: Tensor) -> tuple[Tensor, Tensor]:
-        """Put one layer's new keys and values into their columns; all there is to attend to, each [B, heads, columns, dim]."""
+        """Store new keys and values of one layer; return all of the layer, each [B, heads, columns, dim]."""
         rows = slice(self._first_row, self._first_row + len(keys_B_H_Q_D))
         views = self.keys[layer_idx][rows], self.values[layer_idx][rows]
         for view_B_H_W_D, new_B_H_Q_D in zip(views, (keys_B_H_Q_D, values_B_H_Q_D), strict=True):
-            # indexed dimensions come first: both sides are [tokens fed, heads, dim]
+            # indexed dimensions come first, so both sides are [tokens fed, heads, dim]
             view_B_H_W_D[self._fed_rows_F, :, self._fed_columns_F] = new_B_H_Q_D[
                 self._fed_rows_F, :, self._fed_queries_F
             ]
@@ -152,7 +155,7 @@ def _round_up(width: int) -> int:
 
 
 class _RowLayer(DynamicLayer):  # type: ignore[no-untyped-call] # transformers' __init_subclass__
-    """The view of one layer that transformers' attention writes to and reads from."""
+    """A layer of a transformers cache that reads and writes the rows of a `KVRows`."""
 
     def __init__(self, rows: KVRows, layer_idx: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

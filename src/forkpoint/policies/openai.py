@@ -1,9 +1,11 @@
-"""Continue text with a model behind an OpenAI-compatible HTTP server that speaks token ids: vLLM's `/v1/completions`.
+"""Continue text with a model on an OpenAI-compatible HTTP server.
 
-Invariant: prompts and completions travel as token ids, never as text. A request is sent by itself with its own seed, and
-becomes exactly one completion, however often the server fails, or is killed and started again, before it is answered.
-The tokenizer, the end tokens and the size of the vocabulary come from the checkpoint that the server was started with; that
-the server serves that checkpoint is taken on trust. This file starts no server.
+The server has to accept and return token ids, as that of vLLM does.
+
+Invariant: prompts and completions travel as token ids, never as text. Each request is sent on its own, with
+its own seed, and yields exactly one completion, however often the server fails or is restarted before it
+answers. The tokenizer, the end tokens and the size of the vocabulary come from a checkpoint, which has to be
+the one that the server was started with; this is not checked. This file starts no server.
 """
 
 from __future__ import annotations
@@ -14,32 +16,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from forkpoint.checks import check_choice
 from forkpoint.errors import ServerError
 from forkpoint.http_client import HTTPClient, Unanswered
-from forkpoint.policies.origin import load_again, refuse_too_long
+from forkpoint.policies.checkpoint_policy import CheckpointPolicy, absolute
 from forkpoint.policies.text import Checkpoint
 from forkpoint.policies.truncated import BOUNDS, Bound, completion_from_top
 from forkpoint.records import Completion, Request
 
 API_KEY = "OPENAI_API_KEY"
-"""The environment variable that holds the key where none is given."""
+"""The environment variable that holds the key if none is given."""
 TOKEN_ID = "token_id:"
-"""What vLLM puts before the ids that it gives in place of tokens' texts, which are not unique."""
-
-_ENDED = Completion((), (), (), (), (), "stop")
+"""The prefix of the ids that vLLM returns in place of the texts of tokens, which are not unique."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model as its server lists it."""
+    """A model as listed by its server."""
 
     name: str
     max_length: int | None
-    """Tokens of prompt and completion together at most; None where the server does not say."""
+    """The most tokens of prompt and completion together; None if the server does not say."""
 
     @classmethod
     def find(cls, client: HTTPClient, name: str | None) -> ServedModel:
-        """The model called `name`, or the only one. ValueError where that is none, or several."""
+        """The model called `name`, or the only one if that is None.
+
+        Raises ValueError if there is no such model.
+        """
         answer = client.get("models")
         try:
             lengths: dict[str, int | None] = {
@@ -57,14 +61,18 @@ class ServedModel:
         return cls(name, lengths[name])
 
 
-class OpenAIPolicy:
-    """A served model as a `Policy`.
+class OpenAIPolicy(CheckpointPolicy):
+    """A model on a server as a `Policy`.
 
-    An entropy is one end, `entropy_bound`, of the interval that the `top_logprobs` most probable tokens leave open.
-    The server must send its own ("raw") log-probabilities of so many tokens, and token ids; see docs/engines.md.
-    A loaded policy is pickled as how it was loaded, without the key: where it is unpickled that comes from the environment.
-    Any number of threads may use one policy; they share its `max_in_flight`.
+    The reported entropy is the lower or the upper end (`entropy_bound`) of the interval of entropies that are
+    possible given the `top_logprobs` most probable tokens. The server has to return token ids and the model's
+    own ("raw") log-probabilities of that many tokens; see docs/how-to/engines.md.
+    A loaded policy is pickled as its origin and options, without the key: the process that unpickles it reads
+    the key from its own environment. Any number of threads may use one policy; they share its
+    `max_in_flight`.
     """
+
+    _WHY_UNPICKLABLE = "was put together in memory and cannot be pickled; use OpenAIPolicy.load"
 
     def __init__(
         self,
@@ -76,18 +84,17 @@ class OpenAIPolicy:
         top_logprobs: int = 20,
         entropy_bound: Bound = "lower",
     ) -> None:
-        """A policy from its parts; see `load` for the options."""
+        """A policy made of its parts; see `load` for the options."""
         if top_logprobs < 2:
             raise ValueError(
                 f"top_logprobs must be at least 2, a token and its runner-up; {top_logprobs} was given"
             )
-        if entropy_bound not in BOUNDS:
-            raise ValueError(f"entropy_bound {entropy_bound!r} is unknown; choose from {', '.join(BOUNDS)}")
+        check_choice("entropy_bound", entropy_bound, BOUNDS)
+        num_top = min(top_logprobs, checkpoint.vocab_size)
+        super().__init__(f"{name}-openai-top{num_top}-{entropy_bound}", checkpoint.text)
         self._checkpoint, self._client, self._served = checkpoint, client, served
-        self._num_top: int = min(top_logprobs, checkpoint.vocab_size)
+        self._num_top = num_top
         self._entropy_bound: Bound = entropy_bound
-        self._name = f"{name}-openai-top{self._num_top}-{entropy_bound}"
-        self._origin: dict[str, Any] | None = None
 
     @classmethod
     def load(
@@ -104,16 +111,17 @@ class OpenAIPolicy:
         timeout_s: float = 600.0,
         retry_s: float = 300.0,
     ) -> Self:
-        """The model that `server` (its address, with or without /v1) serves from the checkpoint `path_or_id`.
+        """Find the model that a server serves from the checkpoint `path_or_id`.
 
-        `path_or_id` is a directory or a name on the hub, of which only configuration and tokenizer are used. `model` is the
-        name under which it is served; None is for a server with only one, a `ServedModel` is used without asking. The key is
-        that of the environment's OPENAI_API_KEY where none is given. `template` is a prompt with `{question}` in it, as for
-        `LocalPolicy.load`. At most `max_in_flight` requests are open at a time. An attempt at a request may take
-        `timeout_s`; a request that fails is sent again until `retry_s` after its first failure, which is long enough for
-        most servers to be started again. To find the model the server is asked once, so a wrong address is told at once.
-        Raises FileNotFoundError where there is no checkpoint, ServerError where no server answers, ValueError where
-        it has no such model.
+        `server` is the address, with or without /v1. `path_or_id` is a directory or a name on the hub; only
+        the configuration and the tokenizer are read. `model` is the name of the model on the server; None
+        stands for the only one, and a `ServedModel` is used without asking the server. If `api_key` is None,
+        the key is read from the environment variable OPENAI_API_KEY. `template` is a prompt with `{question}`
+        in it, as for `LocalPolicy.load`. At most `max_in_flight` requests are open at a time. One attempt at
+        a request may take `timeout_s`; a request that fails is sent again until `retry_s` after its first
+        failure, which is long enough for most servers to restart. The server is asked for its models once, so
+        a wrong address fails at once. Raises FileNotFoundError if there is no checkpoint, ServerError if no
+        server answers, and ValueError if the server has no such model.
         """
         checkpoint = Checkpoint.load(path_or_id, template=template)
         base_url = server.rstrip("/").removesuffix("/v1") + "/v1"
@@ -122,9 +130,8 @@ class OpenAIPolicy:
         served = model if isinstance(model, ServedModel) else ServedModel.find(client, model)
         evidence: dict[str, Any] = {"top_logprobs": top_logprobs, "entropy_bound": entropy_bound}
         policy = cls(checkpoint, client, served, checkpoint.name(served.name), **evidence)
-        origin = Path(path_or_id).resolve() if Path(path_or_id).is_dir() else path_or_id
         policy._origin = {
-            "path_or_id": origin,
+            "path_or_id": absolute(path_or_id),
             "server": server,
             "model": served,
             "template": template,
@@ -133,31 +140,14 @@ class OpenAIPolicy:
         }
         return policy
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """What to call with what to load the policy again. TypeError where it was not loaded."""
-        if self._origin is None:
-            raise TypeError(
-                f"policy {self._name} was put together in memory and cannot be pickled; use OpenAIPolicy.load"
-            )
-        return load_again, (type(self), self._name, self._origin)
-
-    @property
-    def name(self) -> str:
-        """The checkpoint, a hash of it, of the template and of the served name, and how entropies are seen; not the address."""
-        return self._name
-
     @property
     def entropy_bound(self) -> Bound:
-        """Which end of an entropy's interval is reported."""
+        """The end of the interval of possible entropies that is reported."""
         return self._entropy_bound
 
     @property
-    def eos_ids(self) -> frozenset[int]:
-        return self._checkpoint.text.eos_ids
-
-    @property
     def max_length(self) -> int | None:
-        """The smaller of the checkpoint's and the server's limit."""
+        """The smaller of the limits of the checkpoint and of the server."""
         limits = [
             limit for limit in (self._checkpoint.max_length, self._served.max_length) if limit is not None
         ]
@@ -167,31 +157,25 @@ class OpenAIPolicy:
     def num_parameters(self) -> int | None:
         return self._checkpoint.num_parameters
 
-    def encode_question(self, question: str) -> tuple[int, ...]:
-        return self._checkpoint.text.encode_question(question)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self._checkpoint.text.decode(token_ids)
-
-    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
-        return self._checkpoint.text.token_texts(token_ids)
-
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in the same order; a prefix that ends in an end token is complete, and gets an empty one.
+        """As for every policy (see `CheckpointPolicy.generate`).
 
-        Raises ValueError where a prefix and its `max_tokens` do not fit into the model's positions together, ServerError
-        where the server refuses, stays away for too long, or answers without what is needed.
+        Raises ServerError if the server refuses a request, cannot be reached for too long, or answers without
+        what is needed.
         """
-        refuse_too_long(requests, self.max_length, self._name)
-        open_requests = [request for request in requests if request.prefix_ids[-1] not in self.eos_ids]
-        answers = iter(self._client.ask("completions", open_requests, self._write, self._read))
-        return [_ENDED if request.prefix_ids[-1] in self.eos_ids else next(answers) for request in requests]
+        return super().generate(requests)
+
+    def _continue(self, requests: Sequence[Request]) -> list[Completion]:
+        return self._client.ask("completions", requests, self._write, self._read)
 
     def reset_cache(self) -> None:
-        """Nothing is kept here, so nothing is forgotten; the server's cache of prefixes stays as it is."""
+        """Do nothing: no state is kept here, and the server keeps its own cache of prefixes."""
 
     def _write(self, request: Request) -> dict[str, Any]:
-        """The body of a request. Whatever a server may have other defaults for is said, and the end tokens are ours."""
+        """The body of a request.
+
+        It sets everything for which servers may have other defaults, and our own end tokens.
+        """
         return {
             "model": self._served.name,
             "prompt": request.prefix_ids,
@@ -214,7 +198,11 @@ class OpenAIPolicy:
         }
 
     def _read(self, request: Request, answer: Any) -> Completion:
-        """The completion in an answer. Unanswered where the server gave up half-way, ServerError where it is not what was asked for."""
+        """The completion in an answer.
+
+        Raises Unanswered if the server gave up half-way, and ServerError if the answer lacks something that
+        is needed.
+        """
         try:
             (choice,) = answer["choices"]
             finish_reason = choice["finish_reason"]
@@ -238,8 +226,8 @@ class OpenAIPolicy:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ServerError(
                 f"the server's answer lacks token ids, or log-probabilities of {self._num_top} tokens by id "
-                f"({type(error).__name__}: {error}); a vLLM server is needed, or one that honours return_token_ids, "
-                "return_tokens_as_token_ids and logprobs on /v1/completions as vLLM does"
+                f"({type(error).__name__}: {error}); a vLLM server is needed, or one that honours "
+                "return_token_ids, return_tokens_as_token_ids and logprobs on /v1/completions as vLLM does"
             ) from error
         self._check_ids(request, prompt_ids, token_ids, finish_reason)
         return completion
@@ -247,21 +235,26 @@ class OpenAIPolicy:
     def _check_ids(
         self, request: Request, prompt_ids: tuple[int, ...], token_ids: tuple[int, ...], finish_reason: str
     ) -> None:
-        """ServerError where the server continued something else, or ended elsewhere than at an end token or the limit."""
+        """Raise ServerError if the prompt was changed, or if neither an end token nor the limit ended it."""
         if prompt_ids != request.prefix_ids:
             raise ServerError(
-                f"the server changed the prompt: {len(request.prefix_ids)} tokens were sent, {len(prompt_ids)} others continued"
+                f"the server changed the prompt: {len(request.prefix_ids)} tokens were sent, "
+                f"{len(prompt_ids)} others continued"
             )
         ends = [idx for idx, token_id in enumerate(token_ids) if token_id in self.eos_ids]
         if ends[:1] != [len(token_ids) - 1] and (ends or len(token_ids) != request.max_tokens):
             raise ServerError(
-                f"the server ended a completion ({finish_reason}) after {len(token_ids)} of {request.max_tokens} tokens, with end tokens "
-                f"{sorted(self.eos_ids)} at {ends}; it must honour stop_token_ids and ignore_eos, and have no limit of its own"
+                f"the server ended a completion ({finish_reason}) after {len(token_ids)} of "
+                f"{request.max_tokens} tokens, with end tokens {sorted(self.eos_ids)} at {ends}; "
+                "it must honour stop_token_ids and ignore_eos, and have no limit of its own"
             )
 
 
 def _token_id(key: str) -> int:
-    """The id in `token_id:ID`. ValueError for a token's text, which may be that of several tokens."""
+    """The id in `token_id:ID`.
+
+    Raises ValueError on the text of a token, because several tokens may share it.
+    """
     if not key.startswith(TOKEN_ID):
         raise ValueError(f"token {key!r} is no id")
     return int(key.removeprefix(TOKEN_ID))

@@ -1,10 +1,11 @@
-"""Keys and values of token prefixes seen before, kept on the model's device under a byte budget.
+"""A cache of the keys and values of token prefixes, on the device of the model and limited in bytes.
 
-A prefix is stored as a chain of blocks of `BLOCK` tokens in a tree: chains that agree share their blocks, and a lookup
-follows the tokens themselves, so there is no hash to collide. Blocks live in one preallocated pool.
-Invariant: every block in the pool can be reached from the root, because a block is never used less recently than its
-children and the least recently used block goes first.
-This file does not know models; it copies what `KVRows` holds and gives it back.
+A prefix is stored as a chain of blocks of `BLOCK` tokens in a tree: chains share the blocks on which they
+agree, and a lookup compares the tokens themselves, so hashes cannot collide. All blocks are in one
+preallocated pool.
+Invariant: every block in the pool can be reached from the root, because a block was always used at least as
+recently as its children and the least recently used block is dropped first.
+This file knows no models; it copies blocks out of a `KVRows` and back into it.
 """
 
 from __future__ import annotations
@@ -36,24 +37,27 @@ class Match:
 
 
 class PrefixCache:
-    """Least recently used blocks of keys and values, found by the tokens they stand for."""
+    """Blocks of keys and values, found by their tokens; the least recently used ones are dropped first."""
 
     def __init__(self, max_bytes: int, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        """A pool of at most `max_bytes` for layers shaped like the given keys and values; smaller than a block, it holds nothing."""
+        """A pool of at most `max_bytes` for layers with the shapes of the given keys and values.
+
+        If that is less than one block, the cache stays empty.
+        """
         shapes = [(layer.shape[1], BLOCK, layer.shape[3]) for layer in (*keys, *values)]
         block_bytes = sum(torch.Size(shape).numel() for shape in shapes) * keys[0].element_size()
         self.num_blocks = max_bytes // block_bytes
-        # on a CPU the memory of `empty` is only taken as blocks are used
+        # on a CPU, `empty` takes memory only as blocks are used
         self._pools = [keys[0].new_empty((self.num_blocks, *shape)) for shape in shapes]
         self._root = _Block((), -1, None)
         self._by_age: OrderedDict[_Block, None] = OrderedDict()
 
     def __len__(self) -> int:
-        """Blocks in use."""
+        """The number of blocks in use."""
         return len(self._by_age)
 
     def match(self, token_ids: Sequence[int]) -> Match:
-        """The longest prefix of `token_ids` whose keys and values are here, to the token."""
+        """The longest prefix of `token_ids` whose keys and values are stored; it may end inside a block."""
         chain = self._chain(token_ids)
         num_tokens = len(chain) * BLOCK
         rest = tuple(token_ids[num_tokens : num_tokens + BLOCK])
@@ -66,7 +70,10 @@ class PrefixCache:
         return Match(tuple(block.pool_idx for block in chain), num_tokens)
 
     def load(self, rows: KVRows, matches: Mapping[int, Match]) -> None:
-        """Write matches into rows, by row; what lies beyond a match in its last block is of no meaning."""
+        """Copy matches into their rows.
+
+        The columns of the last block that lie behind a match hold no meaningful values.
+        """
         places = [
             (idx, row, block_idx)
             for row, match in matches.items()
@@ -78,14 +85,12 @@ class PrefixCache:
                 buffer_R_H_B_C_D[rows_F, :, blocks_F] = pool_N_H_C_D[idxs_F]
 
     def insert(self, rows: KVRows, ids_by_row: Mapping[int, Sequence[int]]) -> None:
-        """Keep rows' keys and values for all whole blocks of their tokens; blocks that are here already are not copied."""
+        """Store the keys and values of all whole blocks in rows; known blocks are not copied again."""
         places: dict[int, tuple[int, int]] = {}
         for row, token_ids in ids_by_row.items():
             for block_idx, pool_idx in self._grow(token_ids).items():
-                places[pool_idx] = (
-                    row,
-                    block_idx,
-                )  # with a small pool, a later sequence may take the place of an earlier one
+                # in a small pool, a later sequence may take the place of an earlier one
+                places[pool_idx] = (row, block_idx)
         if places:
             idxs_F = torch.tensor(list(places), device=self._pools[0].device)
             rows_F, blocks_F = torch.tensor(list(places.values()), device=self._pools[0].device).T
@@ -93,7 +98,10 @@ class PrefixCache:
                 pool_N_H_C_D[idxs_F] = buffer_R_H_B_C_D[rows_F, :, blocks_F]
 
     def _grow(self, token_ids: Sequence[int]) -> dict[int, int]:
-        """Make the chain of `token_ids` whole, as far as the pool is large; places in the pool by block index, new blocks only."""
+        """Complete the chain of `token_ids`, as far as the pool allows.
+
+        Returns the place in the pool of every new block, by the index of the block in the chain.
+        """
         num_blocks = min(len(token_ids) // BLOCK, self.num_blocks)
         chain = self._chain(token_ids[: num_blocks * BLOCK])
         self._touch(chain)
@@ -111,7 +119,7 @@ class PrefixCache:
         return new
 
     def _chain(self, token_ids: Sequence[int]) -> list[_Block]:
-        """The stored blocks that `token_ids` starts with, root first."""
+        """The stored blocks with which `token_ids` starts, in order."""
         chain: list[_Block] = []
         block = self._root
         for start in range(0, len(token_ids) - BLOCK + 1, BLOCK):
@@ -122,11 +130,12 @@ class PrefixCache:
         return chain
 
     def _touch(self, chain: Sequence[_Block]) -> None:
+        """Mark the blocks of a chain as used, the first block most recently."""
         for block in reversed(chain):
             self._by_age.move_to_end(block)
 
     def _free_idx(self) -> int:
-        """An unused place in the pool, taken from the least recently used block where all are in use."""
+        """An unused place in the pool, or that of the least recently used block if all places are in use."""
         if len(self._by_age) < self.num_blocks:
             return len(self._by_age)
         oldest, _ = self._by_age.popitem(last=False)
@@ -136,7 +145,7 @@ class PrefixCache:
 
 
 def _num_common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences share at their start."""
+    """The number of tokens that two sequences share at their start."""
     num = 0
     for x, y in zip(a, b, strict=False):
         if x != y:

@@ -1,7 +1,8 @@
-"""From next-token logits to the token taken and what was seen while taking it, for a whole batch at once.
+"""Take the next token of every row of a batch from its logits, and observe its position.
 
-Invariant: what a row gets depends on its own logits, settings and random key only, never on its neighbours in the batch:
-each (key, step) has one uniform number, from a counter-based hash, and the inverse CDF runs in token-id order in float64.
+Invariant: a row depends on its own logits, settings and random key only, never on the other rows of the
+batch: each (key, step) has one uniform number, from a counter-based hash, and the inverse CDF runs in
+token-id order in float64.
 This file keeps no state and knows no model.
 """
 
@@ -20,7 +21,10 @@ _MIX_2 = -0x6B2FB644ECCEEE15  # 0x94D049BB133111EB
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """One token per row, and the evidence of its position; log-probabilities and entropies are at temperature 1, in nats."""
+    """One token per row and the observations at its position.
+
+    Log-probabilities and entropies are those at temperature 1, in nats.
+    """
 
     ids_B: Tensor
     runner_up_ids_B: Tensor
@@ -30,14 +34,14 @@ class Taken:
 
 
 def random_key(seed: int) -> int:
-    """A signed 64-bit key from any integer seed; keys of neighbouring seeds have nothing in common."""
+    """A signed 64-bit key from any integer seed; the keys of neighbouring seeds are unrelated."""
     return int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def uniforms(keys_B: Tensor, steps_B: Tensor) -> Tensor:
-    """One float64 in [0, 1) per row: splitmix64 (Steele et al., 2014) of the row's key, read at counter `steps_B`.
+    """One float64 in [0, 1) per row: splitmix64 (Steele et al., 2014) of the key at counter `steps_B`.
 
-    52 bits, so that the product with any positive total stays below that total after rounding.
+    It has 52 bits, so that the product with any positive total stays below that total after rounding.
     """
     x_B = keys_B + (steps_B + 1) * _GAMMA
     x_B = (x_B ^ _shift_right(x_B, 30)) * _MIX_1
@@ -52,9 +56,10 @@ def _shift_right(x: Tensor, bits: int) -> Tensor:
 
 
 def sample(logits_B_V: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None, uniforms_B: Tensor) -> Tensor:
-    """Token ids by inverse CDF over softmax(logits / temperature), truncated to the nucleus where `top_ps_B` is given.
+    """Token ids by inverse CDF over softmax(logits / temperature).
 
-    The nucleus is the smallest set of most probable tokens that holds at least `top_p`. Temperatures are above 0.
+    If `top_ps_B` is given, the distribution is truncated to the nucleus. The nucleus is the smallest set of
+    most probable tokens with a total probability of at least `top_p`. Temperatures must be above 0.
     """
     probs_B_V = torch.softmax(logits_B_V.double() / temperatures_B.double()[:, None], dim=-1)
     if top_ps_B is not None:
@@ -72,9 +77,10 @@ def sample(logits_B_V: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None, 
 def take(
     logits_B_V: Tensor, temperatures_B: Tensor, top_ps_B: Tensor | None, uniforms_B: Tensor | None
 ) -> Taken:
-    """The next token of every row: the most probable one where the temperature is 0, else a sample.
+    """The next token of every row: the most probable one if the temperature is 0, else a sample.
 
-    `uniforms_B` None says that all rows are greedy, `top_ps_B` None that no row is truncated: both only save work.
+    `uniforms_B` may be None if all rows are greedy, and `top_ps_B` if no row is truncated; both save work and
+    change nothing.
     """
     logits_B_V = logits_B_V.float()
     ids_B = logits_B_V.argmax(-1)
@@ -83,7 +89,7 @@ def take(
         sampled_B = sample(logits_B_V, torch.where(is_greedy_B, 1.0, temperatures_B), top_ps_B, uniforms_B)
         ids_B = torch.where(is_greedy_B, ids_B, sampled_B)
     logprobs_B_V = torch.log_softmax(logits_B_V, dim=-1)
-    lowest = torch.finfo(logprobs_B_V.dtype).min  # where a token is impossible, 0 * -inf would be no number
+    lowest = torch.finfo(logprobs_B_V.dtype).min  # for an impossible token, 0 * -inf would be NaN
     entropies_B = -(logprobs_B_V.exp() * logprobs_B_V.clamp(min=lowest)).sum(-1)
     logprobs_B = logprobs_B_V.gather(1, ids_B[:, None])[:, 0]
     runner_up_logprobs_B, runner_up_ids_B = logprobs_B_V.scatter_(1, ids_B[:, None], -torch.inf).max(-1)

@@ -1,11 +1,13 @@
-"""A policy drawn by hand, for examples and tests: a table says which token follows which text, and how probably.
+"""A policy written by hand, for examples and tests: a table of the tokens that follow each text.
 
     ScriptedPolicy({"": {"a": 0.6, "b": 0.4}, "a": {"x": 0.9, "y": 0.1}})
 
-Keys are the text after the prompt; a text that is not in the table has ended. Tokens are single characters, or whatever
-longer words the table uses. A function (question, text) -> probabilities may stand in for the table.
-Invariant: log-probabilities, entropies and runner-ups are exact, in double precision, and a sample is a function of its
-request alone. Needs neither torch nor a tokenizer. Does not model cost: nothing is ever reused.
+Keys are the text after the prompt; a text that is not in the table is followed by the end token. Tokens are
+single characters, and the longer words that occur in the table. A function (question, text) -> probabilities
+may take the place of the table.
+Invariant: log-probabilities, entropies and runner-ups are exact, in double precision, and a sample is a
+function of its request alone. The policy needs neither torch nor a tokenizer. It does not model cost: nothing
+is ever reused.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from forkpoint.records import Completion, EntropyBound, Finish, Request
 END = "<end>"
 """The end token in a table; a text without an entry is followed by it with probability 1."""
 IMPOSSIBLE_LOGPROB = math.log(sys.float_info.min)
-"""Stands for log 0, which JSON cannot hold."""
+"""Stands for log 0, which JSON cannot represent."""
 
 _END_ID, _PROMPT_ID, _FIRST_CHARACTER_ID = 0, 1, 2
 _FIRST_WORD_ID = _FIRST_CHARACTER_ID + sys.maxunicode + 1
@@ -33,7 +35,10 @@ Distribution = Mapping[str, float]
 
 
 class ScriptedPolicy:
-    """A `Policy` that follows a script; `requests` lists what it was asked, in order, and `batch_sizes` in what portions."""
+    """A `Policy` that follows a script.
+
+    It records all requests in `requests` and the size of each call in `batch_sizes`.
+    """
 
     def __init__(
         self,
@@ -42,9 +47,11 @@ class ScriptedPolicy:
         words: Iterable[str] = (),
         name: str | None = None,
     ) -> None:
-        """`words` are the tokens of more than one character that a function may use; those of a table are found in it.
+        """A policy with the given table or function.
 
-        Raises ValueError where a distribution of a table is not one.
+        `words` are the tokens of more than one character that a function may use; those of a table are found
+        in the table. `name` should be given for a function; the default is a hash of the table. Raises
+        ValueError if the probabilities after a text of the table are no distribution.
         """
         table = script if isinstance(script, Mapping) else {}
         for text, probs in table.items():
@@ -53,17 +60,15 @@ class ScriptedPolicy:
         self._words = [token for token in tokens if len(token) > 1 and token != END]
         self._word_ids = {word: _FIRST_WORD_ID + idx for idx, word in enumerate(self._words)}
         self._script = script
-        self._name = (
-            name
-            or f"scripted-{hashlib.blake2b(repr(script if table else words).encode(), digest_size=4).hexdigest()}"
-        )
+        digest = hashlib.blake2b(repr(script if table else words).encode(), digest_size=4).hexdigest()
+        self._name = name or f"scripted-{digest}"
         self._spare_token = next((token for token in tokens if token != END), "\n")
         self.requests: list[Request] = []
         self.batch_sizes: list[int] = []
 
     @property
     def name(self) -> str:
-        """The name given, else a hash of the table; policies made of functions should be given one."""
+        """The given name, else a hash of the table."""
         return self._name
 
     @property
@@ -83,14 +88,14 @@ class ScriptedPolicy:
         return None
 
     def reset_cache(self) -> None:
-        """Nothing is kept, so nothing is forgotten."""
+        """Do nothing: no state is kept."""
 
     def encode_question(self, question: str) -> tuple[int, ...]:
-        """The question's characters and a mark after which the text of the table begins."""
+        """The characters of the question, and a mark after which the text of the table begins."""
         return (*(_FIRST_CHARACTER_ID + ord(character) for character in question), _PROMPT_ID)
 
     def encode(self, tokens: Iterable[str]) -> tuple[int, ...]:
-        """The ids of tokens; a string is taken character by character."""
+        """The ids of tokens; the tokens of a string are its characters."""
         return tuple(self._token_id(token) for token in tokens)
 
     def decode(self, token_ids: Sequence[int]) -> str:
@@ -102,7 +107,7 @@ class ScriptedPolicy:
         return ["" if token_id in (_END_ID, _PROMPT_ID) else self._token(token_id) for token_id in token_ids]
 
     def next_token(self, prefix_ids: Sequence[int]) -> dict[str, float]:
-        """The distribution after a prefix, most probable token first; those of equal probability as the script has them."""
+        """The distribution after a prefix, most probable token first, equals in the order of the script."""
         ids = list(prefix_ids)
         start = ids.index(_PROMPT_ID) + 1 if _PROMPT_ID in ids else 0
         question, text = self.decode(ids[:start]), self.decode(ids[start:])
@@ -114,7 +119,7 @@ class ScriptedPolicy:
         return dict(sorted(probs.items(), key=lambda item: -item[1]))
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in the same order; a prefix that ends in the end token is complete, and gets an empty one."""
+        """One completion per request, in the same order; after the end token it is empty."""
         self.requests.extend(requests)
         self.batch_sizes.append(len(requests))
         return [self._complete(request) for request in requests]
@@ -169,14 +174,15 @@ def _check(text: str, probs: Distribution) -> None:
     total = sum(probs.values())
     if not math.isclose(total, 1.0, abs_tol=1e-6) or any(p < 0 for p in probs.values()):
         raise ValueError(
-            f"the probabilities after {text!r} must be at least 0 and add up to 1; {dict(probs)} add up to {total}"
+            f"the probabilities after {text!r} must be at least 0 and add up to 1; "
+            f"{dict(probs)} add up to {total}"
         )
     if "" in probs:
         raise ValueError(f"an empty token cannot follow {text!r}; the end token is {END!r}")
 
 
 def _draw(probs: Distribution, temperature: float, top_p: float, uniform: float) -> str:
-    """A token of a distribution sorted by probability: the first one if greedy, else by inverse CDF over the nucleus."""
+    """A token of a distribution sorted by probability: the first one if greedy, else by inverse CDF."""
     tokens = list(probs)
     if temperature == 0:
         return tokens[0]

@@ -1,28 +1,30 @@
-"""The text side of a policy: questions to token ids and back, and what a checkpoint says of itself without its weights.
+"""The text side of a policy: encode questions, decode tokens, and read a checkpoint without its weights.
 
-Invariant: engines that serve the same checkpoint with the same template encode, decode and end completions alike.
+Invariant: all engines that serve the same checkpoint with the same template encode, decode and end
+completions in the same way.
 This file runs no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
-from forkpoint.checkpoint import fingerprint, load_tokenizer
+from forkpoint.checkpoint import fingerprint, load_pretrained, load_tokenizer
 
 
 class PolicyText:
     """A tokenizer with a prompt template and end tokens."""
 
     def __init__(self, tokenizer: Any, eos_ids: frozenset[int], template: str | None = None) -> None:
-        """`template` is a prompt with `{question}` in it; ValueError where it has none."""
+        """`template` is a prompt with `{question}` in it. Raises ValueError if it does not contain that."""
         if template is not None and "{question}" not in template:
             raise ValueError(
                 f"template {template!r} has no {{question}} in it, so all prompts would be equal"
@@ -32,7 +34,10 @@ class PolicyText:
         self._texts: dict[int, str] = {}
 
     def encode_question(self, question: str) -> tuple[int, ...]:
-        """The prompt's token ids: `template`, else the chat template, else the question and a line break."""
+        """The token ids of the prompt.
+
+        The prompt is the template, else the chat template, else the question and a line break.
+        """
         if self.template is None and getattr(self._tokenizer, "chat_template", None):
             messages = [{"role": "user", "content": question}]
             text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -41,17 +46,21 @@ class PolicyText:
         bos = getattr(self._tokenizer, "bos_token", None)
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=not (bos and text.startswith(bos)))
         while len(ids) > 1 and ids[-1] in self.eos_ids:
-            ids.pop()  # some tokenizers end every text; nothing would follow
+            ids.pop()  # some tokenizers put an end token after every text, and nothing would follow it
         return tuple(ids)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of `token_ids` without end and other special tokens."""
+        """The text of `token_ids` without end tokens and other special tokens."""
         ids = [token_id for token_id in token_ids if token_id not in self.eos_ids]
         text: str = self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     def token_texts(self, token_ids: Sequence[int]) -> list[str]:
-        """One text per token; joined they are `decode(token_ids)`, special tokens are empty, split characters come complete."""
+        """One text per token; joined, the texts are `decode(token_ids)`.
+
+        Special tokens are empty. A character that is split over several tokens belongs to the one that
+        completes it.
+        """
         for token_id in set(token_ids) - self._texts.keys():
             self._texts[token_id] = self._token_text(token_id)
         texts, text = [self._texts[token_id] for token_id in token_ids], self.decode(token_ids)
@@ -65,13 +74,17 @@ class PolicyText:
         return self._texts_by_prefixes(token_ids, text)
 
     def _token_text(self, token_id: int) -> str:
-        """The text of one token in the middle of others, as far as that can be said without the others."""
+        """The text of one token in the middle of others, as far as it is known without them."""
         text = self.decode([token_id])
         token: str = self._tokenizer.convert_ids_to_tokens(token_id)
         return token.replace("▁", " ") if text and token.startswith("▁") else text
 
     def _texts_by_prefixes(self, token_ids: Sequence[int], text: str) -> list[str]:
-        """What each token adds to the text of those before it, incomplete characters held back; quadratic, and always right."""
+        """The text that each token adds to that of the tokens before it.
+
+        Incomplete characters are held back until a later token completes them. This is always right, but
+        takes quadratic time.
+        """
         texts, num_given = [], 0
         for end in range(1, len(token_ids) + 1):
             complete = self.decode(token_ids[:end]).rstrip("\ufffd")
@@ -86,33 +99,30 @@ class PolicyText:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a model directory, or a model on the hub, says of itself; its weights are not read."""
+    """The description of a model, from its directory or the hub; its weights are not read."""
 
     path_or_id: str | Path
     directory: Path
-    """Where its configuration lies; for a model on the hub a directory of the cache."""
+    """The directory of the configuration; for a model on the hub, a directory of the cache."""
     text: PolicyText
     vocab_size: int
-    """Entries of a next-token distribution; the tokenizer may know fewer tokens."""
+    """The number of entries of a next-token distribution; the tokenizer may know fewer tokens."""
     max_length: int | None
-    """Positions of the model; None where its configuration names no limit."""
+    """The number of positions of the model; None if the configuration names no limit."""
     num_parameters: int | None
-    """None for an architecture that transformers does not know."""
+    """The number of weights; None for an architecture that transformers does not know."""
 
     @classmethod
     def load(cls, path_or_id: str | Path, *, template: str | None = None) -> Checkpoint:
-        """The checkpoint in a directory, or of that name on the hub. FileNotFoundError where there is none."""
-        if Path(path_or_id).is_dir() and not (Path(path_or_id) / "config.json").exists():
-            raise FileNotFoundError(f"'{path_or_id}' holds no model: there is no config.json in it")
-        try:
-            config = AutoConfig.from_pretrained(path_or_id)
+        """Read the checkpoint in a directory, or of that name on the hub.
+
+        Raises FileNotFoundError if it is missing.
+        """
+        with missing_refused(path_or_id):
+            config = load_pretrained(AutoConfig, path_or_id)
             tokenizer = load_tokenizer(path_or_id)
             config_path = cached_file(path_or_id, "config.json")
-        except OSError as error:
-            raise FileNotFoundError(
-                f"'{path_or_id}' is neither a directory with a model nor a model on the hub: {error}"
-            ) from error
-        assert config_path is not None, "cached_file raises where there is no file"
+        assert config_path is not None, "cached_file raises if there is no file"
         text_config = config.get_text_config()
         return cls(
             path_or_id=path_or_id,
@@ -126,15 +136,33 @@ class Checkpoint:
         )
 
     def name(self, *settings: str) -> str:
-        """The last part of `path_or_id` and a hash of the files, `settings` (what else changes the numbers) and the template.
+        """The last part of `path_or_id`, and a hash of the files, the template and `settings`.
 
-        The weights of a model on the hub count only where they have been downloaded.
+        `settings` are whatever else changes the numbers that the policy returns.
+        The weights of a model on the hub count only if they have been downloaded.
         """
-        return f"{Path(self.path_or_id).resolve().name}-{fingerprint(self.directory, *settings, repr(self.text.template))}"
+        digest = fingerprint(self.directory, *settings, repr(self.text.template))
+        return f"{Path(self.path_or_id).resolve().name}-{digest}"
+
+
+@contextmanager
+def missing_refused(path_or_id: str | Path) -> Iterator[None]:
+    """The context for reading a checkpoint: if it is missing, FileNotFoundError says what was looked for."""
+    if Path(path_or_id).is_dir() and not (Path(path_or_id) / "config.json").exists():
+        raise FileNotFoundError(f"'{path_or_id}' holds no model: there is no config.json in it")
+    try:
+        yield
+    except OSError as error:
+        raise FileNotFoundError(
+            f"'{path_or_id}' is neither a directory with a model nor a model on the hub: {error}"
+        ) from error
 
 
 def eos_ids(*sources: Any) -> frozenset[int]:
-    """The end tokens of the first source that has any: the generation configuration, the model's, the tokenizer."""
+    """The end tokens of the first source that names some.
+
+    Sources are the generation configuration, the configuration of the model, and the tokenizer.
+    """
     for source in sources:
         ids = getattr(source, "eos_token_id", None)
         if ids is not None:
@@ -152,7 +180,9 @@ def _generation_config(path_or_id: str | Path, config: Any) -> GenerationConfig:
 def _num_parameters(config: Any) -> int | None:
     try:
         with torch.device("meta"):
-            num_parameters: int = AutoModelForCausalLM.from_config(config).num_parameters()  # type: ignore[no-untyped-call]
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, trust_remote_code=False
+            )
+            return model.num_parameters()
     except ValueError:
         return None
-    return num_parameters

@@ -1,8 +1,9 @@
 """Continue text with vLLM in this process.
 
-Invariant: log-probabilities are the model's own, at temperature 1 and untruncated. Entropies are exact where the whole
-vocabulary is asked for, else one end of the interval that the most probable tokens leave, and the name says which.
-vLLM batches, caches prefixes and splits a model over GPUs; nothing here does.
+Invariant: log-probabilities are those of the model, at temperature 1 and untruncated. Entropies are exact if
+the whole vocabulary is asked for, else one end of the interval that the most probable tokens leave open; the
+name says which. vLLM batches requests, caches prefixes and splits a model over GPUs; this file does none of
+that itself.
 """
 
 from __future__ import annotations
@@ -10,33 +11,35 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from vllm import LLM, RequestOutput, SamplingParams
 from vllm.platforms import current_platform
 
-from forkpoint.policies.local import DTYPES, Dtype
-from forkpoint.policies.origin import load_again, refuse_too_long
+from forkpoint.checkpoint import Dtype
+from forkpoint.checks import check_choice
+from forkpoint.policies.checkpoint_policy import CheckpointPolicy, absolute, torch_dtype
 from forkpoint.policies.sampling import random_key
 from forkpoint.policies.text import Checkpoint
 from forkpoint.policies.truncated import BOUNDS, Bound, completion_from_top
 from forkpoint.records import Completion, Request
 
 ALL = -1
-"""As `top_logprobs`: the whole vocabulary."""
+"""The value of `top_logprobs` that stands for the whole vocabulary."""
 LONGEST = 1 << 20
-"""Tokens of models that name no limit."""
+"""The limit of tokens for models that name none."""
 
 
-class VLLMPolicy:
+class VLLMPolicy(CheckpointPolicy):
     """A causal language model that vLLM runs, as a `Policy`.
 
-    Equal seeds give equal samples in whatever batch, on the same kind of device and up to rounding; other samples than those of
-    `LocalPolicy`. Temperatures between 0 and 0.01 are taken as 0.01.
-    The engine starts at the first request: a process that only hands work to others leaves the GPUs to them.
-    A loaded policy is pickled as where it came from and how it was loaded, and loaded again where it is unpickled.
+    Equal seeds give equal samples in any batch, on the same kind of device and up to rounding; they are not
+    the samples of `LocalPolicy`. vLLM raises temperatures between 0 and 0.01 to 0.01.
+    The engine starts with the first request, so that a process that only hands work to others leaves the GPUs
+    to them.
     """
+
+    _WHY_UNPICKLABLE = "was made of a running engine and cannot be pickled; use VLLMPolicy.load"
 
     def __init__(
         self,
@@ -48,18 +51,18 @@ class VLLMPolicy:
         top_logprobs: int = 20,
         entropy_bound: Bound = "lower",
     ) -> None:
-        """A policy whose engine `start` starts at the first request; see `load` for the options.
+        """A policy that calls `start` for its engine at the first request; see `load` for the options.
 
-        The engine has to take `max_length` tokens, and to return raw log-probabilities, at least `top_logprobs` of them.
+        The engine has to accept `max_length` tokens and to return at least `top_logprobs` raw
+        log-probabilities.
         """
         _check_entropies(top_logprobs, entropy_bound, checkpoint.vocab_size)
-        self._start, self._checkpoint, self._text, self._name = start, checkpoint, checkpoint.text, name
+        super().__init__(name, checkpoint.text)
+        self._start, self._checkpoint = start, checkpoint
         self._llm: LLM | None = None
         self._max_length, self._top_logprobs, self._bound = max_length, top_logprobs, entropy_bound
-        self._stop_ids = sorted(
-            token_id for token_id in self.eos_ids if token_id < checkpoint.vocab_size
-        )  # vLLM refuses others
-        self._origin: dict[str, Any] | None = None
+        # vLLM refuses ids outside the vocabulary
+        self._stop_ids = sorted(token_id for token_id in self.eos_ids if token_id < checkpoint.vocab_size)
 
     @classmethod
     def load(
@@ -78,45 +81,47 @@ class VLLMPolicy:
     ) -> VLLMPolicy:
         """The model in a directory, or of that name on the hub.
 
-        `dtype` and `template` are as for `LocalPolicy`. Entropies come from the `top_logprobs` most probable tokens of
-        a position, and are the lower or upper bound on what these leave possible; -1 asks for the whole vocabulary, which is
-        exact, and slow where that is large. `max_length` limits prompt and completion to fewer tokens than the model's positions.
-        The model is split over `tensor_parallel` GPUs and takes `gpu_memory_utilization` of the memory of each, keys and
-        values included; these get `cache_bytes` instead where that is given, and without a GPU 1 GiB. Prefixes are reused in
-        blocks of `block_size` tokens: 32 without a GPU, where vLLM takes its multiples only, else vLLM's choice.
-        Raises FileNotFoundError where there is no model.
+        `dtype` and `template` are as for `LocalPolicy.load`. Entropies are the lower or the upper bound on
+        what is possible given the `top_logprobs` most probable tokens of a position; -1 asks for the whole
+        vocabulary, which makes them exact, and is slow if the vocabulary is large. `max_length` limits prompt
+        and completion to fewer tokens than the model has positions. The model is split over `tensor_parallel`
+        GPUs and takes the share `gpu_memory_utilization` of the memory of each, keys and values included.
+        `cache_bytes`, if given, is the memory of keys and values instead; without a GPU it is 1 GiB by
+        default. Prefixes are reused in blocks of `block_size` tokens; the default is 32 without a GPU (vLLM
+        then accepts multiples of 32 only), else the choice of vLLM.
+        Raises FileNotFoundError if there is no model.
         """
-        if dtype != "auto" and dtype not in DTYPES:
-            raise ValueError(f"dtype {dtype!r} is unknown; choose from auto, {', '.join(DTYPES)}")
         is_cpu = current_platform.is_cpu()
-        torch_dtype = DTYPES[dtype] if dtype != "auto" else torch.float32 if is_cpu else torch.bfloat16
+        weights = torch_dtype(dtype, has_gpu=not is_cpu)
         checkpoint = Checkpoint.load(path_or_id, template=template)
         _check_entropies(top_logprobs, entropy_bound, checkpoint.vocab_size)
         length = min(limit for limit in (max_length, checkpoint.max_length, LONGEST) if limit is not None)
         start = partial(
             LLM,
             str(path_or_id),
-            skip_tokenizer_init=True,  # text is this package's business
-            dtype=torch_dtype,
+            trust_remote_code=False,
+            skip_tokenizer_init=True,  # this package tokenizes
+            dtype=weights,
             logprobs_mode="raw_logprobs",
-            max_logprobs=ALL,  # as many as are asked for
+            max_logprobs=ALL,  # a request may ask for any number
             max_model_len=length,
             tensor_parallel_size=tensor_parallel,
             gpu_memory_utilization=gpu_memory_utilization,
             kv_cache_memory_bytes=1 << 30 if is_cpu and cache_bytes is None else cache_bytes,
             block_size=32 if is_cpu and block_size is None else block_size,
             enable_prefix_caching=True,
-            enable_chunked_prefill=not is_cpu,  # seeded samples of a torn prompt fail there: CPU generators cannot be set back
+            # on a CPU, seeded samples of a prompt in chunks fail: CPU generators cannot be set back
+            enable_chunked_prefill=not is_cpu,
             enforce_eager=is_cpu,
         )
         settings = "exact" if top_logprobs == ALL else f"top{top_logprobs}-{entropy_bound}"
-        name = f"{checkpoint.name(str(torch_dtype))}-vllm-{settings}"
+        name = f"{checkpoint.name(str(weights))}-vllm-{settings}"
         policy = cls(
             start, checkpoint, name, max_length=length, top_logprobs=top_logprobs, entropy_bound=entropy_bound
         )
         policy._origin = {
-            "path_or_id": Path(path_or_id).resolve() if Path(path_or_id).is_dir() else path_or_id,
-            "dtype": str(torch_dtype).removeprefix("torch."),
+            "path_or_id": absolute(path_or_id),
+            "dtype": str(weights).removeprefix("torch."),
             "template": template,
             "top_logprobs": top_logprobs,
             "entropy_bound": entropy_bound,
@@ -128,27 +133,10 @@ class VLLMPolicy:
         }
         return policy
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """What to call with what to load the policy again. TypeError where it was not loaded."""
-        if self._origin is None:
-            raise TypeError(
-                f"policy {self._name} was made of a running engine and cannot be pickled; use VLLMPolicy.load"
-            )
-        return load_again, (type(self), self._name, self._origin)
-
-    @property
-    def name(self) -> str:
-        """Where the model came from, a hash of what it is (see `fingerprint`), the engine, and what its entropies are."""
-        return self._name
-
     @property
     def entropy_bound(self) -> Literal["exact"] | Bound:
-        """Whether entropies are exact, or which end of the interval they are."""
+        """Whether entropies are exact, or the lower or upper ends of their intervals."""
         return "exact" if self._top_logprobs == ALL else self._bound
-
-    @property
-    def eos_ids(self) -> frozenset[int]:
-        return self._text.eos_ids
 
     @property
     def max_length(self) -> int:
@@ -158,36 +146,15 @@ class VLLMPolicy:
     def num_parameters(self) -> int | None:
         return self._checkpoint.num_parameters
 
-    def encode_question(self, question: str) -> tuple[int, ...]:
-        """The prompt's token ids: `template`, else the chat template, else the question and a line break."""
-        return self._text.encode_question(question)
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        return self._text.decode(token_ids)
-
-    def token_texts(self, token_ids: Sequence[int]) -> list[str]:
-        """One text per token; joined they are `decode(token_ids)`, special tokens are empty, split characters come complete."""
-        return self._text.token_texts(token_ids)
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in the same order; a prefix that ends in an end token is complete, and gets an empty one.
-
-        Raises ValueError where a prefix and its `max_tokens` do not fit into the model's positions together.
-        """
-        refuse_too_long(requests, self.max_length, self._name)
-        completions = [Completion((), (), (), (), (), "stop")] * len(requests)
-        open_idxs = [
-            idx for idx, request in enumerate(requests) if request.prefix_ids[-1] not in self.eos_ids
+    def _continue(self, requests: Sequence[Request]) -> list[Completion]:
+        prompts = [{"prompt_token_ids": list(request.prefix_ids)} for request in requests]
+        params = [self._sampling_params(request) for request in requests]
+        return [
+            self._completion(output) for output in self._engine().generate(prompts, params, use_tqdm=False)
         ]
-        prompts = [{"prompt_token_ids": list(requests[idx].prefix_ids)} for idx in open_idxs]
-        params = [self._sampling_params(requests[idx]) for idx in open_idxs]
-        outputs = self._engine().generate(prompts, params, use_tqdm=False) if prompts else []
-        for idx, output in zip(open_idxs, outputs, strict=True):
-            completions[idx] = self._completion(output)
-        return completions
 
     def reset_cache(self) -> None:
-        """Forget all prefixes."""
+        """Forget all prefixes, once the engine has been started."""
         if self._llm is not None:
             self._llm.reset_prefix_cache()
 
@@ -201,11 +168,11 @@ class VLLMPolicy:
             max_tokens=request.max_tokens,
             temperature=request.temperature,
             top_p=request.top_p,
-            seed=random_key(request.seed) & (2**63 - 1),  # -1 would mean none
+            seed=random_key(request.seed) & (2**63 - 1),  # -1 would mean no seed
             logprobs=self._top_logprobs,
             flat_logprobs=True,
             stop_token_ids=self._stop_ids,
-            ignore_eos=True,  # these end tokens and no others
+            ignore_eos=True,  # only `stop_token_ids` end a completion
             detokenize=False,
         )
 
@@ -218,9 +185,8 @@ class VLLMPolicy:
         spans = [slice(*span) for span in zip(found.start_indices, found.end_indices, strict=True)]
         return completion_from_top(
             sample.token_ids,
-            [
-                dict(zip(found.token_ids[span], found.logprobs[span], strict=True)) for span in spans
-            ],  # the token taken comes twice
+            # the taken token may come twice
+            [dict(zip(found.token_ids[span], found.logprobs[span], strict=True)) for span in spans],
             sample.finish_reason,
             vocab_size=vocab_size,
             num_top=vocab_size if self._top_logprobs == ALL else self._top_logprobs,
@@ -234,5 +200,4 @@ def _check_entropies(top_logprobs: int, entropy_bound: Bound, vocab_size: int) -
         raise ValueError(
             f"top_logprobs must be -1 (the whole vocabulary) or 2 to {vocab_size}; {top_logprobs} was given"
         )
-    if entropy_bound not in BOUNDS:
-        raise ValueError(f"entropy_bound {entropy_bound!r} is unknown; choose from {', '.join(BOUNDS)}")
+    check_choice("entropy_bound", entropy_bound, BOUNDS)

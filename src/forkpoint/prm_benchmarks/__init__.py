@@ -1,9 +1,11 @@
-"""Public benchmarks of process reward models: ProcessBench, PRMBench, best-of-N from candidates, step calibration.
+"""Public benchmarks of process reward models: ProcessBench, PRMBench, best-of-N, step calibration.
 
-A benchmark takes any `Scorer`. Invariant: a solution is scored once and its scores are journaled under a hash of its content,
-so a benchmark that was killed goes on, and another threshold or another benchmark of the same solutions scores nothing again;
-every figure has the 95 % percentile bootstrap over problems, not over solutions or steps.
-A solution that the scorer refuses (`LayoutError`) is never cut to fit: each benchmark says what it counts for, and how many.
+A benchmark takes any `Scorer`. Invariant: a solution is scored once and its scores are journaled under a hash
+of its content, so a killed benchmark continues, and another threshold or another benchmark of the same
+solutions scores nothing again. Every figure has a 95 % percentile bootstrap interval over problems, not over
+solutions or steps.
+A solution that the scorer refuses (`LayoutError`) is never cut to fit: each benchmark says what such a
+solution counts as, and how many there are.
 Nothing here samples solutions or trains. Importing this package loads neither torch, datasets nor pyarrow.
 """
 

@@ -1,9 +1,11 @@
 """Best-of-N from a file of candidates: does a PRM pick better than a vote?
 
-For every N: the majority vote, the candidate with the best score and the weighted vote for every aggregate of step scores, the
-oracle (right where any candidate is), and what each way of picking by score gains over the majority on the same problems.
-Scores are a PRM's or the file's own. The file's may lie outside [0, 1]: weighted votes and `prod` then mean nothing and are
-left out. One score per candidate has one aggregate, `last`. A candidate that the PRM refuses scores 0.
+For every N, the benchmark measures the majority vote, the candidate with the best score and the weighted vote
+for every aggregate of step scores, the oracle (right if any candidate is right), and the gain of each way of
+picking by score over the majority on the same problems.
+Scores are those of a PRM or of the file. Scores of a file may lie outside [0, 1]: weighted votes and `prod`
+then mean nothing and are left out. If every candidate has one score, the only aggregate is `last`. A
+candidate that the PRM refuses scores 0.
 """
 
 from __future__ import annotations
@@ -34,12 +36,13 @@ REFUSED = (0.0,)
 
 @dataclass(frozen=True)
 class BestOfNConfig:
-    """How candidates are read."""
+    """How candidates are cut into steps, and how groups of N are chosen."""
 
     cut: Cut | None = None
-    """Where candidates that are texts are cut into steps; without it, as the PRM's training data was."""
+    """How candidates that are texts are cut into steps; None cuts them as the PRM's training data was cut."""
     exchangeable: bool = True
-    """Candidates are independent samples: all disjoint groups of N are averaged. Otherwise the first N are taken."""
+    """Whether candidates are independent samples: all disjoint groups of N are averaged. Otherwise the first
+    N count."""
 
 
 def best_of_n(
@@ -49,10 +52,11 @@ def best_of_n(
     config: BestOfNConfig = BestOfNConfig(),
     executor: Executor | None = None,
 ) -> dict[str, Any]:
-    """Measure every way of picking; writes OUT/results.json and returns it, scores of a scorer are journaled in OUT.
+    """Measure every way of picking; writes OUT/results.json and returns its content.
 
-    Without a scorer the scores are those of the file; without either there is no picking by score. ValueError where there are
-    both, where only some problems have scores, and where a text is to be scored and `config.cut` is None.
+    The scores of a scorer are journaled in `out`. Without a scorer the scores are those of the file; without
+    either, nothing is picked by score. ValueError if there are both, if only some problems have scores, or if
+    a text has to be scored and `config.cut` is None.
     """
     problems = file.problems
     has_scores = [problem.scores is not None for problem in problems]
@@ -100,6 +104,7 @@ def best_of_n(
             [[problem.question, [solution.text for solution in problem.solutions]] for problem in problems]
         ),
         "num_ungradable": file.num_ungradable,
+        "unread": asdict(file.unread) if file.unread else None,
         "refused": refused,
     }
     return write_results(out, "best-of-n", scorer.name if scorer is not None else None, asdict(config), found)
@@ -114,7 +119,8 @@ def _score(
             if steps is None:
                 if how is None:
                     raise ValueError(
-                        "candidates that are texts have to be cut into steps: say lines, paragraphs or whole, or give `steps`"
+                        "candidates that are texts have to be cut into steps: "
+                        "say lines, paragraphs or whole, or give `steps`"
                     )
                 steps = cut(solution.text, how)
             solutions.append((problem.question, steps))
@@ -124,8 +130,8 @@ def _score(
 
 
 def _left_out(scores: Sequence[tuple[tuple[float, ...], ...] | None]) -> set[tuple[str, Aggregate]]:
-    """(select, aggregate) that mean nothing, or nothing of their own, with these scores."""
-    given = [step_scores for its_scores in scores if its_scores is not None for step_scores in its_scores]
+    """Return the (select, aggregate) that mean nothing with these scores, or the same as another one."""
+    given = [step_scores for scores_N in scores if scores_N is not None for step_scores in scores_N]
     if not given:
         return set()
     left_out: set[tuple[str, Aggregate]] = set()

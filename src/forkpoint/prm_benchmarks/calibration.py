@@ -1,11 +1,13 @@
 """Step calibration: of the steps that score 0.8, are 80 % right?
 
-Steps are put into B bins of equal width by their score: bin b holds scores in [b/B, (b+1)/B), the last one 1 too.
+Steps are put into B bins of equal width by their score: bin b holds scores in [b/B, (b+1)/B), the last bin
+also 1.
     ECE    sum over bins of (steps in the bin / all steps) * |mean score - mean label|      (arXiv 1706.04599)
     Brier  mean over steps of (score - label)^2
-Labels may be soft: they are averaged as they are. Every step counts once, so long solutions weigh more; problems are resampled
-with all their steps. The ECE of a resample is on average larger than that of the data, since noise adds to |.|: its interval
-lies somewhat high, and with few steps per bin the ECE itself does.
+Labels may be soft: they are averaged as they are. Every step counts once, so long solutions weigh more;
+problems are resampled with all their steps. The ECE of a resample is on average larger than that of the data,
+since noise adds to |.|: its interval lies somewhat too high, and with few steps per bin the ECE itself is too
+high.
 A solution that the PRM refuses is left out and counted in `refused`.
 """
 
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from forkpoint.checks import check_at_least
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Floats
 from forkpoint.prm_benchmarks.resampling import Resamples, ratio, sums_by
@@ -29,33 +32,37 @@ from forkpoint.runs import LocalExecutor
 from forkpoint.runs.work import Executor
 
 COUNT, SCORE, LABEL, SQUARED_ERROR = range(4)
-"""What is summed in every bin: steps, their scores, their labels, their squared errors."""
+"""The sums of every bin: number of steps, their scores, their labels, their squared errors."""
 
 
 @dataclass(frozen=True)
 class CalibrationConfig:
-    """What is binned, and how finely."""
+    """Which steps are binned, and into how many bins."""
 
     num_bins: int = 10
-    """Bins of equal width (10 or 15 are usual; errors of different numbers of bins do not compare)."""
+    """Number of bins of equal width (10 or 15 are usual; results with different numbers cannot be
+    compared)."""
     past_first_error: bool = True
-    """Also steps after the first one labelled 0; without them where nobody judged those, as in ProcessBench."""
+    """Whether to include steps after the first one labelled 0; leave them out if nobody judged them, as in
+    ProcessBench."""
 
     def __post_init__(self) -> None:
-        if self.num_bins < 1:
-            raise ValueError(f"num_bins must be at least 1; {self.num_bins} was given")
+        check_at_least(1, num_bins=self.num_bins)
 
 
 def bin_idxs(scores: Floats, num_bins: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The bin of every score in [0, 1]."""
+    """Return the index of the bin of every score in [0, 1]."""
     return np.minimum((scores * num_bins).astype(np.int64), num_bins - 1)
 
 
 def bin_sums(scores: Floats, labels: Floats, num_bins: int) -> Floats:
-    """Per bin, what `COUNT`, `SCORE`, `LABEL` and `SQUARED_ERROR` say: [B, 4]. ValueError where a score is not in [0, 1]."""
+    """Return the sums `COUNT`, `SCORE`, `LABEL` and `SQUARED_ERROR` of every bin: [B, 4].
+
+    ValueError if a score is not in [0, 1].
+    """
     if not np.all((scores >= 0) & (scores <= 1)):
         raise ValueError(
-            f"calibration is of scores from 0 to 1; {scores.min():g} to {scores.max():g} were given"
+            f"calibration takes scores from 0 to 1; {scores.min():g} to {scores.max():g} were given"
         )
     sums_B_4 = np.zeros((num_bins, 4))
     np.add.at(
@@ -67,12 +74,12 @@ def bin_sums(scores: Floats, labels: Floats, num_bins: int) -> Floats:
 
 
 def ece(sums: Floats) -> Floats:
-    """The expected calibration error of bin sums [.., B, 4]."""
+    """Return the expected calibration error of bin sums [.., B, 4]."""
     return ratio(np.abs(sums[..., SCORE] - sums[..., LABEL]).sum(axis=-1), sums[..., COUNT].sum(axis=-1))
 
 
 def brier(sums: Floats) -> Floats:
-    """The mean squared error of bin sums [.., B, 4]."""
+    """Return the mean squared error of bin sums [.., B, 4]."""
     return _mean(sums, SQUARED_ERROR)
 
 
@@ -87,9 +94,10 @@ def calibration(
     config: CalibrationConfig = CalibrationConfig(),
     executor: Executor | None = None,
 ) -> dict[str, Any]:
-    """Measure the scorer on labelled steps; writes OUT/results.json and returns it, scores are journaled in OUT.
+    """Measure the scorer on labelled steps; writes OUT/results.json and returns its content.
 
-    Problems are told apart by their questions. ValueError where there are no solutions, or the scorer refuses all of them.
+    Scores are journaled in `out`. Problems are told apart by their questions. ValueError if there are no
+    solutions, or if the scorer refuses all of them.
     """
     scored = score_solutions(
         scorer,
@@ -104,7 +112,8 @@ def calibration(
     ]
     if not kept:
         raise ValueError(
-            f"there is nothing to calibrate: {len(solutions)} solutions were given and {len(scored.refusals)} refused"
+            f"there is nothing to calibrate: {len(solutions)} solutions were given "
+            f"and {len(scored.refusals)} refused"
         )
     sums_N_K = np.stack([_solution_sums(solution, scores, config).ravel() for solution, scores in kept])
     resamples = Resamples.of(sums_by([solution.question for solution, _ in kept], sums_N_K))

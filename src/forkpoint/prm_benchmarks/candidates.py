@@ -1,9 +1,10 @@
-"""Candidate solutions of problems, as files have them: who wrote them does not matter.
+"""Reads candidate solutions of problems from files, whoever wrote them.
 
-A row is a problem with its question, its gold answer and its candidates. A candidate is a text, a list of steps, or a record
-with `text` or `steps`. What a file says about candidates (their answers, verdicts on them, scores of them) is read from a
-column of your choice: a list in parallel with the candidates, or, where candidates are records, a field of each.
-Invariant: what is not named is not used; without a column of verdicts, verdicts are ours, and likewise answers.
+A row is a problem with its question, its gold answer and its candidates. A candidate is a text, a list of
+steps, or a record with `text` or `steps`. Answers, verdicts and scores of candidates are read from columns of
+your choice: each is a list in parallel with the candidates or, if candidates are records, a field of each.
+Invariant: a column that is not named is not used. Without a column of verdicts the candidates are graded
+here, and without one of answers the answers are read here.
 """
 
 from __future__ import annotations
@@ -17,36 +18,45 @@ from typing import Any, Literal
 from forkpoint.formats.cells import cell, items, text
 from forkpoint.formats.containers import read_rows
 from forkpoint.grading.grade import answer_key, check_grader, grade_all
+from forkpoint.grading.response import Reasoning, check_reasoning
+from forkpoint.grading.unread import Sample, Unread, count_unread
 from forkpoint.records import Solution
+from forkpoint.row_files import as_text
 from forkpoint.steps import Segmentation, newline_steps
 
 Cut = Literal["lines", "paragraphs", "whole"]
 CUT_OF: dict[Segmentation, Cut] = {"newline": "lines", "solution": "whole"}
-"""The cut that a PRM was trained on; `entropy` steps cannot be read off a text."""
+"""The cut for PRMs trained on each segmentation; `entropy` steps cannot be read off a text."""
 PARAGRAPH = re.compile(r"\s*\S.*?(?:\n[ \t]*\n\s*|\s*\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class CandidateColumns:
-    """Where a file has what."""
+    """The columns of a file, and the grader for candidates without verdicts."""
 
     question: str = "question"
-    """The column of the problem's text."""
+    """The column with the text of the problem."""
     answer: str = "answer"
-    """The column of the gold answer; read where verdicts are ours."""
+    """The column with the gold answer; read if there is no column of verdicts."""
     candidates: str = "candidates"
-    """The column of the list of candidates."""
+    """The column with the list of candidates."""
     answers: str | None = None
-    """What the file says the candidates' answers are, equal texts being equal votes; without it, read out of the candidates."""
+    """The column with the candidates' answers, of which equal texts are equal votes; None reads them out of
+    the candidates."""
     verdicts: str | None = None
-    """What the file says of candidates, true or false each; without it, ours."""
+    """The column with true or false for every candidate; None grades the candidates."""
     scores: str | None = None
-    """Scores that the file has: a number, or a list of step scores, per candidate."""
+    """The column with a number, or a list of step scores, for every candidate."""
     grader: str = "math"
-    """How answers are read and judged where that is ours: numeric, math, exact, choice, code, or module:function."""
+    """How answers are read and judged if no column gives them: numeric, math, exact, choice, code, or
+    module:function."""
+    reasoning: Reasoning = "drop"
+    """Whether text between reasoning tags such as `<think>` is dropped before answers are looked for, or read
+    like the rest."""
 
     def __post_init__(self) -> None:
         check_grader(self.grader)
+        check_reasoning(self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,25 +65,28 @@ class Candidates:
 
     question: str
     solutions: tuple[Solution, ...]
-    """With `answer` what is voted on."""
+    """The candidates; their `answer` is what votes are counted by."""
     steps: tuple[tuple[str, ...] | None, ...]
-    """None where the file has a text."""
+    """The steps of each candidate; None for one that is a text."""
     scores: tuple[tuple[float, ...], ...] | None = None
-    """What the file has, at least one score per candidate."""
+    """The scores of the file, at least one per candidate; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateFile:
-    """The problems of a file, where what was read, and how many answers got no verdict (they count as wrong)."""
+    """The problems of a file, and the columns that were read."""
 
     problems: tuple[Candidates, ...]
     columns: CandidateColumns
     num_ungradable: int = 0
+    """Number of answers without a verdict; they count as wrong."""
+    unread: Unread | None = None
+    """The candidates of which no answer was compared; None if the file gives the verdicts."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What a row says; all tuples have one entry per candidate, and None is what it does not say."""
+    """The content of a row; tuples have one entry per candidate, and a column that is not read is None."""
 
     question: str
     gold: str
@@ -85,7 +98,10 @@ class _Row:
 
 
 def read_candidates(source: str, columns: CandidateColumns = CandidateColumns()) -> CandidateFile:
-    """The problems of a .jsonl, .json or .parquet file or a hub data set. ValueError names the row that does not fit."""
+    """Read the problems of a .jsonl, .json or .parquet file or a hub data set.
+
+    ValueError names the first row that does not fit.
+    """
     rows = []
     for where, row in read_rows(source):
         try:
@@ -94,17 +110,21 @@ def read_candidates(source: str, columns: CandidateColumns = CandidateColumns())
             raise ValueError(f"{where} is not a problem with candidates: {error}") from None
     if not rows:
         raise ValueError(f"{source} holds no problems")
-    num_ungradable = 0
+    num_ungradable, unread = 0, None
     if columns.verdicts is None:
-        graded = grade_all([(row.gold, candidate) for row in rows for candidate in row.texts], columns.grader)
+        pairs = [(row.gold, candidate) for row in rows for candidate in row.texts]
+        graded = grade_all(pairs, columns.grader, reasoning=columns.reasoning)
         num_ungradable = sum(verdict.outcome == "ungradable" for verdict in graded)
+        sample = Sample()
+        sample.add(pairs, graded, columns.grader)
+        unread = count_unread(graded).explained(sample, columns.reasoning)
         remaining = iter(graded)
         rows = [replace(row, verdicts=tuple(next(remaining).is_correct for _ in row.texts)) for row in rows]
-    return CandidateFile(tuple(_candidates(row, columns.grader) for row in rows), columns, num_ungradable)
+    return CandidateFile(tuple(_candidates(row, columns) for row in rows), columns, num_ungradable, unread)
 
 
 def cut(candidate: str, how: Cut) -> tuple[str, ...]:
-    """Steps which joined are the text: its lines, its paragraphs (blank lines between them), or all of it."""
+    """Cut a text into lines, paragraphs (between blank lines) or one step; the steps joined are the text."""
     match how:
         case "lines":
             return newline_steps(candidate)
@@ -124,17 +144,25 @@ def _row(row: Mapping[str, Any], columns: CandidateColumns) -> _Row:
     )
     if verdicts is not None and not all(verdict in (True, False) for verdict in verdicts):
         raise ValueError(
-            f"column {columns.verdicts!r} must hold true or false for every candidate; it holds {verdicts!r:.80}"
+            f"column {columns.verdicts!r} must hold true or false for every candidate; "
+            f"it holds {verdicts!r:.80}"
         )
     return _Row(
         question=text(row, columns.question),
-        gold=str(cell(row, columns.answer)) if verdicts is None else "",
+        gold=_gold(row, columns.answer) if verdicts is None else "",
         texts=texts,
         steps=steps,
         answers=answers,
         verdicts=None if verdicts is None else tuple(bool(verdict) for verdict in verdicts),
         scores=None if scores is None else tuple(_scores(score) for score in scores),
     )
+
+
+def _gold(row: Mapping[str, Any], column: str) -> str:
+    try:
+        return as_text(cell(row, column))
+    except ValueError as error:
+        raise ValueError(f"column {column!r}: {error}") from None
 
 
 def _steps_and_text(entry: Any) -> tuple[tuple[str, ...] | None, str]:
@@ -149,7 +177,7 @@ def _steps_and_text(entry: Any) -> tuple[tuple[str, ...] | None, str]:
 
 
 def _said(row: Mapping[str, Any], entries: Sequence[Any], column: str | None) -> tuple[Any, ...] | None:
-    """What the file says of each candidate; None where no column is named."""
+    """Return the values of a column, one per candidate; None if no column is named."""
     if column is None:
         return None
     if all(isinstance(entry, dict) for entry in entries):
@@ -172,10 +200,12 @@ def _scores(value: Any) -> tuple[float, ...]:
     return tuple(float(score) for score in scores)
 
 
-def _candidates(row: _Row, grader: str) -> Candidates:
+def _candidates(row: _Row, columns: CandidateColumns) -> Candidates:
     assert row.verdicts is not None, "rows without verdicts have been graded"
     answers = (
-        row.answers if row.answers is not None else [answer_key(candidate, grader) for candidate in row.texts]
+        row.answers
+        if row.answers is not None
+        else [answer_key(candidate, columns.grader, columns.reasoning) for candidate in row.texts]
     )
     solutions = tuple(
         Solution(candidate, (), (), None if answer is None else str(answer), is_correct, num_sampled_tokens=0)

@@ -1,18 +1,24 @@
 """PRMBench (arXiv 2501.03124): does a PRM tell right steps from wrong ones, for nine kinds of error?
 
-A step that scores above the threshold is taken for right. The rule is that of the authors' evaluation code (ssmisya/PRMBench,
-task `prmtest_classified` and its tables):
-- The steps are `modified_process`, the question `modified_question`; `error_steps` count from 1. An error step beyond the last
-  step counts for nothing (there are some in the published files); we say how many.
-- Over the steps of a class, right steps being the positives, PRMScore = 0.5 F1 + 0.5 negative F1; of `multi_solutions`, which
-  has no wrong steps, it is F1. An F1 is 2 hits / (2 hits + misses + false alarms) of its kind.
-- The overall PRMScore pools the steps of all classes: a class weighs as many steps as it has. Simplicity, soundness and
-  sensitivity are unweighted means of their classes' PRMScores.
-- `original_process` of the rows of `redundency` (spelled so) is the class `correct`, given beside the others and no part of the
-  overall figure. Of rows with the same class and `idx` the first one counts.
-- A number in front of a step (`Step 3.`, `3.`) is removed; unlike there, not the `0.` of `0.5`, nor all of a step.
-Different from that code: an F1 without hits is 0, where it writes -1 in some cases. As there, a process that the PRM refuses
-is left out; it is counted in `refused`. The steps of `redundency` and `circular` are judged by the same scores as all others.
+A step that scores above the threshold is taken as right. The rule is that of the authors' evaluation code
+(ssmisya/PRMBench, task `prmtest_classified` and its tables):
+
+- The steps are `modified_process`, the question is `modified_question`; `error_steps` count from 1. An error
+  step beyond the last step is ignored (the published files have some); the results give their number.
+- Over the steps of a class, with right steps as the positives, PRMScore = 0.5 F1 + 0.5 negative F1. The class
+  `multi_solutions` has no wrong steps; its PRMScore is F1. An F1 is 2 hits / (2 hits + misses + false alarms)
+  of its kind.
+- The overall PRMScore pools the steps of all classes, so a class weighs by its number of steps. Simplicity,
+  soundness and sensitivity are unweighted means of the PRMScores of their classes.
+- `original_process` of the rows of `redundency` (spelled so) is the class `correct`, reported beside the
+  others and not included in the overall figure. Among rows with the same class and `idx` the first one
+  counts.
+- A number in front of a step (`Step 3.`, `3.`) is removed; unlike in that code, the `0.` of `0.5` and a
+  number that is the whole step stay.
+
+Unlike in that code, an F1 without hits is 0; the code writes -1 in some cases. As in that code, a process
+that the PRM refuses is left out; `refused` counts it. The steps of `redundency` and `circular` are judged by
+the same scores as all others.
 """
 
 from __future__ import annotations
@@ -26,16 +32,18 @@ from typing import Any
 
 import numpy as np
 
+from forkpoint.checks import check_within
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Floats
 from forkpoint.formats.cells import items, text
-from forkpoint.formats.codec import Row, texts_of
+from forkpoint.formats.codec import texts_of
 from forkpoint.formats.containers import read_rows
 from forkpoint.formats.layout import separated
 from forkpoint.prm_benchmarks.resampling import Resamples, ratio, sums_by
 from forkpoint.prm_benchmarks.results import write_results
 from forkpoint.prm_benchmarks.scoring import score_solutions
 from forkpoint.records import Scorer
+from forkpoint.row_files import Row
 from forkpoint.runs import LocalExecutor
 from forkpoint.runs.work import Executor
 
@@ -50,19 +58,19 @@ CORRECT = "correct"
 CORRECT_FROM = "redundency"
 STEP_NUMBER = re.compile(r"\A(?:step\s*)?\d+\.(?!\d)\s*(?=\S)", re.IGNORECASE)
 SEPARATOR = "\n"
-"""Put between steps, which are published without; those of PRM800K, where they come from, were lines."""
+"""The text between steps, which are published without one; in PRM800K, their source, they were lines."""
 
 
 @dataclass(frozen=True)
 class PRMBenchConfig:
-    """What counts as taken for right."""
+    """Which steps are taken as right."""
 
     threshold: float = 0.5
-    """A step that scores more is taken for right (0.5 as the authors use it for scores that are probabilities)."""
+    """A step with a higher score is taken as right (the authors use 0.5 for scores that are
+    probabilities)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be from 0 to 1; {self.threshold} was given")
+        check_within("[0, 1]", threshold=self.threshold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +82,16 @@ class Process:
     question: str
     steps: tuple[str, ...]
     wrong_idxs: frozenset[int]
-    """From 0, all of them steps that there are."""
+    """The indices of wrong steps, from 0; every one is a step of the process."""
     num_errors_beyond: int = 0
-    """Error steps beyond the last step."""
+    """Number of error steps beyond the last step."""
 
 
 def read_processes(sources: Sequence[str]) -> list[Process]:
-    """PRMBench rows of .jsonl, .json or .parquet files or of a hub data set. ValueError names the row that does not fit."""
+    """Read PRMBench rows from .jsonl, .json or .parquet files or a hub data set.
+
+    ValueError names the first row that does not fit.
+    """
     processes: dict[tuple[str, str], Process] = {}
     for source in sources:
         for where, row in read_rows(source):
@@ -95,7 +106,7 @@ def read_processes(sources: Sequence[str]) -> list[Process]:
 
 
 def _processes(row: Row) -> list[Process]:
-    """One, and the correct one too where its class has it."""
+    """Return the process of a row, and the correct one as well if the class of the row has one."""
     classification, problem_id = text(row, "classification"), text(row, "idx")
     if classification not in CLASSES:
         raise ValueError(f"classification {classification!r} is unknown; there are {', '.join(CLASSES)}")
@@ -129,7 +140,11 @@ def _steps(row: Row, column: str) -> tuple[str, ...]:
 def confusion(
     step_scores: Sequence[float], wrong_idxs: frozenset[int], threshold: float
 ) -> tuple[int, int, int, int]:
-    """How many steps are right and taken for right (TP), wrong and taken for right (FP), wrong and not (TN), right and not (FN)."""
+    """Return four numbers of steps: TP, FP, TN and FN.
+
+    These are the steps that are right and taken as right, wrong and taken as right, wrong and not taken as
+    right, and right and not taken as right.
+    """
     counts = [0, 0, 0, 0]
     for idx, score in enumerate(step_scores):
         is_taken, is_wrong = score > threshold, idx in wrong_idxs
@@ -138,17 +153,17 @@ def confusion(
 
 
 def f1(counts: Floats) -> Floats:
-    """Of right steps; counts [.., 4] as `confusion` gives them."""
+    """Return the F1 of right steps from counts [.., 4] in the order of `confusion`."""
     return ratio(2 * counts[..., 0], 2 * counts[..., 0] + counts[..., 1] + counts[..., 3])
 
 
 def negative_f1(counts: Floats) -> Floats:
-    """Of wrong steps; counts [.., 4] as `confusion` gives them."""
+    """Return the F1 of wrong steps from counts [.., 4] in the order of `confusion`."""
     return ratio(2 * counts[..., 2], 2 * counts[..., 2] + counts[..., 1] + counts[..., 3])
 
 
 def prm_score(counts: Floats) -> Floats:
-    """0.5 F1 + 0.5 negative F1."""
+    """Return 0.5 F1 + 0.5 negative F1 from counts [.., 4]."""
     return (f1(counts) + negative_f1(counts)) / 2
 
 
@@ -159,7 +174,7 @@ def prmbench(
     config: PRMBenchConfig = PRMBenchConfig(),
     executor: Executor | None = None,
 ) -> dict[str, Any]:
-    """Measure the scorer; writes OUT/results.json and returns it, scores are journaled in OUT.
+    """Measure the scorer; writes OUT/results.json and returns its content. Scores are journaled in `out`.
 
     Classes share problems, so all figures are computed on the same resamples of problems.
     """
@@ -192,7 +207,7 @@ def prmbench(
     rows = []
     for name in classes:
         counts = by_class[name](resamples.sums_K)
-        its_processes = [process for process in processes if process.classification == name]
+        class_processes = [process for process in processes if process.classification == name]
         rows.append(
             {
                 "name": name,
@@ -200,10 +215,10 @@ def prmbench(
                 "f1": float(f1(counts)),
                 "negative_f1": float(negative_f1(counts)),
                 **_accuracies(counts),
-                "num_processes": len(its_processes),
+                "num_processes": len(class_processes),
                 "num_steps": int(counts.sum()),
                 "num_wrong_steps": int(counts[1] + counts[2]),
-                "num_errors_beyond": sum(process.num_errors_beyond for process in its_processes),
+                "num_errors_beyond": sum(process.num_errors_beyond for process in class_processes),
             }
         )
     present = {
@@ -233,14 +248,14 @@ def prmbench(
 
 
 def _counts_of(sums: Floats, names: Sequence[str], classes: Sequence[str]) -> Floats:
-    """Counts [.., 4] of several classes together, out of sums [.., C * 4]."""
+    """Return counts [.., 4] of several classes together, from sums [.., C * 4]."""
     by_class: Floats = sums.reshape(*sums.shape[:-1], len(classes), 4)
     together: Floats = by_class[..., [classes.index(name) for name in names], :].sum(axis=-2)
     return together
 
 
 def _accuracies(counts_4: Floats) -> dict[str, float | None]:
-    """Of right and of wrong steps; None where there are none."""
+    """Return the accuracies on right and on wrong steps; None if there are no such steps."""
     num_right, num_wrong = counts_4[0] + counts_4[3], counts_4[1] + counts_4[2]
     return {
         "accuracy_on_right": float(counts_4[0] / num_right) if num_right else None,

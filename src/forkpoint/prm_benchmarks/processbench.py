@@ -3,11 +3,15 @@
 A solution is predicted to go wrong at the first step that scores below a threshold, or nowhere (-1).
     acc_error    exact matches among solutions with a wrong step
     acc_correct  solutions predicted to go wrong nowhere, among those without a wrong step
-    F1           2 acc_error acc_correct / (acc_error + acc_correct), 0 where both are 0
-As in the paper the threshold is the one with the best F1 on one subset (GSM8K), used on all, and the mean over subsets is
-unweighted. What is chosen on a subset and reported on it is no held-out figure: that subset is marked, the mean of the others
-stands beside the mean of all, and the best that each subset could have had is given apart, as an upper bound.
-A solution that the PRM refuses is never right.
+    F1           2 acc_error acc_correct / (acc_error + acc_correct), 0 if both are 0
+
+Solutions of one kind only, all with a wrong step or all without, have no F1: it is null in results.json, and
+so is the mean over subsets. Resamples of one kind only are left out of the interval.
+
+As in the paper, the threshold is the one with the best F1 on one subset (GSM8K) and is used on all subsets,
+and the mean over subsets is unweighted. A figure on the subset that chose the threshold is not held out: that
+subset is marked, the mean of the others is given beside the mean of all, and the best F1 of each subset over
+all thresholds is given as an upper bound. The prediction for a solution that the PRM refuses is never right.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from urllib.parse import parse_qs
 import numpy as np
 
 from forkpoint import formats
+from forkpoint.checks import check_within
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Floats
 from forkpoint.formats.containers import HUB
@@ -32,27 +37,28 @@ from forkpoint.runs import LocalExecutor
 from forkpoint.runs.work import Executor
 
 NO_EDGE_THRESHOLD = 0.5
-"""Where no threshold predicts a solution rightly that another does not."""
+"""The threshold if all thresholds predict the same solutions correctly."""
 
 
 @dataclass(frozen=True)
 class ProcessBenchConfig:
-    """Which threshold is used."""
+    """The threshold, or the subset that chooses it."""
 
     threshold: float | None = None
-    """A step that scores less is taken for wrong; without it, the threshold with the best F1 on `threshold_subset`."""
+    """A step with a lower score is taken as wrong; None takes the threshold with the best F1 on
+    `threshold_subset`."""
     threshold_subset: str = "gsm8k"
     """The subset that chooses the threshold: the name of its file without suffix, or its split on the hub."""
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold must be from 0 to 1; {self.threshold} was given")
+        if self.threshold is not None:
+            check_within("[0, 1]", threshold=self.threshold)
 
 
 def read_subsets(sources: Sequence[str], **options: Any) -> dict[str, list[LabelledSolution]]:
-    """ProcessBench files (.json, .jsonl, .parquet) or hub:Qwen/ProcessBench?split=NAME, by the name of the subset.
+    """Read ProcessBench files (.json, .jsonl, .parquet) or hub:Qwen/ProcessBench?split=NAME, by subset.
 
-    `options` are those of `formats.read`. ValueError where there is no source or two have one name.
+    `options` are those of `formats.read`. ValueError if there is no source, or if two have the same name.
     """
     if not sources:
         raise ValueError("no ProcessBench file was given; give at least one, such as gsm8k.json math.json")
@@ -75,24 +81,25 @@ def _subset_name(source: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """For every solution the thresholds (low, high] at which its prediction is right; none where low >= high."""
+    """The thresholds (low, high] at which each solution's prediction is right; none if low >= high."""
 
     lows_N: Floats
     highs_N: Floats
     has_error_N: Floats
-    """1 where there is a wrong step, else 0."""
+    """1 for a solution with a wrong step, else 0."""
 
     def sums(self, problems: Sequence[str], threshold: float) -> Floats:
-        """Per problem: right and all among solutions with a wrong step, right and all among those without: [P, 4]."""
+        """Return by problem: right and all solutions with a wrong step, right and all without one: [P, 4]."""
         is_right_N = ((self.lows_N < threshold) & (threshold <= self.highs_N)).astype(np.float64)
         error, fine = self.has_error_N, 1 - self.has_error_N
         return sums_by(problems, np.stack([is_right_N * error, error, is_right_N * fine, fine], axis=1))
 
     def best_threshold(self) -> float:
-        """The threshold with the best F1 of all there are; of equals, the best sum of both accuracies, then the lowest.
+        """Return the threshold with the best F1.
 
-        F1 changes only where a span begins or ends; between two such edges the middle is taken. Below the lowest edge no
-        wrong step is found, above the highest no solution is taken for right: F1 is 0 on both sides.
+        Ties go to the best sum of both accuracies, then to the lowest threshold. F1 changes only at the ends
+        of spans; between two such edges the middle is taken. Below the lowest edge no wrong step is found,
+        and above the highest no solution is taken as right: F1 is 0 on both sides.
         """
         has_span_N = self.lows_N < self.highs_N
         edges = np.unique(np.concatenate([self.lows_N[has_span_N], self.highs_N[has_span_N]]))
@@ -114,12 +121,12 @@ class Spans:
 
 
 def first_wrong_step(solution: LabelledSolution) -> int:
-    """The index of the first step labelled 0, or -1."""
+    """Return the index of the first step labelled 0, or -1."""
     return next((idx for idx, label in enumerate(solution.labels) if label.value == 0), -1)
 
 
 def spans_of(step_scores: Sequence[Sequence[float] | None], first_wrong: Sequence[int]) -> Spans:
-    """None is a refused solution: no threshold makes its prediction right."""
+    """Return the spans of solutions; no threshold makes the prediction of a refused one (None) right."""
     spans = [_span(scores, truth) for scores, truth in zip(step_scores, first_wrong, strict=True)]
     lows, highs = zip(*spans, strict=True)
     return Spans(np.array(lows), np.array(highs), np.array([float(truth != -1) for truth in first_wrong]))
@@ -134,22 +141,22 @@ def _span(scores: Sequence[float] | None, first_wrong: int) -> tuple[float, floa
 
 
 def harmonic_mean(left: Floats, right: Floats) -> Floats:
-    """0 where both are 0."""
+    """Return the harmonic mean, 0 if both numbers are 0."""
     return ratio(2 * left * right, left + right)
 
 
 def acc_error(sums: Floats) -> Floats:
-    """Of sums [.., 4] as `Spans.sums` makes them."""
-    return ratio(sums[..., 0], sums[..., 1])
+    """Return acc_error from sums [.., 4] of `Spans.sums`; nan if no solution has a wrong step."""
+    return ratio(sums[..., 0], sums[..., 1], np.nan)
 
 
 def acc_correct(sums: Floats) -> Floats:
-    """Of sums [.., 4] as `Spans.sums` makes them."""
-    return ratio(sums[..., 2], sums[..., 3])
+    """Return acc_correct from sums [.., 4] of `Spans.sums`; nan if every solution has a wrong step."""
+    return ratio(sums[..., 2], sums[..., 3], np.nan)
 
 
 def f1(sums: Floats) -> Floats:
-    """Of sums [.., 4] as `Spans.sums` makes them."""
+    """Return the F1 from sums [.., 4] of `Spans.sums`; nan if one of the two kinds is missing."""
     return harmonic_mean(acc_error(sums), acc_correct(sums))
 
 
@@ -160,17 +167,17 @@ def processbench(
     config: ProcessBenchConfig = ProcessBenchConfig(),
     executor: Executor | None = None,
 ) -> dict[str, Any]:
-    """Measure the scorer on subsets by name; writes OUT/results.json and returns it, scores are journaled in OUT.
+    """Measure the scorer on named subsets; writes OUT/results.json and returns its content.
 
-    The intervals take the threshold as given: they do not say how much another sample of the threshold's subset would move it.
-    ValueError where that subset is not among `subsets`.
+    Scores are journaled in `out`. The intervals take the threshold as fixed: they do not include how much
+    another sample of its subset would move it. ValueError if that subset is not among `subsets`.
     """
     if config.threshold is None and config.threshold_subset not in subsets:
         raise ValueError(
-            f"the subset {config.threshold_subset!r} is to choose the threshold and is not among {', '.join(subsets)}; "
-            "give its file too, name another with threshold_subset, or fix threshold"
+            f"the subset {config.threshold_subset!r} is to choose the threshold and is not among "
+            f"{', '.join(subsets)}; give its file too, name another with threshold_subset, or fix threshold"
         )
-    solutions = [solution for its_solutions in subsets.values() for solution in its_solutions]
+    solutions = [solution for subset_solutions in subsets.values() for solution in subset_solutions]
     scored = score_solutions(
         scorer,
         [(solution.question, solution.steps) for solution in solutions],
@@ -179,20 +186,20 @@ def processbench(
     )
     spans: dict[str, Spans] = {}
     remaining = iter(scored.scores)
-    for name, its_solutions in subsets.items():
-        its_scores = [next(remaining) for _ in its_solutions]
-        spans[name] = spans_of(its_scores, [first_wrong_step(solution) for solution in its_solutions])
+    for name, subset_solutions in subsets.items():
+        subset_scores = [next(remaining) for _ in subset_solutions]
+        spans[name] = spans_of(subset_scores, [first_wrong_step(solution) for solution in subset_solutions])
     threshold = (
         spans[config.threshold_subset].best_threshold() if config.threshold is None else config.threshold
     )
     resamples = {
         name: Resamples.of(
-            spans[name].sums([solution.question for solution in its_solutions], threshold), seed
+            spans[name].sums([solution.question for solution in subset_solutions], threshold), seed
         )
-        for seed, (name, its_solutions) in enumerate(subsets.items())
+        for seed, (name, subset_solutions) in enumerate(subsets.items())
     }
     source = config.threshold_subset if config.threshold is None else None
-    best_F1s = {name: _best(its_spans) for name, its_spans in spans.items()}
+    best_F1s = {name: _best(subset_spans) for name, subset_spans in spans.items()}
     held_out = [name for name in subsets if name != source]
     found = {
         "threshold": threshold,
@@ -200,36 +207,41 @@ def processbench(
         "subsets": [
             {
                 "name": name,
-                "num_solutions": len(its_solutions),
+                "num_solutions": len(subset_solutions),
                 "num_with_error": int(spans[name].has_error_N.sum()),
                 "digest": content_key(
-                    [[item.question, item.steps, first_wrong_step(item)] for item in its_solutions]
+                    [[item.question, item.steps, first_wrong_step(item)] for item in subset_solutions]
                 ),
                 "chose_threshold": name == source,
-                "f1": asdict(resamples[name].measured(f1)),
-                "acc_error": asdict(resamples[name].measured(acc_error)),
-                "acc_correct": asdict(resamples[name].measured(acc_correct)),
+                "f1": resamples[name].measured(f1).to_row(),
+                "acc_error": resamples[name].measured(acc_error).to_row(),
+                "acc_correct": resamples[name].measured(acc_correct).to_row(),
                 "upper_bound": best_F1s[name],
             }
-            for name, its_solutions in subsets.items()
+            for name, subset_solutions in subsets.items()
         ],
-        "mean_f1": asdict(_mean_f1(list(resamples.values()))),
-        "held_out_mean_f1": asdict(_mean_f1([resamples[name] for name in held_out])) if held_out else None,
-        "upper_bound_mean_f1": float(np.mean([best["f1"] for best in best_F1s.values()])),
+        "mean_f1": _mean_f1(list(resamples.values())).to_row(),
+        "held_out_mean_f1": _mean_f1([resamples[name] for name in held_out]).to_row() if held_out else None,
+        "upper_bound_mean_f1": _mean_best([best["f1"] for best in best_F1s.values()]),
         "refused": scored.summary(),
     }
     return write_results(out, "processbench", scorer.name, asdict(config), found)
 
 
-def _best(spans: Spans) -> dict[str, float]:
-    """F1 at the threshold chosen on the very solutions that are measured."""
+def _best(spans: Spans) -> dict[str, float | None]:
+    """Return the F1 at the threshold that is chosen on the same solutions; None if it is undefined."""
     threshold = spans.best_threshold()
-    sums_1_4 = spans.sums([""] * len(spans.lows_N), threshold)
-    return {"f1": float(f1(sums_1_4[0])), "threshold": threshold}
+    best_f1 = float(f1(spans.sums([""] * len(spans.lows_N), threshold)[0]))
+    return {"f1": None if np.isnan(best_f1) else best_f1, "threshold": threshold}
+
+
+def _mean_best(best_F1s: Sequence[float | None]) -> float | None:
+    defined = [best_f1 for best_f1 in best_F1s if best_f1 is not None]
+    return float(np.mean(defined)) if len(defined) == len(best_F1s) else None
 
 
 def _mean_f1(resamples: Sequence[Resamples]) -> Measured:
-    """The unweighted mean over subsets, which are resampled each for itself."""
+    """Return the unweighted mean of F1 over subsets; each subset is resampled by itself."""
     value = float(np.mean([f1(subset.sums_K) for subset in resamples]))
     draws_R = np.mean([f1(subset.draws_R_K) for subset in resamples], axis=0)
     return Measured.of(value, draws_R, sum(subset.num_problems for subset in resamples))

@@ -1,4 +1,4 @@
-"""results.json of a benchmark: what was measured, of which PRM, on which data, with which versions; written last."""
+"""Writes results.json of a benchmark, after all else: figures, PRM, configuration, data and versions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from forkpoint.version import __version__
 RESULTS = "results.json"
 RESULTS_VERSION = 1
 LIBRARIES = ("numpy", "torch", "transformers")
-"""Libraries that can move a score."""
+"""Libraries whose version can change a score."""
 
 
 def write_results(
     out: Path, benchmark: str, prm: str | None, config: dict[str, Any], found: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write OUT/results.json, replacing it at once, and return what is in it."""
+    """Write OUT/results.json, replacing it in one step, and return its content."""
     results = {
         "benchmark": benchmark,
         "version": RESULTS_VERSION,

@@ -1,7 +1,8 @@
-"""Step scores of a benchmark's solutions, journaled as they come.
+"""The step scores of a benchmark's solutions, journaled as they are computed.
 
-Invariant: the journal depends on the scorer and the solutions alone. Thresholds, aggregates and labels are applied to what is
-read back, so any of them may change, and more solutions may come, without anything being scored again.
+Invariant: the journal depends on the scorer and the solutions alone. Thresholds, aggregates and labels are
+applied to rows read back from it, so they may change, and solutions may be added, without scoring anything
+twice.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from forkpoint.content_key import content_key
 from forkpoint.errors import LayoutError
+from forkpoint.prms.scores import QuestionSteps, ScoreWork, StepScores
 from forkpoint.records import Scorer
 from forkpoint.runs import Run, complete
 from forkpoint.runs.work import Executor
@@ -20,68 +22,51 @@ from forkpoint.runs.work import Executor
 SCORES = "scores"
 """The run directory inside the output directory of a benchmark."""
 
-Solution = tuple[str, tuple[str, ...]]
-"""A question and the steps of one solution."""
-
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Step scores in the order of the solutions; None where the scorer refused one."""
+    """Step scores in the order of the solutions, and the reasons of refusals."""
 
-    scores: list[tuple[float, ...] | None]
+    scores: list[StepScores | None]
+    """None for a solution that the scorer refused."""
     refusals: list[str]
-    """Its reasons, one per refused solution."""
+    """The scorer's reasons, one per refused solution."""
 
     def summary(self) -> dict[str, Any]:
-        """For the results: how many were refused, and the distinct reasons."""
+        """Return the number of refused solutions and the distinct reasons, for the results."""
         return {"num": len(self.refusals), "reasons": sorted(set(self.refusals))}
 
 
-class ScoreWork:
-    """The step scores of every distinct solution."""
+def score_work(scorer: Scorer, solutions: Sequence[QuestionSteps]) -> ScoreWork:
+    """The step scores of every distinct solution, one row each; a refusal is a row with its reason."""
+    distinct = list(dict.fromkeys(solutions))
 
-    stays_here = True
-    """It holds the scorer: no work for other processes."""
+    def row(scores: Sequence[StepScores | LayoutError | None]) -> dict[str, Any]:
+        (of_solution,) = scores
+        if isinstance(of_solution, LayoutError):
+            return {"refused": str(of_solution)}
+        assert of_solution is not None, "every solution is scored or refused"
+        return {"scores": list(of_solution)}
 
-    def __init__(self, scorer: Scorer, solutions: Sequence[Solution]) -> None:
-        self._scorer, self._solutions = scorer, list(dict.fromkeys(solutions))
-        self.keys = [solution_key(solution) for solution in self._solutions]
-
-    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
-        chunk = [self._solutions[idx] for idx in idxs]
-        try:
-            return self._scored(chunk)
-        except LayoutError:
-            return [self._scored_or_refused(solution) for solution in chunk]
-
-    def _scored(self, solutions: Sequence[Solution]) -> list[dict[str, Any]]:
-        found = self._scorer.score([question for question, _ in solutions], [steps for _, steps in solutions])
-        for (_, steps), scores in zip(solutions, found, strict=True):
-            if len(scores) != len(steps):
-                raise ValueError(
-                    f"{self._scorer.name} gave {len(scores)} scores for {len(steps)} steps; one per step is needed"
-                )
-        return [{"scores": list(scores)} for scores in found]
-
-    def _scored_or_refused(self, solution: Solution) -> dict[str, Any]:
-        try:
-            return self._scored([solution])[0]
-        except LayoutError as error:
-            return {"refused": str(error)}
+    keys = [solution_key(solution) for solution in distinct]
+    return ScoreWork(scorer, keys, lambda idxs: [[distinct[idx]] for idx in idxs], row, keeps_refusals=True)
 
 
-def solution_key(solution: Solution) -> str:
-    """Equal for solutions with the same question and the same steps."""
+def solution_key(solution: QuestionSteps) -> str:
+    """Return the key of a solution; it depends on its question and its steps alone."""
     question, steps = solution
     return content_key({"question": question, "steps": steps})
 
 
-def score_solutions(scorer: Scorer, solutions: Sequence[Solution], out: Path, executor: Executor) -> Scored:
-    """Score what is not journaled in `out` yet, and read all scores back; run again to continue.
+def score_solutions(
+    scorer: Scorer, solutions: Sequence[QuestionSteps], out: Path, executor: Executor
+) -> Scored:
+    """Score the solutions that are not in the journal in `out`, and read all scores; run again to continue.
 
-    ConfigDiffers where `out` holds the scores of another scorer, RuntimeError where solutions failed (they are owed again).
+    ConfigDiffers if `out` holds the scores of another scorer, RuntimeError if solutions failed (they stay
+    owed).
     """
-    work = ScoreWork(scorer, solutions)
+    work = score_work(scorer, solutions)
     with Run.open(out / SCORES, "benchmark scores", {"scorer": scorer.name}) as run:
         complete(run, executor, work)
         run.finish({"num_solutions": run.num_rows})

@@ -1,4 +1,4 @@
-"""Process reward models: load one, score steps with it. Importing this file does not import torch."""
+"""Process reward models: load one and score steps with it. Importing this file does not import torch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 def load_prm(
     path: str | Path, device: str = "auto", family: str | None = None, **options: Any
 ) -> TaggedPRM | FamilyPRM:
-    """The PRM in a directory, or of that name on the hub: one saved by `forkpoint train`, or of a public family.
+    """Load a PRM saved by `forkpoint train`, or one of a public family, from a directory or the hub.
 
-    The family is read from the checkpoint, or named: forkpoint, math-shepherd, er-prm, rlhflow, implicit, qwen, skywork,
-    trl, pure. `options` are those of the family: `separator` of trl and pure, `reference` and `beta` of implicit.
-    Raises FileNotFoundError where there is no such checkpoint, LayoutError where it is not of the family, its tag does not
-    fit its tokenizer, or its files do not tell the family and none is named.
+    The family is read from the checkpoint if None, and named otherwise: forkpoint, math-shepherd, er-prm,
+    rlhflow, implicit, qwen, skywork, trl, pure. `options` are those of the family: `separator` of trl and
+    pure, `reference` and `beta` of implicit.
+    Raises FileNotFoundError if there is no such checkpoint,
+    LayoutError if it is not of the family, if its tag does not fit its tokenizer, or if its files do not tell
+    the family and none is named.
     """
     return load_checkpoint(path, device, family, options)

@@ -1,4 +1,4 @@
-"""Which PRM, and of which family: the flags of every command that scores. Importing this file does not import torch."""
+"""Flags of every command that scores: the family of the PRM. Importing this file does not import torch."""
 
 from __future__ import annotations
 
@@ -15,33 +15,36 @@ if TYPE_CHECKING:
     from forkpoint.prms.tagged import TaggedPRM
 
 TOKEN = "FORKPOINT_TOKEN"
-"""The environment variable with the token that a PRM's server asks for."""
+"""The environment variable that holds the token for the server of a PRM."""
 
 
 class PRM(Scorer, Protocol):
-    """A `Scorer` that says how its steps are cut."""
+    """A `Scorer` that tells how its steps are cut."""
 
     @property
-    def format(self) -> PRMFormat: ...
+    def format(self) -> PRMFormat:
+        """How the steps that it scores are cut, and how their scores are aggregated."""
+        ...
 
 
 @dataclass(frozen=True)
 class FamilyConfig:
-    """How a public PRM is read, where its files do not tell."""
+    """How a public PRM is read if its files do not tell."""
 
     family: str | None = None
-    """Of the PRM, where its files do not tell: forkpoint, math-shepherd, er-prm, rlhflow, implicit, qwen, skywork, trl, pure."""
+    """The family of the PRM, if its files do not tell: forkpoint, math-shepherd, er-prm, rlhflow, implicit,
+    qwen, skywork, trl, pure."""
     separator: str | None = None
-    """What follows every step, for the families trl and pure."""
+    """The text that follows every step, for the families trl and pure."""
     reference: str | None = None
-    """The model that an implicit PRM was trained from, a directory or a hub id."""
+    """The model that an implicit PRM was trained from: a directory or a hub id."""
     beta: float | None = None
-    """Of an implicit PRM."""
+    """The factor of the log-ratio of an implicit PRM."""
 
     def load(self, prm: str, device: str = "auto") -> PRM:
-        """The PRM in a directory, of that name on the hub, or served at that address (http://...) by `forkpoint serve`.
+        """Load the PRM in a directory, on the hub, or at the address (http://...) of a `forkpoint serve`.
 
-        Raises what `load_prm` raises; ServerError where no such server answers.
+        Raises the errors of `load_prm`; ServerError if no such server answers.
         """
         if not prm.startswith(("http://", "https://")):
             return self.load_weights(prm, device)
@@ -52,7 +55,7 @@ class FamilyConfig:
         return RemotePRM(prm, os.environ.get(TOKEN))
 
     def load_weights(self, prm: str, device: str = "auto") -> TaggedPRM | FamilyPRM:
-        """The PRM in a directory or of that name on the hub; raises what `load_prm` raises."""
+        """Load the PRM in a directory or on the hub; raises the errors of `load_prm`."""
         options: dict[str, Any] = {
             "separator": self.separator,
             "reference": self.reference,

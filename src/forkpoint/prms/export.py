@@ -1,8 +1,9 @@
-"""Write a PRM of ours as a checkpoint of Qwen2.5-Math-PRM's layout, which vLLM serves without code of ours.
+"""Write a PRM trained by forkpoint as a checkpoint in the layout of Qwen2.5-Math-PRM, which vLLM serves.
 
-Invariant: the scores stay the same. The two logits of our head become those of Linear-ReLU-Linear through
-x = relu(x) - relu(-x); the text, its tag included, stays our own and is kept beside the weights, so `load_prm` reads the
-checkpoint as before, while vLLM is to be told the tag's id (`step_tag_id`) and given token ids.
+Invariant: the scores stay the same. The two logits of the head become those of Linear-ReLU-Linear, since
+x = relu(x) - relu(-x). The format of the text, its tag included, stays forkpoint's and is kept beside the
+weights, so `load_prm` reads the checkpoint as before; vLLM needs the id of the tag (`step_tag_id`), and
+requests of token ids.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from forkpoint.prms.tagged import GOOD_CLASS, TaggedPRM
 
 @torch.no_grad()
 def save_as_qwen(prm: TaggedPRM, directory: Path) -> None:
-    """Raises ValueError where the PRM's model is not a Qwen2, FileExistsError where the directory holds something."""
+    """Write the checkpoint.
+
+    ValueError if the PRM's model is not a Qwen2, FileExistsError if `directory` is not empty.
+    """
     config = prm.model.config
     if config.model_type != "qwen2":
         raise ValueError(
-            f"a {config.model_type} cannot be written in the layout of Qwen2.5-Math-PRM; it takes a PRM whose base is a qwen2"
+            f"a {config.model_type} cannot be written in the layout of Qwen2.5-Math-PRM; "
+            "it takes a PRM whose base is a qwen2"
         )
     if directory.is_dir() and any(directory.iterdir()):
         raise FileExistsError(f"{directory} is not empty; name a new directory")
@@ -40,7 +45,7 @@ def save_as_qwen(prm: TaggedPRM, directory: Path) -> None:
 
 
 def _bad_and_good(prm: TaggedPRM) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weights [2, D] and biases [2] of the logits of a bad and of a good step."""
+    """Return weights [2, D] and biases [2] of the logits of a bad and of a good step."""
     if prm.layout.good_bad_ids is not None:
         good_id, bad_id = prm.layout.good_bad_ids
         weight_2_D = prm.model.lm_head.weight[[bad_id, good_id]]

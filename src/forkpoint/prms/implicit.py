@@ -1,10 +1,12 @@
-"""Implicit PRMs: how much more a policy likes a solution than the reference it was trained from, up to each step's end.
+"""Implicit PRMs: a step's score is how much more probable the text is to a policy than to its reference.
 
-    q_t = beta * sum over tokens i <= t of [ln pi(y_i) - ln pi_ref(y_i)],   score = sigmoid(q_t)        (arXiv 2412.01981)
+    q_t = beta * sum over tokens i <= t of [ln pi(y_i) - ln pi_ref(y_i)]
+    score = sigmoid(q_t)                                                       (arXiv 2412.01981)
 
-As PRIME-RL/EurusPRM-Stage1 and -Stage2 (arXiv 2502.01456), against Qwen/Qwen2.5-Math-7B-Instruct. The sum begins and ends
-where the card's script lets it: a step's end is one token past its separator, the last step's the end-of-turn token.
-The score of a whole solution, beta * its log-ratio, is that of an outcome reward model: sigmoid(q) is its probability.
+Checkpoints: PRIME-RL/EurusPRM-Stage1 and -Stage2 (arXiv 2502.01456), against Qwen/Qwen2.5-Math-7B-Instruct.
+The sum begins and ends as in the script of the model card: a step ends one token past its separator, the last
+step at the end-of-turn token. The score of a whole solution, beta times its log-ratio, is that of an outcome
+reward model: sigmoid(q) is its probability.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ SEPARATOR = "\n\n"
 
 
 class PolicyAndReference(nn.Module):
-    """Two language models of one vocabulary."""
+    """Two language models with the same vocabulary."""
 
     def __init__(self, policy: Any, reference: Any) -> None:
         super().__init__()
@@ -66,7 +68,7 @@ class Implicit(Family):
         reference: str | Path = REFERENCE,
         beta: float = 0.001,
     ) -> tuple[Any, Self]:
-        """`reference` is the model, in a directory or on the hub, that the PRM was trained from."""
+        """`reference` is the model that the PRM was trained from, in a directory or on the hub."""
         try:
             reference_tokens = load_tokenizer(reference).get_vocab()
             model = PolicyAndReference(
@@ -85,7 +87,8 @@ class Implicit(Family):
         differing = [token for token, idx in own_tokens.items() if reference_tokens.get(token) != idx]
         if differing:
             raise LayoutError(
-                f"{reference} cannot be the reference: {len(differing)} tokens, such as {differing[0]!r}, differ"
+                f"{reference} cannot be the reference: "
+                f"{len(differing)} tokens, such as {differing[0]!r}, differ"
             )
         return model, cls(tokenizer, min(max_length_of(model.policy), max_length_of(model.reference)), beta)
 
@@ -114,7 +117,7 @@ class Implicit(Family):
 
 
 def _log_probabilities(model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-    """ln p of every token given those before it, 0 for the first: [B, T], float32."""
+    """Return ln p of every token given those before it, 0 for the first: [B, T], float32."""
     logits_B_T_V = model(**inputs, use_cache=False).logits[:, :-1].float()
     taken_B_T = logits_B_T_V.gather(-1, inputs["input_ids"][:, 1:, None])[..., 0]
     return nn.functional.pad(taken_B_T - logits_B_T_V.logsumexp(-1), (1, 0))

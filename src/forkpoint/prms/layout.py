@@ -1,9 +1,11 @@
-"""How a solution cut into steps becomes the tokens that a PRM reads, and where its scores are.
+"""How a solution cut into steps becomes the tokens that a PRM reads, and the positions of its scores.
 
-The prompt is the question in a template; every step is followed by the step tag; a step's score is read at its tag.
-Invariant: prompt, steps and tags are tokenised apart and joined as ids, so there is exactly one tag per step, each at a
-known position, whatever the text holds. What does not fit (a tag that is not one token, a text longer than the limit) is
-refused with `LayoutError`: a score read at the wrong place looks like any other.
+The prompt is the question in a template; every step is followed by the step tag; a step's score is read at
+its tag.
+Invariant: prompt, steps and tags are tokenised apart and joined as ids, so there is exactly one tag per step,
+each at a known position. A tag that is not one token, a text that contains the tag, and a text longer than
+the limit are refused with `LayoutError`: a score read at the wrong position looks like any other, and a tag
+inside a step tells the model that the step ends there.
 """
 
 from __future__ import annotations
@@ -15,68 +17,90 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from forkpoint.errors import LayoutError
+from forkpoint.checkpoint import read_json_object
+from forkpoint.checks import check_choice
+from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.select import AGGREGATES, Aggregate
 from forkpoint.steps import SEGMENTATIONS, AnchorRule, Segmentation
 
 Head = Literal["tokens", "classifier"]
 FORMAT_FILE = "forkpoint_prm.json"
 NUM_KNOWN_TEXTS = 1 << 14
-"""Texts whose tokens a layout remembers."""
+"""Number of texts whose tokens a layout remembers."""
+MAX_KNOWN_LENGTH = 1 << 12
+"""Characters of the longest text that is remembered. Questions and steps recur; a text that is refused for
+its length must not stay in memory."""
 
 
 @dataclass(frozen=True)
 class PRMFormat:
-    """Everything that must be the same when a PRM is trained and when it is used; saved beside the weights."""
+    """The settings that a PRM's training and its use must share; saved beside the weights."""
 
     tag: str = " ки"
-    """Follows every step; must be one token (the default is the tag of Math-Shepherd and ER-PRM)."""
+    """The tag that follows every step; must be one token (the default is that of Math-Shepherd and
+    ER-PRM)."""
     good: str = "+"
-    """With head `tokens`: the token whose logit against `bad` is the score; must be one token."""
+    """The token whose probability against `bad` is the score, with head `tokens`; must be one token."""
     bad: str = "-"
+    """The token of a wrong step, with head `tokens`; must be one token."""
     head: Head = "tokens"
-    """`tokens`: softmax over the two tokens' logits of the language model's head. `classifier`: a two-class head."""
+    """The head that is read: `tokens` (softmax over the logits of the two tokens) or `classifier` (a head of
+    two classes)."""
     template: str = "{question}\n"
-    """The prompt, with {question} in it."""
+    """The prompt; contains {question}."""
     max_length: int = 2048
-    """Tokens of prompt, steps and tags at most; a longer solution is refused, never cut."""
+    """Number of tokens of prompt, steps and tags at most; a longer solution is refused, never cut."""
     segmentation: Segmentation = "newline"
-    """How the steps that it was trained on were cut."""
+    """How the steps in the training data were cut."""
     rule: AnchorRule = field(default_factory=AnchorRule)
-    """The anchor rule, where the segmentation is `entropy`."""
+    """The anchor rule, if the segmentation is `entropy`."""
     aggregate: Aggregate = "min"
-    """The aggregate to use where none is asked for."""
+    """The aggregate of step scores to use if none is asked for."""
 
     def __post_init__(self) -> None:
-        if self.head not in ("tokens", "classifier"):
-            raise ValueError(f"head {self.head!r} is unknown; choose from tokens, classifier")
-        if self.segmentation not in SEGMENTATIONS:
-            raise ValueError(
-                f"segmentation {self.segmentation!r} is unknown; choose from {', '.join(SEGMENTATIONS)}"
-            )
-        if self.aggregate not in AGGREGATES:
-            raise ValueError(f"aggregate {self.aggregate!r} is unknown; choose from {', '.join(AGGREGATES)}")
+        check_choice("head", self.head, ("tokens", "classifier"))
+        check_choice("segmentation", self.segmentation, SEGMENTATIONS)
+        check_choice("aggregate", self.aggregate, AGGREGATES)
         if "{question}" not in self.template:
             raise ValueError(f"the template must contain {{question}}; {self.template!r} was given")
 
     def save(self, directory: Path) -> None:
-        text = json.dumps({"format_version": 1, **asdict(self)}, ensure_ascii=False, indent=2)
+        """Write the format beside the weights in a directory."""
+        text = json.dumps(
+            {"format_version": 1, **asdict(self)}, ensure_ascii=False, indent=2, allow_nan=False
+        )
         (directory / FORMAT_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, directory: Path) -> PRMFormat:
-        """Raises LayoutError where the directory is not one of our PRMs or comes from a later version."""
+        """Read the format in a directory.
+
+        LayoutError if it holds no PRM of forkpoint, one of a later version, or a format that cannot be read.
+        """
         path = directory / FORMAT_FILE
         if not path.is_file():
             raise LayoutError(f"{directory} is not a PRM saved by forkpoint: it has no {FORMAT_FILE}")
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            fields = read_json_object(path)
+        except ValueError as error:
+            raise LayoutError(str(error)) from None
         version = fields.pop("format_version", None)
         if version != 1:
             raise LayoutError(f"{path} has format_version {version}; this version of forkpoint reads 1")
         unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
         if unknown:
             raise LayoutError(f"{path} has unknown keys: {', '.join(unknown)}")
-        return cls(**{**fields, "rule": AnchorRule(**fields["rule"])})
+        for name in ("tag", "good", "bad", "template"):
+            if not isinstance(fields.get(name, ""), str):
+                raise LayoutError(f"{path}: {name} must be a text; it is {fields[name]!r:.60}")
+        if type(fields.get("max_length", 1)) is not int:
+            raise LayoutError(
+                f"{path}: max_length must be a whole number; it is {fields['max_length']!r:.60}"
+            )
+        try:
+            return cls(**{**fields, "rule": AnchorRule(**fields.get("rule", {}))})
+        except (TypeError, ValueError) as error:
+            raise LayoutError(f"{path} is not the format of a PRM: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +116,8 @@ class Layout:
 
     def __init__(self, tokenizer: Any, prm_format: PRMFormat) -> None:
         self._tokenizer = tokenizer
-        self._encode = lru_cache(NUM_KNOWN_TEXTS)(
-            self._tokenize
-        )  # solutions of one tree share their question and most steps
+        # solutions of one tree share their question and most steps
+        self._remembered = lru_cache(NUM_KNOWN_TEXTS)(self._tokenize)
         self.format = prm_format
         self._bos = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
         self.tag_id = self._one_token(prm_format.tag, "step tag")
@@ -105,21 +128,39 @@ class Layout:
         )
 
     def encode(self, question: str, steps: Sequence[str]) -> EncodedSolution:
-        """Raises LayoutError where there are no steps or the limit is exceeded."""
+        """Lay a solution out.
+
+        LayoutError if it has no steps or contains the tag, TooLongError if it exceeds the limit.
+        """
         if not steps:
             raise LayoutError("a solution without steps cannot be scored; give at least one step")
         input_ids = [*self._bos, *self._encode(self.format.template.replace("{question}", question))]
+        self._refuse_tag("the question", input_ids)
         tag_positions = []
-        for step in steps:
-            input_ids += self._encode(step)
+        for number, step in enumerate(steps, start=1):
+            step_ids = self._encode(step)
+            self._refuse_tag(f"step {number}", step_ids)
+            input_ids += step_ids
             tag_positions.append(len(input_ids))
             input_ids.append(self.tag_id)
         if len(input_ids) > self.format.max_length:
-            raise LayoutError(
-                f"the solution takes {len(input_ids)} tokens with its tags, more than max_length {self.format.max_length}; "
-                "a cut would lose step tags, so it is refused: raise max_length or leave it out"
+            raise TooLongError(
+                f"the solution takes {len(input_ids)} tokens with its tags, more than max_length "
+                f"{self.format.max_length}; a cut would lose step tags, so it is refused: "
+                "raise max_length or leave it out"
             )
         return EncodedSolution(input_ids, tag_positions)
+
+    def _refuse_tag(self, where: str, ids: Sequence[int]) -> None:
+        # a tag of white space, such as a line end, is part of ordinary steps
+        if self.tag_id in ids and self.format.tag.strip():
+            raise LayoutError(
+                f"{where} contains {self.format.tag!r}, the step tag of this PRM, which would end a step "
+                "there: remove it"
+            )
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return self._remembered(text) if len(text) <= MAX_KNOWN_LENGTH else self._tokenize(text)
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
@@ -128,12 +169,13 @@ class Layout:
         ids = list(self._encode(text))
         if ids == [self._tokenizer.unk_token_id]:
             raise LayoutError(
-                f"the {what} {text!r} is unknown to this tokenizer: choose another, or add it as a token of its own"
+                f"the {what} {text!r} is unknown to this tokenizer: "
+                "choose another, or add it as a token of its own"
             )
         if len(ids) != 1:
             raise LayoutError(
-                f"the {what} {text!r} is {len(ids)} tokens ({ids}) for this tokenizer and must be one: choose a text that is "
-                "one token, or add it to the tokenizer as a token of its own"
+                f"the {what} {text!r} is {len(ids)} tokens ({ids}) for this tokenizer and must be one: "
+                "choose a text that is one token, or add it to the tokenizer as a token of its own"
             )
         return ids[0]
 

@@ -1,8 +1,9 @@
-"""Language models that say `+` or `-` at the tag ` ки` after each step: Math-Shepherd and ER-PRM.
+"""Language models that predict `+` or `-` at the tag ` ки` after each step: Math-Shepherd and ER-PRM.
 
-Question, a space, and the steps, each followed by the tag; at the tag, softmax over the logits of good and bad.
-As peiyi9979/math-shepherd-mistral-7b-prm (arXiv 2312.08935) and HanningZhang/Llama3.1-Math-PRM (arXiv 2412.11006).
-Both were trained on steps that begin with `Step 1: ` and so on; nothing is added to the steps that are given.
+The text is the question, a space, and the steps, each followed by the tag; the score is read at the tag, by
+softmax over the logits of good and bad. Checkpoints: peiyi9979/math-shepherd-mistral-7b-prm (arXiv
+2312.08935) and HanningZhang/Llama3.1-Math-PRM (arXiv 2412.11006). Both were trained on steps that begin with
+`Step 1: ` and so on; nothing is added to the steps that are given.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ TAG = " ки"
 
 
 class MathShepherd(Family):
-    """Steps on lines of their own, of the vocabulary of Mistral (tag 12902, `+` 648, `-` 387)."""
+    """Steps on lines of their own, in the vocabulary of Mistral (tag 12902, `+` 648, `-` 387)."""
 
     name = "math-shepherd"
     aggregate = "min"
     separator: ClassVar[str] = "\n"
     tokens: ClassVar[tuple[str, str, str]] = ("ки", "+", "-")
-    """Tag, good and bad, as the tokenizer reads them alone: SentencePiece puts the space before them itself."""
+    """Tag, good and bad without a space before them: SentencePiece adds it when it reads them alone."""
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         super().__init__(tokenizer, max_length)
@@ -50,7 +51,7 @@ class MathShepherd(Family):
 
 
 class ErPRM(MathShepherd):
-    """Steps without line ends between them, of the vocabulary of Llama 3 (tag 116624, ` +` 489, ` -` 482)."""
+    """Steps without line ends between them, in the vocabulary of Llama 3 (tag 116624, ` +` 489, ` -` 482)."""
 
     name = "er-prm"
     separator = ""

@@ -1,9 +1,10 @@
-"""What all PRMs here share: solutions in, packed into few forward passes, one score per step out.
+"""The part that all PRMs here share: solutions are packed into few forward passes, with one score per step.
 
-Invariant: one forward pass gives all step scores of a solution, and scores do not depend on what else is in the batch
-(beyond float rounding) nor on the order of the input. Solutions of one question share what they have in common: each
-distinct prefix is computed once, where the model computes trees (`takes_trees`).
-This file knows neither texts nor heads: a subclass says what a solution's tokens are, and what a score is.
+Invariant: one forward pass gives all step scores of a solution, and scores depend neither on the rest of the
+batch (beyond float rounding) nor on the order of the input. Each distinct prefix of the solutions of one
+question is computed once, if the model computes trees (`takes_trees`).
+This file knows neither texts nor heads: a subclass makes tokens of a solution, and scores of the model's
+outputs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ class PackedPRM(ABC):
     """A `Scorer` around a model that is read at one place per step."""
 
     def __init__(self, model: Any, name: str, pad_id: int, batch_tokens: int, packs_trees: bool) -> None:
-        """`batch_tokens` bounds the padded tokens of one forward pass; `packs_trees` False computes every solution alone."""
+        """`batch_tokens` bounds the padded tokens of one forward pass.
+
+        Without `packs_trees` no solutions share prefixes.
+        """
         self.model, self.name = model.eval(), name
         self._pad_id, self._batch_tokens, self._packs_trees = pad_id, batch_tokens, packs_trees
         self._longest_seen: int | None = None
@@ -30,11 +34,11 @@ class PackedPRM(ABC):
 
     @abstractmethod
     def encode(self, question: str, steps: Sequence[str]) -> EncodedSolution:
-        """The tokens of a solution, and where its steps are read. LayoutError where they do not fit."""
+        """Return the tokens of a solution, and the positions of its steps. LayoutError if they do not fit."""
 
     @abstractmethod
     def read(self, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor) -> torch.Tensor:
-        """Scores in [0, 1], float32 [K], at K places (row and column of the inputs)."""
+        """Return scores in [0, 1], float32 [K], at K positions (row and column of the inputs)."""
 
     def score(
         self,
@@ -42,14 +46,12 @@ class PackedPRM(ABC):
         steps: Sequence[Sequence[str]],
         on_batch: Callable[[int], None] | None = None,
     ) -> list[list[float]]:
-        """One score in [0, 1] per step of each solution, in the order given.
+        """Return one score in [0, 1] per step of each solution, in the order given.
 
-        Every solution is laid out before the first one is scored: LayoutError names the first that does not fit.
-        `on_batch` is called with the number of solutions of each batch that is done.
+        Every solution is laid out before the first one is scored: LayoutError tells of the first that does
+        not fit. `on_batch` is called after each batch with its number of solutions.
         """
-        encoded = [
-            self.encode(question, its_steps) for question, its_steps in zip(questions, steps, strict=True)
-        ]
+        encoded = [self.encode(question, steps_S) for question, steps_S in zip(questions, steps, strict=True)]
         groups = group_rows(questions, encoded, self._batch_tokens if self._packs_trees else 1)
         if any(len(group) > 1 for group in groups) and not self._takes_trees(
             max(len(row.input_ids) for row in encoded)
@@ -58,28 +60,27 @@ class PackedPRM(ABC):
         packs = [pack([encoded[idx] for idx in group]) for group in groups]
         scores: list[list[float]] = [[] for _ in encoded]
         for batch in _length_sorted(packs, self._batch_tokens):
-            for pack_idx, its_scores in zip(
-                batch, self._score_batch([packs[pack_idx] for pack_idx in batch]), strict=True
-            ):
-                for idx, row_scores in zip(groups[pack_idx], its_scores, strict=True):
+            scored = self._score_batch([packs[pack_idx] for pack_idx in batch])
+            for pack_idx, pack_scores in zip(batch, scored, strict=True):
+                for idx, row_scores in zip(groups[pack_idx], pack_scores, strict=True):
                     scores[idx] = row_scores
             if on_batch:
                 on_batch(sum(len(groups[pack_idx]) for pack_idx in batch))
         return scores
 
     def num_tokens(self, question: str, steps: Sequence[str]) -> int:
-        """Tokens that scoring a solution alone takes, tags included."""
+        """Return the number of tokens that scoring a solution alone takes, tags included."""
         return len(self.encode(question, steps).input_ids)
 
     def _takes_trees(self, longest: int) -> bool:
-        """Whether the model computes trees of rows of up to `longest` tokens; looked at once per size that is new."""
+        """Whether the model computes trees of rows of up to `longest` tokens; tested once per new size."""
         if self._longest_seen is None or longest > self._longest_seen:
             self._longest_seen, self._takes_trees_seen = longest, takes_trees(self.model, longest)
         return self._takes_trees_seen
 
     @torch.inference_mode()
     def _score_batch(self, packs: Sequence[Pack]) -> list[list[list[float]]]:
-        """Per pack, per row, one score per step."""
+        """Return one score per step, by pack and row."""
         device = self.model.device
         inputs = on_device(model_inputs(packs, self._pad_id, self.model.dtype), device)
         rows_K, columns_K = tag_places(packs)
@@ -88,7 +89,7 @@ class PackedPRM(ABC):
 
 
 def _length_sorted(packs: Sequence[Pack], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, longest first, so that memory runs out at once or never."""
+    """Yield indices in batches of similar length, longest first, so that memory runs out at once or never."""
     batch: list[int] = []
     for idx in sorted(range(len(packs)), key=lambda idx: -len(packs[idx])):
         if batch and (len(batch) + 1) * len(packs[batch[0]]) > batch_tokens:

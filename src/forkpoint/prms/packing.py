@@ -1,9 +1,9 @@
-"""Many solutions of one question as one row: each distinct prefix is computed once.
+"""Packs many solutions of one question into one row, in which each distinct prefix is computed once.
 
-The rows of a question (prompt, steps, tags) are merged into a prefix tree, whose nodes are laid out depth first; a node
-attends to its ancestors and itself, and its position is its depth. Each row then sees exactly the tokens at exactly the
-positions that it would see alone.
-Invariant: trees are given only to models that were seen to compute them rightly (`takes_trees`).
+The rows of a question (prompt, steps, tags) are merged into a prefix tree, whose nodes are laid out depth
+first; a node attends to its ancestors and itself, and its position is its depth. Each row then sees exactly
+the tokens at exactly the positions that it would see alone.
+Invariant: trees are given only to models that passed a test of computing them correctly (`takes_trees`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from forkpoint.steps import num_shared
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """A prefix tree of rows: a branch is what a row adds to the rows before it, and all branches follow each other."""
+    """A prefix tree of rows; a branch is the part that a row adds to the rows before it."""
 
     input_ids: tuple[int, ...]
-    """One per node."""
+    """One token per node."""
     branches: tuple[tuple[int, int], ...]
-    """Per branch, its first node, and how many nodes from the root it shares with the branch before it."""
+    """The first node of each branch, and the number of nodes from the root that it shares with the branch
+    before it."""
     tags: tuple[tuple[int, ...], ...]
-    """Per row, in the order given, the node of each step's tag."""
+    """The node of each step's tag, by row, in the order given."""
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -39,7 +40,7 @@ class Pack:
         return len(self.branches) == 1
 
     def paths(self) -> Iterator[tuple[list[int], int]]:
-        """Per branch, the nodes from the root to its end, and how many of them are its own."""
+        """Yield, for each branch, the nodes from the root to its end, and how many of them are its own."""
         path: list[int] = []
         ends = [first for first, _ in self.branches[1:]] + [len(self)]
         for (first, num_before), end in zip(self.branches, ends, strict=True):
@@ -47,7 +48,7 @@ class Pack:
             yield path, end - first
 
     def depths(self) -> list[int]:
-        """How far each node is from the root, which has depth 0."""
+        """Return the depth of each node; the root has depth 0."""
         return [
             num_before + idx
             for (_, num_before), (_, num_own) in zip(self.branches, self.paths(), strict=True)
@@ -56,7 +57,10 @@ class Pack:
 
 
 def pack(rows: Sequence[EncodedSolution]) -> Pack:
-    """The prefix tree of at least one row. Sorted by their tokens, rows share most with their neighbours."""
+    """Return the prefix tree of at least one row.
+
+    Sorted by their tokens, rows share most with their neighbours.
+    """
     tags: list[tuple[int, ...]] = [()] * len(rows)
     ids: list[int] = []
     branches: list[tuple[int, int]] = []
@@ -75,9 +79,10 @@ def pack(rows: Sequence[EncodedSolution]) -> Pack:
 
 
 def group_rows(questions: Sequence[str], rows: Sequence[EncodedSolution], max_nodes: int) -> list[list[int]]:
-    """Row indices in groups of one question each, whose tree has at most `max_nodes` nodes (or is a single row).
+    """Return row indices in groups of one question; a group's tree has up to `max_nodes` nodes, or one row.
 
-    Rows of one question are sorted by their tokens before they are cut into groups, so that neighbours share most.
+    Rows of one question are sorted by their tokens before they are cut into groups, so that neighbours share
+    most.
     """
     by_question: dict[str, list[int]] = {}
     for idx, question in enumerate(questions):
@@ -101,15 +106,16 @@ def group_rows(questions: Sequence[str], rows: Sequence[EncodedSolution], max_no
 
 
 INPUT_NAMES = ("input_ids", "attention_mask", "position_ids", "routes")
-"""What `model_inputs` can hold."""
+"""The names of the inputs that `model_inputs` may return."""
 
 
 def model_inputs(packs: Sequence[Pack], pad_id: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Packs as a model's inputs.
+    """Return packs as the inputs of a model.
 
-    Where all are chains: input_ids and attention_mask [B, T], a row each, padded at the end. Otherwise all follow each
-    other in one row without padding: input_ids and position_ids [1, T], `routes` in `dtype` (see `tree_attention`), and an
-    attention_mask without columns, at which every attention fails that does not read the routes.
+    If all packs are chains: input_ids and attention_mask [B, T], one row per pack, padded at the end.
+    Otherwise the packs follow each other in one row without padding: input_ids and position_ids [1, T],
+    `routes` in `dtype` (see `tree_attention`), and an attention_mask without columns, with which every
+    attention fails that ignores the routes.
     """
     if all(item.is_chain for item in packs):
         length = max(len(item) for item in packs)
@@ -132,7 +138,10 @@ def model_inputs(packs: Sequence[Pack], pad_id: int, dtype: torch.dtype) -> dict
 
 
 def tag_places(packs: Sequence[Pack]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Row and column of every step's tag among the inputs of `model_inputs`: pack by pack, row by row, step by step, [K] each."""
+    """Return row and column, [K] each, of every step's tag in the inputs of `model_inputs`.
+
+    Tags are in the order of packs, rows and steps.
+    """
     in_one_row = not all(item.is_chain for item in packs)
     places = []
     num_before = 0
@@ -147,10 +156,11 @@ def tag_places(packs: Sequence[Pack]) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def takes_trees(model: Any, longest: int) -> bool:
-    """Whether the model gives the rows of a small tree the logits that they have alone; if so, its attention is set to `TREES`.
+    """Whether the model computes trees: rows of a small tree get the logits that they have alone.
 
-    False for models without attention, those that do not hand their arguments on to the attention function or use another
-    than torch's, and where a sliding window is shorter than `longest`, the tokens of the longest row.
+    If so, the model's attention is set to `TREES`. False for a model without attention, for one that does not
+    pass its arguments on to the attention function or uses another one than torch's, and for one with a
+    sliding window shorter than `longest`, the number of tokens of the longest row.
     """
     text_config = model.config.get_text_config()
     window = getattr(text_config, "sliding_window", None)
@@ -165,12 +175,7 @@ def takes_trees(model: Any, longest: int) -> bool:
     try:
         model.set_attn_implementation(TREES)
         is_right = _computes_trees(model, text_config.vocab_size)
-    except (
-        TypeError,
-        ValueError,
-        RuntimeError,
-        IndexError,
-    ):  # what models raise that do not know such inputs
+    except (TypeError, ValueError, RuntimeError, IndexError):  # raised by models that do not know such inputs
         pass
     finally:
         model.train(was_training)
@@ -196,7 +201,7 @@ def _computes_trees(model: Any, num_tokens: int) -> bool:
 
 
 def on_device(inputs: Any, device: torch.device) -> Any:
-    """Inputs of `model_inputs`, or any part of them, on a device."""
+    """Move inputs of `model_inputs`, or any part of them, to a device."""
     if isinstance(inputs, torch.Tensor):
         return inputs.to(device)
     if isinstance(inputs, dict):

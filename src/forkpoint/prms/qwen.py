@@ -1,7 +1,7 @@
 """Qwen2.5-Math-PRM: a Qwen2 with a two-layer head, read at `<extra_0>` after each step.
 
-As Qwen/Qwen2.5-Math-PRM-7B, -72B and Qwen2.5-Math-7B-PRM800K (arXiv 2501.07301). The modelling code is our own, so nothing
-of the checkpoint is executed; vLLM serves checkpoints of this layout as they are.
+Checkpoints: Qwen/Qwen2.5-Math-PRM-7B, -72B and Qwen2.5-Math-7B-PRM800K (arXiv 2501.07301). The modelling code
+is here, so no code of a checkpoint is executed; vLLM serves checkpoints of this layout as they are.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(self, use_cache: bool = False, **inputs: Any) -> TokenClassifierOutput:
-        """Logits [B, T, 2] of what `Qwen2Model` takes."""
+        """Return logits [B, T, 2]; takes the inputs of `Qwen2Model`."""
         return TokenClassifierOutput(
             logits=self.score(self.model(**inputs, use_cache=use_cache).last_hidden_state)
         )

@@ -1,6 +1,7 @@
-"""A PRM that is served somewhere else, as a `Scorer`.
+"""A `Scorer` for a PRM that a `forkpoint serve` serves.
 
-Invariant: scores are those that the server gave, to the bit, one per step; a call gives all of them or fails as a whole.
+Invariant: scores are those of the server, to the bit, one per step; a call returns all of them or fails as a
+whole.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from forkpoint.prms.layout import PRMFormat
 from forkpoint.steps import AnchorRule
 
 MAX_IN_FLIGHT = 4
-"""Requests at a time: enough that the server always has the next batch."""
+"""Number of requests at a time; enough for the server to always have the next batch."""
 OVERHEAD_BYTES = len('{"items": []}')
 
 
 class RemotePRM:
-    """A `Scorer` behind `forkpoint serve`; its name and format are those of the PRM that is served."""
+    """A `Scorer` behind `forkpoint serve`; its name and format are those of the served PRM."""
 
     def __init__(
         self,
@@ -30,10 +31,11 @@ class RemotePRM:
         retry_s: float = 300.0,
         batch_items: int = 64,
     ) -> None:
-        """Ask the server what it serves; one that cannot be reached is not waited for.
+        """Ask the server about its PRM; does not wait for a server that cannot be reached.
 
-        `timeout_s` is for one attempt at a request of up to `batch_items` solutions, `retry_s` for all after its first failure.
-        Raises ValueError for an address that is none, ServerError where no forkpoint answers or the token is wrong.
+        `timeout_s` limits one attempt at a request of up to `batch_items` solutions, `retry_s` all attempts
+        after its first failure. ValueError if `url` is no address, ServerError if no forkpoint answers or the
+        token is wrong.
         """
         self._http = HTTPClient(
             url, api_key=token, max_in_flight=MAX_IN_FLIGHT, timeout_s=timeout_s, retry_s=retry_s
@@ -48,14 +50,14 @@ class RemotePRM:
             self._batch_items = min(batch_items, card["limits"]["max_items"])
         except (TypeError, KeyError, ValueError) as error:
             raise ServerError(
-                f"{url} does not say what a forkpoint of this version says about its PRM ({error!r})"
+                f"{url} does not say which PRM it serves, as a forkpoint of this version does ({error!r})"
             ) from error
 
     def score(self, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> list[list[float]]:
-        """One score in [0, 1] per step of each solution, in the order given.
+        """Return one score in [0, 1] per step of each solution, in the order given.
 
-        LayoutError where the PRM cannot read a solution, with the server's reason; ServerError where the server refuses all the
-        same, or does not answer for too long.
+        LayoutError, with the server's reason, if the PRM cannot read a solution; ServerError if the server
+        refuses for another reason, or does not answer in time.
         """
         try:
             answers = self._http.ask(
@@ -70,26 +72,26 @@ class RemotePRM:
     def _batches(
         self, questions: Sequence[str], steps: Sequence[Sequence[str]]
     ) -> Iterator[list[dict[str, Any]]]:
-        """Items in bodies that the server takes; one that alone is too long is sent, and refused there."""
+        """Yield items in bodies that the server takes; it refuses an item that alone is too long."""
         items: list[dict[str, Any]] = []
         num_bytes = OVERHEAD_BYTES
-        for question, its_steps in zip(questions, steps, strict=True):
-            item = {"problem": question, "steps": list(its_steps)}
-            its_bytes = len(json.dumps(item)) + len(", ")
-            if items and (len(items) == self._batch_items or num_bytes + its_bytes > self._max_bytes):
+        for question, steps_S in zip(questions, steps, strict=True):
+            item = {"problem": question, "steps": list(steps_S)}
+            item_bytes = len(json.dumps(item)) + len(", ")
+            if items and (len(items) == self._batch_items or num_bytes + item_bytes > self._max_bytes):
                 yield items
                 items, num_bytes = [], OVERHEAD_BYTES
             items.append(item)
-            num_bytes += its_bytes
+            num_bytes += item_bytes
         if items:
             yield items
 
 
 def _step_scores(items: Sequence[dict[str, Any]], answer: Any) -> list[list[float]]:
-    """The scores of the items out of what the server answered."""
+    """Read the scores of the items out of the server's answer. ServerError if it is not usable."""
     try:
         scores = [item["step_scores"] for item in answer["items"]]
-        is_whole = [len(its_scores) for its_scores in scores] == [len(item["steps"]) for item in items]
+        is_whole = [len(scores_S) for scores_S in scores] == [len(item["steps"]) for item in items]
     except (TypeError, KeyError) as error:
         raise ServerError(
             f"the server's answer holds no step scores ({error!r}); is it a forkpoint of this version?"

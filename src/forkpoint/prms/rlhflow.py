@@ -1,7 +1,8 @@
-"""RLHFlow's PRMs: a conversation in which every step is a user turn, and `+` or `-` is the assistant's answer.
+"""RLHFlow's PRMs: a conversation whose user turns are steps, and whose assistant answers `+` or `-`.
 
-As RLHFlow/Llama3.1-8B-PRM-Mistral-Data and -Deepseek-Data. A step is read at the token that predicts the answer to it,
-softmax over `+` and `-`; all answers before are `+`, so one forward pass gives every step.
+Checkpoints: RLHFlow/Llama3.1-8B-PRM-Mistral-Data and -Deepseek-Data. A step is read at the token that
+predicts the answer to it, by softmax over `+` and `-`. All answers before are `+`, so one forward pass gives
+all scores.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from forkpoint.prms.family import Family, load_weights, max_length_of, token_pai
 
 
 class RLHFlow(Family):
-    """Question, a space and the first step are the first turn."""
+    """A conversation whose first turn is the question, a space and the first step."""
 
     name = "rlhflow"
     aggregate = "mean"

@@ -1,7 +1,7 @@
-"""Score a file of solutions: JSON lines in, the same lines with step scores out.
+"""Scores a file of solutions: reads JSON lines, and writes the same lines with step scores.
 
-Invariant: one line out per line in, in order, with every field that came in; a line that cannot be scored stops the whole
-file with its number before anything is written.
+Invariant: there is one output line per input line, in order, with all fields of the input. A line that cannot
+be scored stops the whole file before anything is written; the error names its number.
 """
 
 from __future__ import annotations
@@ -11,32 +11,42 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from forkpoint.errors import LayoutError
+from forkpoint.prms.scores import checked_scores
 from forkpoint.records import Scorer
+from forkpoint.row_files import Row, jsonl_rows
 from forkpoint.select import Aggregate, aggregate
 from forkpoint.steps import Segmentation, newline_steps
 
 
 def read_solutions(path: Path) -> list[dict[str, Any]]:
-    """Rows with `question` and either `steps` (list of texts) or `solution` (one text)."""
+    """Read rows with `question` and either `steps` (a list of texts) or `solution` (a text).
+
+    ValueError names the first line that is not such a row; FileNotFoundError if there is no such file.
+    """
+    return [row for _, row in read_placed_solutions(path)]
+
+
+def read_placed_solutions(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """As `read_solutions`, each row with its place, for messages."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    rows = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-            problem = _problem_with(row)
-            if problem:
-                raise ValueError(f"{path}, line {number}: {problem}")
-            rows.append(row)
-    return rows
+    placed = []
+    for place, row in jsonl_rows(path, "a solution"):
+        problem = _problem_with(row)
+        if problem:
+            raise ValueError(f"{place}: {problem}")
+        placed.append((place, dict(row)))
+    return placed
 
 
-def _problem_with(row: Any) -> str | None:
-    if not isinstance(row, dict) or not isinstance(row.get("question"), str):
+def _problem_with(row: Row) -> str | None:
+    if not isinstance(row.get("question"), str):
         return "a JSON object with a text `question` is needed"
+    try:
+        _json(row).encode()
+    except ValueError:  # as the scored line is to hold it
+        return "it holds a number that is not finite, or half of a surrogate pair"
     steps = row.get("steps")
     if steps is None:
         return (
@@ -50,26 +60,61 @@ def _problem_with(row: Any) -> str | None:
 
 
 def score_rows(
-    rows: Sequence[dict[str, Any]], scorer: Scorer, how: Aggregate, segmentation: Segmentation
+    rows: Sequence[dict[str, Any]],
+    scorer: Scorer,
+    how: Aggregate,
+    segmentation: Segmentation,
+    places: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """The rows with `steps`, `step_scores` and `score` (the aggregate).
+    """Return the rows with `steps`, `step_scores` and `score` (the aggregate).
 
-    Steps are taken as they are; a `solution` is cut at line ends, which only a PRM trained on lines can score.
+    `steps` are taken as they are. A `solution` is cut at line ends; ValueError if the PRM was not trained on
+    such steps. LayoutError if the PRM refuses a solution, with its place if `places` names that of each row.
     """
     if segmentation != "newline" and any("steps" not in row for row in rows):
         raise ValueError(
-            f"this PRM was trained on {segmentation} steps, which cannot be read off a text; give `steps` instead of `solution`"
+            f"this PRM was trained on {segmentation} steps, which cannot be read off a text; "
+            "give `steps` instead of `solution`"
         )
     steps = [row["steps"] if "steps" in row else newline_steps(row["solution"]) for row in rows]
-    scores = scorer.score([row["question"] for row in rows], steps)
+    questions = [row["question"] for row in rows]
+    try:
+        scores = checked_scores(scorer, questions, steps)
+    except LayoutError as error:
+        if not places:
+            raise
+        idx = _first_refused(scorer, questions, steps)
+        raise type(error)(f"{places[idx]}: {error}") from error
     return [
-        {**row, "steps": list(its_steps), "step_scores": its_scores, "score": aggregate(its_scores, how)}
-        for row, its_steps, its_scores in zip(rows, steps, scores, strict=True)
+        {
+            **row,
+            "steps": list(steps_S),
+            "step_scores": list(scores_S),
+            "score": aggregate(scores_S, how),
+        }
+        for row, steps_S, scores_S in zip(rows, steps, scores, strict=True)
     ]
 
 
+def _first_refused(scorer: Scorer, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> int:
+    """The index of the first solution that the scorer refuses; there must be one."""
+    low, high = 0, len(questions)  # the first one is among these
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            scorer.score(questions[low:middle], steps[low:middle])
+            low = middle
+        except LayoutError:
+            high = middle
+    return low
+
+
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write rows as JSON lines, replacing the file at once."""
+    """Write rows as JSON lines, replacing the file in one step."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    partial.write_text("".join(_json(row) + "\n" for row in rows), encoding="utf-8")
     partial.replace(path)
+
+
+def _json(row: Row) -> str:
+    return json.dumps(row, ensure_ascii=False, allow_nan=False)

@@ -1,7 +1,8 @@
 """Skywork-o1-Open-PRM: a Qwen2 with a value head, read at the line end after each step.
 
-As Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B and -7B (repository SkyworkAI/skywork-o1-prm-inference). Lines are tokenized
-apart and line ends are a token each. A step of several lines is read at its last one; the authors' script reads each line.
+Checkpoints: Skywork/Skywork-o1-Open-PRM-Qwen-2.5-1.5B and -7B (repository
+SkyworkAI/skywork-o1-prm-inference). Lines are tokenized apart and each line end is one token. A step of
+several lines is read at its last one; the authors' script reads each line.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from forkpoint.prms.family import Family, load_weights, max_length_of
 
 
 class ValueHead(nn.Module):
-    """One number per token."""
+    """A linear layer that gives one number per token."""
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
@@ -40,14 +41,14 @@ class Qwen2ForPrmModel(Qwen2PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(self, use_cache: bool = False, **inputs: Any) -> TokenClassifierOutput:
-        """Logits [B, T, 1] of what `Qwen2Model` takes."""
+        """Return logits [B, T, 1]; takes the inputs of `Qwen2Model`."""
         return TokenClassifierOutput(
             logits=self.v_head(self.model(**inputs, use_cache=use_cache).last_hidden_state)
         )
 
 
 class Skywork(Family):
-    """Question and steps as lines."""
+    """The question and the steps as lines."""
 
     name = "skywork"
     aggregate = "mean"

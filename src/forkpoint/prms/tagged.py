@@ -1,4 +1,4 @@
-"""Our own PRM: a causal language model, or a two-class token classifier, that is read at step tags."""
+"""The PRM that forkpoint trains: a causal language model or a token classifier, read at step tags."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from forkpoint.prms.layout import EncodedSolution, Layout, PRMFormat
 from forkpoint.prms.packed import PackedPRM
 
 GOOD_CLASS = 1
-"""The entry of a two-class head that means a good step."""
+"""The index of a good step in a head of two classes."""
 
 
 class TaggedPRM(PackedPRM):
-    """A `Scorer`: softmax over good and bad at each step's tag, first entry."""
+    """A `Scorer` whose score is the probability of good against bad, by softmax, at each step's tag."""
 
     def __init__(
         self,
@@ -30,7 +30,10 @@ class TaggedPRM(PackedPRM):
         batch_tokens: int = 8192,
         packs_trees: bool = True,
     ) -> None:
-        """`batch_tokens` bounds the padded tokens of one forward pass; `packs_trees` False computes every solution alone."""
+        """`batch_tokens` bounds the padded tokens of one forward pass.
+
+        Without `packs_trees` no solutions share prefixes.
+        """
         self.tokenizer = tokenizer
         self.layout = Layout(tokenizer, prm_format)
         super().__init__(model, name, self.layout.tag_id, batch_tokens, packs_trees)
@@ -41,7 +44,7 @@ class TaggedPRM(PackedPRM):
 
     @classmethod
     def load(cls, directory: str | Path, device: str = "auto", batch_tokens: int = 8192) -> Self:
-        """Load a PRM saved by `forkpoint train`; `batch_tokens` bounds the padded tokens of one forward pass."""
+        """Load a PRM saved by `forkpoint train`; `batch_tokens` bounds the padded tokens of one pass."""
         directory = Path(directory)
         prm_format = PRMFormat.load(directory)
         model = load_weights(model_class_of(prm_format), directory, "auto", "forkpoint").to(
@@ -65,7 +68,7 @@ class TaggedPRM(PackedPRM):
 def tag_logits(
     model: Any, layout: Layout, inputs: dict[str, Any], rows_K: torch.Tensor, columns_K: torch.Tensor
 ) -> torch.Tensor:
-    """The (good, bad) logits at K places (row and column of the inputs): [K, 2], float32."""
+    """Return the (good, bad) logits at K positions (row and column of the inputs): [K, 2], float32."""
     if layout.good_bad_ids is None:
         logits_B_T_2: torch.Tensor = model(**inputs).logits
         return logits_B_T_2[rows_K, columns_K].float()[:, [GOOD_CLASS, 1 - GOOD_CLASS]]
@@ -73,5 +76,5 @@ def tag_logits(
 
 
 def model_class_of(prm_format: PRMFormat) -> Any:
-    """The transformers auto class whose head the format reads."""
+    """Return the transformers auto class with the head that the format reads."""
     return AutoModelForCausalLM if prm_format.head == "tokens" else AutoModelForTokenClassification

@@ -1,10 +1,11 @@
-"""Attention over prefix trees: every path to a leaf attends as if it were alone, everything else is computed once per node.
+"""Attention over prefix trees: each path to a leaf attends as if it were alone, each node is computed once.
 
-A tree's nodes lie in one row, and each node belongs to one branch: the part of a leaf's path that no earlier leaf has.
-Per group of branches of similar length, the keys and values of the paths are gathered, and the branch's own queries attend
-to them: nothing is spent on pairs of nodes that do not see each other, as a mask over all pairs would.
-Invariant: without routes it is torch's own attention. Importing this file makes the name `TREES` known to transformers and
-changes no model.
+The nodes of a tree lie in one row, and each node belongs to one branch: the part of a leaf's path that no
+earlier leaf has. For each group of branches of similar length, the keys and values of the paths are gathered,
+and the branch's own queries attend to them. Unlike a mask over all pairs, this spends nothing on pairs of
+nodes that do not see each other.
+Invariant: without routes this is torch's own attention. Importing this file registers the name `TREES` with
+transformers and changes no model.
 """
 
 from __future__ import annotations
@@ -21,16 +22,21 @@ from transformers.masking_utils import sdpa_mask
 TREES = "forkpoint_trees"
 
 Group = tuple[Tensor, Tensor, Tensor]
-"""Of N branches: the nodes of their paths [N, L], their own nodes [N, Q], and what is added to the scores [N, 1, Q, L]."""
+"""N branches: the nodes of their paths [N, L], their own nodes [N, Q], and the mask that is added to the
+scores [N, 1, Q, L]."""
 Routes = tuple[tuple[Group, ...], Tensor]
-"""Groups that have every node once, and where among their outputs, one after the other, each node's is [T]."""
+"""Groups that contain every node once, and the index of each node's output among those of all groups [T]."""
 
 MAX_STRETCH = 2
-"""How many times as long as the shortest the longest branch of a group may be."""
+"""Length of the longest branch of a group at most, in lengths of the shortest."""
 
 
 def routes_of(branches: Sequence[tuple[Sequence[int], int]], num_nodes: int, dtype: torch.dtype) -> Routes:
-    """Routes through `num_nodes` nodes; a branch is the nodes of its whole path, and how many of them, the last ones, are its own."""
+    """Return the routes through `num_nodes` nodes.
+
+    A branch is given as the nodes of its whole path, and the number of its own nodes, which are the last ones
+    of the path.
+    """
     ordered = sorted(branches, key=lambda branch: -branch[1])
     groups: list[Group] = []
     place_T = torch.zeros(num_nodes, dtype=torch.long)
@@ -72,7 +78,10 @@ def attend(
     routes: Routes | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers asks of an attention function: [B, tokens, heads, dim] from [B, heads, tokens, dim]; with routes, B is 1."""
+    """Attend, as transformers asks of an attention function.
+
+    Takes [B, heads, tokens, dim] and returns [B, tokens, heads, dim]; with routes, B is 1.
+    """
     if routes is None:
         output: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
@@ -91,7 +100,7 @@ def attend(
             .transpose(1, 2)
             for states in (key_T_K_D, value_T_K_D)
         )
-        # query heads that share keys and values are further queries of theirs
+        # query heads that share keys and values become further queries of these
         query_N_K_GQ_D = (
             query_T_H_D.index_select(0, own_N_Q.flatten())
             .view(num_branches, num_own, num_kv_heads, group_size, -1)
@@ -102,9 +111,8 @@ def attend(
             query_N_K_GQ_D,
             keys_N_K_L_D,
             values_N_K_L_D,
-            attn_mask=added_N_1_Q_L.to(query.dtype).repeat(
-                1, 1, group_size, 1
-            ),  # autocast computes in another dtype
+            # the dtype of the query, since autocast computes in another one
+            attn_mask=added_N_1_Q_L.to(query.dtype).repeat(1, 1, group_size, 1),
             dropout_p=dropout,
             scale=scaling,
         )

@@ -1,8 +1,8 @@
-"""TRL's stepwise PRMs: a token classifier that is read at the separator after each step. Also PURE, trained with TRL.
+"""TRL's stepwise PRMs, PURE among them: a token classifier, read at the separator after each step.
 
-Question, steps and separators are tokenized apart and joined as ids, as TRL's PRM trainer did (it was removed from TRL in
-2026; arXiv 2211.14275). PURE is jinachris/PURE-PRM-7B (arXiv 2504.15275); its reward p(good) - p(bad) in [-1, 1] is
-2 * score - 1 here.
+Question, steps and separators are tokenized apart and joined as ids, as TRL's PRM trainer did (it was removed
+from TRL in 2026; arXiv 2211.14275). PURE is jinachris/PURE-PRM-7B (arXiv 2504.15275); its reward p(good) -
+p(bad) in [-1, 1] is 2 * score - 1 here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from forkpoint.errors import LayoutError
 from forkpoint.prms.family import Family, load_weights, max_length_of
 
 GOOD_NAMES = frozenset({"label_1", "true", "good", "correct", "right", "positive", "+", "1"})
-"""What class 1 may be called in the checkpoint's configuration, in lower case; anything else is refused."""
+"""Names in lower case that class 1 may have in the checkpoint's configuration; any other name is refused."""
 
 
 class TRL(Family):
@@ -29,7 +29,7 @@ class TRL(Family):
     default_separator = "\n"
 
     def __init__(self, tokenizer: Any, max_length: int, separator: str | None = None) -> None:
-        """`separator` is TRL's `step_separator` in training, which checkpoints do not record."""
+        """`separator` is the `step_separator` of TRL's training, which checkpoints do not record."""
         super().__init__(tokenizer, max_length)
         separator = self.default_separator if separator is None else separator
         self._separator_ids = tokenizer.encode(separator, add_special_tokens=False)
@@ -68,7 +68,7 @@ class TRL(Family):
 
 
 class Pure(TRL):
-    """Steps end in an empty line."""
+    """Steps are separated by empty lines."""
 
     name = "pure"
     default_separator = "\n\n"

@@ -1,7 +1,8 @@
 """A run directory as one self-contained HTML page: headline, curves, table, step trees, cost.
 
-Invariant: the page loads nothing, neither from the network nor from the disk, and what a model wrote is only ever text
-on it. It evaluates nothing itself: every number comes from `results.json` or is a sum, share or difference of such numbers.
+Invariant: the page loads nothing from the network or the disk, and it shows whatever a model wrote as plain
+text. It evaluates nothing itself: every number comes from `results.json` or is a sum, share or difference of
+such numbers.
 """
 
 from __future__ import annotations

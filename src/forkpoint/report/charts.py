@@ -1,8 +1,8 @@
-"""Accuracy curves laid out as SVG coordinates; `chart.html.j2` draws them.
+"""Lay out accuracy curves as SVG coordinates; `chart.html.j2` draws them.
 
-Invariant: every row that has an x value is drawn, whether its line is shown at first or not, and both charts share the
-y axis, the colours (picking rule), and the dashes and marker shapes (sampler). Lines with the same x stand a few pixels
-apart so that their intervals can be told from each other. Colours come from the style sheet.
+Invariant: every row that has an x value is drawn, even if its line is hidden at first. Both charts share the
+y axis, the colours (selection rule), and the dashes and marker shapes (sampler). Lines with the same x value
+are a few pixels apart so that their intervals can be distinguished. Colours come from the style sheet.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from forkpoint.report.results import Row
+from forkpoint.report.results import ResultRow
 from forkpoint.report.words import count, interval, percent
 
 _SELECTS = ("best", "policy-weighted", "majority", "weighted", "oracle")
 _DASHES = ("", "7 4", "2 3", "10 3 2 3")
 _MAX_SHOWN = 6
-"""With more lines than this, weighted votes start hidden."""
+"""If there are more lines than this, weighted votes are hidden at first."""
 _LABEL_GAP = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: what it shows and how it looks. Lines that differ in the aggregate alone share a key and a look."""
+    """The data and the look of one line; lines that differ only in the aggregate share a key and a look."""
 
     key: str
     sampler_name: str
@@ -32,12 +32,12 @@ class Series:
     colour: str
     dash: str
     shape: int
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """The size of a drawing and of the margins around its plot, in SVG units."""
+    """The size of a drawing and the margins around its plot, in SVG units."""
 
     width: float
     height: float
@@ -66,7 +66,7 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DrawnLine:
     series: Series
     path: str
     marks: tuple[Mark, ...]
@@ -78,7 +78,7 @@ class EndLabel:
 
     series: Series
     aggregate: str
-    """The aggregate whose view it belongs to."""
+    """The aggregate whose view the label belongs to."""
     x: float
     y: float
     from_x: float
@@ -93,7 +93,7 @@ class Chart:
     frame: Frame
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[DrawnLine, ...]
     labels: tuple[EndLabel, ...]
     greedy_y: float | None
     num_missing: int
@@ -105,30 +105,30 @@ class LegendCell:
     series: Series
     is_shown: bool
     sample: str
-    """The marker's path in a box of 34 x 14."""
+    """The path of the marker in a box of 34 x 14."""
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Both charts, each in a wide and in a narrow drawing, with the legend they share."""
+    """Both charts, each as a wide and a narrow drawing, with the legend they share."""
 
     selects: tuple[str, ...]
     legend: tuple[tuple[str, tuple[LegendCell | None, ...]], ...]
-    """One line per sampler, one cell per picking rule."""
+    """One line for each sampler, with one cell for each selection rule."""
     aggregates: tuple[str, ...]
     hidden: frozenset[str]
-    """Keys of the lines that start hidden."""
+    """Keys of the lines that are hidden at first."""
     by_n: tuple[Chart, Chart]
     by_tokens: tuple[Chart, Chart]
 
 
 @dataclass(frozen=True, slots=True)
 class _Axis:
-    """The x axis of a chart: which number of a row it shows, and where."""
+    """The x axis of a chart: which number of a row it shows, and where that is placed."""
 
     title: str
     x_title: str
-    x_of: Callable[[Row], float | None]
+    x_of: Callable[[ResultRow], float | None]
     place: Callable[[float], float]
     ticks: tuple[Tick, ...]
 
@@ -138,8 +138,11 @@ _WIDE_PLAIN = Frame(width=580, height=400, left=46, right=18, top=34, bottom=52)
 _NARROW = Frame(width=358, height=330, left=38, right=10, top=32, bottom=50)
 
 
-def curves(rows: Sequence[Row], greedy: float | None) -> Curves | None:
-    """The charts of all rows but the greedy ones, which become a reference line; None where nothing is left to draw."""
+def curves(rows: Sequence[ResultRow], greedy: float | None) -> Curves | None:
+    """Return the charts of all rows except greedy ones, which become a reference line.
+
+    None if nothing is left to draw.
+    """
     lines = series_of(rows)
     if not lines:
         return None
@@ -174,10 +177,10 @@ def curves(rows: Sequence[Row], greedy: float | None) -> Curves | None:
     )
 
 
-def series_of(rows: Sequence[Row]) -> tuple[Series, ...]:
-    """Rows as lines, in the order in which they are drawn: the ceiling first, best-of-n last and so on top."""
+def series_of(rows: Sequence[ResultRow]) -> tuple[Series, ...]:
+    """Group rows into lines in drawing order: the oracle first, best-of-n last and therefore on top."""
     samplers = list(dict.fromkeys(row.sampler_name for row in rows if row.select != "greedy"))
-    grouped: dict[tuple[str, str, str | None], list[Row]] = {}
+    grouped: dict[tuple[str, str, str | None], list[ResultRow]] = {}
     for row in rows:
         if row.select != "greedy":
             grouped.setdefault((row.sampler_name, row.select, row.aggregate), []).append(row)
@@ -198,7 +201,7 @@ def series_of(rows: Sequence[Row]) -> tuple[Series, ...]:
 
 
 def marker(shape: int, x: float, y: float, r: float) -> str:
-    """The path of a marker around a point: circle, diamond, square or triangle."""
+    """Return the path of a marker around a point: circle, diamond, square or triangle."""
     corners = (
         [],
         [(0, -1.25), (1.25, 0), (0, 1.25), (-1.25, 0)],
@@ -211,7 +214,7 @@ def marker(shape: int, x: float, y: float, r: float) -> str:
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Positions at least `gap` apart and close to the wanted ones, inside [low, high] where that has room."""
+    """Return positions close to the wanted ones and at least `gap` apart, inside [low, high] if they fit."""
     order = sorted(range(len(wanted)), key=lambda idx: wanted[idx])
     placed = [0.0] * len(wanted)
     floor = low
@@ -226,7 +229,7 @@ def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list
 
 
 def nice_ticks(low: float, high: float, most: int = 7) -> list[float]:
-    """Round values with a common step that cover [low, high], at least two."""
+    """Return at least two round values with a common step that cover [low, high]."""
     span = (high - low) or 1.0
     exponent = math.floor(math.log10(span / most))
     step = next(step for factor in (1, 2, 5, 10, 20) if span / (step := factor * 10.0**exponent) <= most)
@@ -235,7 +238,7 @@ def nice_ticks(low: float, high: float, most: int = 7) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Round values inside [low, high] for a logarithmic axis: 1-2-5 decades, finer where fewer than three of them fit."""
+    """Return round values inside [low, high] for a log axis: 1-2-5 decades, finer if fewer than 3 fit."""
     for factors in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8), tuple(idx / 10 for idx in range(10, 100))):
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
         ticks = [
@@ -276,7 +279,7 @@ def _token_axis(lines: Sequence[Series], frame: Frame) -> _Axis:
 
 
 def _apart(ticks: Sequence[Tick], gap: float) -> tuple[Tick, ...]:
-    """The ticks without those that would run into the one before."""
+    """Return the ticks without those that would overlap the one before."""
     kept: list[Tick] = []
     for tick in ticks:
         if not kept or tick.at - kept[-1].at > gap:
@@ -294,7 +297,7 @@ def _log_place(low: float, high: float, frame: Frame) -> Callable[[float], float
 def _chart(
     lines: Sequence[Series], greedy: float | None, aggregates: Sequence[str], frame: Frame, axis: _Axis
 ) -> Chart:
-    """A drawing; lines are named at their ends in one view per aggregate."""
+    """Return a drawing; lines are labelled at their ends, in one view for each aggregate."""
     every = [row for line in lines for row in line.rows]
     bounds = [value for row in every for value in (row.accuracy, row.ci_low, row.ci_high)] + (
         [] if greedy is None else [greedy]
@@ -322,13 +325,13 @@ def _chart(
 
 
 def _shifts(lines: Sequence[Series], step: float) -> dict[str, float]:
-    """How far each line stands aside, in SVG units; symmetric around zero."""
+    """Return how far each line is shifted sideways, in SVG units; symmetric around zero."""
     keys = list(dict.fromkeys(line.key for line in lines))
     step = min(step, 40 / len(keys))
     return {key: step * (idx - (len(keys) - 1) / 2) for idx, key in enumerate(keys)}
 
 
-def _line(line: Series, axis: _Axis, place_y: Callable[[float], float], shift: float) -> Line:
+def _line(line: Series, axis: _Axis, place_y: Callable[[float], float], shift: float) -> DrawnLine:
     marks = []
     for row in line.rows:
         value = axis.x_of(row)
@@ -339,10 +342,10 @@ def _line(line: Series, axis: _Axis, place_y: Callable[[float], float], shift: f
             Mark(x, y, place_y(row.ci_low), place_y(row.ci_high), marker(line.shape, x, y, 3.6), _tip(row))
         )
     path = "M" + "L".join(f"{mark.x:.1f} {mark.y:.1f}" for mark in marks) if marks else ""
-    return Line(line, path, tuple(marks))
+    return DrawnLine(line, path, tuple(marks))
 
 
-def _end_labels(lines: Sequence[Line], aggregate: str, frame: Frame) -> list[EndLabel]:
+def _end_labels(lines: Sequence[DrawnLine], aggregate: str, frame: Frame) -> list[EndLabel]:
     shown = [line for line in lines if line.marks and line.series.aggregate in (None, aggregate)]
     heights = spread([line.marks[-1].y for line in shown], _LABEL_GAP, frame.top, frame.height - frame.bottom)
     x = frame.width - frame.right + 8
@@ -355,10 +358,11 @@ def _end_labels(lines: Sequence[Line], aggregate: str, frame: Frame) -> list[End
     ]
 
 
-def _tip(row: Row) -> str:
+def _tip(row: ResultRow) -> str:
     tokens = "" if row.tokens is None else f"{count(row.tokens)} sampled tokens per problem\n"
     return (
-        f"{row.sampler_name} \u00b7 {row.select_name}\n{percent(row.accuracy)} {interval(row.ci_low, row.ci_high)}\n"
+        f"{row.sampler_name} \u00b7 {row.select_name}\n{percent(row.accuracy)} "
+        f"{interval(row.ci_low, row.ci_high)}\n"
         f"{tokens}{row.num_problems:,} problems"
     )
 

@@ -1,7 +1,7 @@
-"""JSON objects read key by key, with errors that name the file, the place and the key.
+"""Read JSON objects key by key, with errors that name the file, the place and the key.
 
-Invariant: a value handed out has the type asked for. Keys that nobody asks for are left alone, so that a file with more
-in it than this page shows can still be read. NaN and the infinities, which are not JSON, read as null.
+Invariant: every returned value has the requested type. Keys that are not requested are ignored, so that a
+file can hold more than this page shows. NaN and the infinities, which are not JSON, are read as null.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """One JSON object and where it was found."""
+    """A JSON object and where it was found."""
 
     values: Mapping[str, Any]
     where: str
 
     @classmethod
     def of(cls, value: Any, where: str) -> Fields:
-        """`value` as an object; ValueError where it is something else."""
+        """Return `value` as an object; raises ValueError if it is something else."""
         if not isinstance(value, dict):
             raise ValueError(f"{where} must be a JSON object; {_kind(value)} was given")
         return cls(value, where)
 
     def required(self, key: str) -> Any:
-        """The value at `key`, null included."""
+        """Return the value at `key`, which may be null."""
         if key not in self.values:
             raise ValueError(f"{self.where} lacks the key '{key}'")
         return self.values[key]
@@ -37,19 +37,19 @@ class Fields:
         return self._number(key, self.required(key))
 
     def maybe_number(self, key: str) -> float | None:
-        """None where the key is missing or null."""
+        """Return None if the key is missing or null."""
         value = self.values.get(key)
         return None if value is None else self._number(key, value)
 
     def count(self, key: str) -> int:
-        """A whole number that is not negative."""
+        """Return a whole number that is not negative."""
         value = self.number(key)
         if value < 0 or value != int(value):
             raise ValueError(f"{self.where}.{key} must be a whole number of 0 or more; {value!r} was given")
         return int(value)
 
     def maybe_count(self, key: str) -> int | None:
-        """None where the key is missing or null."""
+        """Return None if the key is missing or null."""
         return None if self.values.get(key) is None else self.count(key)
 
     def text(self, key: str) -> str:
@@ -59,7 +59,7 @@ class Fields:
         return value
 
     def maybe_text(self, key: str) -> str | None:
-        """None where the key is missing or null."""
+        """Return None if the key is missing or null."""
         return None if self.values.get(key) is None else self.text(key)
 
     def flag(self, key: str) -> bool:
@@ -75,15 +75,15 @@ class Fields:
         return value
 
     def objects(self, key: str) -> list[Fields]:
-        """A list of objects, each knowing its own place."""
+        """Return a list of objects, each with its own place."""
         return [Fields.of(value, f"{self.where}.{key}[{idx}]") for idx, value in enumerate(self.items(key))]
 
     def inner(self, key: str) -> Fields:
-        """The object at `key`."""
+        """Return the object at `key`."""
         return Fields.of(self.required(key), f"{self.where}.{key}")
 
     def maybe_inner(self, key: str) -> Fields | None:
-        """The object at `key`; None where the key is missing, null or an empty object."""
+        """Return the object at `key`; None if the key is missing, null or an empty object."""
         return self.inner(key) if self.values.get(key) else None
 
     def numbers(self, key: str) -> tuple[float, ...]:
@@ -111,7 +111,7 @@ class Fields:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; ValueError where it is not JSON."""
+    """Return the content of a JSON file; raises ValueError if it is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _name: None)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

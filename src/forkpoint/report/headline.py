@@ -1,7 +1,7 @@
-"""The one sentence that says what came out, and the tiles beside it.
+"""The sentence at the top of the page that states the result, and the tiles below it.
 
-Invariant: which comparison is told is decided by its place in the file, never by its outcome, and the verdict follows from
-the interval alone: a gain is claimed only where the whole 95 % interval lies above zero.
+Invariant: the comparison in the headline is chosen by its place in the file, never by its outcome. Its
+standing follows from the interval alone: a gain is claimed only if the whole 95 % interval lies above zero.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from forkpoint.report.results import Comparison, Results, Row
+from forkpoint.report.results import Comparison, ResultRow, Results
 from forkpoint.report.words import interval, percent, points, points_interval
 
-Verdict = Literal["better", "open", "worse", "none"]
+Standing = Literal["better", "open", "worse", "none"]
+"""How the first side of a comparison stands against the second; `none` if there is no comparison."""
 
 _SIDE = re.compile(
     r"(?P<sampler>[\w-]+)(?:,? \(?T\s?=\s?(?P<temperature>\d+(?:\.\d+)?)\)?)?,? "
     r"(?P<select>[a-z]+)(?:-of-(?P<n>\d+))?(?: \((?P<aggregate>\w+)\))?"
 )
 _ROUNDING = 2e-3
-"""How far a stated difference may lie from the difference of two rows that are taken for its sides."""
+"""How far a comparison's difference may be from the difference between the two rows taken as its sides."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One number to show large."""
+    """One accuracy in large print."""
 
     title: str
     accuracy: float
@@ -37,18 +38,22 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """What the top of the page says."""
+    """The top of the page."""
 
     sentence: str
-    verdict: Verdict
+    standing: Standing
     conclusion: str
     source: str
-    """Where the sentence comes from, and why this comparison and no other."""
+    """Which comparison the sentence is about, and why that one."""
     tiles: tuple[Tile, ...]
 
 
 def headline(results: Results) -> Headline:
-    """The headline of a run: its first comparison of best-of-n with a majority, else its first comparison, else its rows."""
+    """Return the headline of a run.
+
+    It is about the first comparison of best-of-n with a majority vote, else the first comparison, else two of
+    the rows.
+    """
     comparison = _chosen(results.comparisons)
     if comparison is not None:
         return _from_comparison(results, comparison)
@@ -58,20 +63,23 @@ def headline(results: Results) -> Headline:
     conclusion = (
         "results.json holds no rows."
         if not results.rows
-        else "There is no best-of-n row with a majority row beside it."
+        else "There is no best-of-n row with a majority row for the same sampler and n."
     )
     return Headline("Nothing to compare yet.", "none", conclusion, "", _tiles(results, None))
 
 
-def verdict_of(comparison: Comparison) -> Verdict:
-    """What the interval of a difference allows to say."""
+def standing_of(comparison: Comparison) -> Standing:
+    """Return what the interval of a difference allows one to conclude."""
     if comparison.ci_low > 0:
         return "better"
     return "worse" if comparison.ci_high < 0 else "open"
 
 
-def sides(rows: Sequence[Row], comparison: Comparison) -> tuple[Row, Row] | None:
-    """The two rows that a comparison's name speaks of; None where the name or the numbers do not single out one pair."""
+def sides(rows: Sequence[ResultRow], comparison: Comparison) -> tuple[ResultRow, ResultRow] | None:
+    """Return the two rows that a comparison's name refers to.
+
+    None if name and numbers do not fit exactly one pair.
+    """
     names = comparison.name.split(" minus ")
     if len(names) != 2:
         return None
@@ -96,7 +104,7 @@ def _chosen(comparisons: Sequence[Comparison]) -> Comparison | None:
     return comparisons[0] if comparisons else None
 
 
-def _rows_named(rows: Sequence[Row], name: str) -> list[Row]:
+def _rows_named(rows: Sequence[ResultRow], name: str) -> list[ResultRow]:
     match = _SIDE.fullmatch(name.strip())
     if match is None:
         return []
@@ -113,67 +121,76 @@ def _rows_named(rows: Sequence[Row], name: str) -> list[Row]:
 
 
 def _from_comparison(results: Results, comparison: Comparison) -> Headline:
-    verdict = verdict_of(comparison)
+    standing = standing_of(comparison)
     pair = sides(results.rows, comparison)
-    difference = f"difference {points(comparison.difference)} points {points_interval(comparison.ci_low, comparison.ci_high)}"
-    sentence = f"{comparison.name}: {difference}." if pair is None else f"{_against(*pair)}; {difference}."
+    interval_text = points_interval(comparison.ci_low, comparison.ci_high)
+    difference = f"a difference of {points(comparison.difference)} points {interval_text}"
+    sentence = f"{comparison.name}: {difference}." if pair is None else f"{_against(*pair)}, {difference}."
     problems = "" if comparison.num_problems is None else f" on {comparison.num_problems:,} problems"
     left, right = ("the first", "the second") if pair is None else _named_apart(*pair)
     conclusion = {
-        "better": f"The whole 95 % interval lies above zero: {left} beats {right}{problems}.",
-        "open": f"The 95 % interval includes zero: this run{problems} does not show that {left} is better or worse than {right}.",
-        "worse": f"The whole 95 % interval lies below zero: {left} does worse than {right}{problems}.",
+        "better": f"The whole 95 % interval of the difference is above zero: {left} beats {right}{problems}.",
+        "open": "The 95 % interval of the difference includes zero: "
+        f"this run{problems} does not show whether {left} is better or worse than {right}.",
+        "worse": "The whole 95 % interval of the difference is below zero: "
+        f"{left} does worse than {right}{problems}.",
         "none": "",
-    }[verdict]
-    source = f"Comparison \u201c{comparison.name}\u201d, told here because of its place in results.json, whatever its outcome."
-    return Headline(sentence, verdict, conclusion, source, _tiles(results, pair))
+    }[standing]
+    source = (
+        f"This is the comparison \u201c{comparison.name}\u201d, "
+        "chosen by its place in results.json and not by its outcome."
+    )
+    return Headline(sentence, standing, conclusion, source, _tiles(results, pair))
 
 
-def _from_rows(results: Results, left: Row, right: Row) -> Headline:
-    sentence = f"{_against(left, right)}; difference {points(left.accuracy - right.accuracy)} points."
+def _from_rows(results: Results, left: ResultRow, right: ResultRow) -> Headline:
+    sentence = f"{_against(left, right)}, a difference of {points(left.accuracy - right.accuracy)} points."
     left_name, right_name = _named_apart(left, right)
     if left.ci_low > right.ci_high:
-        verdict: Verdict = "better"
+        standing: Standing = "better"
         conclusion = f"The two 95 % intervals do not overlap: {left_name} beats {right_name}."
     elif left.ci_high < right.ci_low:
-        verdict, conclusion = (
+        standing, conclusion = (
             "worse",
             f"The two 95 % intervals do not overlap: {left_name} does worse than {right_name}.",
         )
     else:
-        verdict, conclusion = (
+        standing, conclusion = (
             "open",
-            "The two 95 % intervals overlap: these numbers alone do not show a difference.",
+            "The two 95 % intervals overlap: these numbers alone do not show which is better.",
         )
-    source = "From the rows for the first sampler at its largest n; results.json holds no paired comparison."
-    return Headline(sentence, verdict, conclusion, source, _tiles(results, (left, right)))
+    source = (
+        "These are rows of the first sampler at its largest n, "
+        "because results.json holds no paired comparison."
+    )
+    return Headline(sentence, standing, conclusion, source, _tiles(results, (left, right)))
 
 
-def _against(left: Row, right: Row) -> str:
+def _against(left: ResultRow, right: ResultRow) -> str:
     said_left, said_right = _said(left), _said(right)
     if left.sampler_name != right.sampler_name:
         said_left, said_right = f"{left.sampler_name} {said_left}", f"{right.sampler_name} {said_right}"
     else:
         said_left = said_left[0].upper() + said_left[1:]
-    return f"{said_left}: {_measured(left)} against {_measured(right)} for {said_right}"
+    return f"{said_left} solves {_measured(left)} of the problems and {said_right} solves {_measured(right)}"
 
 
-def _named_apart(left: Row, right: Row) -> tuple[str, str]:
+def _named_apart(left: ResultRow, right: ResultRow) -> tuple[str, str]:
     if left.sampler_name == right.sampler_name:
         return left.select_name, right.select_name
     return f"{left.sampler_name} {left.select_name}", f"{right.sampler_name} {right.select_name}"
 
 
-def _said(row: Row) -> str:
+def _said(row: ResultRow) -> str:
     by_score = row.select in ("best", "weighted")
     return f"{row.select}-of-{row.n} with the trained PRM" if by_score else row.select_name
 
 
-def _measured(row: Row) -> str:
+def _measured(row: ResultRow) -> str:
     return f"{percent(row.accuracy)} {interval(row.ci_low, row.ci_high)}"
 
 
-def _usual_pair(rows: Sequence[Row]) -> tuple[Row, Row] | None:
+def _usual_pair(rows: Sequence[ResultRow]) -> tuple[ResultRow, ResultRow] | None:
     majorities = {(row.sampler_name, row.n): row for row in rows if row.select == "majority"}
     bests = [row for row in rows if row.select == "best" and (row.sampler_name, row.n) in majorities]
     if not bests:
@@ -185,7 +202,7 @@ def _usual_pair(rows: Sequence[Row]) -> tuple[Row, Row] | None:
     return left, majorities[first, largest]
 
 
-def _tiles(results: Results, pair: tuple[Row, Row] | None) -> tuple[Tile, ...]:
+def _tiles(results: Results, pair: tuple[ResultRow, ResultRow] | None) -> tuple[Tile, ...]:
     tiles = []
     if results.greedy is not None:
         tiles.append(Tile("greedy", *results.greedy, "one solution, no sampling"))
@@ -197,7 +214,7 @@ def _tiles(results: Results, pair: tuple[Row, Row] | None) -> tuple[Tile, ...]:
         "majority": "most frequent answer",
         "best": "highest PRM score",
         "weighted": "PRM-weighted vote",
-        "oracle": "any right: the ceiling",
+        "oracle": "any solution is right: the upper bound",
     }
     for row in rows:
         note = f"{row.sampler_name} \u00b7 {notes[row.select]}" if row.select in notes else row.sampler_name
@@ -205,7 +222,7 @@ def _tiles(results: Results, pair: tuple[Row, Row] | None) -> tuple[Tile, ...]:
     return tuple(tiles)
 
 
-def _ceilings(rows: Sequence[Row], like: Row) -> list[Row]:
+def _ceilings(rows: Sequence[ResultRow], like: ResultRow) -> list[ResultRow]:
     return [
         row
         for row in rows

@@ -1,8 +1,9 @@
-"""The page itself: `results.json` and `trees.json` in, `report.html` out.
+"""Render `report.html` from `results.json` and `trees.json`.
 
-Invariant: the same input gives the same bytes. Text from the input reaches the page escaped by the template engine or
-inside one JSON island, which the page's script reads and shows as text. A content security policy with the script's own
-hash forbids every other script and every load. A section without data says what is missing.
+Invariant: the same input gives the same bytes. Text from the input is either escaped by the template engine
+or put into one JSON island, which the page's script reads and shows as text. A content security policy with
+the hash of that script forbids every other script and all loading. A section without data says what is
+missing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from forkpoint.report.trees import read_trees
 def write_report(directory: Path) -> Path:
     """Write `directory/report.html` from `results.json` and, if present, `trees.json`; returns its path.
 
-    FileNotFoundError without `results.json`; ValueError naming the file, the place and the key that is missing or wrong.
+    Raises FileNotFoundError if there is no `results.json`, and ValueError with the file, the place and the
+    key if something is missing or wrong.
     """
     results = read_results(directory / "results.json")
     trees = read_trees(directory / "trees.json")
@@ -38,7 +40,7 @@ def write_report(directory: Path) -> Path:
 
 
 def render(results: Results, trees: list[dict[str, Any]] | None) -> str:
-    """The page as text."""
+    """Return the page as text."""
     environment = _environment()
     script, style = (_asset(environment, name) for name in ("report.js", "report.css"))
     greedy = None if results.greedy is None else results.greedy[0]
@@ -61,13 +63,13 @@ def render(results: Results, trees: list[dict[str, Any]] | None) -> str:
 
 
 def island(value: Any) -> str:
-    """JSON that can stand inside a script element: pure ASCII, without `<`, `>` and `&`."""
+    """Return JSON that is safe inside a script element: pure ASCII, without `<`, `>` and `&`."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A configuration as dotted keys and values."""
+    """Return a configuration as pairs of dotted keys and values."""
     lines: list[tuple[str, str]] = []
     for key, value in config.items():
         if isinstance(value, dict) and value:
@@ -80,7 +82,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 def shares(amounts: Mapping[str, float]) -> list[tuple[str, float, float]]:
-    """Name, amount and percent of the largest amount."""
+    """Return the name, the amount and the percentage of the largest amount."""
     largest = max(amounts.values(), default=0) or 1
     return [(name, amount, round(100 * amount / largest, 2)) for name, amount in amounts.items()]
 
@@ -128,5 +130,5 @@ def _asset(environment: Environment, name: str) -> str:
 
 
 def _csp_hash(script: str) -> str:
-    """The script as a content security policy names it."""
+    """Return the hash of the script in the form used by a content security policy."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,5 +1,5 @@
 "use strict";
-// Everything that comes from the data is set with textContent or as a number; nothing here parses markup.
+// All data is set as textContent or as a number; nothing here parses markup.
 document.documentElement.classList.add("js");
 const data = JSON.parse(document.getElementById("data").textContent);
 
@@ -27,7 +27,7 @@ let showAgain = null;
 
 function hideTip() { tip.hidden = true; showAgain = null; }
 
-// Focus moves the page so that the focussed element is in view: its tooltip goes with it.
+// Focus scrolls the page until the focussed element is in view, so its tooltip has to move with it.
 function scrolled() {
   const isFocussed = document.activeElement && document.activeElement.hasAttribute("aria-describedby");
   if (isFocussed && showAgain) showAgain(); else hideTip();
@@ -49,7 +49,7 @@ function addTip(element, lines) {
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
 addEventListener("scroll", scrolled, { passive: true });
 
-// ---- curves: which lines are shown, and the point nearest to the pointer ----
+// ---- curves: the visible lines, and the point nearest to the pointer ----
 const keys = [...document.querySelectorAll(".key")];
 const radios = [...document.querySelectorAll("input[name=aggregate]")];
 
@@ -118,7 +118,7 @@ function tokenElement(token, isForced, tree) {
   element.style.setProperty("--h", Math.min(1, entropy / topEntropy).toFixed(3));
   if (isAnchor) element.tabIndex = 0;
   const kind = (isAnchor ? "anchor " : "token ") + quoted(text) + (isForced ? ", second choice, taken at a fork" : "");
-  const other = (isForced ? "most probable other token " : "runner-up ") + quoted(runnerUp);
+  const other = (isForced ? "most probable alternative " : "runner-up ") + quoted(runnerUp);
   const lines = [kind, "entropy " + entropy.toFixed(2) + " nats (threshold " + tree.tau.toFixed(2) + ")", "probability " + Math.exp(logprob).toFixed(3), other];
   addTip(element, lines);
   return element;
@@ -126,7 +126,7 @@ function tokenElement(token, isForced, tree) {
 
 function stepElement(step) {
   const row = make("div", "step"), bar = make("span", "mini"), label = step.label;
-  const lines = ["step of " + step.num_tokens + " tokens that ends here"];
+  const lines = ["a step of " + step.num_tokens + " tokens ends here"];
   row.append(bar);
   if (label) {
     const fill = make("i", "fill"), span = make("i", "span");
@@ -167,7 +167,7 @@ function leafElement(leaf, idx) {
 }
 
 function pieces(node) {
-  // A node's tokens, cut where labels end: [from, to, labels that end at `to`].
+  // The tokens of a node, cut at the ends of labels: [from, to, labels that end at `to`].
   const ends = [...new Set(node.steps.map((step) => step.after).concat(node.tokens.length))];
   return ends.map((to, idx) => [idx ? ends[idx - 1] : 0, to, node.steps.filter((step) => step.after === to)]);
 }
@@ -205,7 +205,7 @@ function addFork(item, node) {
   button.type = "button";
   button.setAttribute("aria-label", "fork, " + count + " below");
   button.addEventListener("click", () => setOpen(button, !isOpen(button)));
-  item.append(make("i", "rail"), make("p", "below", "closed: " + count + " below"), children);
+  item.append(make("i", "rail"), make("p", "below", "collapsed: " + count + " below"), children);
   setOpen(button, true);
   return children;
 }
@@ -238,13 +238,13 @@ function headElement(tree) {
   const card = make("div", "card");
   card.append(make("p", "question", tree.question));
   const saved = 1 - tree.num_tokens / tree.num_path_tokens;
-  const shared = tree.num_path_tokens > 0 ? ", " + (100 * saved).toFixed(0) + "\u00a0% fewer than the " + tree.num_path_tokens.toLocaleString("en") + " of its paths written out" : "";
+  const shared = tree.num_path_tokens > 0 ? ", " + (100 * saved).toFixed(0) + "\u00a0% fewer than the " + tree.num_path_tokens.toLocaleString("en") + " of separate paths" : "";
   card.append(make("p", "", "right answer: " + tree.reference));
   const leaves = tree.num_correct + " of " + tree.num_leaves + " leaves right";
   card.append(make("p", "fine", leaves + "; " + tree.num_tokens.toLocaleString("en") + " sampled tokens" + shared + "."));
   if (tree.prompt !== null) {
     const details = make("details");
-    details.append(make("summary", "", "The prompt as the policy sees it"), make("pre", "", visible(tree.prompt)));
+    details.append(make("summary", "", "The prompt that the policy sees"), make("pre", "", visible(tree.prompt)));
     card.append(details);
   }
   return card;

@@ -1,7 +1,8 @@
-"""`results.json` as records: what a run measured.
+"""Read `results.json`, the measurements of a run, into records.
 
-Invariant: accuracies, differences and their 95 % intervals are fractions, not percent. What is optional in the file is
-None or empty here; what is required and missing is a ValueError that names the key. Nothing is computed here.
+Invariant: accuracies, differences and their 95 % intervals are fractions, not percentages. Missing optional
+values are None or empty; a missing required value is a ValueError that names the key. Nothing is computed
+here.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from forkpoint.report.fields import Fields, read_json
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """The accuracy of one way to answer: a sampler, a budget of n solutions, and a rule that picks one of them."""
+class ResultRow:
+    """The accuracy of one way to answer: a sampler, n solutions, and a rule that selects one of them."""
 
     sampler: str
     temperature: float | None
@@ -32,13 +33,13 @@ class Row:
 
     @property
     def sampler_name(self) -> str:
-        """The sampler with its temperature where it has one, such as `HT T = 0.7` and `EDU`."""
+        """The sampler with its temperature, if it has one: `HT T = 0.7` or `EDU`."""
         name = self.sampler.upper()
         return name if not self.temperature else f"{name} T\u00a0=\u00a0{self.temperature:g}"
 
     @property
     def select_name(self) -> str:
-        """The picking rule with its budget, such as `best-of-16 (min)`."""
+        """The selection rule with its budget, such as `best-of-16 (min)`."""
         name = "greedy" if self.select == "greedy" else f"{self.select}-of-{self.n}"
         return name if self.aggregate is None else f"{name} ({self.aggregate})"
 
@@ -56,15 +57,15 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """All that one run measured."""
+    """All measurements of one run."""
 
     version: str
     config: Mapping[str, Any]
     policy_name: str | None
     num_parameters: int | None
     greedy: tuple[float, float | None, float | None] | None
-    """Greedy accuracy and, where known, its interval."""
-    rows: tuple[Row, ...]
+    """Greedy accuracy and, if known, its interval."""
+    rows: tuple[ResultRow, ...]
     comparisons: tuple[Comparison, ...]
     first_error: Mapping[str, float | None] | None
     label_quality: Mapping[str, float | None] | None
@@ -73,12 +74,19 @@ class Results:
 
     @property
     def num_problems(self) -> tuple[int, ...]:
-        """The distinct numbers of problems that rows rest on, ascending; one where all rows share a problem set."""
+        """The distinct numbers of problems of the rows, ascending.
+
+        Only one if all rows share a problem set.
+        """
         return tuple(sorted({row.num_problems for row in self.rows}))
 
 
 def read_results(path: Path) -> Results:
-    """Read `results.json`; FileNotFoundError where there is none, ValueError naming what is missing or mistyped."""
+    """Read `results.json`.
+
+    Raises FileNotFoundError if it does not exist, and ValueError with the key if something is missing or
+    mistyped.
+    """
     if not path.is_file():
         raise FileNotFoundError(
             f"no {path.name} in {path.parent}; a report is written from the results of a finished evaluation"
@@ -108,8 +116,8 @@ def read_results(path: Path) -> Results:
     )
 
 
-def _row(fields: Fields) -> Row:
-    row = Row(
+def _row(fields: Fields) -> ResultRow:
+    row = ResultRow(
         sampler=fields.text("sampler"),
         temperature=fields.maybe_number("temperature"),
         select=fields.text("select"),
@@ -138,8 +146,8 @@ def _comparison(fields: Fields) -> Comparison:
     )
 
 
-def _greedy(policy: Fields, rows: tuple[Row, ...]) -> tuple[float, float | None, float | None] | None:
-    """What the policy's entry says; the first greedy row where that says nothing."""
+def _greedy(policy: Fields, rows: tuple[ResultRow, ...]) -> tuple[float, float | None, float | None] | None:
+    """Return the greedy accuracy of the policy's entry, or of the first greedy row if the entry has none."""
     accuracy = policy.maybe_number("greedy_accuracy")
     if accuracy is None:
         return next(((row.accuracy, row.ci_low, row.ci_high) for row in rows if row.select == "greedy"), None)

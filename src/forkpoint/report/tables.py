@@ -1,8 +1,8 @@
-"""The results table and the comparisons, arranged for reading.
+"""Arrange the results table and the comparisons for reading.
 
-Invariant: every row of the results is in exactly one cell. The oracle never counts as highest, for it knows the answer,
-and nothing does where n is 1, for nothing is picked there. A cell is marked as lower only where its whole interval lies
-below that of the highest.
+Invariant: every row of the results is in exactly one cell. The oracle never counts as highest because it
+knows the answer, and no cell with n = 1 does because nothing is selected there. A cell is marked as lower
+only if its whole interval lies below that of the highest.
 """
 
 from __future__ import annotations
@@ -10,57 +10,57 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forkpoint.report.headline import Verdict, verdict_of
-from forkpoint.report.results import Comparison, Row
+from forkpoint.report.headline import Standing, standing_of
+from forkpoint.report.results import Comparison, ResultRow
 from forkpoint.report.words import count
 
 _SELECTS = ("greedy", "majority", "best", "weighted", "policy-weighted", "oracle")
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """One row of the results in its cell."""
+class ResultCell:
+    """A row of the results in its table cell."""
 
-    row: Row
+    row: ResultRow
     is_highest: bool
-    """Whether no other row with this n has a higher accuracy; never for an oracle or n = 1."""
+    """Whether no other row with this n has a higher accuracy; always false for an oracle or n = 1."""
     is_lower: bool
     """Whether its whole interval lies below that of the highest row with this n."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """One way to pick, over all n."""
+class TableLine:
+    """One selection rule, for all n."""
 
     title: str
-    cells: tuple[tuple[Measured, ...], ...]
-    """One per n; more than one entry where the results repeat a setting."""
+    cells: tuple[tuple[ResultCell, ...], ...]
+    """One tuple per n; it has more than one entry if the results repeat a setting."""
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """All lines of one sampler."""
+class SamplerGroup:
+    """All table lines of one sampler."""
 
     title: str
     tokens: tuple[str, ...]
-    """Sampled tokens per problem, one text per n."""
-    lines: tuple[Line, ...]
+    """Sampled tokens per problem as text, one for each n."""
+    lines: tuple[TableLine, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Groups of lines over common columns."""
+    """Groups of lines with common columns."""
 
     ns: tuple[int, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[SamplerGroup, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Whisker:
-    """A comparison as a mark on an axis from 0 to 100, whose zero lies at `Forest.zero`."""
+    """A comparison as a mark on an axis from 0 to 100; a difference of zero is at `Forest.zero`."""
 
     comparison: Comparison
-    verdict: Verdict
+    standing: Standing
     low: float
     mid: float
     high: float
@@ -74,8 +74,8 @@ class Forest:
     whiskers: tuple[Whisker, ...]
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """Rows as a table: samplers as groups, picking rules as lines, n as columns."""
+def table(rows: Sequence[ResultRow]) -> Table:
+    """Arrange rows as a table: samplers as groups, selection rules as lines, n as columns."""
     ns = tuple(sorted({row.n for row in rows}))
     rivals = {n: [row for row in rows if row.n == n and n > 1 and row.select != "oracle"] for n in ns}
     highest = {n: max(rivals[n], key=lambda row: row.accuracy, default=None) for n in ns}
@@ -87,15 +87,15 @@ def table(rows: Sequence[Row]) -> Table:
         lines = list(dict.fromkeys((row.select, row.aggregate) for row in members))
         lines.sort(key=lambda line: _SELECTS.index(line[0]) if line[0] in _SELECTS else len(_SELECTS))
         groups.append(
-            Group(
+            SamplerGroup(
                 title=title,
                 tokens=tuple(_tokens(members, n) for n in ns),
                 lines=tuple(
-                    Line(
+                    TableLine(
                         title=select if aggregate is None else f"{select} ({aggregate})",
                         cells=tuple(
                             tuple(
-                                _measured(row, highest[n])
+                                _result_cell(row, highest[n])
                                 for row in members
                                 if (row.select, row.aggregate, row.n) == (select, aggregate, n)
                             )
@@ -110,7 +110,7 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def forest(comparisons: Sequence[Comparison]) -> Forest | None:
-    """Comparisons on a common axis that always contains zero; None where there are none."""
+    """Place comparisons on a common axis that always contains zero; None if there are no comparisons."""
     if not comparisons:
         return None
     low = min(0.0, *(comparison.ci_low for comparison in comparisons))
@@ -124,7 +124,7 @@ def forest(comparisons: Sequence[Comparison]) -> Forest | None:
     whiskers = tuple(
         Whisker(
             comparison,
-            verdict_of(comparison),
+            standing_of(comparison),
             place(comparison.ci_low),
             place(comparison.difference),
             place(comparison.ci_high),
@@ -134,19 +134,19 @@ def forest(comparisons: Sequence[Comparison]) -> Forest | None:
     return Forest(place(0.0), whiskers)
 
 
-def _group_title(row: Row) -> str:
+def _group_title(row: ResultRow) -> str:
     if row.select == "greedy":
         return "Greedy decoding"
     return row.sampler_name
 
 
-def _measured(row: Row, highest: Row | None) -> Measured:
+def _result_cell(row: ResultRow, highest: ResultRow | None) -> ResultCell:
     if highest is None or row.select == "oracle":
-        return Measured(row, is_highest=False, is_lower=False)
-    return Measured(row, is_highest=row.accuracy == highest.accuracy, is_lower=row.ci_high < highest.ci_low)
+        return ResultCell(row, is_highest=False, is_lower=False)
+    return ResultCell(row, is_highest=row.accuracy == highest.accuracy, is_lower=row.ci_high < highest.ci_low)
 
 
-def _tokens(members: Sequence[Row], n: int) -> str:
+def _tokens(members: Sequence[ResultRow], n: int) -> str:
     return " / ".join(
         dict.fromkeys(count(row.tokens) for row in members if row.n == n and row.tokens is not None)
     )

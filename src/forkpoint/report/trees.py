@@ -1,8 +1,8 @@
-"""`trees.json` as step trees laid out for display.
+"""Lay out the step trees of `trees.json` for display.
 
-Invariant: every sampled token appears once. A branch is cut wherever another branch leaves it, so that a shared prefix is
-one node; the nodes of a tree are a flat list with parent indices, parents first. A fragment is shown where its last
-token is, once, however many branches list it.
+Invariant: every sampled token appears once. A branch is cut wherever another branch leaves it, so that a
+shared prefix is one node. The nodes of a tree are a flat list with parent indices, parents first. A fragment
+is shown at its last token, once, however many branches list it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from forkpoint.report.fields import Fields, read_json
 
 @dataclass(frozen=True, slots=True)
 class ShownBranch:
-    """A branch with its token texts; all tuples have one entry per own token."""
+    """A branch with its token texts; every tuple has one entry for each of its own tokens."""
 
     parent_idx: int | None
     fork: int
@@ -36,26 +36,26 @@ class ShownBranch:
 
 
 @dataclass(slots=True)
-class Node:
-    """A run of tokens without a fork inside; it ends in two or more children, or in a leaf."""
+class ShownNode:
+    """A sequence of tokens without a fork; it ends in two or more children, or in a leaf."""
 
     parent: int | None
     branch_idx: int
     start: int
-    """The position of its first token in the branch's path."""
+    """Position of the first token in the branch's path."""
     end: int
     is_forced: bool
-    """Whether the first token is a runner-up that was forced at a fork, rather than what the policy put first."""
+    """Whether the first token is a runner-up forced at a fork, rather than the policy's first choice."""
     is_leaf: bool
     num_correct: int = 0
     num_leaves: int = 0
-    """Leaves at or below it."""
+    """Number of leaves at or below the node."""
     steps: list[dict[str, Any]] = field(default_factory=list)
-    """Labels that end inside it: `after` is the number of the node's tokens before that end."""
+    """Labels that end inside the node; `after` is the number of its tokens up to that end."""
 
 
 def read_trees(path: Path) -> list[dict[str, Any]] | None:
-    """The trees of `trees.json` as JSON for the page; None where there is no such file."""
+    """Return the trees of `trees.json` as JSON for the page; None if there is no such file."""
     if not path.is_file():
         return None
     trees = read_json(path)
@@ -64,15 +64,15 @@ def read_trees(path: Path) -> list[dict[str, Any]] | None:
     return [_shown(Fields.of(tree, f"{path.name}[{idx}]")) for idx, tree in enumerate(trees)]
 
 
-def nodes_of(branches: list[ShownBranch]) -> list[Node]:
-    """The nodes of a tree, each parent before its children, the branch that goes on before those that leave it."""
+def nodes_of(branches: list[ShownBranch]) -> list[ShownNode]:
+    """Return the nodes: parents before children, and a continued branch before those that leave it."""
     forks: dict[tuple[int, int], list[int]] = {}
     for idx, branch in enumerate(branches):
         if branch.parent_idx is not None:
             forks.setdefault((_owner(branches, branch.parent_idx, branch.fork - 1), branch.fork), []).append(
                 idx
             )
-    nodes: list[Node] = []
+    nodes: list[ShownNode] = []
     owed: list[tuple[int | None, int, int, bool]] = [(None, 0, 0, False)]
     while owed:
         parent, idx, start, is_past_fork = owed.pop()
@@ -83,7 +83,7 @@ def nodes_of(branches: list[ShownBranch]) -> list[Node]:
         ]
         end = min(later, default=branches[idx].end)
         is_forced = idx > 0 and start == branches[idx].fork
-        nodes.append(Node(parent, idx, start, end, is_forced, is_leaf=not later))
+        nodes.append(ShownNode(parent, idx, start, end, is_forced, is_leaf=not later))
         if later:
             here = len(nodes) - 1
             owed += [(here, child, end, True) for child in reversed(forks[idx, end])] + [
@@ -99,7 +99,10 @@ def nodes_of(branches: list[ShownBranch]) -> list[Node]:
 
 
 def _owner(branches: list[ShownBranch], idx: int, position: int) -> int:
-    """The branch that sampled the token at `position` of the path of branch `idx`; the root for a position before all tokens."""
+    """Return the branch that sampled the token at `position` of the path of branch `idx`.
+
+    A position before all tokens belongs to the root.
+    """
     branch = branches[idx]
     while branch.parent_idx is not None and position < branch.fork:
         idx, branch = branch.parent_idx, branches[branch.parent_idx]
@@ -129,7 +132,7 @@ def _shown(fields: Fields) -> dict[str, Any]:
     }
 
 
-def _node_json(node: Node, branch: ShownBranch) -> dict[str, Any]:
+def _node_json(node: ShownNode, branch: ShownBranch) -> dict[str, Any]:
     own = slice(node.start - branch.fork, node.end - branch.fork)
     shown = asdict(node)
     shown["tokens"] = [
@@ -156,12 +159,14 @@ def _branches(tree: Fields) -> list[ShownBranch]:
             raise ValueError(f"{fields.where}.parent_idx must be null for the first branch and for no other")
         if branch.parent_idx is not None and branch.parent_idx >= len(branches):
             raise ValueError(
-                f"{fields.where}.parent_idx must be the index of an earlier branch; {branch.parent_idx} was given"
+                f"{fields.where}.parent_idx must be the index of an earlier branch; "
+                f"{branch.parent_idx} was given"
             )
         longest = 0 if branch.parent_idx is None else branches[branch.parent_idx].end
         if branch.fork > longest:
             raise ValueError(
-                f"{fields.where}.fork must be a position in the parent's path, at most {longest}; {branch.fork} was given"
+                f"{fields.where}.fork must be a position in the parent's path, at most {longest}; "
+                f"{branch.fork} was given"
             )
         branches.append(branch)
     if not branches:
@@ -190,13 +195,14 @@ def _branch(fields: Fields) -> ShownBranch:
     return branch
 
 
-def _attach_steps(tree: Fields, branches: list[ShownBranch], nodes: list[Node]) -> None:
-    """Put every fragment's label on the node that holds the fragment's last token."""
+def _attach_steps(tree: Fields, branches: list[ShownBranch], nodes: list[ShownNode]) -> None:
+    """Put the label of every fragment on the node that holds the last token of the fragment."""
     for fields in tree.objects("fragments"):
         idx, start, end = fields.count("branch_idx"), fields.count("start"), fields.count("end")
         if idx >= len(branches) or not start < end <= branches[idx].end:
             raise ValueError(
-                f"{fields.where} must cover tokens of a path: branch_idx {idx}, start {start}, end {end} do not"
+                f"{fields.where} must cover tokens of a path; "
+                f"branch_idx {idx}, start {start}, end {end} do not"
             )
         owner = _owner(branches, idx, end - 1)
         node = next(node for node in nodes if node.branch_idx == owner and node.start < end <= node.end)

@@ -1,6 +1,7 @@
-"""Rewards for reinforcement learning, from any PRM: for TRL (`prm_reward`), for verl (`forkpoint.rewards.verl`), or by hand.
+"""Rewards for reinforcement learning from any PRM, for TRL, for verl, or for a loop of your own.
 
-Needs neither library. Importing this package does not import torch.
+`prm_reward` is for TRL, `forkpoint.rewards.verl` for verl, `PRMReward` for all others. Needs neither library.
+Importing this package does not import torch.
 """
 
 from __future__ import annotations

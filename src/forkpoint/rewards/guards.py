@@ -1,8 +1,9 @@
-"""What a policy under training must not win by.
+"""Guards against reward hacking: texts that a policy in training must not be rewarded for.
 
-A PRM was trained on honest attempts; a policy that is rewarded by it finds texts that no attempt looks like: no steps, one
-step, the same step again and again (for the reward hacking that PRMs invite see arXiv 2504.15275). Such a text gets a fixed
-reward, whatever the PRM says and even if its answer is right. Invariant: a guard looks at the text alone.
+A PRM is trained on honest attempts; a policy that is rewarded by it finds texts that are unlike any attempt:
+no steps, one step, the same step repeated (for reward hacking of PRMs see arXiv 2504.15275). Such a text gets
+a fixed reward, whatever the PRM's scores are and even if its answer is right. Invariant: a guard reads only
+the text.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from forkpoint.checks import check_at_least, check_within
+
 Caught = Literal["empty", "too few steps", "too many steps", "repeated steps", "repeated words", "unreadable"]
-"""Why a solution is not rewarded by its score; `unreadable` are those that the PRM refuses (too long, or with its own tags in it)."""
+"""The reason why a solution is not rewarded by its score; the PRM refuses to read an `unreadable` one (too
+long, or with the PRM's own tags in it)."""
 
 
 @dataclass(frozen=True)
@@ -21,33 +25,33 @@ class RewardGuards:
     """Limits of an honest attempt."""
 
     min_steps: int = 1
-    """Steps at least."""
+    """Minimum number of steps."""
     max_steps: int = 64
-    """Steps at most."""
+    """Maximum number of steps."""
     max_repeated_steps: float = 0.3
-    """The largest share of steps that are, but for white space, an earlier step again."""
+    """Maximum share of steps that repeat an earlier step, apart from white space."""
     max_repeated_words: float = 0.5
-    """The largest share of runs of `num_words` words that occurred before in the same solution."""
+    """Maximum share of runs of `num_words` words that occurred before in the same solution."""
     num_words: int = 8
-    """Words of such a run; a solution with fewer has none."""
+    """Words of such a run; a solution with fewer words has no runs."""
     penalty: float = 0.0
-    """The reward of what is caught; scores are at least 0."""
+    """The reward of a caught solution; scores are at least 0."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_steps <= self.max_steps:
             raise ValueError(
-                f"min_steps must be at least 1 and at most max_steps; {self.min_steps} and {self.max_steps} were given"
+                "min_steps must be at least 1 and at most max_steps; "
+                f"{self.min_steps} and {self.max_steps} were given"
             )
-        for name in ("max_repeated_steps", "max_repeated_words"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is a share in [0, 1]; {getattr(self, name)} was given")
-        if self.num_words < 1:
-            raise ValueError(f"num_words must be at least 1; {self.num_words} was given")
+        check_within(
+            "[0, 1]", max_repeated_steps=self.max_repeated_steps, max_repeated_words=self.max_repeated_words
+        )
+        check_at_least(1, num_words=self.num_words)
         if not math.isfinite(self.penalty):
             raise ValueError(f"penalty must be finite; {self.penalty} was given")
 
     def catch(self, steps: Sequence[str]) -> Caught | None:
-        """What is wrong with a solution cut into steps; None where nothing is."""
+        """The reason to catch a solution that is cut into steps; None if it is an honest attempt."""
         words = "".join(steps).split()
         if not words:
             return "empty"
@@ -66,5 +70,5 @@ class RewardGuards:
 
 
 def repeated_share(items: Sequence[object]) -> float:
-    """The share of items that are equal to an earlier one; 0 where there are none."""
+    """The share of items that are equal to an earlier one; 0 without items."""
     return 1 - len(set(items)) / len(items) if items else 0.0

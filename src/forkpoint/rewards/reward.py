@@ -1,9 +1,10 @@
-"""A PRM as a reward of whole solutions, for any RL library.
+"""A PRM as a reward for whole solutions, for any RL library.
 
-The step scores become one number by their minimum, as in PURE (arXiv 2504.15275): summed up, more steps would be more reward,
-and one wrong step would be paid for by others. Outcomes can be mixed in; guards come before both.
-Invariant: every solution has a finite reward. None would be no way out: a library leaves such a solution out, and what a
-policy is not punished for it learns.
+The reward is the minimum of the step scores, as in PURE (arXiv 2504.15275): with their sum, more steps would
+earn more reward, and right steps would make up for a wrong one. Outcomes can be mixed in; guards are applied
+before both.
+Invariant: every solution has a finite reward. None is not used for caught solutions: a library leaves them
+out of the update, and a policy learns what it is not punished for.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from forkpoint.checks import check_choice, check_within
 from forkpoint.grading.grade import check_grader, grade_all
 from forkpoint.prms.config import PRM
 from forkpoint.rewards.guards import Caught, RewardGuards
@@ -21,20 +23,20 @@ from forkpoint.steps import newline_steps
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """What a solution gets, and why."""
+    """The reward of a solution, and the reasons for it."""
 
     value: float
     score: float | None
-    """The aggregate of its step scores, in [0, 1]; None where it was caught."""
+    """The aggregate of its step scores, in [0, 1]; None if it was caught."""
     is_correct: bool | None
-    """None where there is nothing to grade by."""
+    """Whether the answer is right; None if no right answer was given."""
     caught: Caught | None
 
 
 class PRMReward:
-    """Rewards from a PRM: (1 - outcome_weight) * score + outcome_weight * [the answer is right]; `guards.penalty` for what is caught.
+    """Rewards from a PRM: (1 - outcome_weight) * score + outcome_weight * [the answer is right].
 
-    Any number of threads may call it.
+    A solution that a guard catches gets `guards.penalty` instead. Any number of threads may call it.
     """
 
     def __init__(
@@ -45,14 +47,13 @@ class PRMReward:
         outcome_weight: float = 0.0,
         grader: str = "numeric",
     ) -> None:
-        """ValueError where a setting means nothing, or the PRM reads steps that cannot be seen in a text."""
-        if aggregate not in AGGREGATES:
-            raise ValueError(f"aggregate {aggregate!r} is unknown; choose from {', '.join(AGGREGATES)}")
-        if not 0 <= outcome_weight <= 1:
-            raise ValueError(f"outcome_weight must be in [0, 1]; {outcome_weight} was given")
+        """ValueError for an impossible setting, or a PRM that reads steps which a text does not show."""
+        check_choice("aggregate", aggregate, AGGREGATES)
+        check_within("[0, 1]", outcome_weight=outcome_weight)
         if prm.format.segmentation == "entropy":
             raise ValueError(
-                "this PRM reads entropy steps, which cannot be told from a text; choose one that was trained on lines or solutions"
+                "this PRM reads entropy steps, which cannot be told from a text; "
+                "choose one that was trained on lines or solutions"
             )
         check_grader(grader)
         self._is_whole = prm.format.segmentation == "solution"
@@ -62,17 +63,23 @@ class PRMReward:
     def __call__(
         self, questions: Sequence[str], texts: Sequence[str], answers: Sequence[str] | None = None
     ) -> list[Reward]:
-        """One reward per solution text; `answers` are the right ones. The PRM is asked once.
+        """One reward per solution text; `answers` are the right ones. The PRM is called once.
 
-        ValueError where outcomes count and there are no answers.
+        ValueError if `outcome_weight` is above 0 and no answers are given, or if a question, a text or an
+        answer is not a string; the message names its row.
         """
         if answers is None and self.outcome_weight > 0:
             raise ValueError(
-                "outcome_weight is above 0 and there are no right answers to grade by; give them, or set it to 0"
+                "outcome_weight is above 0 and there are no right answers to grade by; "
+                "give them, or set it to 0"
             )
+        for name, column in (("question", questions), ("text", texts), ("answer", answers or ())):
+            for row, given in enumerate(column):
+                if not isinstance(given, str):
+                    raise ValueError(f"the {name} of row {row} must be a string; {given!r:.60} was given")
         lines = [newline_steps(text) for text in texts]
         steps = [(text,) for text in texts] if self._is_whole else lines
-        caught = [self._guards.catch(its_lines) for its_lines in lines]
+        caught = [self._guards.catch(solution_lines) for solution_lines in lines]
         owed = [idx for idx, reason in enumerate(caught) if reason is None]
         scores = self._scorer.score([(questions[idx], steps[idx]) for idx in owed])
         found = dict(zip(owed, scores, strict=True))

@@ -1,7 +1,8 @@
-"""A scorer that any number of threads may use, and that says None of what it cannot read.
+"""A scorer that any number of threads may use; a solution that it cannot read has None instead of scores.
 
-RL libraries call reward functions from threads, some with one solution per call. One thread scores at a time, for all that
-wait: what was asked for meanwhile is the next batch. Invariant: a solution's scores do not depend on who asks beside it.
+RL libraries call reward functions from threads, some with one solution per call. One thread at a time scores
+for all waiting threads: the requests that arrive meanwhile are the next batch. Invariant: a solution's scores
+do not depend on the other solutions of its batch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 
 from forkpoint.errors import LayoutError
-from forkpoint.prms.scores import checked_scores
+from forkpoint.prms.scores import scores_or_refusals
 from forkpoint.records import Scorer
 
 Item = tuple[str, tuple[str, ...]]
@@ -29,7 +30,11 @@ class SharedScorer:
         self._waiting: list[tuple[Sequence[Item], Future[list[Scores]]]] = []
 
     def score(self, items: Sequence[Item]) -> list[Scores]:
-        """In the order given. What the scorer raises, but for LayoutError, is raised for everyone whose items were in the batch."""
+        """The scores, in the order of `items`.
+
+        Exceptions of the scorer, except LayoutError, are raised in every thread whose items were in the
+        batch.
+        """
         asked: Future[list[Scores]] = Future()
         with self._list_lock:
             self._waiting.append((items, asked))
@@ -42,26 +47,11 @@ class SharedScorer:
         with self._list_lock:
             batch, self._waiting = self._waiting, []
         try:
-            scores = iter(self._scores([item for items, _ in batch for item in items]))
-        except BaseException as error:
+            found = scores_or_refusals(self._scorer, [item for items, _ in batch for item in items])
+        except BaseException as error:  # an interrupt too, or the callers in this batch wait for ever
             for _, future in batch:
                 future.set_exception(error)
             raise
+        scores = iter(None if isinstance(scores, LayoutError) else scores for scores in found)
         for items, future in batch:
             future.set_result([next(scores) for _ in items])
-
-    def _scores(self, items: Sequence[Item]) -> list[Scores]:
-        """Halve what cannot be read until the solutions are found that cannot be."""
-        if not items:
-            return []
-        try:
-            return [
-                *checked_scores(
-                    self._scorer, [question for question, _ in items], [steps for _, steps in items]
-                )
-            ]
-        except LayoutError:
-            if len(items) == 1:
-                return [None]
-            half = len(items) // 2
-            return self._scores(items[:half]) + self._scores(items[half:])

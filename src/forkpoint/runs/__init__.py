@@ -1,9 +1,9 @@
-"""Runs that can be stopped at any moment and go on where they were (seam 3).
+"""Runs that can be stopped at any moment and continue from there (seam 3).
 
-`Run` is the directory, `Journal` the rows in it; `LocalExecutor` gets work done into it, `PoolExecutor` does so in several
-processes. Every finished item is one sealed line under a key that is a hash of the item's content, so an item is done once
-and a damaged row is noticed.
-This package does not know what the work is: trees, rollouts and scores are all rows to it.
+`Run` is the directory and `Journal` holds the rows in it. `LocalExecutor` does a work in this process,
+`PoolExecutor` in several. Every finished item is one sealed line under a key that is a hash of the item's
+content, so an item is done once and a damaged row is noticed.
+This package does not know what a work is about: trees, rollouts and scores are all rows to it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Get a work done to its last item, for a stage that cannot go on with less."""
+"""Do a work to its last item, for a stage that needs every row."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from forkpoint.runs.work import Executor, Work
 
 
 def complete(run: Run, executor: Executor, work: Work) -> None:
-    """Execute the work. RuntimeError where some of its items failed; they are owed again."""
+    """Execute the work. RuntimeError if some of its items failed; they stay owed."""
     num_failed = executor.execute(run, work).rows_failed
     if num_failed:
         raise RuntimeError(
-            f"{num_failed} items failed, see {run.directory / 'failures.jsonl'}; run the same command to try again"
+            f"{num_failed} items failed, see {run.directory / 'failures.jsonl'}; "
+            "run the same command to try again"
         )

@@ -1,7 +1,8 @@
-"""Files that survive their writer: replaced whole, or grown by whole lines.
+"""Files that survive a killed writer: replaced as a whole, or appended to line by line.
 
-Invariant: whatever moment the process or the machine stops at, a replaced file holds either all of the old text or all
-of the new one, and a line file holds whole lines followed by at most one torn one, which the next opening cuts off.
+Invariant: whenever the process or the machine stops, a replaced file holds either all of the old text or all
+of the new one, and a line file holds whole lines followed by at most one torn line, which the next opening
+cuts off.
 This file does not know what the lines mean, and does not keep two writers apart (see `lock.py`).
 """
 
@@ -16,7 +17,8 @@ from pathlib import Path
 from forkpoint.errors import RunError
 
 SYNC_INTERVAL_S = 1.0
-"""A power cut loses at most the lines of this long before the last append; a killed process loses none."""
+"""Seconds between two syncs: a power cut loses at most the lines of this time, a killed process loses
+none."""
 BLOCK_BYTES = 1 << 16
 
 
@@ -30,7 +32,10 @@ def sync_directory(directory: Path) -> None:
 
 
 def replace_file(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write `path` whole or not at all, piece by piece. RunError where the disk refuses; the old file is then still there."""
+    """Write `path` whole or not at all, piece by piece.
+
+    RunError if the disk refuses; the old file is then still there.
+    """
     draft = draft_of(path)
     try:
         with draft.open("wb") as file:
@@ -48,7 +53,10 @@ def replace_file(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def draft_of(path: Path) -> Path:
-    """Where `replace_file` prepares the new text of `path`; left behind only by a writer that was killed."""
+    """Return the path at which `replace_file` prepares the new text.
+
+    Only a killed writer leaves this file behind.
+    """
     return path.with_name(path.name + ".tmp")
 
 
@@ -68,7 +76,7 @@ class LineFile:
         self._is_synced = True
 
     def append(self, data: bytes) -> None:
-        """Add `data`, which is whole lines: all of it or, with a RunError, nothing."""
+        """Append `data`, which must be whole lines: all of it or, with a RunError, nothing."""
         assert data.endswith(b"\n"), f"{self.path.name} takes whole lines only"
         rest = memoryview(data)
         try:
@@ -107,12 +115,13 @@ class LineFile:
 
     def _refusal(self, error: OSError) -> RunError:
         return RunError(
-            f"{self.path} could not be written ({error}); every line before is kept: make room, then run the same command again"
+            f"{self.path} could not be written ({error}); every line before is kept: "
+            "make room, then run the same command again"
         )
 
 
 def _end_of_last_line(fd: int) -> int:
-    """The offset after the last newline; 0 where there is none."""
+    """Return the offset after the last newline; 0 if the file has none."""
     end = os.fstat(fd).st_size
     while end > 0:
         start = max(0, end - BLOCK_BYTES)

@@ -1,12 +1,14 @@
 """The append-only file of a run's rows, one sealed JSON line per finished item.
 
-A line is `{"key": <item>, ..., "sum": <seal>}`, where the seal is 8 bytes of BLAKE2b over every byte of the line before it.
-What an opening for writing finds wrong is owed again, never lost unseen: a torn last line is cut off; complete lines whose
-seal does not fit are moved to `journal.bad` beside the journal, counted and warned about. A reader, who must not write,
-ignores a torn last line and refuses the rest with JournalCorrupt.
+A line is `{"key": <item>, ..., "sum": <seal>}`, where the seal is 8 bytes of BLAKE2b over every byte of the
+line before it. Opening the file for writing repairs it, and the items of damaged lines are owed again: a torn
+last line is cut off; complete lines whose seal does not fit are moved to `journal.bad` beside the journal,
+counted and warned about. A reader must not write: it ignores a torn last line, and raises JournalCorrupt for
+any other damage.
 
-Invariant: one line per key, the first one written; a line once written is never changed.
-Keys are kept in memory, rows are not. This file does not keep two writers apart, and the seal is against accidents only.
+Invariant: there is one line per key, the first one written, and a written line is never changed.
+Keys are kept in memory, rows are not. This file does not keep two writers apart, and the seal protects
+against accidents only.
 """
 
 from __future__ import annotations
@@ -35,12 +37,13 @@ class Journal:
     """The rows of a run by key, in the order in which they were written."""
 
     num_set_aside: int
-    """Lines that this opening moved to `journal.bad`."""
+    """Number of lines that this opening moved to `journal.bad`."""
 
     def __init__(self, path: Path, *, is_writable: bool) -> None:
-        """Open `path` and check every line; a file that is not there is empty.
+        """Open `path` and check every line; a missing file counts as empty.
 
-        Cost: one pass over the file. Warns where lines were set aside; JournalCorrupt for a reader who finds a bad line.
+        Cost: one pass over the file. Warns if lines were set aside; JournalCorrupt if a reader finds a
+        damaged line.
         """
         self.path = path
         self._file = LineFile(path) if is_writable else None
@@ -63,9 +66,10 @@ class Journal:
         return self._hash.hexdigest()
 
     def append(self, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
-        """Write the (key, row) pairs whose key is new in one go; returns how many those were.
+        """Write the (key, row) pairs with new keys in one go; returns how many there were.
 
-        ValueError or TypeError for a row that is not JSON, RunError where the disk refuses; nothing is written then.
+        ValueError or TypeError for a row that is not JSON, RunError if the disk refuses the write; nothing is
+        written then.
         """
         if self._file is None:
             raise RunError(f"{self.path} was opened for reading; open the run with Run.open to add rows")
@@ -85,7 +89,10 @@ class Journal:
         return len(lines)
 
     def items(self, keys: Iterable[str] | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
-        """(key, row) pairs: of `keys` in their order, or all in the order written. KeyError for a key without a row."""
+        """Yield (key, row) pairs: of `keys` in their order, or all in the order of writing.
+
+        KeyError for a key without a row.
+        """
         wanted = list(self._offsets) if keys is None else keys
         if not self._offsets and keys is None:
             return
@@ -105,7 +112,7 @@ class Journal:
             self._file.close()
 
     def _scan(self) -> list[bytes]:
-        """Index the journal's whole lines; returns the bad ones."""
+        """Index the journal's whole lines; returns the damaged ones."""
         bad_lines: list[bytes] = []
         if not self.path.exists():
             return bad_lines
@@ -119,7 +126,8 @@ class Journal:
                     self._offsets.setdefault(key, offset)
                 elif self._file is None:
                     raise JournalCorrupt(
-                        f"line {line_number} of {self.path} is damaged; run the command that wrote it again to redo that item"
+                        f"line {line_number} of {self.path} is damaged; "
+                        "run the command that wrote it again to redo that item"
                     )
                 else:
                     bad_lines.append(line)
@@ -128,7 +136,10 @@ class Journal:
         return bad_lines
 
     def _set_aside(self, bad_lines: Sequence[bytes]) -> None:
-        """Move `bad_lines` out of the journal; a stop in between leaves them in both files, so they are found again."""
+        """Move `bad_lines` out of the journal.
+
+        A stop in between leaves them in both files, so that they are found again.
+        """
         bad_path = self.path.with_suffix(".bad")
         bad_file = LineFile(bad_path)
         try:
@@ -142,13 +153,14 @@ class Journal:
         self._offsets, self._hash = {}, hashlib.blake2b(digest_size=16)
         self._scan()
         warnings.warn(
-            f"{len(bad_lines)} damaged lines of {self.path} were moved to {bad_path.name}; their items are owed again",
+            f"{len(bad_lines)} damaged lines of {self.path} were moved to {bad_path.name}; "
+            "their items are owed again",
             RuntimeWarning,
             stacklevel=2,
         )
 
     def _to_row(self, key: str, line: bytes) -> dict[str, Any]:
-        """The row in `line`, as it was given to `append`."""
+        """Return the row in `line`, as it was given to `append`."""
         if _key_of(line) != key:
             raise JournalCorrupt(
                 f"the row of {key} in {self.path} has changed since the run was opened; open it again"
@@ -160,7 +172,7 @@ class Journal:
 
 
 def _to_line(key: str, row: Mapping[str, Any]) -> bytes:
-    """The sealed line of a row."""
+    """Return the sealed line of a row."""
     if not KEY_PATTERN.fullmatch(key):
         raise ValueError(
             f"key {key!r} is not a journal key; use content_key, or letters, digits and _ . : / - only"
@@ -168,7 +180,7 @@ def _to_line(key: str, row: Mapping[str, Any]) -> bytes:
     taken = [name for name in RESERVED if name in row]
     if taken:
         raise ValueError(
-            f"a row has the field {taken[0]!r}, which the journal keeps for itself; name it otherwise"
+            f"a row has the field {taken[0]!r}, which the journal uses itself; choose another name"
         )
     text = json.dumps({"key": key, **row}, separators=(",", ":"), allow_nan=False)
     body = text[:-1].encode()
@@ -176,7 +188,7 @@ def _to_line(key: str, row: Mapping[str, Any]) -> bytes:
 
 
 def _key_of(line: bytes) -> str | None:
-    """The key of a whole line; None where the line is damaged."""
+    """Return the key of a whole line; None if the line is damaged."""
     body, tail = line[:-TAIL_BYTES], line[-TAIL_BYTES:]
     match = LINE_KEY_PATTERN.match(body)
     if match is None or tail != SEAL_START + _seal(body) + SEAL_END:

@@ -1,11 +1,12 @@
-"""The executor that does the work in this process, chunk by chunk.
+"""The executor that does a work in this process, chunk by chunk.
 
-Work is cut into the same consecutive chunks whatever is done already, a chunk is performed whole or not at all, and its
-rows are journaled in item order in one write.
+A work is cut into the same consecutive chunks whatever is done already. A chunk is performed whole or not at
+all, and its rows are journaled in item order in one write.
 
-Invariant: where `perform` is deterministic and no item fails, the journal of a run that was killed any number of times is
-byte for byte that of one that never was, as long as the chunk size stays. At most one chunk is performed again per stop.
-This file starts no threads and no processes; whatever batching a chunk deserves is up to `perform`.
+Invariant: if `perform` is deterministic and no item fails, the journal of a run that was killed any number of
+times is byte for byte that of a run that was never killed, as long as the chunk size stays the same. A stop
+costs at most one chunk.
+This file starts no threads and no processes; batching within a chunk is up to `perform`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+from forkpoint.checks import check_at_least
 from forkpoint.errors import RunError
 from forkpoint.runs.progress import Pace, display
 from forkpoint.runs.run import Run
@@ -25,29 +27,27 @@ from forkpoint.runs.work import Tally, Work
 
 @dataclass(frozen=True)
 class LocalExecutor:
-    """Does a run's work here and now."""
+    """Does a work in this process."""
 
     chunk_size: int = 32
-    """Items per call of `perform`, and rows lost at most when the run is stopped."""
+    """Items per call of `perform`; at most this many rows are lost when the run is stopped."""
     progress: bool = True
-    """Show on stderr how far the work is."""
+    """Whether to show on stderr how far the work is."""
     max_failed_chunks: int = 3
-    """So many failed chunks in a row stop the pass: what fails then is hardly the items."""
+    """Number of failed chunks in a row that stop the pass: the cause then is hardly in the items."""
 
     def __post_init__(self) -> None:
-        if self.chunk_size < 1:
-            raise ValueError(f"chunk_size must be at least 1; {self.chunk_size} was given")
-        if self.max_failed_chunks < 1:
-            raise ValueError(f"max_failed_chunks must be at least 1; {self.max_failed_chunks} was given")
+        check_at_least(1, chunk_size=self.chunk_size, max_failed_chunks=self.max_failed_chunks)
 
     def execute(self, run: Run, work: Work) -> Tally:
-        """Do what is owed of `work` and append its rows to the journal of `run`.
+        """Do the owed items of `work` and append their rows to the journal of `run`.
 
-        An exception in `perform` is recorded for every owed item of its chunk, and the next chunk is tried; the items are
-        owed again. RunError after `max_failed_chunks` such chunks in a row, and where the disk refuses.
+        An exception in `perform` is recorded for every owed item of its chunk, and the next chunk is tried;
+        the items stay owed. RunError after `max_failed_chunks` such chunks in a row, and if the disk refuses
+        a write.
         """
         with Pass(
-            run, work.keys, self.chunk_size, self.max_failed_chunks, self.progress and shows_progress(work)
+            run, work.keys, self.chunk_size, self.max_failed_chunks, self.progress and work.shows_progress
         ) as under_way:
             for chunk in under_way.chunks:
                 under_way.settle(chunk, partial(work.perform, chunk))
@@ -55,15 +55,16 @@ class LocalExecutor:
 
 
 class Pass:
-    """One pass over some work: its owed chunks are settled in order, each with rows or with a failure; a context manager.
+    """One pass over a work: its owed chunks are settled in order, each with rows or with a failure.
 
-    Where the chunks are performed is up to the executor.
+    Use it as a context manager.
+    The executor decides in which process a chunk is performed.
     """
 
     def __init__(
         self, run: Run, keys: Sequence[str], chunk_size: int, max_failed_chunks: int, progress: bool
     ) -> None:
-        """ValueError where two of the keys are equal."""
+        """Find the owed chunks. ValueError if two keys are equal."""
         _refuse_doubles(keys)
         self._run, self._keys, self._max_failed_chunks = run, keys, max_failed_chunks
         self.chunks = list(owed_chunks(run, keys, chunk_size))
@@ -87,9 +88,10 @@ class Pass:
         return Tally(rows_added=self._num_added, rows_reused=self._num_reused, rows_failed=self._num_failed)
 
     def settle(self, chunk: range, perform: Callable[[], Sequence[dict[str, Any]]]) -> None:
-        """Journal the rows of a whole chunk that `perform` returns, or record what it raises for the items still owed.
+        """Journal the rows of a whole chunk, or record a failure for those of its items that are still owed.
 
-        RunError where this is the last of so many failures in a row that the pass is given up, and where the disk refuses.
+        `perform` returns the rows; its exception is the failure.
+        RunError if this is the failure in a row at which the pass gives up, and if the disk refuses a write.
         """
         owed = [self._keys[idx] for idx in chunk if self._keys[idx] not in self._run]
         error = self._journal(chunk, perform)
@@ -106,7 +108,10 @@ class Pass:
             raise RunError(_gave_up(self._run, self._num_failed_in_a_row, error)) from error
 
     def _journal(self, chunk: range, perform: Callable[[], Sequence[dict[str, Any]]]) -> Exception | None:
-        """Journal what is missing of a chunk; an error of the work is returned, one of the run is raised."""
+        """Journal the missing rows of a chunk.
+
+        Returns an error of the work; raises RunError for one of the run.
+        """
         try:
             rows = perform()
             if len(rows) != len(chunk):
@@ -116,18 +121,13 @@ class Pass:
             self._run.append((self._keys[idx], row) for idx, row in zip(chunk, rows, strict=True))
         except RunError:
             raise
-        except Exception as error:  # noqa: BLE001 (whatever the world did to a chunk is recorded, and the items stay owed)
+        except Exception as error:  # noqa: BLE001 (a work is foreign code; what it raised is recorded, and the items stay owed)
             return error
         return None
 
 
-def shows_progress(work: Work) -> bool:
-    """Whether the work wants to be shown; one of many small rounds says no, by an attribute `shows_progress`."""
-    return bool(getattr(work, "shows_progress", True))
-
-
 def owed_chunks(run: Run, keys: Sequence[str], chunk_size: int) -> Iterator[range]:
-    """The item indices of every chunk in which a row is missing; where the cuts are depends on `chunk_size` alone."""
+    """Yield the item indices of every chunk that lacks a row; the cuts depend on `chunk_size` alone."""
     for start in range(0, len(keys), chunk_size):
         chunk = range(start, min(start + chunk_size, len(keys)))
         if any(keys[idx] not in run for idx in chunk):
@@ -135,19 +135,20 @@ def owed_chunks(run: Run, keys: Sequence[str], chunk_size: int) -> Iterator[rang
 
 
 def _refuse_doubles(keys: Sequence[str]) -> None:
-    """Raise where two items have one key: the second would silently get the row of the first."""
+    """Raise ValueError if two items have the same key: the second would silently get the row of the first."""
     first_idxs: dict[str, int] = {}
     for idx, key in enumerate(keys):
         first_idx = first_idxs.setdefault(key, idx)
         if first_idx != idx:
             raise ValueError(
-                f"items {first_idx} and {idx} have the same key {key}; drop one, or put what tells them apart into the key"
+                f"items {first_idx} and {idx} have the same key {key}; "
+                "drop one, or put the difference between them into the key"
             )
 
 
 def _gave_up(run: Run, num_chunks: int, error: Exception) -> str:
-    """The message of a pass that stopped itself."""
+    """Return the message of a pass that stops because of its failures."""
     return (
         f"{num_chunks} chunks in a row failed, the last with {type(error).__name__}: {error}; "
-        f"{run.num_rows} rows are kept in {run.directory}: put it right, then run the same command again"
+        f"{run.num_rows} rows are kept in {run.directory}: fix the cause, then run the same command again"
     )

@@ -1,9 +1,9 @@
-"""One writer per run directory.
+"""The lock that keeps a run directory to one writer.
 
-Invariant: the lock is the kernel's (flock) and ends with the process that holds it, however it ends; the file's text only
-says who that is, and outlives its writer as the record of the time spent so far.
-This file does not keep readers out, and does not hold where the file system has no flock. A forked child of the writer
-shares the lock: as long as such a child lives on, the run stays locked.
+Invariant: the lock is the kernel's (flock) and ends with the process that holds it, however it ends. The text
+of the file only names that process, and stays as the record of the time spent so far.
+This file does not keep readers out, and has no effect on a file system without flock. A forked child of the
+writer shares the lock: as long as such a child lives, the run stays locked.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ LOCK_BYTES = 4096
 
 
 class RunLock:
-    """The right to write to a run, with a clock that goes on where the last writer's stopped."""
+    """The right to write to a run, with a clock that continues from the time of the writers before."""
 
     def __init__(self, path: Path) -> None:
-        """Take the lock. RunLocked, naming the holder, where another process or object has it."""
+        """Take the lock. RunLocked, naming the holder, if another process or object has it."""
         self.path = path
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
@@ -49,11 +49,14 @@ class RunLock:
 
     @property
     def seconds(self) -> float:
-        """Time that writers have held the run, from each one's opening to its last `note_seconds`; this one's until now."""
+        """Seconds that writers have held the run: this one until now, earlier ones until their last note."""
         return self._seconds_before + time.monotonic() - self._opened_s
 
     def note_seconds(self, seconds: float) -> None:
-        """Keep `seconds` for the next writer, should this one be killed. RunError where the disk refuses."""
+        """Keep `seconds` for the next writer, in case this one is killed.
+
+        RunError if the disk refuses the write.
+        """
         holder = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -70,13 +73,13 @@ class RunLock:
             ) from error
 
     def close(self) -> None:
-        """Let the next writer in; closing twice is fine."""
+        """Release the lock; closing twice is fine."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def _read(self) -> dict[str, Any]:
-        """What the last holder wrote; empty where it was stopped before or while writing."""
+        """Return the record of the last holder; empty if it was stopped before or while it wrote it."""
         first_line = os.pread(self._fd, LOCK_BYTES, 0).partition(b"\n")[0]
         try:
             holder = json.loads(first_line)
@@ -86,12 +89,12 @@ class RunLock:
 
 
 def utc_now() -> str:
-    """The time as ISO 8601 with its offset, to the second."""
+    """Return the current time as ISO 8601 with its offset, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _locked(directory: Path, holder: dict[str, Any]) -> str:
-    """The message of RunLocked."""
+    """Return the message of RunLocked."""
     who = "a process that has only just started"
     if holder:
         who = f"process {holder.get('pid')} on {holder.get('host')} since {holder.get('started')}"

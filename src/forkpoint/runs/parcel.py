@@ -1,7 +1,8 @@
-"""A work on its way to other processes, and what comes back from there.
+"""A work packed for other processes, and the outcomes that come back from them.
 
-Invariant: what a process must not copy (an open run, the weights of a model in memory) is never sent. A policy travels
-apart from the work around it, and the process that has loaded it keeps it for the next work that holds the same one.
+Invariant: an open run and the weights of a model in memory are never packed, since a copy of them must not
+exist. A policy is packed apart from the work around it, and a process that has loaded it keeps it for the
+next work with the same policy.
 This file does not send anything; that is up to the executors.
 """
 
@@ -23,32 +24,34 @@ from forkpoint.runs.run import Run
 from forkpoint.runs.work import Work
 
 _loaded: dict[bytes, Any] = {}
-"""The policy that this process has loaded last, by what it was pickled as."""
+"""The policy that this process loaded last, by the bytes that it was pickled to."""
 
 
 # --- the side that writes the journal
 
 
 def parcel_of(run: Run, work: Work, chunk_size: int) -> bytes | None:
-    """The work, pickled for other processes; None where nothing of it is owed, or where it has to be done in this process.
+    """Pickle a work for other processes.
 
-    That is where the work's `stays_here` says so, and, with a warning, where it cannot be sent.
+    Returns None if nothing of it is owed, or if it has to be done in this process.
+
+    A work is done in this process if its `stays_here` says so, and, with a warning, if it cannot be pickled.
     """
     is_owed = any(True for _ in owed_chunks(run, work.keys, chunk_size))
-    if not is_owed or getattr(work, "stays_here", False):
+    if not is_owed or work.stays_here:
         return None
     try:
         return _pickled(work)
-    except Exception as error:  # noqa: BLE001 (pickling runs foreign code; what it raises is in the warning)
+    except Exception as error:  # noqa: BLE001 (pickling runs foreign code, the warning says what it raised)
         warnings.warn(
             f"{type(work).__name__} cannot be sent to worker processes ({error}); it is done in this one",
-            stacklevel=3,
+            stacklevel=4,  # where `execute` is called
         )
         return None
 
 
 class WorkPickler(pickle.Pickler):
-    """Refuses what must not be copied to another process, and packs policies apart."""
+    """Refuses objects that must not be copied to another process, and packs policies apart."""
 
     def __init__(self, file: io.BytesIO, root: Any) -> None:
         super().__init__(file, pickle.HIGHEST_PROTOCOL)
@@ -73,7 +76,10 @@ def _pickled(obj: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """What `perform` returned; pickled by itself, so that a row that cannot be unpickled fails its chunk alone."""
+    """The rows that `perform` returned.
+
+    They are pickled by themselves, so that rows that cannot be unpickled fail their chunk alone.
+    """
 
     pickled_rows: bytes
 
@@ -90,7 +96,7 @@ class Failure:
     message: str
     trace: str = ""
     is_fatal: bool = False
-    """Not the fault of a chunk: a RunError, or a work that cannot be loaded."""
+    """Whether the failure is not that of a chunk: a RunError, or a work that cannot be loaded."""
 
     @classmethod
     def of(cls, error: Exception) -> Failure:
@@ -98,17 +104,17 @@ class Failure:
 
     @classmethod
     def to_load(cls, error: Exception) -> Failure:
-        """Of a worker that cannot unpickle the work."""
+        """The failure of a worker that cannot unpickle the work."""
         reason = f"the work could not be loaded by a worker process ({type(error).__name__}: {error})"
         return cls(
             "RunError",
-            f"{reason}; put it right, then run the same command again",
+            f"{reason}; fix the cause, then run the same command again",
             traceback.format_exc(),
             is_fatal=True,
         )
 
     def rows(self) -> Sequence[dict[str, Any]]:
-        """Raises an exception of the same name and message, or a RunError."""
+        """Raise an exception of the same name and message, or a RunError."""
         error: Exception = (
             RunError(self.message) if self.is_fatal else type(self.name, (Exception,), {})(self.message)
         )
@@ -120,16 +126,32 @@ class Failure:
 # --- the side that does the work
 
 
+def unpacked(parcel: bytes, num_threads: int) -> Work | Failure:
+    """Load a work, and limit the threads of torch if the work brought torch along.
+
+    Returns a Failure if it cannot be loaded.
+    """
+    try:
+        work: Work = pickle.loads(parcel)
+    except Exception as error:  # noqa: BLE001 (unpickling runs foreign code; the other side raises what it raised)
+        return Failure.to_load(error)
+    limit_torch(num_threads)
+    return work
+
+
 def performed(work: Work, chunk: range) -> Rows | Failure:
-    """What comes of a chunk."""
+    """Perform a chunk; the exception of one that fails becomes a Failure."""
     try:
         return Rows(pickle.dumps(work.perform(chunk)))
-    except Exception as error:  # noqa: BLE001 (told to the other side, which records it)
+    except Exception as error:  # noqa: BLE001 (a work is foreign code; the other side records what it raised)
         return Failure.of(error)
 
 
 def policy_of(pickled_policy: bytes) -> Any:
-    """The policy; another one that this process has loaded before is dropped first, since there may not be room for both."""
+    """Unpickle a policy, unless it is the one loaded last.
+
+    Another one is dropped first: memory may not hold both.
+    """
     if pickled_policy not in _loaded:
         _loaded.clear()
         free_memory()
@@ -138,22 +160,26 @@ def policy_of(pickled_policy: bytes) -> Any:
 
 
 def forget_policy() -> None:
-    """Drop the policy that is kept for the next work."""
+    """Drop the policy that was kept for the next work."""
     _loaded.clear()
     free_memory()
 
 
-def limit_torch(num_threads: int) -> bool:
-    """Set torch's threads if the work brought torch along; whether it has a GPU in use."""
+def limit_torch(num_threads: int) -> None:
+    """Set the number of torch's threads, if this process has imported torch."""
     torch = sys.modules.get("torch")
-    if torch is None:
-        return False
-    torch.set_num_threads(num_threads)
-    return bool(torch.cuda.is_initialized())
+    if torch is not None:
+        torch.set_num_threads(num_threads)
+
+
+def is_on_gpu() -> bool:
+    """Whether this process uses a GPU through torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
 
 
 def free_memory() -> None:
-    """Give back what was dropped."""
+    """Collect garbage, and give unused GPU memory back."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():

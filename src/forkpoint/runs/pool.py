@@ -1,15 +1,16 @@
-"""The executor that does the work in several processes of this machine, chunk by chunk.
+"""The executor that does a work in several processes of this machine, chunk by chunk.
 
     with PoolExecutor(num_workers=4) as executor:
         executor.execute(run, work)
 
-The work is pickled once per pass; every worker process makes its own copy of it and performs the chunks that it is given.
-This process alone writes to the run, and journals the chunks in their order.
+The work is pickled once per pass; every worker process makes its own copy of it and performs the chunks that
+it is given. Only this process writes to the run, and it journals the chunks in their order.
 
-Invariant: where a row depends on its chunk alone, and not on the process, the journal is byte for byte that of a
-`LocalExecutor` with the same chunk size, whatever dies on the way. For torch models that means as many threads here as
-there: sums are rounded otherwise on another number of threads.
-This file does not share a model between processes, does not give each a device of its own, and knows one machine only.
+Invariant: if a row depends on its chunk alone, and not on the process, the journal is byte for byte that of a
+`LocalExecutor` with the same chunk size, whichever workers die on the way. A torch model gives the same rows
+only with the same number of threads: another number rounds sums differently.
+This file does not share a model between processes, gives no process a device of its own, and knows one
+machine only.
 """
 
 from __future__ import annotations
@@ -19,58 +20,67 @@ import pickle
 import signal
 import threading
 import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context, parent_process, resource_tracker, set_start_method
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 
+from forkpoint.checks import check_at_least
 from forkpoint.errors import RunError
-from forkpoint.runs.local import LocalExecutor, Pass, shows_progress
-from forkpoint.runs.parcel import Failure, Rows, forget_policy, limit_torch, parcel_of, performed
+from forkpoint.runs.local import LocalExecutor
+from forkpoint.runs.parcel import Failure, Rows, forget_policy, is_on_gpu, performed, unpacked
 from forkpoint.runs.run import Run
 from forkpoint.runs.work import Tally, Work
+from forkpoint.runs.worker import Crew, Death, Task, execute_with_workers
 
-CHUNKS_AHEAD = 4
-"""Per worker: how far chunks are performed ahead of the oldest one that is not journaled yet, and what a stop costs at most."""
 NUM_ATTEMPTS = 2
-"""At a chunk whose worker dies."""
+"""How often a chunk is tried if its worker dies."""
+START_HINT = "see what they wrote above, then run the same command again"
+"""Advice in the error message if workers die one after the other."""
 POLL_S = 1.0
-"""How soon a death is noticed whose pipe a process of the dead one's keeps open."""
+"""Seconds after which a death is noticed at the latest, even if a child of the dead worker keeps its pipe
+open."""
 
 
 @dataclass(frozen=True, eq=False)
 class PoolExecutor:
-    """Does a run's work in worker processes, which stay for the next work until `close`; a context manager.
+    """Does a work in worker processes, which are kept for the next work until `close`; a context manager.
 
-    A worker that dies (killed, out of memory) is replaced and its chunk performed once more, then recorded as failed. The
-    rows of a chunk wait for the chunks before it, so a stop costs up to `num_workers` * 4 chunks. Workers end with this
-    process, however it ends; Ctrl-C ends them at once.
-    A work that cannot be pickled, or that holds an open run or a torch module (a policy from `load_policy` travels as its
-    path), is done in this process as by `LocalExecutor`, with a warning unless the work's `stays_here` says as much.
-    A program that uses workers must be importable: what it does stands under `if __name__ == "__main__":`. `perform` may
-    start programs, but not `multiprocessing` processes.
+    A worker that dies (killed, out of memory) is replaced. Its chunk is tried once more, then recorded as
+    failed. The rows of a chunk wait for the chunks before it, so a stop costs up to `num_workers` * 4 chunks.
+    Workers end with this process, however it ends; Ctrl-C ends them at once.
+    A work that cannot be pickled, or that holds an open run or a torch module, is done in this process as by
+    `LocalExecutor`, with a warning unless its `stays_here` is True. (A policy from `load_policy` is sent as
+    its path.) The main module of a program that uses workers must be importable: put its actions under
+    `if __name__ == "__main__":`. `perform` may start programs, but not `multiprocessing` processes.
     """
 
     num_workers: int = 2
-    """Processes at most. Each holds its own copy of the work, the policy's weights and caches included, beside the one in
-    this process; on a GPU all of these share its memory, so there one process with a larger batch is mostly better."""
+    """Number of worker processes at most. Each holds its own copy of the work, with the policy's weights and
+    caches, beside the one in this process. On a GPU all copies share its memory, so one process with a larger
+    batch is mostly better."""
     chunk_size: int = 32
     """Items per call of `perform`."""
     progress: bool = True
-    """Show on stderr how far the work is."""
+    """Whether to show on stderr how far the work is."""
     max_failed_chunks: int = 3
-    """So many failed chunks in a row stop the pass: what fails then is hardly the items."""
+    """Number of failed chunks in a row that stop the pass: the cause then is hardly in the items."""
     threads_per_worker: int = 1
-    """Threads that torch uses in each worker; more of them than cores in all make everything slower."""
+    """Number of threads that torch uses in each worker; more threads than cores in total make everything
+    slower."""
     _workers: list[Worker] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "chunk_size", "max_failed_chunks", "threads_per_worker"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; {getattr(self, name)} was given")
+        check_at_least(
+            1,
+            num_workers=self.num_workers,
+            chunk_size=self.chunk_size,
+            max_failed_chunks=self.max_failed_chunks,
+            threads_per_worker=self.threads_per_worker,
+        )
 
     def __enter__(self) -> PoolExecutor:
         return self
@@ -86,88 +96,29 @@ class PoolExecutor:
             self._workers.pop().end()
 
     def execute(self, run: Run, work: Work) -> Tally:
-        """Do what is owed of `work` and append its rows to the journal of `run`; failures are treated as by `LocalExecutor`.
+        """Do the owed items of `work` and append their rows to the journal of `run`.
 
-        RunError after `max_failed_chunks` failed chunks in a row, where the disk refuses, and where a worker cannot load the work.
+        Failures are as in `LocalExecutor`.
+
+        RunError after `max_failed_chunks` failed chunks in a row, if the disk refuses a write, and if a
+        worker cannot load the work.
         """
-        pickled_work = parcel_of(run, work, self.chunk_size)
-        if pickled_work is None:
-            return LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks).execute(run, work)
-        try:
-            with Pass(
-                run,
-                work.keys,
-                self.chunk_size,
-                self.max_failed_chunks,
-                self.progress and shows_progress(work),
-            ) as under_way:
-                outcomes = self._outcomes(pickled_work, under_way.chunks)
-                for chunk, outcome in zip(under_way.chunks, outcomes, strict=True):
-                    under_way.settle(chunk, outcome.rows)
-            for worker in self._workers:
-                worker.forget()
-        except BaseException:
-            self.close()
-            raise
-        return under_way.tally
+        local = LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks)
+        return execute_with_workers(run, work, local, self._outcomes, self.close)
 
-    def _outcomes(self, pickled_work: bytes, chunks: Sequence[range]) -> Iterator[Rows | Failure]:
-        """What came of every chunk, in their order."""
-        owed = deque(Task(idx, chunk) for idx, chunk in enumerate(chunks))
-        outcomes: dict[int, Rows | Failure] = {}
-        for turn in range(len(chunks)):
-            while turn not in outcomes:
-                while (
-                    owed
-                    and owed[0].idx < turn + CHUNKS_AHEAD * self.num_workers
-                    and (worker := self._free_worker())
-                ):
-                    worker.give(owed.popleft(), pickled_work)
-                for worker in ready(self._workers):
-                    task, outcome = worker.task, worker.listen()
-                    if isinstance(outcome, Death):
-                        outcome = self._replace(worker, outcome, pickled_work)
-                    if outcome is not None:
-                        assert task is not None, "workers without a task have nothing to tell"
-                        outcomes[task.idx] = outcome
-            yield outcomes.pop(turn)
-
-    def _replace(self, dead: Worker, death: Death, pickled_work: bytes) -> Failure | None:
-        """Have a fresh worker do what the dead one left; a failure where this was the last attempt."""
-        self._workers.remove(dead)
-        dead.end()
-        task = dead.task
-        assert task is not None, "workers without a task are not listened to"
-        if task.attempt == NUM_ATTEMPTS:
-            return Failure("ChildProcessError", f"{death.message}, {NUM_ATTEMPTS} times at this chunk")
-        self._started().give(replace(task, attempt=task.attempt + 1), pickled_work)
-        return None
-
-    def _free_worker(self) -> Worker | None:
-        """A worker without a chunk, started where there are fewer than there may be; None where all are busy."""
-        for worker in [worker for worker in self._workers if worker.task is None]:
-            if worker.is_alive:
-                return worker
+    def _outcomes(self, parcel: bytes, chunks: Sequence[range]) -> Iterator[Rows | Failure]:
+        """Have the chunks performed by living workers, which then drop the work."""
+        for worker in [worker for worker in self._workers if not worker.is_alive]:
             self._workers.remove(worker)
             worker.end()
-        return self._started() if len(self._workers) < self.num_workers else None
-
-    def _started(self) -> Worker:
-        self._workers.append(Worker(self.threads_per_worker))
-        return self._workers[-1]
-
-
-# --- what the two sides say to each other
+        start = partial(Worker, self.threads_per_worker)
+        crew = Crew(self._workers, self.num_workers, NUM_ATTEMPTS, start, ready, START_HINT)
+        yield from crew.outcomes(parcel, chunks)
+        for worker in self._workers:
+            worker.forget()
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """A chunk in the hands of a worker."""
-
-    idx: int
-    """Among the chunks of the pass."""
-    chunk: range
-    attempt: int = 1
+# --- messages between the two sides
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +126,12 @@ class Order:
     """To a worker: load the work if there is one, then perform the chunk; without a chunk, drop the work."""
 
     chunk: range | None
-    pickled_work: bytes | None = None
+    parcel: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Up:
-    """From a worker: it listens."""
+    """From a worker: it has started and waits for orders."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +139,6 @@ class Loaded:
     """From a worker: it has loaded the work."""
 
     is_on_gpu: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """A worker process ended without an answer."""
-
-    message: str
 
 
 # --- this side
@@ -205,9 +149,10 @@ class Worker:
 
     def __init__(self, num_threads: int) -> None:
         self.task: Task | None = None
-        """What the worker was given and has not answered; None where it is free."""
         self._order: Order | None = None
-        self._has_work = self._is_up = False
+        self._parcel: bytes | None = None
+        """The work, until the worker is told to load it."""
+        self._is_up = False
         context = get_context("spawn")
         self._connection, there = context.Pipe()
         self._process = context.Process(
@@ -228,19 +173,30 @@ class Worker:
     def has_news(self) -> bool:
         return self._connection.poll() or not self.is_alive
 
-    def give(self, task: Task, pickled_work: bytes) -> None:
-        """Have a chunk performed, and before that the work loaded where it was not."""
+    @property
+    def is_free(self) -> bool:
+        return self.task is None
+
+    def load(self, parcel: bytes) -> None:
+        """Have the work loaded, with the next chunk."""
+        self._parcel = parcel
+
+    def give(self, task: Task) -> None:
+        """Have a chunk performed."""
         self.task = task
-        self._send(Order(task.chunk, None if self._has_work else pickled_work))
-        self._has_work = True
+        self._send(Order(task.chunk, self._parcel))
+        self._parcel = None
 
     def forget(self) -> None:
         """Have the work dropped, and its memory given back."""
+        self._parcel = None
         self._send(Order(None))
-        self._has_work = False
 
     def listen(self) -> Rows | Failure | Death | None:
-        """What came of the chunk; None where the worker had something else to say. Only for one that has news."""
+        """Return the outcome of the chunk, or None if the message is another one.
+
+        Only for a worker that has news.
+        """
         try:
             message = pickle.loads(self._connection.recv_bytes()) if self._connection.poll() else None
         except (EOFError, OSError):
@@ -256,7 +212,8 @@ class Worker:
                 self._send(self._order)
         elif message.is_on_gpu:
             warnings.warn(
-                "each worker process holds its own copy of the model on the GPU; see PoolExecutor.num_workers",
+                "each worker process holds its own copy of the model on the GPU; "
+                "see PoolExecutor.num_workers",
                 stacklevel=2,
             )
         return None
@@ -269,19 +226,22 @@ class Worker:
         self._connection.close()
 
     def _send(self, order: Order) -> None:
-        """Now, or as soon as the worker is up: it reads at once then, so nobody waits for it to start."""
+        """Send an order now, or as soon as the worker is up, so that nobody waits for its start."""
         if not self._is_up:
             self._order = order
             return
-        with suppress(OSError):  # it died; that is noticed when it is listened to
+        with suppress(OSError):  # the worker died; `listen` notices
             self._connection.send_bytes(pickle.dumps(order))
 
     def _ended(self) -> Death:
-        """Why the process is no more. RunError where it did not come to its work: the next one would not either."""
+        """Return why the process ended.
+
+        RunError if it ended while it started: the next one would do the same.
+        """
         self._process.join(POLL_S)  # its pipe is closed a little before its end
         code = self._process.exitcode
         if code is not None and code < 0:
-            hint = " (which is what happens where memory runs out)" if code == -signal.SIGKILL else ""
+            hint = " (which is what happens if memory runs out)" if code == -signal.SIGKILL else ""
             return Death(f"the worker process was ended by {signal.Signals(-code).name}{hint}")
         message = f"the worker process ended with exit code {code}"
         if self._is_up:
@@ -291,15 +251,14 @@ class Worker:
 
 
 def ready(workers: Sequence[Worker]) -> list[Worker]:
-    """Those with a task that have something to say or died; empty where that takes long."""
-    busy = [worker for worker in workers if worker.task is not None]
-    wait([worker.connection for worker in busy], POLL_S)
-    return [worker for worker in busy if worker.has_news]
+    """Wait for workers that have something to say or died; returns none if that takes long."""
+    wait([worker.connection for worker in workers], POLL_S)
+    return [worker for worker in workers if worker.has_news]
 
 
 @contextmanager
 def spawning(num_threads: int) -> Iterator[None]:
-    """Processes started inside begin with `num_threads` threads for torch, and with Ctrl-C held back until they ignore it."""
+    """Give processes started inside `num_threads` threads for torch, and no Ctrl-C until they ignore it."""
     resource_tracker.ensure_running()  # starting it would let Ctrl-C through again
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     before = os.environ.get("OMP_NUM_THREADS")
@@ -322,7 +281,7 @@ def serve(connection: Connection, num_threads: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that gives the chunks
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    # a lock made here is then unlinked at once, and not left behind by a kill; processes cannot be started here anyway
+    # under "fork" a lock is unlinked at once, so a kill leaves none behind; no process is started here anyway
     set_start_method("fork", force=True)
     threading.Thread(target=end_with_parent, daemon=True).start()
     with suppress(EOFError, ConnectionError):
@@ -331,7 +290,7 @@ def serve(connection: Connection, num_threads: int) -> None:
 
 
 def answers(connection: Connection, num_threads: int) -> Iterator[Up | Loaded | Rows | Failure]:
-    """What a worker says to its orders."""
+    """Yield the answers of a worker to its orders."""
     work: Work | None = None
     yield Up()
     while True:
@@ -340,13 +299,13 @@ def answers(connection: Connection, num_threads: int) -> Iterator[Up | Loaded | 
             work = None
             forget_policy()
             continue
-        try:
-            if order.pickled_work is not None:
-                work = pickle.loads(order.pickled_work)
-                yield Loaded(is_on_gpu=limit_torch(num_threads))
-        except Exception as error:  # noqa: BLE001 (told to the other side, which stops the pass)
-            yield Failure.to_load(error)
-            continue
+        if order.parcel is not None:
+            loaded = unpacked(order.parcel, num_threads)
+            if isinstance(loaded, Failure):
+                yield loaded
+                continue
+            work = loaded
+            yield Loaded(is_on_gpu())
         assert work is not None, "the first order has the work in it"
         yield performed(work, order.chunk)
 
@@ -355,7 +314,7 @@ def end_with_parent() -> None:
     """End this process when its parent has ended, whatever it is doing."""
     parent = parent_process()
     assert parent is not None, "workers have a parent"
-    # the pipe tells at once, but not where another child of the parent holds its end too
+    # the pipe tells at once, unless another child of the parent holds its end too
     while os.getppid() == parent.pid and not wait([parent.sentinel], POLL_S):
         pass
     os._exit(1)

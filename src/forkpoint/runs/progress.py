@@ -1,7 +1,8 @@
-"""How far a pass over some work is: a bar on a terminal, otherwise a plain line now and then.
+"""Shows how far a pass over a work is: a bar on a terminal, otherwise a plain line now and then.
 
-Invariant: rate and time left are measured on the items of this pass alone; reused rows count as done, not as speed.
-This file knows neither runs nor work.
+Invariant: rate and time left are measured on the items of this pass alone; reused rows count as done, not as
+speed.
+This file knows neither runs nor works.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ PLAIN_TENTHS = 10
 
 @dataclass
 class Pace:
-    """The numbers of a pass: `num_reused` items were done before it, `num_done` are settled in it (failed ones included)."""
+    """The numbers of a pass: `num_reused` items were done before it.
+
+    `num_done` are settled in it, the failed ones included.
+    """
 
     num_total: int
     num_reused: int
@@ -39,7 +43,7 @@ class Pace:
         self.started_s = self.advanced_s = self.clock()
 
     def advance(self, num_done: int, num_failed: int = 0) -> None:
-        """`num_done` more items are settled, `num_failed` of them without a row."""
+        """Count `num_done` more items as settled, `num_failed` of them without a row."""
         self.num_done += num_done
         self.num_failed += num_failed
         self.advanced_s = self.clock()
@@ -54,13 +58,13 @@ class Pace:
 
     @property
     def items_per_s(self) -> float | None:
-        """None before the first item of the pass."""
+        """Items per second in this pass; None before the first one is settled."""
         busy_s = self.advanced_s - self.started_s
         return self.num_done / busy_s if self.num_done and busy_s > 0 else None
 
     @property
     def left_s(self) -> float | None:
-        """None while the rate is unknown."""
+        """Estimated seconds until the end; None while the rate is unknown."""
         if self.num_settled >= self.num_total:
             return 0.0
         if self.items_per_s is None:
@@ -73,11 +77,12 @@ class Pace:
         asides = [f"{self.num_reused} reused"] if self.num_reused else []
         asides += [f"{self.num_failed} failed"] if self.num_failed else []
         count = f"{self.num_settled}/{self.num_total}" + (f" ({', '.join(asides)})" if asides else "")
-        return f"{count}, {_rate(self.items_per_s)}, {_duration(self.elapsed_s)} elapsed, {_duration(self.left_s)} left"
+        elapsed, left = _duration(self.elapsed_s), _duration(self.left_s)
+        return f"{count}, {_rate(self.items_per_s)}, {elapsed} elapsed, {left} left"
 
 
 class PaceColumn(ProgressColumn):
-    """The numbers beside the bar, up to date at every refresh."""
+    """The numbers beside the bar, computed again at every refresh."""
 
     def __init__(self, pace: Pace) -> None:
         super().__init__(table_column=Column(no_wrap=True))
@@ -99,7 +104,7 @@ class BarDisplay:
             console=Console(file=stream),
             refresh_per_second=4,
             expand=True,
-            redirect_stdout=sys.stdout.isatty(),  # what goes to a file is to stay there
+            redirect_stdout=sys.stdout.isatty(),  # output that goes to a file must stay there
         )
         self._task = self._bar.add_task(title, total=pace.num_total, completed=pace.num_reused)
 
@@ -120,7 +125,10 @@ class BarDisplay:
 
 
 class LineDisplay:
-    """A plain line at the start, after every tenth of the work or ten seconds, and at the end; a context manager."""
+    """A plain line at the start, after every tenth of the work or ten seconds, and at the end.
+
+    A context manager.
+    """
 
     def __init__(self, title: str, pace: Pace, stream: TextIO) -> None:
         self.title = title
@@ -170,18 +178,18 @@ class NoDisplay:
         return None
 
     def advance(self, num_done: int, num_failed: int = 0) -> None:
-        """Nobody asked."""
+        """Do nothing."""
 
 
 def display(title: str, pace: Pace, stream: TextIO | None) -> BarDisplay | LineDisplay | NoDisplay:
-    """The display that fits the stream: a bar, lines, or nothing for None."""
+    """Return the display that fits the stream: a bar, lines, or nothing for None."""
     if stream is None:
         return NoDisplay()
     return BarDisplay(title, pace, stream) if stream.isatty() else LineDisplay(title, pace, stream)
 
 
 def _rate(items_per_s: float | None) -> str:
-    """The rate in whichever of /s, /min and /h gives a number of at least 1."""
+    """Return the rate in the first of /s, /min and /h that makes it at least 1."""
     if items_per_s is None:
         return "-/s"
     for factor, unit in ((1, "s"), (60, "min")):

@@ -1,39 +1,39 @@
-"""The executor that does the work on many workers and machines, chunk by chunk, with Ray.
+"""The executor that does a work with workers on many machines, chunk by chunk, through Ray.
 
     with RayExecutor(num_workers=16, gpus_per_worker=1) as executor:
         executor.execute(run, work)
 
-Every worker is a Ray actor with its own copy of the work. The work goes to the object store once per pass, and to a worker
-once; from then on a worker is sent the bounds of one chunk at a time, and sends its rows back. This process alone writes
-to the run, and journals the chunks in their order.
+Every worker is a Ray actor with its own copy of the work. The work goes to the object store once per pass,
+and to a worker once; from then on a worker is sent the bounds of one chunk at a time, and sends its rows
+back. Only this process writes to the run, and it journals the chunks in their order.
 
-Invariant: where a row depends on its chunk alone, and not on the process and the machine, the journal is byte for byte that
-of a `LocalExecutor` with the same chunk size, whatever dies on the way, this process included.
-This file does not bring the package, the model or the data to other machines, and does not spread one model over several
-workers. It needs Ray; it is the one file that does.
+Invariant: if a row depends on its chunk alone, and not on the process and the machine, the journal is byte
+for byte that of a `LocalExecutor` with the same chunk size, whatever dies on the way, this process included.
+This file does not bring the package, the model or the data to other machines, and does not spread one model
+over several workers. It is the only file that needs Ray.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import pickle
 import socket
 import textwrap
 import warnings
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
+from forkpoint.checks import check_at_least
 from forkpoint.errors import RunError
-from forkpoint.runs.local import LocalExecutor, Pass, shows_progress
-from forkpoint.runs.parcel import Failure, Rows, limit_torch, parcel_of, performed
-from forkpoint.runs.pool import CHUNKS_AHEAD, Task
+from forkpoint.runs.local import LocalExecutor
+from forkpoint.runs.parcel import Failure, Rows, performed, unpacked
 from forkpoint.runs.run import Run
 from forkpoint.runs.work import Tally, Work
+from forkpoint.runs.worker import Crew, Death, Task, execute_with_workers
 
 try:
     import ray
@@ -44,58 +44,66 @@ except ModuleNotFoundError as missing:
     ) from missing
 
 NUM_ATTEMPTS = 3
-"""At a chunk whose worker dies. One more than among processes of one machine: machines also leave for reasons of their own."""
+"""How often a chunk is tried if its worker dies; once more than on one machine, since machines may leave a
+cluster."""
 PATIENCE_S = 60.0
-"""Without a worker, before that is looked into."""
+"""Seconds without news from any worker, after which the room on the cluster is checked."""
 CONNECT_TIMEOUT_S = 10.0
 START_HINT = (
     "forkpoint, and what it needs, must be installed on every machine, and a worker needs room for the model"
 )
 MESSAGE_LENGTH = 400
-"""Of what Ray has to say about a death, at most; it goes on with advice."""
+"""Characters at most of Ray's message about a death; the rest is general advice."""
 
 
 @dataclass(frozen=True, eq=False)
 class RayExecutor:
-    """Does a run's work in Ray actors, which stay for the next work until `close`; a context manager.
+    """Does a work in Ray actors, which are kept for the next work until `close`; a context manager.
 
-    A worker that dies, or whose machine does, is replaced, and its chunk is given to the next free worker, three times in
-    all; then it is recorded as failed. The rows of a chunk wait for the chunks before it, so a stop costs up to
-    `num_workers` * 4 chunks. Workers end with this process, however it ends.
-    A policy from `load_policy` is loaded by every worker from the same path or hub id, and kept for later works with the
-    same policy. A work that cannot be pickled, or that holds an open run or a torch module, is done in this process, with a
-    warning unless the work's `stays_here` says as much.
-    Ray is started, or joined, by the first `execute` that has something to do, and left by `close`, unless the program was
-    connected to it before.
+    If a worker or its machine dies, the worker is replaced and its chunk is given to the next free worker. A
+    chunk is tried three times, then recorded as failed. The rows of a chunk wait for the chunks before it, so
+    a stop costs up to `num_workers` * 4 chunks. Workers end with this process, however it ends.
+    Every worker loads a policy from `load_policy` from the same path or hub id, and keeps it for later works
+    with the same policy. A work that cannot be pickled, or that holds an open run or a torch module, is done
+    in this process, with a warning unless its `stays_here` is True.
+    The first `execute` that has something to do starts Ray or joins the cluster; `close` leaves it, unless
+    the program was connected to it before.
     """
 
     num_workers: int = 2
-    """Actors at most, over all machines."""
+    """Number of actors at most, over all machines."""
     gpus_per_worker: float = 0.0
-    """GPUs that each worker sees, set aside for it; for a policy that is spread over several (tensor parallel) at least that
-    many. A fraction, as in 0.5, has several workers share one; with 0 a worker sees none."""
+    """Number of GPUs that each worker reserves and sees; at least as many as its policy is spread over
+    (tensor parallel). With a fraction such as 0.5, several workers share one GPU; with 0 a worker sees
+    none."""
     cpus_per_worker: int = 1
-    """Cores set aside for each worker, and threads that torch uses there."""
+    """Number of cores that each worker reserves, and of threads that torch uses there."""
     chunk_size: int = 32
     """Items per call of `perform`."""
     address: str | None = None
-    """Of the cluster, as in 10.0.0.1:6379. Without one that of the environment's RAY_ADDRESS, or of the cluster that this
-    machine belongs to; where there is none either, Ray is started on this machine alone, for this process."""
+    """Address of the cluster, such as 10.0.0.1:6379. None takes the environment variable RAY_ADDRESS, or else
+    the cluster that this machine belongs to; without either, Ray is started for this process on this machine
+    alone."""
     progress: bool = True
-    """Show on stderr how far the work is."""
+    """Whether to show on stderr how far the work is."""
     max_failed_chunks: int = 3
-    """So many failed chunks in a row stop the pass: what fails then is hardly the items."""
+    """Number of failed chunks in a row that stop the pass: the cause then is hardly in the items."""
     _workers: list[Worker] = field(default_factory=list, init=False, repr=False)
     _ray: ExitStack = field(default_factory=ExitStack, init=False, repr=False)
-    """Ends what this executor has begun with Ray."""
+    """Ends the connection to Ray, if this executor made it."""
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "cpus_per_worker", "chunk_size", "max_failed_chunks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; {getattr(self, name)} was given")
+        check_at_least(
+            1,
+            num_workers=self.num_workers,
+            cpus_per_worker=self.cpus_per_worker,
+            chunk_size=self.chunk_size,
+            max_failed_chunks=self.max_failed_chunks,
+        )
         if self.gpus_per_worker < 0 or (self.gpus_per_worker > 1 and self.gpus_per_worker % 1):
             raise ValueError(
-                f"gpus_per_worker must be a whole number, or a fraction of one GPU; {self.gpus_per_worker} was given"
+                "gpus_per_worker must be a whole number, or a fraction of one GPU; "
+                f"{self.gpus_per_worker} was given"
             )
 
     def __enter__(self) -> RayExecutor:
@@ -113,34 +121,19 @@ class RayExecutor:
         self._ray.close()
 
     def execute(self, run: Run, work: Work) -> Tally:
-        """Do what is owed of `work` and append its rows to the journal of `run`; failures are treated as by `LocalExecutor`.
+        """Do the owed items of `work` and append their rows to the journal of `run`.
 
-        ValueError where the cluster has no room for the workers, ConnectionError where there is no cluster at the address.
-        RunError after `max_failed_chunks` failed chunks in a row, where the disk refuses, where a worker cannot load the
-        work, and where workers do not stay alive until they have.
+        Failures are as in `LocalExecutor`.
+
+        ValueError if the cluster has no room for the workers, ConnectionError if there is no cluster at the
+        address. RunError after `max_failed_chunks` failed chunks in a row, if the disk refuses a write, if a
+        worker cannot load the work, and if workers die before they have loaded it.
         """
-        parcel = parcel_of(run, work, self.chunk_size)
-        if parcel is None:
-            return LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks).execute(run, work)
-        try:
-            self._connect()
-            with Pass(
-                run,
-                work.keys,
-                self.chunk_size,
-                self.max_failed_chunks,
-                self.progress and shows_progress(work),
-            ) as under_way:
-                outcomes = self._outcomes(ray.put(parcel), under_way.chunks)
-                for chunk, outcome in zip(under_way.chunks, outcomes, strict=True):
-                    under_way.settle(chunk, outcome.rows)
-        except BaseException:
-            self.close()
-            raise
-        return under_way.tally
+        local = LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks)
+        return execute_with_workers(run, work, local, self._outcomes, self.close)
 
     def _connect(self) -> None:
-        """Join the cluster, or start one. ValueError where it has no room for the workers."""
+        """Join the cluster, or start one. ValueError if it has no room for the workers."""
         if not ray.is_initialized():
             _refuse_deaf(self.address or os.environ.get("RAY_ADDRESS", ""))
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -149,117 +142,62 @@ class RayExecutor:
         if not self._workers and (lack := self._lack_of_room(self.num_workers)):
             raise ValueError(lack)
 
-    def _outcomes(self, parcel_ref: Any, chunks: Sequence[range]) -> Iterator[Rows | Failure]:
-        """What came of every chunk, in their order."""
-        owed = deque(Task(idx, chunk) for idx, chunk in enumerate(chunks))
-        outcomes: dict[int, Rows | Failure] = {}
-        num_lost = 0
-        for worker in self._workers:
-            worker.load(parcel_ref)
-        for turn in range(len(chunks)):
-            while turn not in outcomes:
-                self._fill_up(len(owed), parcel_ref)
-                for worker in self._workers:
-                    if worker.is_free and owed and owed[0].idx < turn + CHUNKS_AHEAD * self.num_workers:
-                        worker.give(owed.popleft())
-                if (ready := self._ready()) is None:
-                    continue
-                task, news = ready.task, ready.listen()
-                if isinstance(news, Death):
-                    self._workers.remove(ready)
-                    ready.end()
-                    num_lost += task is None
-                    if news.is_final or num_lost == NUM_ATTEMPTS * self.num_workers:
-                        raise RunError(
-                            f"workers of the Ray cluster do not start: {news.message}; {START_HINT}"
-                        )
-                    if task is not None and task.attempt < NUM_ATTEMPTS:
-                        owed.appendleft(replace(task, attempt=task.attempt + 1))
-                    elif task is not None:
-                        outcomes[task.idx] = Failure(
-                            "ChildProcessError", f"{NUM_ATTEMPTS} workers died at this chunk: {news.message}"
-                        )
-                elif task is None:
-                    num_lost = 0
-                    if news is not None:
-                        news.rows()  # raises
-                else:
-                    assert news is not None, "something comes of every chunk"
-                    outcomes[task.idx] = news
-            yield outcomes.pop(turn)
+    def _outcomes(self, parcel: bytes, chunks: Sequence[range]) -> Iterator[Rows | Failure]:
+        """Have the chunks performed by actors, which keep the work until they load another one."""
+        self._connect()
+        start = partial(Worker, self.cpus_per_worker, self.gpus_per_worker)
+        crew = Crew(self._workers, self.num_workers, NUM_ATTEMPTS, start, self._ready, START_HINT)
+        return crew.outcomes(ray.put(parcel), chunks)
 
-    def _fill_up(self, num_owed: int, parcel_ref: Any) -> None:
-        """Start workers until there is one for every chunk that is not done, or as many as there may be."""
-        num_wanted = min(
-            self.num_workers, num_owed + sum(worker.task is not None for worker in self._workers)
-        )
-        while len(self._workers) < num_wanted:
-            worker = Worker(self.cpus_per_worker, self.gpus_per_worker)
-            worker.load(parcel_ref)
-            self._workers.append(worker)
-
-    def _ready(self) -> Worker | None:
-        """One that has done what it was asked to, or died; None where that takes long."""
-        workers = {worker.answer_ref: worker for worker in self._workers if not worker.is_free}
-        ready, _ = ray.wait(list(workers), timeout=PATIENCE_S)
+    def _ready(self, workers: Sequence[Worker]) -> list[Worker]:
+        """Wait for a worker that has answered or died; returns none if that takes long."""
+        asked = {worker.answer_ref: worker for worker in workers if not worker.is_free}
+        ready, _ = ray.wait(list(asked), timeout=PATIENCE_S)
         if ready:
-            return workers[ready[0]]
-        if all(worker.task is None for worker in workers.values()):  # nothing is being done at all
+            return [asked[ready[0]]]
+        if all(worker.task is None for worker in asked.values()):  # nothing is being done at all
             if lack := self._lack_of_room(1):
                 raise RunError(f"{lack}; then run the same command again")
             warnings.warn(
-                "no worker is ready: they load the work, or wait for room that others have on the Ray cluster",
+                "no worker is ready: they load the work, or wait for room that others use on the Ray cluster",
                 stacklevel=2,
             )
-        return None
+        return []
 
     def _lack_of_room(self, num_workers: int) -> str:
-        """What to say where the machines of the cluster have no room for so many workers, whoever uses them now; else nothing."""
+        """Return a message if the cluster has no room for that many workers, else an empty text.
+
+        Workers of others are not considered: their room counts as free.
+        """
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
         room = sum(_room(machine, self.cpus_per_worker, self.gpus_per_worker) for machine in machines)
         if room >= num_workers:
             return ""
         num_cpus, num_gpus = (sum(machine.get(name, 0) for machine in machines) for name in ("CPU", "GPU"))
         return (
-            f"{self.num_workers} workers with {self.cpus_per_worker} CPUs and {self.gpus_per_worker:g} GPUs each were asked for; "
-            f"the Ray cluster has room for {room} ({num_cpus:g} CPUs and {num_gpus:g} GPUs on {len(machines)} machines): "
+            f"{self.num_workers} workers with {self.cpus_per_worker} CPUs and "
+            f"{self.gpus_per_worker:g} GPUs each were asked for; the Ray cluster has room for {room} "
+            f"({num_cpus:g} CPUs and {num_gpus:g} GPUs on {len(machines)} machines): "
             "ask for fewer or smaller ones, or add machines"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """A worker ended without an answer."""
-
-    message: str
-    is_final: bool
-    """It could not be started, and the next one could not either."""
-
-    @classmethod
-    def of(cls, error: RayError) -> Death:
-        if isinstance(error, RayActorError) and error.actor_init_failed:
-            return cls(str(error).strip().splitlines()[-1], is_final=True)
-        return cls(textwrap.shorten(str(error), MESSAGE_LENGTH, placeholder=" ..."), is_final=False)
 
 
 class Worker:
     """One actor, as seen by the process that gives it chunks."""
 
     def __init__(self, num_cpus: int, num_gpus: float) -> None:
-        # a worker that died has forgotten the work, so Ray is not to bring it back
+        # Ray must not restart a worker that died: it would have lost the work
         environment = {"OMP_NUM_THREADS": str(num_cpus)}
         if num_gpus == 0:
-            environment["CUDA_VISIBLE_DEVICES"] = (
-                ""  # Ray hides those of others only from workers that have one
-            )
+            # Ray hides the GPUs of others only from workers that have one themselves
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         actor = ray.remote(
             num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, runtime_env={"env_vars": environment}
         )(Performer)
         self._actor: Any = actor.remote(num_cpus)
         self.answer_ref: Any = None
-        """To what it was asked last; None where that was listened to."""
+        """Ray's reference to the answer that the worker owes; None if it owes none."""
         self.task: Task | None = None
-        """What it performs; None where it loads the work, or is free."""
 
     @property
     def is_free(self) -> bool:
@@ -274,12 +212,18 @@ class Worker:
         self.task, self.answer_ref = task, self._actor.perform.remote(task.chunk)
 
     def listen(self) -> Rows | Failure | Death | None:
-        """What came of the chunk, or of loading the work: None, or a failure. Afterwards the worker is free, or dead."""
+        """Return the outcome of the chunk, or of loading: None, or a failure.
+
+        The worker then is free, or dead.
+        """
         answer_ref, self.answer_ref, self.task = self.answer_ref, None, None
         try:
             answer: Rows | Failure | None = ray.get(answer_ref)
         except RayError as error:
-            return Death.of(error)
+            if isinstance(error, RayActorError) and error.actor_init_failed:
+                reason = str(error).strip().splitlines()[-1]
+                raise RunError(f"workers do not start: {reason}; {START_HINT}") from error
+            return Death(textwrap.shorten(str(error), MESSAGE_LENGTH, placeholder=" ..."))
         return answer
 
     def end(self) -> None:
@@ -295,14 +239,12 @@ class Performer:
         self._work: Work | None = None
 
     def load(self, parcel: bytes) -> Failure | None:
-        """Have this work instead of the one before; a failure where it cannot be unpickled."""
+        """Replace the work; returns a failure if the new one cannot be unpickled."""
         self._work = None
-        try:
-            self._work = pickle.loads(parcel)
-        except Exception as error:  # noqa: BLE001 (told to the other side, which stops the pass)
-            failure = Failure.to_load(error)
-            return replace(failure, message=f"on {socket.gethostname()} {failure.message}")
-        limit_torch(self._num_threads)
+        loaded = unpacked(parcel, self._num_threads)
+        if isinstance(loaded, Failure):
+            return replace(loaded, message=f"on {socket.gethostname()} {loaded.message}")
+        self._work = loaded
         return None
 
     def perform(self, chunk: range) -> Rows | Failure:
@@ -311,7 +253,7 @@ class Performer:
 
 
 def _room(machine: Mapping[str, float], num_cpus: int, num_gpus: float) -> int:
-    """How many workers with so much each a machine can hold."""
+    """Return how many workers of that size a machine can hold."""
     room = int(machine.get("CPU", 0) // num_cpus)
     if num_gpus == 0:
         return room
@@ -320,7 +262,7 @@ def _room(machine: Mapping[str, float], num_cpus: int, num_gpus: float) -> int:
 
 
 def _refuse_deaf(address: str) -> None:
-    """ConnectionError where nobody listens at an address HOST:PORT: Ray itself would try for many minutes."""
+    """Raise ConnectionError if nobody listens at HOST:PORT: Ray itself would try for many minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if not port.isdigit():
         return

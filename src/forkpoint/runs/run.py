@@ -1,21 +1,22 @@
-"""A run directory: what was asked for, what has been done, and whether it is complete.
+"""A run directory: its configuration, the rows done so far, and whether it is complete.
 
-    config.json      command and resolved configuration, and the package version they were first run with; written first
-    lock             who writes now, and the seconds spent so far
+    config.json      command, resolved configuration, package version that started the run; written first
+    lock             the process that writes now, and the seconds spent so far
     journal.jsonl    one sealed line per finished item (see `journal.py`); damaged lines go to journal.bad
     failures.jsonl   one line per item per failed attempt; the item is owed again
     manifest.json    row count, journal digest, summary; written last
 
-Invariant: the directory can be stopped at any moment and opened again with the same command and configuration; what is
-journaled then stays. A manifest counts only as long as its digest is that of the journal.
-What does not change the rows (batch size, output path, progress) does not belong into the configuration: it may differ
-from one opening to the next. This file does not do the work (see `local.py`).
+Invariant: a run can be stopped at any moment and opened again with the same command and configuration; rows
+that were journaled stay. A manifest counts only as long as its digest is that of the journal.
+Settings that do not change the rows (batch size, output path, progress) do not belong in the configuration:
+they may differ from one opening to the next. This file does no work (see `local.py`).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,7 +29,7 @@ from forkpoint.runs.lock import RunLock, utc_now
 from forkpoint.version import __version__
 
 FORMAT = 1
-"""Of the directory; a run of another format is refused."""
+"""The version of the directory's format; a run of another format is refused."""
 CONFIG, LOCK, JOURNAL, FAILURES, MANIFEST = (
     "config.json",
     "lock",
@@ -43,7 +44,7 @@ class Run:
     """An open run directory: `Run.open` to add to it, `Run.read` to look at it."""
 
     def __init__(self, directory: Path, lock: RunLock | None) -> None:
-        """Use `Run.open` or `Run.read`; they check what they find."""
+        """Use `Run.open` or `Run.read`, which check the directory."""
         settings = _read_settings(directory)
         self.directory = directory
         self.command: str = settings["command"]
@@ -56,31 +57,31 @@ class Run:
 
     @classmethod
     def open(cls, directory: str | Path, command: str, config: Mapping[str, JSON]) -> Run:
-        """Start a run, or go on with one; the directory is this process's alone until `close`.
+        """Start a run, or continue one; until `close` no other process can write to the directory.
 
-        RunLocked where another process writes to it, ConfigDiffers where it was started with another command or
-        configuration, RunError where the directory holds something other than a run.
+        RunLocked if another process writes to it, ConfigDiffers if it was started with another command or
+        configuration, RunError if the directory holds something other than a run.
         """
         directory = Path(directory)
         settings = {"format": FORMAT, "command": command, "config": json.loads(canonical_json(config))}
         _refuse_foreign(directory)
         directory.mkdir(parents=True, exist_ok=True)
         lock = RunLock(directory / LOCK)
-        try:
+        with ExitStack() as unless_opened:
+            unless_opened.callback(lock.close)
             if (directory / CONFIG).exists():
                 _refuse_other_settings(directory, _read_settings(directory), settings)
             else:
                 _write_json(directory / CONFIG, settings | {"version": __version__, "started": utc_now()})
-            return cls(directory, lock)
-        except BaseException:
-            lock.close()
-            raise
+            run = cls(directory, lock)
+            unless_opened.pop_all()
+        return run
 
     @classmethod
     def read(cls, directory: str | Path) -> Run:
-        """Look at a run, also while another process writes to it: the rows are those journaled by now.
+        """Open a run for reading, even while another process writes to it; later rows are not seen.
 
-        FileNotFoundError or RunError where there is no run, JournalCorrupt where a complete line is damaged.
+        FileNotFoundError or RunError if there is no run, JournalCorrupt if a complete line is damaged.
         """
         directory = Path(directory)
         if not directory.exists():
@@ -96,7 +97,7 @@ class Run:
         self.close()
 
     def __contains__(self, key: object) -> bool:
-        """Whether the item has its row."""
+        """Whether the item with this key has a row."""
         return key in self.journal
 
     @property
@@ -105,7 +106,7 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any] | None:
-        """What `finish` wrote; None where the run is not finished."""
+        """The manifest that `finish` wrote; None if the run is not finished."""
         if not self._manifest_path.exists():
             return None
         manifest: dict[str, Any] = json.loads(self._manifest_path.read_bytes())
@@ -117,14 +118,18 @@ class Run:
         return self.manifest is not None
 
     def rows(self, keys: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
-        """Rows as they were given to `append`: those of `keys` in their order, or all in the order they were written.
+        """Yield rows as given to `append`: those of `keys` in their order, or all in the order of writing.
 
-        After a failed or damaged item was done again the two orders differ. KeyError for a key that is still owed.
+        The two orders differ if a failed or damaged item was done again. KeyError for a key that is still
+        owed.
         """
         return (row for _, row in self.journal.items(keys))
 
     def failures(self) -> Iterator[dict[str, Any]]:
-        """Every failed attempt, oldest first: key, error, message, time. The item may have succeeded since (`key in run`)."""
+        """Yield every failed attempt, oldest first: key, error, message, time.
+
+        The item may have succeeded since.
+        """
         path = self.directory / FAILURES
         if not path.exists():
             return
@@ -134,9 +139,11 @@ class Run:
                     yield json.loads(line)
 
     def append(self, rows: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
-        """Journal the (key, row) pairs whose key has no row yet, all or none of them; returns how many were added.
+        """Journal the (key, row) pairs whose key has no row yet, all or none of them.
 
-        ValueError or TypeError for a row that is not JSON, RunError where the disk refuses.
+        Returns how many were added.
+
+        ValueError or TypeError for a row that is not JSON, RunError if the disk refuses the write.
         """
         lock = self._writing()
         num_added = self.journal.append(rows)
@@ -146,7 +153,7 @@ class Run:
         return num_added
 
     def record_failure(self, keys: Sequence[str], error: Exception) -> None:
-        """Write down that an attempt at the items failed; they stay owed."""
+        """Record that an attempt at the items failed; they stay owed."""
         self._writing()
         if self._failures is None:
             self._failures = LineFile(self.directory / FAILURES)
@@ -154,7 +161,7 @@ class Run:
         self._failures.append(b"".join(json.dumps({"key": key, **record}).encode() + b"\n" for key in keys))
 
     def finish(self, summary: Mapping[str, JSON]) -> None:
-        """Write the manifest; on a finished run that has gained nothing and has the same summary, do nothing."""
+        """Write the manifest. Does nothing if the run is finished with the same rows and the same summary."""
         lock = self._writing()
         self.journal.sync()
         manifest, summary = self.manifest, json.loads(canonical_json(summary))
@@ -173,7 +180,7 @@ class Run:
         _write_json(self._manifest_path, manifest)
 
     def close(self) -> None:
-        """Make everything survive a power cut and let the next writer in; closing twice is fine."""
+        """Make everything survive a power cut, and release the lock; closing twice is fine."""
         try:
             self.journal.close()
             if self._failures is not None:
@@ -187,14 +194,17 @@ class Run:
         return self.directory / MANIFEST
 
     def _writing(self) -> RunLock:
-        """The lock of a run opened for writing."""
+        """Return the lock. RunError if the run was opened for reading."""
         if self._lock is None:
             raise RunError(f"{self.directory} was opened for reading; use Run.open to add to it")
         return self._lock
 
 
 def _refuse_foreign(directory: Path) -> None:
-    """Raise where `directory` is in use for something else; a start that was killed before its configuration is not."""
+    """Raise if `directory` is used for something else.
+
+    A run that was killed before it wrote its configuration is not refused.
+    """
     if not directory.exists() or (directory / CONFIG).exists():
         return
     if not directory.is_dir():
@@ -205,12 +215,16 @@ def _refuse_foreign(directory: Path) -> None:
     names -= {LOCK, draft_of(directory / CONFIG).name}
     if names:
         raise RunError(
-            f"{directory} holds {min(names)} but no {CONFIG}, so it is not a run; give a new or empty directory"
+            f"{directory} holds {min(names)} but no {CONFIG}, so it is not a run; "
+            "give a new or empty directory"
         )
 
 
 def _read_settings(directory: Path) -> dict[str, Any]:
-    """The content of config.json. RunError where it is missing, of another format, or not a run's."""
+    """Return the content of config.json.
+
+    RunError if it is missing, of another format, or not that of a run.
+    """
     path = directory / CONFIG
     try:
         settings = json.loads(path.read_bytes())
@@ -222,7 +236,8 @@ def _read_settings(directory: Path) -> dict[str, Any]:
         raise RunError(f"{path} is not the configuration of a run; give another directory")
     if settings["format"] != FORMAT:
         raise RunError(
-            f"{directory} is a run of format {settings['format']}; this version reads format {FORMAT}: give another directory"
+            f"{directory} is a run of format {settings['format']}; "
+            f"this version reads format {FORMAT}: give another directory"
         )
     return settings
 
@@ -235,7 +250,10 @@ def _refuse_other_settings(directory: Path, there: Mapping[str, Any], here: Mapp
     if lines:
         raise ConfigDiffers(
             "\n".join(
-                [f"{directory} was started otherwise; give the same values or another directory", *lines]
+                [
+                    f"{directory} was started with other values; give the same ones, or another directory",
+                    *lines,
+                ]
             )
         )
 
@@ -243,7 +261,7 @@ def _refuse_other_settings(directory: Path, there: Mapping[str, Any], here: Mapp
 def _triples(
     old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 ) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted name, old value, new value) of every key of two nested configurations."""
+    """Yield (dotted name, old value, new value) for every key of two nested configurations."""
     for name in sorted(old.keys() | new.keys()):
         there, here = old.get(name, ABSENT), new.get(name, ABSENT)
         if isinstance(there, dict) and isinstance(here, dict):

@@ -1,4 +1,4 @@
-"""Work, and the executors that get it done (seam 3)."""
+"""The protocols of a work and of the executors that do it (seam 3)."""
 
 from __future__ import annotations
 
@@ -12,34 +12,55 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What one pass over some work came to; the three counts add up to the number of items."""
+    """The result of one pass over a work; the three counts add up to the number of items."""
 
     rows_added: int
     rows_reused: int
-    """Items that had their row before the pass."""
+    """Items that had a row before the pass."""
     rows_failed: int
-    """Items that are still owed."""
+    """Items that failed in the pass; they are still owed."""
 
 
 class Executor(Protocol):
-    """Gets a run's work done (seam 3); what is already journaled is not done again."""
+    """Does a work into a run (seam 3); items that are already journaled are not done again."""
 
     def execute(self, run: Run, work: Work) -> Tally:
-        """Do what is owed of `work` and append its rows to the journal of `run`; an item that fails is recorded and owed again."""
+        """Do the owed items of `work` and append their rows to the journal of `run`.
+
+        An item that fails is recorded and stays owed.
+        """
         ...
 
 
 class Work(Protocol):
-    """A list of items, each identified by a content-hash key, and the function that turns some of them into rows."""
+    """A list of items with one content-hash key each, and a function that turns some of them into rows."""
 
     @property
     def keys(self) -> Sequence[str]:
         """One key per item, unique (see `forkpoint.runs.content_key`)."""
         ...
 
-    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
-        """One JSON row per item index, in the same order, without the fields `key` and `sum` (the journal adds them).
+    @property
+    def stays_here(self) -> bool:
+        """Whether the work is done in the process that has it, even by an executor with workers.
 
-        An exception fails every item of the call; what failed for one item alone belongs into that item's row.
+        True for a work that holds an open run or a model in memory: copies of these must not exist.
+        """
+        ...
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether an executor may show how far the work is.
+
+        False for a work that is one of many small rounds.
+        """
+        ...
+
+    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
+        """Return one JSON row per item index, in the same order.
+
+        Rows do not have the fields `key` and `sum`: the journal adds them.
+        An exception fails every item of the call; a failure of one item alone belongs in the row of that
+        item.
         """
         ...

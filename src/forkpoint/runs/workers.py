@@ -1,4 +1,4 @@
-"""Who does the work: the flags of every command whose work can be shared out.
+"""Flags of every command whose work can be spread over workers.
 
 Importing this file does not import Ray.
 """
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from forkpoint.checks import check_at_least
 from forkpoint.errors import MissingPackageError
 from forkpoint.runs.local import LocalExecutor
 from forkpoint.runs.pool import PoolExecutor
@@ -17,21 +18,21 @@ from forkpoint.runs.work import Executor
 
 @dataclass(frozen=True)
 class WorkersConfig:
-    """How many workers, and where."""
+    """How many workers do the work, and where."""
 
     workers: int = 1
-    """Processes that sample, each with a policy of its own; on CPUs, one per core is fastest. 1 is this process, unless --ray."""
+    """Number of processes that sample, each with its own policy; on CPUs one per core is fastest. 1 is this
+    process alone, unless --ray is given."""
     ray: str | None = None
-    """Have Ray spread the workers over machines: the cluster's address (HOST:PORT), or `auto` for the one this machine is in, or
-    none but this machine."""
+    """Spread the workers over machines with Ray: the address of a cluster (HOST:PORT), or `auto` for the
+    cluster that this machine is in, or for this machine alone if it is in none."""
     gpus_per_worker: float = 0.0
-    """With Ray, GPUs of each worker; at least as many as --tensor-parallel."""
+    """Number of GPUs of each worker, with Ray; at least as many as --tensor-parallel."""
     cpus_per_worker: int = 1
-    """With Ray, cores of each worker."""
+    """Number of cores of each worker, with Ray."""
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1; {self.workers} was given")
+        check_at_least(1, workers=self.workers)
         if self.ray is None and (self.gpus_per_worker, self.cpus_per_worker) != (0.0, 1):
             raise ValueError(
                 "gpus_per_worker and cpus_per_worker are for Ray; say --ray auto, or leave them out"
@@ -39,7 +40,10 @@ class WorkersConfig:
 
     @contextmanager
     def executor(self, chunk_size: int) -> Iterator[Executor]:
-        """What does the work; its workers end with the context. MissingPackageError where Ray is asked for and not installed."""
+        """The executor; its workers end with the context.
+
+        MissingPackageError if Ray is asked for and not installed.
+        """
         if self.ray is not None:
             try:
                 from forkpoint.runs.ray import RayExecutor

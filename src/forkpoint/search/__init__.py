@@ -1,6 +1,8 @@
-"""Find an answer with a PRM at inference time: best-of-N, votes, EDU trees, adaptive sampling, beam search, diverse verifier tree search.
+"""Find an answer with a PRM at inference time.
 
-Solutions come from a policy, scores from a PRM, and every token of both is counted. Importing this package loads no engine.
+The methods are best-of-N, votes, EDU trees, adaptive sampling, beam search and diverse verifier tree search.
+Solutions come from a policy, scores from a PRM, and every token of both is counted. Importing this package
+loads no engine.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""A partial solution, and how it is continued up to the end of its next step.
+"""Partial solutions (beams), and how each is continued to the end of its next step.
 
-A step is complete with the line break that ends its line: a place that the policy reaches by itself, so to stop there and to
-go on from there leaves its distribution as it is. (To look one token further, for a blank line, would not: such a line comes
-with the step after, and belongs to the step before once it is there.) Engines know no such stop, so tokens are sampled in
-chunks and cut. What was sampled behind the cut begins the first continuation of the beam, if it gets one, and is lost
-otherwise; every sampled token counts.
+A step is complete with the line break that ends its line. The policy writes that line break by itself, so
+stopping there and continuing from there does not change its distribution. (Looking one token further, for a
+blank line, would: a blank line is sampled together with the next step, but belongs to the step before it.)
+Engines cannot stop at a line break, so tokens are sampled in chunks and cut. The tokens after the cut begin
+the first continuation of the beam if it is continued, and are lost otherwise; every sampled token counts.
 
-Invariant: where a beam ends depends on its tokens alone, not on the chunks in which they came.
+Invariant: the place at which a beam ends depends on its tokens alone, not on the chunks in which they were
+sampled.
 """
 
 from __future__ import annotations
@@ -18,33 +19,38 @@ from forkpoint.records import Completion, Cost, Finish, Policy, Request
 from forkpoint.search.config import SearchConfig
 from forkpoint.search.guide import Draft
 from forkpoint.solutions.sample import sample_seed
-from forkpoint.steps import newline_steps
+from forkpoint.steps import lines_of, newline_steps
 
 
 @dataclass(frozen=True, slots=True)
 class Beam:
-    """A solution as far as it was followed."""
+    """A partial or a finished solution."""
 
     token_ids: tuple[int, ...]
-    """After the prompt, end token included."""
+    """The tokens after the prompt, end token included."""
     draft: Draft
-    """What the PRM reads of it: complete steps, and all of a finished one."""
+    """What the PRM reads: the complete steps, or the whole solution if it is finished."""
     tail_ids: tuple[int, ...]
-    """Sampled already, behind the end of the last step."""
+    """Tokens that were already sampled after the end of the last step."""
     finish: Finish | None
-    """None where it can go on; else the policy ended it, or it is as long as it may be."""
+    """None if the solution can continue; else whether the policy ended it or it has reached the longest
+    allowed length."""
 
 
 ROOT = Beam((), Draft((), (), ()), (), None)
 
 
 class Growth:
-    """A continuation of a beam in the making."""
+    """A continuation of a beam that is being sampled."""
 
     def __init__(
         self, prompt_ids: tuple[int, ...], room: int, start: Beam, slot: int, is_first: bool
     ) -> None:
-        """`slot` tells continuations of the same tokens apart; the first one of a beam begins with its tail."""
+        """A continuation of `start`.
+
+        `slot` tells continuations of the same tokens apart; the first continuation of a beam begins with its
+        tail.
+        """
         self._prompt_ids, self._room, self._start, self._slot = prompt_ids, room, start, slot
         self._token_ids = start.token_ids + (start.tail_ids if is_first else ())
         self.grown: Beam | None = None
@@ -52,12 +58,12 @@ class Growth:
 
     @property
     def beam(self) -> Beam:
-        """What it has become, once it is complete."""
+        """The continued beam, once its next step is complete."""
         assert self.grown is not None, "asked only after `grow`"
         return self.grown
 
     def request(self, config: SearchConfig) -> Request:
-        """The next chunk."""
+        """The request for the next chunk of tokens."""
         prefix_ids = self._prompt_ids + self._token_ids
         max_tokens = min(config.chunk_tokens, self._room - len(self._token_ids))
         return Request(
@@ -69,12 +75,12 @@ class Growth:
         )
 
     def absorb(self, request: Request, completion: Completion) -> None:
-        """Take what a request brought."""
+        """Add the completion of a request."""
         self._token_ids += completion.token_ids
         self.cost += Cost.of([request], [completion])
 
     def look(self, policy: Policy) -> None:
-        """Cut a beam where the step, or the solution, has its end."""
+        """Complete the beam if the tokens so far reach the end of the step or of the solution."""
         ids, texts = self._token_ids, policy.token_texts(self._token_ids)
         num_before = len(self._start.token_ids)
         torn = "".join(texts[:num_before])[len("".join(self._start.draft.steps)) :]
@@ -95,7 +101,7 @@ class Growth:
 
 
 def grow(policy: Policy, growths: Sequence[Growth], config: SearchConfig) -> None:
-    """Continue all side by side, one chunk per call of the policy, until each has grown its beam."""
+    """Continue all beams, one chunk per call of the policy, until the next step of each is complete."""
     waiting = list(growths)
     for growth in waiting:
         growth.look(policy)
@@ -107,22 +113,22 @@ def grow(policy: Policy, growths: Sequence[Growth], config: SearchConfig) -> Non
 
 
 def line_end(token_texts: Sequence[str], start: int, torn: str = "") -> int | None:
-    """The number of tokens up to the one that ends the first line with text in it after `start`; None where none does.
+    """The number of tokens up to the end of the first line with text after `start`; None if no line ends.
 
-    `torn` is what the tokens before `start` hold of that line.
+    `torn` is the beginning of that line, from the tokens before `start`.
     """
     for position in range(start, len(token_texts)):
         torn += token_texts[position]
-        if any(_is_whole(line) for line in torn.splitlines(keepends=True)):
+        if any(_is_whole(line) for line in lines_of(torn)):
             return position + 1
     return None
 
 
 def complete_steps(text: str) -> tuple[str, ...]:
-    """The lines of a text as steps, but for a last one that has no line break yet."""
+    """The lines of a text as steps, without a last line that has no line break yet."""
     steps = newline_steps(text)
-    return steps if any(_is_whole(line) for line in steps[-1].splitlines(keepends=True)) else steps[:-1]
+    return steps if any(_is_whole(line) for line in lines_of(steps[-1])) else steps[:-1]
 
 
 def _is_whole(line: str) -> bool:
-    return bool(line.strip()) and line.splitlines() != [line]
+    return bool(line.strip()) and line.endswith(("\n", "\r"))

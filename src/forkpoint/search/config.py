@@ -1,23 +1,23 @@
-"""What may be spent on finding an answer with a PRM, and how one is picked.
+"""The methods of finding an answer with a PRM, and their configuration.
 
-A method is a search (where solutions come from) x a choice (which of them is the answer). Searches:
+A method is the product of a search (the source of solutions) and a choice (which of them is the answer). The
+searches:
 
-    samples   independent samples of the prompt; the PRM reads them when they are whole
-    tree      the leaves of an EDU tree, which forks where the policy is unsure and shares the rest
+    samples   independent samples from the prompt; the PRM reads them when they are complete
+    tree      the leaves of an EDU tree, which forks if the policy is uncertain and shares the rest
     adaptive  an EDU tree, then samples until the vote is clear
-    beam      step by step, the best partial solutions of all are continued
-    dvts      step by step in separate subtrees, each of which continues its own best (diverse verifier tree search)
+    beam      step by step; the best partial solutions of all are continued
+    dvts      diverse verifier tree search: step by step in subtrees, each of which continues its own best
 
-Invariant: `num_samples` is what every search may have at a time: samples, leaves, or continuations under way.
+Invariant: every search has at most `num_samples` samples, leaves or continuations at a time.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from forkpoint.records import Policy
+from forkpoint.checks import check_at_least, check_choice, check_within
 from forkpoint.select import AGGREGATES, SHARPNESS, Aggregate
 
 SearchKind = Literal["samples", "tree", "adaptive", "beam", "dvts"]
@@ -29,7 +29,7 @@ MethodName = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A search, and the choice among the solutions that it ends with."""
+    """A search, and the choice among the solutions that it finds."""
 
     search: SearchKind
     choose: Choose
@@ -51,60 +51,64 @@ METHODS: dict[MethodName, Method] = {
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How wide and how long a search is; the same for all methods that are compared."""
+    """The size of a search and the choice of an answer; the same for all methods that are compared."""
 
     num_samples: int = 16
-    """N: independent samples, leaves of a tree, or continuations of each round of beam and dvts; a multiple of `branching`."""
+    """N, the number of independent samples, of leaves of a tree, or of continuations in each round of beam
+    and dvts; a multiple of `branching`."""
     branching: int = 4
-    """M: continuations of each partial solution. Beam keeps the best N/M of a round, dvts the best of each of N/M subtrees."""
+    """M, the number of continuations of each partial solution. Beam keeps the best N/M of a round, dvts the
+    best one in each of N/M subtrees."""
     temperature: float = 0.7
-    """0 is greedy: all continuations are alike."""
+    """The sampling temperature. 0 is greedy, which makes all continuations alike."""
     top_p: float = 1.0
+    """The probability mass from which tokens are sampled (nucleus sampling); 1 keeps every token."""
     max_tokens: int = 512
-    """Tokens of a solution at most."""
+    """The most tokens of a solution."""
     max_steps: int = 64
-    """Rounds of beam and dvts at most; what has no end by then is taken as it is."""
+    """The most rounds of beam and dvts; a solution that has not ended by then is used as it is."""
     chunk_tokens: int = 16
-    """Tokens sampled at a time until a step has its end. Few: many small requests. Many: more tokens behind the end of a step."""
+    """Tokens that beam and dvts sample at a time until a step ends. Few tokens mean many small requests, many
+    tokens mean more waste after the end of a step."""
     tau: float = 1.0
-    """Entropy in nats above which a tree may fork."""
+    """The entropy, in nats, above which a tree may fork."""
     sharpness: float = SHARPNESS
-    """Of tree-vote and adaptive: the power of the scores in the vote. 0: the policy alone decides; large: the best score does."""
+    """The power to which tree-vote and adaptive raise the scores in the vote. With 0 the policy alone
+    decides, with a large number the best score does."""
     enough: float = 0.5
-    """Of adaptive: the winner's share of the vote at which no more samples are drawn; 1: draw all N, unless there is one
-    answer. See docs/evidence.md for the accuracy and tokens of some values."""
+    """The winner's share of the vote at which adaptive draws no more samples. 1 draws all N unless there is
+    only one answer. See docs/explanations/evidence.md for the accuracy and the tokens of some values."""
     draw: int = 2
-    """Of adaptive: samples drawn between two votes."""
+    """The number of samples that adaptive draws between two votes."""
     aggregate: Aggregate | None = None
-    """What makes one score of step scores (last, min, prod, mean), on the way and in the end; without it, what the PRM was saved with."""
+    """How step scores become one score (last, min, prod, mean), both during the search and at its end. The
+    default is the aggregate that the PRM was saved with."""
     seed: int = 0
+    """The seed of the samples."""
 
     def __post_init__(self) -> None:
-        for name in ("num_samples", "branching", "max_tokens", "max_steps", "chunk_tokens", "draw"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; {getattr(self, name)} was given")
+        check_at_least(
+            1,
+            num_samples=self.num_samples,
+            branching=self.branching,
+            max_tokens=self.max_tokens,
+            max_steps=self.max_steps,
+            chunk_tokens=self.chunk_tokens,
+            draw=self.draw,
+        )
         if self.num_samples % self.branching:
             raise ValueError(
-                f"num_samples must be a multiple of branching; {self.num_samples} and {self.branching} were given"
+                "num_samples must be a multiple of branching; "
+                f"{self.num_samples} and {self.branching} were given"
             )
-        if not self.tau >= 0:
+        if not self.tau >= 0:  # infinity is a bound: a tree that never forks
             raise ValueError(f"tau must be at least 0 nats; {self.tau} was given")
-        if not 0 <= self.sharpness < math.inf:
-            raise ValueError(f"sharpness must be at least 0 and finite; {self.sharpness} was given")
-        if not 0 <= self.enough <= 1:
-            raise ValueError(f"enough must be in [0, 1]; {self.enough} was given")
-        if self.aggregate not in (None, *AGGREGATES):
-            raise ValueError(f"aggregate {self.aggregate!r} is unknown; choose from {', '.join(AGGREGATES)}")
+        check_at_least(0, sharpness=self.sharpness)
+        check_within("[0, 1]", enough=self.enough)
+        if self.aggregate is not None:
+            check_choice("aggregate", self.aggregate, AGGREGATES)
 
     @property
     def num_kept(self) -> int:
-        """N/M: partial solutions that beam keeps, and subtrees of dvts."""
+        """N/M, the number of partial solutions that beam keeps and of subtrees of dvts."""
         return self.num_samples // self.branching
-
-    def room(self, policy: Policy, num_prompt_tokens: int) -> int:
-        """Tokens that a solution may have after a prompt."""
-        return (
-            self.max_tokens
-            if policy.max_length is None
-            else min(self.max_tokens, policy.max_length - num_prompt_tokens)
-        )

@@ -1,7 +1,7 @@
-"""A PRM that travels: pickled as where it came from and how it was loaded, and loaded again where it is unpickled.
+"""A PRM that can be sent to other processes: pickled as its origin and options, loaded again when unpickled.
 
-So the processes that search side by side have a PRM each, as they have a policy each. Invariant: it is the same PRM
-everywhere, or an error.
+In this way each process of a parallel search has its own PRM, just as it has its own policy. Invariant: it is
+the same PRM in every process, or an error.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from forkpoint.search.guide import Guide
 
 
 class LoadedPRM:
-    """A `Scorer` out of a directory, the hub, or a server."""
+    """A `Scorer` from a directory, the hub or a server."""
 
     def __init__(self, prm: str, family: FamilyConfig, device: str = "auto") -> None:
-        """See `FamilyConfig.load`."""
+        """Load the PRM; see `FamilyConfig.load` for the arguments."""
         self._origin = (prm, family, device)
         self._prm = family.load(prm, device)
         self.name, self.format = self._prm.name, self._prm.format
@@ -26,11 +26,12 @@ class LoadedPRM:
         return self._prm.score(questions, steps)
 
     def guide(self) -> Guide:
-        """With the PRM's own tokens counted, where its tokenizer is at hand; a server keeps it to itself."""
+        """A guide that counts the PRM's own tokens if its tokenizer is known; that of a server is not."""
         return Guide(self, self.format, self._lay_out if hasattr(self._prm, "encode") else None)
 
     def _lay_out(self, question: str, steps: Sequence[str]) -> Sequence[int]:
-        ids: Sequence[int] = self._prm.encode(question, steps).input_ids  # type: ignore[attr-defined]  # only a PRM in memory has it
+        # only a PRM in memory has `encode`
+        ids: Sequence[int] = self._prm.encode(question, steps).input_ids  # type: ignore[attr-defined]
         return ids
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,6 +1,7 @@
-"""What a search ended with, as it is journaled: solutions with their step scores, graded, and the tokens that they took.
+"""The result of a search, as it is journaled: graded solutions with step scores, and the tokens they took.
 
-Invariant: a row holds every solution and every step score, so any choice among them is made again without policy or PRM.
+Invariant: a row holds every solution and every step score, so any choice among them can be repeated without
+policy or PRM.
 """
 
 from __future__ import annotations
@@ -18,41 +19,45 @@ from forkpoint.select import Aggregate, aggregate, best, majority, sharpened, we
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A solution, whole or given up at a limit."""
+    """A solution, complete or cut off at a limit."""
 
     steps: tuple[str, ...]
-    """Joined they are the text; of one that was given up, the complete steps."""
+    """The steps, which joined are the text; if the solution was cut off, its complete steps."""
     scores: tuple[float, ...]
-    """In [0, 1], one per step, rounded to 6 decimals."""
+    """One score per step, in [0, 1], rounded to 6 decimals."""
     num_tokens: int
     is_finished: bool
     """Whether the policy ended it."""
     end: End
     weight: float = 1.0
-    """Of a tree's leaf, what the policy gives it among all leaves, times their number (rounded to 6 decimals); 1 of all else."""
+    """The weight in a policy-weighted vote: for a leaf, its share of the policy's probability among all
+    leaves times their number, rounded to 6 decimals; 1 for all other solutions."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchTokens:
-    """What one problem took, of the policy and of the PRM, with and without reuse of what was computed before.
+    """The tokens that policy and PRM computed for one problem, with and without reuse of earlier work.
 
-    With reuse every prefix is computed once: the prompt, since all else that is continued was sampled here. Without reuse
-    each request computes its whole prefix, and each text that is scored is read from the start.
+    With reuse every prefix is computed once; for the policy that is the prompt, because everything else that
+    it continues was sampled in this search. Without reuse each request computes its whole prefix, and the PRM
+    reads each text from its start.
     """
 
     sampled: int
-    """Tokens that the policy sampled, those that are in no solution included."""
+    """Tokens that the policy sampled, including those that are in no solution."""
     prompt: int
+    """Tokens of the prompt."""
     prefixes: int
-    """Prompt and everything decided before, added up over all requests."""
+    """The lengths of the prefixes of all requests, added up; a prefix is the prompt and everything decided so
+    far."""
     read: int
-    """Tokens that the PRM read, each scored text from the start; prompts and step tags included."""
+    """Tokens that the PRM read, each text from its start, prompts and step tags included."""
     read_once: int
-    """The same with every distinct prefix counted once."""
+    """The same, but with every distinct prefix counted once."""
 
     @classmethod
     def of(cls, cost: Cost, readings: Readings) -> SearchTokens:
-        """Out of what was asked of the policy, and what the PRM read."""
+        """The tokens of a problem, from the cost of the policy's requests and the readings of the PRM."""
         num_prompt = len(readings.prompt_ids)
         return cls(
             cost.sampled_tokens, num_prompt, cost.prompt_tokens, readings.num_read, readings.num_read_once
@@ -67,13 +72,13 @@ class SearchTokens:
         return self.read_once if has_reuse else self.read
 
     def total(self, prm_weight: float = 1.0, has_reuse: bool = True) -> float:
-        """Both on one axis: tokens of the policy, where a token of the PRM counts `prm_weight`."""
+        """Policy and PRM on one axis: a token of the PRM counts as `prm_weight` tokens of the policy."""
         return self.policy(has_reuse) + prm_weight * self.prm(has_reuse)
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The solutions of one problem, in a fixed order, at least one."""
+    """The solutions of one problem, at least one, in a fixed order."""
 
     problem: Problem
     found: tuple[Found, ...]
@@ -81,6 +86,7 @@ class SearchResult:
 
     @property
     def answers(self) -> list[str | None]:
+        """The answer of each solution; None if a solution has none."""
         return [item.end.answer for item in self.found]
 
     def scores(self, how: Aggregate) -> list[float]:
@@ -88,11 +94,14 @@ class SearchResult:
         return [aggregate(item.scores, how) for item in self.found]
 
     def votes(self, how: Aggregate, sharpness: float) -> list[float]:
-        """What each solution counts in a policy-weighted vote."""
+        """The weight of each solution in a policy-weighted vote, after its score is taken into account."""
         return sharpened(self.scores(how), [item.weight for item in self.found], sharpness)
 
     def pick(self, choose: Choose, how: Aggregate, sharpness: float = 1.0) -> int:
-        """The index of the solution that is the answer; of equals the first. `sharpness` is that of policy-weighted votes."""
+        """The index of the chosen solution; the first one among equals.
+
+        `sharpness` is that of policy-weighted votes.
+        """
         match choose:
             case "best":
                 return best(self.scores(how))

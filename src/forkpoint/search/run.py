@@ -1,7 +1,8 @@
-"""The search stage: methods of finding an answer with a PRM, on the same problems, in a run that survives being killed.
+"""The search stage: compare methods of finding an answer with a PRM on the same problems.
 
-One row per problem and search is journaled; methods that choose differently from the same search share its rows. Invariant:
-`results.jsonl` and `results.json` are derived from the journal alone, and every difference is paired by problem.
+A search is a run that can be killed and continued. There is one journal row per problem and search; methods
+that choose differently from the same search share its rows. Invariant: `results.jsonl` and `results.json` are
+derived from the journal alone, and every difference is paired by problem.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Estimate, bootstrap
+from forkpoint.policies.context import fits_context
 from forkpoint.records import Policy, Problem
 from forkpoint.runs import Run
 from forkpoint.runs.work import Executor
@@ -25,7 +27,6 @@ from forkpoint.search.result import SearchResult
 from forkpoint.search.step_search import search_beams, search_subtrees
 from forkpoint.search.whole import search_adaptive, search_samples, search_tree
 from forkpoint.select import Aggregate
-from forkpoint.solutions.work import fits_context
 
 RESULTS, RESULT_ROWS = "results.json", "results.jsonl"
 SEARCHES: dict[SearchKind, Callable[[Policy, Sequence[Problem], Guide, SearchConfig], list[SearchResult]]] = {
@@ -38,7 +39,10 @@ SEARCHES: dict[SearchKind, Callable[[Policy, Sequence[Problem], Guide, SearchCon
 
 
 class SearchWork:
-    """One search per problem."""
+    """The work of a run: one search per problem."""
+
+    stays_here = False
+    shows_progress = True
 
     def __init__(
         self,
@@ -48,13 +52,8 @@ class SearchWork:
         guide: Guide,
         config: SearchConfig,
     ) -> None:
-        self._policy, self._problems, self._search, self._guide, self._config = (
-            policy,
-            problems,
-            search,
-            guide,
-            config,
-        )
+        self._policy, self._problems, self._guide = policy, problems, guide
+        self._search, self._config = search, config
         identity = {"search": search, "inference": asdict(config), "policy": policy.name, **guide.identity()}
         self.keys = [content_key({**identity, "problem": asdict(problem)}) for problem in problems]
 
@@ -69,27 +68,30 @@ class SearchWork:
 
 @dataclass(frozen=True, slots=True)
 class MethodReport:
-    """How good a method is, and what a problem takes it on average."""
+    """The accuracy of a method, and its average cost per problem."""
 
     method: MethodName
     aggregate: Aggregate
     accuracy: Estimate
     difference: Estimate | None
-    """Its accuracy minus that of the first method, paired; None for the first."""
+    """The accuracy minus that of the first method, paired by problem; None for the first method."""
     num_solutions: float
+    """Solutions among which the method chooses."""
     sampled_tokens: float
-    """Of the policy."""
+    """Tokens that the policy sampled."""
     policy_tokens: float
-    """Sampled, and the prompt once."""
+    """Tokens that the policy computed with reuse: the sampled ones, and the prompt once."""
     policy_tokens_without_reuse: float
-    """Sampled, and the whole prefix of every request."""
+    """Tokens that the policy computed without reuse: the sampled ones, and the whole prefix of every
+    request."""
     prm_tokens: float
-    """Read, every distinct prefix once."""
+    """Tokens that the PRM read with reuse: every distinct prefix once."""
     prm_tokens_without_reuse: float
-    """Read, every scored text from its start."""
+    """Tokens that the PRM read without reuse: every scored text from its start."""
     total_tokens: float
-    """Of both on one axis, with reuse."""
+    """Tokens of policy and PRM on one axis, with reuse."""
     total_tokens_without_reuse: float
+    """The same without reuse."""
 
 
 def run_search(
@@ -102,11 +104,12 @@ def run_search(
     executor: Executor,
     prm_weight: float = 1.0,
 ) -> tuple[list[MethodReport], int]:
-    """Search, journaled at `out`; run again to continue, or to add methods. Returns the reports, and how many searches failed.
+    """Run methods in the directory `out`; return their reports and the number of searches that failed.
 
-    `prm_weight` is what a token that the PRM computes counts in tokens of the policy. Where a search failed for some problem
-    there are no reports: the items are owed again. ValueError where a method is unknown, or a prompt does not fit the
-    policy's context.
+    Call it again to continue, or to add methods. A token that the PRM computes counts as `prm_weight` tokens
+    of the policy. If the search failed for some problem, there are no reports, and the next call tries those
+    problems again. Raises ValueError if a method is unknown, or if a prompt does not fit into the policy's
+    context.
     """
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
@@ -116,7 +119,8 @@ def run_search(
     num_unfit = sum(not fits_context(policy, problem) for problem in problems)
     if num_unfit:
         raise ValueError(
-            f"{num_unfit} prompts do not fit the policy's context of {policy.max_length} tokens; leave those problems out"
+            f"{num_unfit} prompts do not fit the policy's context of {policy.max_length} tokens; "
+            "leave those problems out"
         )
     resolved: dict[str, Any] = {
         "policy": policy.name,
@@ -142,13 +146,15 @@ def run_search(
         rows: list[dict[str, Any]] = []
         is_right: dict[MethodName, list[float]] = {}
         for name in dict.fromkeys(methods):
-            its_results = results[METHODS[name].search]
-            its_rows = [_row(name, result, how, config.sharpness) for result in its_results]
-            rows += its_rows
-            is_right[name] = [float(row["is_correct"]) for row in its_rows]
+            results_of_method = results[METHODS[name].search]
+            rows_of_method = [_row(name, result, how, config.sharpness) for result in results_of_method]
+            rows += rows_of_method
+            is_right[name] = [float(row["is_correct"]) for row in rows_of_method]
             first = next(iter(is_right))
             difference = None if name == first else bootstrap(np.subtract(is_right[name], is_right[first]))
-            reports.append(_report(name, how, its_results, bootstrap(is_right[name]), difference, prm_weight))
+            reports.append(
+                _report(name, how, results_of_method, bootstrap(is_right[name]), difference, prm_weight)
+            )
         _write(out, rows, reports, prm_weight)
         run.finish({"num_rows": run.num_rows})
     return reports, 0
@@ -199,7 +205,7 @@ def _report(
 def _write(
     out: Path, rows: Sequence[dict[str, Any]], reports: Sequence[MethodReport], prm_weight: float
 ) -> None:
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    lines = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
     (out / RESULT_ROWS).write_text(lines, encoding="utf-8")
     summary = {"prm_weight": prm_weight, "methods": [asdict(report) for report in reports]}
-    (out / RESULTS).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    (out / RESULTS).write_text(json.dumps(summary, indent=1, allow_nan=False) + "\n", encoding="utf-8")

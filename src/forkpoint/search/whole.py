@@ -1,16 +1,19 @@
-"""Searches whose solutions are read when they are whole: samples, the leaves of an EDU tree, or a tree and then samples.
+"""Searches whose solutions the PRM reads when they are complete: samples, leaves of an EDU tree, or both.
 
-Invariant: samples and leaves are those that `rollouts.sample` and `tree.grow_trees` give with the same settings, whatever PRM
-reads them; a PRM decides only how many samples there are, and a problem's do not depend on those searched beside it.
+Invariant: samples and leaves are those that `solutions.sample` and `trees.grow` give with the same settings,
+whatever PRM reads them. A PRM only decides how many samples there are, and the problems of one call do not
+affect each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from forkpoint.grading.ends import graded
+from forkpoint.grading.ends import End, graded
 from forkpoint.labels.leaves import leaf_shares
-from forkpoint.records import Completion, Cost, Policy, Problem
+from forkpoint.policies.context import room_after
+from forkpoint.records import NUM_DECIMALS, Cost, Policy, Problem
 from forkpoint.search.config import SearchConfig
 from forkpoint.search.guide import Draft, Guide, Readings
 from forkpoint.search.result import Found, SearchResult, SearchTokens
@@ -22,7 +25,7 @@ from forkpoint.trees.grow import TreeConfig, grow_trees
 
 
 class Gathering:
-    """The solutions of one problem, as they come in."""
+    """The solutions of one problem that were found so far."""
 
     def __init__(self, policy: Policy, problem: Problem) -> None:
         self.problem = problem
@@ -43,7 +46,7 @@ class Gathering:
 def search_samples(
     policy: Policy, problems: Sequence[Problem], guide: Guide, config: SearchConfig
 ) -> list[SearchResult]:
-    """N samples per problem with their step scores, steps cut as the PRM's are."""
+    """N samples per problem, with the scores of their steps; steps are cut as the PRM expects."""
     gatherings = [Gathering(policy, problem) for problem in problems]
     _draw(policy, gatherings, guide, config, config.num_samples)
     return [gathering.result() for gathering in gatherings]
@@ -61,7 +64,10 @@ def search_tree(
 def search_adaptive(
     policy: Policy, problems: Sequence[Problem], guide: Guide, config: SearchConfig
 ) -> list[SearchResult]:
-    """An EDU tree of up to N leaves; then samples, `draw` at a time and N at most, until the vote's winner has `enough` of it."""
+    """An EDU tree of up to N leaves, then up to N samples until the vote is clear.
+
+    Samples are drawn `draw` at a time; the vote is clear when its winner has the share `enough`.
+    """
     gatherings = [Gathering(policy, problem) for problem in problems]
     _grow(policy, gatherings, guide, config)
     how = config.aggregate or guide.prm_format.aggregate
@@ -71,83 +77,93 @@ def search_adaptive(
         return vote_share(result.answers, result.votes(how, config.sharpness)) < config.enough
 
     unclear = gatherings
-    while unclear := [its for its in unclear if its.num_samples < config.num_samples and is_unclear(its)]:
-        _draw(policy, unclear, guide, config, min(config.draw, config.num_samples - unclear[0].num_samples))
+    for num_drawn in range(0, config.num_samples, config.draw):
+        unclear = [gathering for gathering in unclear if is_unclear(gathering)]
+        if not unclear:
+            break
+        _draw(policy, unclear, guide, config, min(config.draw, config.num_samples - num_drawn))
     return [gathering.result() for gathering in gatherings]
 
 
 def _grow(policy: Policy, gatherings: Sequence[Gathering], guide: Guide, config: SearchConfig) -> None:
+    """Grow a tree for each problem and add its leaves."""
     trees = TreeConfig(num_leaves=config.num_samples, tau=config.tau, max_tokens=config.max_tokens)
     grown = grow_trees(policy, [gathering.prompt_ids for gathering in gatherings], trees)
-    completed = [([tree.path(idx) for idx in range(tree.num_leaves)], cost) for tree, cost in grown]
-    _take(
-        policy,
-        gatherings,
-        guide,
-        completed,
-        [[round(share * tree.num_leaves, 6) for share in leaf_shares(tree)] for tree, _ in grown],
-    )
+    arrivals = []
+    for gathering, (tree, cost) in zip(gatherings, grown, strict=True):
+        leaves = paths_of(policy, [tree.path(idx) for idx in range(tree.num_leaves)])
+        weights = [round(share * tree.num_leaves, NUM_DECIMALS) for share in leaf_shares(tree)]
+        arrivals.append(Arrivals(gathering, leaves, weights, cost))
+    _take(arrivals, guide)
 
 
 def _draw(
     policy: Policy, gatherings: Sequence[Gathering], guide: Guide, config: SearchConfig, num: int
 ) -> None:
-    """`num` more samples of each."""
+    """Draw `num` more samples for each problem and add them."""
     rollouts = RolloutConfig(
         config.num_samples, config.temperature, config.top_p, config.max_tokens, config.seed
     )
     prompts = [gathering.prompt_ids for gathering in gatherings]
+    rooms = [room_after(policy, prompt_ids, config.max_tokens) for prompt_ids in prompts]
     spans = [range(gathering.num_samples, gathering.num_samples + num) for gathering in gatherings]
-    sampled = sample(
-        policy, prompts, rollouts, [config.room(policy, len(prompt_ids)) for prompt_ids in prompts], spans
-    )
-    for gathering in gatherings:
+    sampled = sample(policy, prompts, rollouts, rooms, spans)
+    arrivals = []
+    for gathering, (completions, cost) in zip(gatherings, sampled, strict=True):
         gathering.num_samples += num
-    _take(policy, gatherings, guide, sampled, [[1.0] * num] * len(gatherings))
+        arrivals.append(Arrivals(gathering, paths_of(policy, completions), [1.0] * num, cost))
+    _take(arrivals, guide)
 
 
-def _take(
-    policy: Policy,
-    gatherings: Sequence[Gathering],
-    guide: Guide,
-    completed: Sequence[tuple[Sequence[Completion], Cost]],
-    weights: Sequence[Sequence[float]],
-) -> None:
-    """Read and grade what came for each problem, all in one go; `weights` are those of the solutions' votes."""
-    paths = [paths_of(policy, completions) for completions, _ in completed]
-    drafts = [[_draft(path, guide) for path in its_paths] for its_paths in paths]
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """New solutions of one problem; `paths` and `weights` have one entry per solution."""
+
+    gathering: Gathering
+    paths: Sequence[Path]
+    weights: Sequence[float]
+    """The weights of the solutions in a policy-weighted vote."""
+    cost: Cost
+
+    def drafts(self, guide: Guide) -> list[Draft]:
+        """The solutions as the PRM reads them."""
+        return [_draft(path, guide) for path in self.paths]
+
+    def found(self, drafts: Sequence[Draft], ends: Sequence[End]) -> list[Found]:
+        """The solutions with the scores from the readings, and with the verdicts of the grader."""
+        scores = self.gathering.readings.scores
+        return [
+            Found(
+                steps=draft.steps,
+                scores=scores[draft.steps],
+                num_tokens=len(path.completion),
+                is_finished=path.completion.finish == "stop",
+                end=end,
+                weight=weight,
+            )
+            for path, draft, end, weight in zip(self.paths, drafts, ends, self.weights, strict=True)
+        ]
+
+
+def _take(arrivals: Sequence[Arrivals], guide: Guide) -> None:
+    """Have the new solutions of all problems read in one go and graded in another, and add them."""
+    drafts = [new.drafts(guide) for new in arrivals]
     guide.read(
         [
-            (gathering.readings, draft)
-            for gathering, its in zip(gatherings, drafts, strict=True)
-            for draft in its
+            (new.gathering.readings, draft)
+            for new, drafts_of_problem in zip(arrivals, drafts, strict=True)
+            for draft in drafts_of_problem
         ]
     )
     ends = graded(
-        [gathering.problem for gathering in gatherings],
-        [[path.text for path in its_paths] for its_paths in paths],
+        [new.gathering.problem for new in arrivals], [[path.text for path in new.paths] for new in arrivals]
     )
-    for gathering, its_paths, its_drafts, its_ends, (_, cost), its in zip(
-        gatherings, paths, drafts, ends, completed, weights, strict=True
-    ):
-        scores = gathering.readings.scores
-        found = [
-            Found(
-                draft.steps,
-                scores[draft.steps],
-                len(path.completion),
-                path.completion.finish == "stop",
-                end,
-                weight,
-            )
-            for path, draft, end, weight in zip(its_paths, its_drafts, its_ends, its, strict=True)
-        ]
-        gathering.add(found, cost)
+    for new, drafts_of_problem, ends_of_problem in zip(arrivals, drafts, ends, strict=True):
+        new.gathering.add(new.found(drafts_of_problem, ends_of_problem), new.cost)
 
 
 def _draft(path: Path, guide: Guide) -> Draft:
     steps, _ = path.steps(guide.prm_format.segmentation, guide.prm_format.rule)
-    num_tokens = len(path.completion) - (
-        path.completion.finish == "stop"
-    )  # the end token has no text to read
-    return Draft(steps, path.completion.token_ids[:num_tokens], path.token_texts[:num_tokens])
+    completion = path.completion
+    num_tokens = len(completion) - (completion.finish == "stop")  # the end token has no text to read
+    return Draft(steps, completion.token_ids[:num_tokens], path.token_texts[:num_tokens])

@@ -1,4 +1,7 @@
-"""A PRM behind HTTP: `serve` answers, `client.RemotePRM` asks. Importing this file loads neither torch nor a web framework."""
+"""Serve a PRM over HTTP; the client is `prms.remote.RemotePRM`.
+
+Importing this file loads neither torch nor a web framework.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,12 @@ def serve(
     on_ready: Callable[[str], None] = lambda _: None,
     family: FamilyConfig = FamilyConfig(),  # noqa: B008 (frozen)
 ) -> None:
-    """Serve a PRM, a directory or a hub id, until SIGINT or SIGTERM; what was accepted by then is still answered.
+    """Serve a PRM, a directory or a hub id, until SIGINT or SIGTERM.
 
-    `on_ready` gets the address once requests are taken. Raises what `load_prm` raises, MissingPackageError without the packages of
-    the extra `serve`, ValueError where the token cannot be had, OSError where the address cannot.
+    Requests that were accepted by then are still answered. `on_ready` is called with the address once the
+    server accepts requests. Raises whatever `load_prm` raises, MissingPackageError if the packages of the
+    extra `serve` are not installed, ValueError if the token cannot be read, and OSError if the address cannot
+    be used.
     """
     try:
         from forkpoint.serve.server import serve_prm

@@ -1,7 +1,7 @@
-"""The endpoints: what is asked is given to the batcher, and answered.
+"""The endpoints of the server, which pass solutions to the batcher and answer with its scores.
 
-Invariant: a request is answered with all it asked for, or refused with the reason; in whatever way it ends, nothing of it
-stays in the queue. Bad input is never a server error.
+Invariant: a request is answered completely, or refused with a reason. However it ends, nothing of it stays in
+the queue. Bad input is never a server error.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from forkpoint.serve.metrics import Metrics
 from forkpoint.serve.refusal import declared, refuse
 from forkpoint.serve.wire import (
     MAX_ITEMS,
+    MAX_LINE_ENDS,
     MAX_STEPS,
     TAGS,
-    Asked,
     Document,
     GivenSolution,
     GivenSteps,
@@ -47,6 +47,7 @@ from forkpoint.serve.wire import (
     ScoredSolution,
     ScoreItems,
     ScoreRequest,
+    ScoringOptions,
     Usage,
 )
 from forkpoint.steps import Segmentation, newline_steps
@@ -54,7 +55,7 @@ from forkpoint.version import __version__
 
 logger = logging.getLogger(__name__)
 ASKED = declared(400, 401, 404, 408, 413, 422, 429, 500, 503, 504)
-"""How a request for scores can be refused."""
+"""The refusals of a request for scores."""
 
 EXPOSED = {
     200: {"description": "All counters.", "content": {CONTENT_TYPE_LATEST: {"schema": {"type": "string"}}}},
@@ -63,20 +64,19 @@ EXPOSED = {
 
 
 class OtherModel(ValueError):
-    """A model is asked for that is not served."""
+    """The request names a model that is not served."""
 
 
 class ClientGone(ConnectionError):
-    """Nobody waits for the answer."""
+    """The client has closed the connection."""
 
 
 def make_app(
     prm: ServedPRM, batcher: Batcher, config: ServeConfig, token: str | None, metrics: Metrics
 ) -> FastAPI:
     """The ASGI application; `batcher` scores with `prm`."""
-    security = (
-        [Security(HTTPBearer(auto_error=False))] if token is not None else []
-    )  # for the OpenAPI; the gate checks it
+    # for the OpenAPI description only; the gate checks the token
+    security = [Security(HTTPBearer(auto_error=False))] if token is not None else []
     app = FastAPI(
         title="forkpoint",
         version=__version__,
@@ -89,7 +89,7 @@ def make_app(
 
     @app.get("/health", responses=declared(503))
     async def health() -> Health:
-        """Whether requests are taken; needs no token."""
+        """Whether the server accepts requests; needs no token."""
         if not batcher.is_ready:
             raise Stopping("the server is stopping")
         return Health(model=prm.name)
@@ -123,24 +123,21 @@ def make_app(
 
 
 class Service:
-    """Answers what is asked about solutions."""
+    """Answers requests for scores."""
 
     def __init__(self, prm: ServedPRM, batcher: Batcher, config: ServeConfig) -> None:
         self._prm, self._batcher, self._config = prm, batcher, config
 
     async def score(self, asked: ScoreRequest, request: Request) -> ScoredSolution | ScoredItems:
         how = self._aggregate(asked)
-        segmentation = self._prm.format.segmentation
         if isinstance(asked, ScoreItems):
-            named = [
-                (f"items.{idx}: ", item.problem, steps_of(item, segmentation))
-                for idx, item in enumerate(asked.items)
-            ]
+            given = [(f"items.{idx}: ", item.problem, item) for idx, item in enumerate(asked.items)]
         else:
-            named = [("", asked.problem, steps_of(asked, segmentation))]
+            given = [("", asked.problem, asked)]
+        named = await asyncio.to_thread(_all_cut, given, self._prm.format.segmentation)
         found = [
-            Scored(steps=list(steps), step_scores=its.scores, score=aggregate(its.scores, how))
-            for (_, _, steps), its in zip(named, await self._scores(named, request), strict=True)
+            Scored(steps=list(steps), step_scores=result.scores, score=aggregate(result.scores, how))
+            for (_, _, steps), result in zip(named, await self._scores(named, request), strict=True)
         ]
         if isinstance(asked, ScoreItems):
             return ScoredItems(items=found, aggregate=how, model=self._prm.name)
@@ -148,25 +145,23 @@ class Service:
 
     async def rerank(self, asked: RerankRequest, request: Request) -> Reranked:
         how = self._aggregate(asked)
-        named = [
-            (f"documents.{idx}: ", asked.query, cut(text, self._prm.format.segmentation))
-            for idx, text in enumerate(asked.documents)
-        ]
+        given = [(f"documents.{idx}: ", asked.query, text) for idx, text in enumerate(asked.documents)]
+        named = await asyncio.to_thread(_all_cut, given, self._prm.format.segmentation)
         found = await self._scores(named, request)
         ranked = [
             Ranked(
                 index=idx,
-                relevance_score=aggregate(its.scores, how),
+                relevance_score=aggregate(result.scores, how),
                 document=Document(text=asked.documents[idx]) if asked.return_documents else None,
             )
-            for idx, its in enumerate(found)
+            for idx, result in enumerate(found)
         ]
-        ranked.sort(key=lambda result: -result.relevance_score)  # which is stable
-        usage = Usage(total_tokens=sum(its.num_tokens for its in found))
+        ranked.sort(key=lambda entry: -entry.relevance_score)  # a stable sort: ties keep their order
+        usage = Usage(total_tokens=sum(result.num_tokens for result in found))
         return Reranked(model=self._prm.name, results=ranked[: asked.top_n], usage=usage)
 
-    def _aggregate(self, asked: Asked) -> Aggregate:
-        """The aggregate to use. OtherModel where another model is asked for."""
+    def _aggregate(self, asked: ScoringOptions) -> Aggregate:
+        """The aggregate to use. Raises OtherModel if the request names another model."""
         if asked.model not in (None, self._prm.name):
             raise OtherModel(
                 f"the model {asked.model!r} is not served here; ask for {self._prm.name!r}, or for none"
@@ -176,10 +171,10 @@ class Service:
     async def _scores(
         self, named: Sequence[tuple[str, str, Sequence[str]]], request: Request
     ) -> list[StepScores]:
-        """The scores of (name in messages, problem, steps).
+        """The scores of solutions, each given as (its name in messages, problem, steps).
 
-        LayoutError names the first that the PRM cannot read. TimeoutError and ClientGone where the answer is late, or for
-        nobody; nothing stays in the queue then.
+        Raises LayoutError with the name of the first solution that the PRM cannot read, TimeoutError if the
+        scores are late, and ClientGone if the client has left. In all cases nothing stays in the queue.
         """
         futures = self._batcher.submit((problem, steps) for _, problem, steps in named)
 
@@ -202,7 +197,8 @@ class Service:
             if leaving in done:
                 raise ClientGone
             raise TimeoutError(
-                f"the scores were not there within {self._config.timeout_s:g} s; ask for less at once, or later"
+                f"the scores were not there within {self._config.timeout_s:g} s; "
+                "ask for less at once, or later"
             )
         finally:
             scoring.cancel()
@@ -210,17 +206,32 @@ class Service:
             self._batcher.drop(futures)
 
 
-def steps_of(given: GivenSteps | GivenSolution, segmentation: Segmentation) -> Sequence[str]:
-    """The steps as they were given, or as the PRM's training data would have been cut."""
-    return given.steps if isinstance(given, GivenSteps) else cut(given.solution, segmentation)
+def _all_cut(
+    given: Sequence[tuple[str, str, GivenSteps | GivenSolution | str]], segmentation: Segmentation
+) -> list[tuple[str, str, Sequence[str]]]:
+    """The solutions of a request in steps, each as (its name in messages, problem, steps)."""
+    return [(name, problem, steps_of(solution, segmentation)) for name, problem, solution in given]
+
+
+def steps_of(given: GivenSteps | GivenSolution | str, segmentation: Segmentation) -> Sequence[str]:
+    """The given steps, or the steps of a text, cut as in the training data of the PRM."""
+    if isinstance(given, GivenSteps):
+        return given.steps
+    return cut(given if isinstance(given, str) else given.solution, segmentation)
 
 
 def cut(text: str, segmentation: Segmentation) -> Sequence[str]:
-    """The steps of a text. LayoutError where they cannot be read off it."""
+    """The steps of a text.
+
+    Raises LayoutError if the text does not determine them, or if there are too many.
+    """
     if segmentation == "entropy":
         raise LayoutError(
             "this PRM was trained on entropy steps, which cannot be read off a text; give `steps` to /score"
         )
+    num_line_ends = text.count("\n") + text.count("\r")
+    if num_line_ends > MAX_LINE_ENDS:
+        raise LayoutError(f"the solution has {num_line_ends} line ends; {MAX_LINE_ENDS} are taken at most")
     steps = newline_steps(text) if segmentation == "newline" else (text,)
     if len(steps) > MAX_STEPS:
         raise LayoutError(f"the solution has {len(steps)} lines, each a step; {MAX_STEPS} are taken at most")
@@ -228,13 +239,13 @@ def cut(text: str, segmentation: Segmentation) -> Sequence[str]:
 
 
 async def _leaving(request: Request) -> None:
-    """Return when the client is gone; the body was read before."""
+    """Return when the client has left. The body has been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 def _declare_refusals(app: FastAPI) -> None:
-    """What exceptions become."""
+    """Register the responses to exceptions."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
@@ -257,9 +268,8 @@ def _declare_refusals(app: FastAPI) -> None:
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
         error_id = uuid.uuid4().hex[:12]
-        logger.error(
-            "answering %s failed, id %s", request.url.path, error_id
-        )  # the server logs the exception itself
+        # the server logs the exception itself
+        logger.error("answering %s failed, id %s", request.url.path, error_id)
         return refuse(500, "the server failed", error_id)
 
     for kind, status in (
@@ -273,6 +283,6 @@ def _declare_refusals(app: FastAPI) -> None:
 
 
 def _told(place: Sequence[str | int], message: str) -> str:
-    """Where a body is wrong, and how."""
+    """A sentence that says which part of a body is wrong, and how."""
     path = ".".join(str(part) for part in place if part not in TAGS)
     return f"{path}: {message}"

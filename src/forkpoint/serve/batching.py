@@ -1,8 +1,10 @@
-"""Solutions of many requests, scored together.
+"""Score the solutions of many requests together.
 
-One thread alone touches the PRM: it takes solutions from a queue in the order in which they came and scores a batch at a
-time. Invariant: a solution's scores, or the reason why it has none, are its own: they do not depend on what else is in its
-batch beyond float rounding. What was submitted is settled, or was dropped; work that is dropped before its batch is not done.
+Only one thread uses the PRM: it takes solutions from a queue, first come first served, and scores one batch
+at a time.
+Invariant: the scores of a solution, or the reason why it has none, do not depend on the other solutions in
+its batch, apart from float rounding. Everything that was submitted is settled unless it was dropped; a
+solution that is dropped before its batch begins is not scored.
 This file knows nothing of HTTP.
 """
 
@@ -19,6 +21,7 @@ from typing import Protocol
 
 from forkpoint.errors import ForkpointError, LayoutError
 from forkpoint.prms.layout import PRMFormat
+from forkpoint.prms.scores import checked_scores
 from forkpoint.records import Scorer
 from forkpoint.serve.config import ServeConfig
 from forkpoint.serve.metrics import Metrics
@@ -27,28 +30,31 @@ logger = logging.getLogger(__name__)
 
 
 class ServedPRM(Scorer, Protocol):
-    """A scorer that says what it reads."""
+    """A scorer that describes what it reads."""
 
     @property
     def format(self) -> PRMFormat:
-        """How the steps that it scores are cut, and what sums their scores up."""
+        """How the steps that it scores are cut, and how their scores are aggregated."""
         ...
 
     def num_tokens(self, question: str, steps: Sequence[str]) -> int:
-        """Tokens that it reads to score a solution. LayoutError where it cannot."""
+        """The number of tokens that it reads to score a solution.
+
+        Raises LayoutError if it cannot read the solution.
+        """
         ...
 
 
 class QueueFull(ForkpointError):
-    """Too many solutions wait."""
+    """Too many solutions are waiting."""
 
 
 class Stopping(ForkpointError):
-    """Nothing new is taken on."""
+    """The server is stopping and accepts nothing new."""
 
 
 class ScoringFailed(ForkpointError):
-    """The PRM could not score a solution; `id` finds the reason in the log."""
+    """The PRM could not score a solution; the log has the reason under `id`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -57,12 +63,12 @@ class ScoringFailed(ForkpointError):
 
 @dataclass(frozen=True, slots=True)
 class StepScores:
-    """What the PRM says about one solution."""
+    """The scores of one solution."""
 
     scores: list[float]
-    """One per step, in [0, 1]."""
+    """One score per step, in [0, 1]."""
     num_tokens: int
-    """Tokens that it read."""
+    """Tokens that the PRM read."""
 
 
 @dataclass(eq=False, slots=True)
@@ -71,7 +77,7 @@ class _Entry:
     steps: Sequence[str]
     future: Future[StepScores] = field(default_factory=Future)
     num_tokens: int | None = None
-    """None until it is laid out."""
+    """None until the tokens have been counted."""
 
 
 class Batcher:
@@ -88,6 +94,7 @@ class Batcher:
 
     @property
     def is_ready(self) -> bool:
+        """Whether solutions are accepted."""
         return self._thread.is_alive() and not self._is_stopping
 
     @property
@@ -95,9 +102,10 @@ class Batcher:
         return len(self._queue)
 
     def submit(self, solutions: Iterable[tuple[str, Sequence[str]]]) -> list[Future[StepScores]]:
-        """Queue (question, steps) pairs, all or none; each future gets scores, LayoutError or ScoringFailed.
+        """Queue (question, steps) pairs, all of them or none.
 
-        QueueFull where `max_queue` solutions wait already, Stopping after `stop_accepting`.
+        Each future gets scores, or the exception LayoutError or ScoringFailed.
+        Raises QueueFull if `max_queue` solutions are waiting already, and Stopping after `stop_accepting`.
         """
         entries = [_Entry(question, steps) for question, steps in solutions]
         with self._changed:
@@ -110,14 +118,14 @@ class Batcher:
         return [entry.future for entry in entries]
 
     def drop(self, futures: Iterable[Future[StepScores]]) -> None:
-        """Forget those of the solutions that still wait."""
+        """Remove from the queue those of the solutions that are still waiting."""
         cancelled = {future for future in futures if future.cancel()}
         if cancelled:
             with self._changed:
                 self._queue = deque(entry for entry in self._queue if entry.future not in cancelled)
 
     def stop_accepting(self) -> None:
-        """Take nothing new on; what waits is still scored, then the thread ends."""
+        """Accept nothing new. The solutions in the queue are still scored; then the thread ends."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
@@ -129,7 +137,7 @@ class Batcher:
                 self._score(batch)
 
     def _wait(self) -> bool:
-        """Wait for a batch worth scoring; False where none will come."""
+        """Wait for a batch that is worth scoring. Returns False if the thread should end."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._is_stopping)
             self._changed.wait_for(
@@ -139,7 +147,7 @@ class Batcher:
             return bool(self._queue) or not self._is_stopping
 
     def _next_batch(self) -> list[_Entry]:
-        """The first solutions of the queue, laid out; those that cannot be are settled on the way."""
+        """The first solutions of the queue that fit into a batch; unreadable ones are settled on the way."""
         batch: list[_Entry] = []
         num_tokens = 0
         while len(batch) < self._config.batch_items:
@@ -147,9 +155,9 @@ class Batcher:
                 if not self._queue:
                     break
                 entry = self._queue.popleft()
-            if entry.num_tokens is None and not self._lay_out(entry):
+            if entry.num_tokens is None and not self._count_tokens(entry):
                 continue
-            assert entry.num_tokens is not None, "a solution that is laid out has tokens"
+            assert entry.num_tokens is not None, "the tokens of the entry were counted"
             num_tokens += entry.num_tokens
             if batch and num_tokens > self._config.batch_tokens:
                 with self._changed:
@@ -158,22 +166,23 @@ class Batcher:
             batch.append(entry)
         return batch
 
-    def _lay_out(self, entry: _Entry) -> bool:
+    def _count_tokens(self, entry: _Entry) -> bool:
+        """Count the tokens of a solution. If that fails, settle it and return False."""
         try:
             entry.num_tokens = self._prm.num_tokens(entry.question, entry.steps)
-        except Exception as error:  # noqa: BLE001 (a tokenizer's failure is this solution's, and the thread goes on)
+        except Exception as error:  # noqa: BLE001 (settles this solution only; the thread goes on)
             if entry.future.set_running_or_notify_cancel():
                 entry.future.set_exception(error if isinstance(error, LayoutError) else _failed(error))
             return False
         return True
 
     def _score(self, batch: Sequence[_Entry]) -> None:
-        """Settle every solution of a batch; where the whole fails, each is tried alone."""
+        """Score a batch and settle every solution; if the whole batch fails, each solution is tried alone."""
         try:
-            scores = self._prm.score([entry.question for entry in batch], [entry.steps for entry in batch])
-            if len(scores) != len(batch):
-                raise ValueError(f"{len(batch)} solutions were given and {len(scores)} were scored")
-        except Exception as error:  # noqa: BLE001 (a model's failure is told to who asked, and the thread goes on)
+            scores = checked_scores(
+                self._prm, [entry.question for entry in batch], [entry.steps for entry in batch]
+            )
+        except Exception as error:  # noqa: BLE001 (told to those who asked; the thread goes on)
             if len(batch) > 1:
                 for entry in batch:
                     self._score([entry])
@@ -183,19 +192,8 @@ class Batcher:
         self._metrics.count_batch(
             [len(entry.steps) for entry in batch], [entry.num_tokens or 0 for entry in batch]
         )
-        for entry, its_scores in zip(batch, scores, strict=True):
-            reason = _reason_against(its_scores, len(entry.steps))
-            if reason:
-                entry.future.set_exception(_failed(ValueError(reason)))
-            else:
-                entry.future.set_result(StepScores(list(its_scores), entry.num_tokens or 0))
-
-
-def _reason_against(scores: Sequence[float], num_steps: int) -> str | None:
-    if len(scores) != num_steps:
-        return f"a solution of {num_steps} steps got {len(scores)} scores"
-    wrong = [score for score in scores if not 0 <= score <= 1]  # which NaN is
-    return f"a step got the score {wrong[0]}, which is not in [0, 1]" if wrong else None
+        for entry, scores_of_steps in zip(batch, scores, strict=True):
+            entry.future.set_result(StepScores(list(scores_of_steps), entry.num_tokens or 0))
 
 
 def _failed(error: Exception) -> ScoringFailed:

@@ -1,4 +1,4 @@
-"""How a PRM is served."""
+"""The configuration of a server."""
 
 from __future__ import annotations
 
@@ -6,40 +6,46 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from forkpoint.checks import check_above, check_at_least, check_within
+
 
 @dataclass(frozen=True)
 class ServeConfig:
-    """Where the server listens, who may ask, and how much it takes on."""
+    """The address of the server, its access token and its limits."""
 
     host: str = "127.0.0.1"
-    """The address to listen at; 0.0.0.0 is every one of this machine."""
+    """The address to listen on; 0.0.0.0 stands for all addresses of this machine."""
     port: int = 8000
-    """0 is any free one."""
+    """The port to listen on; 0 stands for any free port."""
     token_env: str | None = None
-    """The environment variable with the bearer token that requests must carry; without it, and without a file, anyone may ask."""
+    """The environment variable that holds the bearer token that requests must carry. Without this and without
+    a token file, anyone may send requests."""
     token_file: Path | None = None
-    """A file with that token."""
+    """A file that holds the bearer token."""
     max_body_bytes: int = 4 << 20
-    """A longer request body is refused (413)."""
+    """The longest request body; a longer one is refused (413)."""
     max_queue: int = 1024
-    """While so many solutions wait, requests are refused (429)."""
+    """The number of waiting solutions from which on requests are refused (429)."""
     timeout_s: float = 60.0
-    """A request that is not answered by then is given up (504), and so is a body that has not arrived by then (408)."""
+    """The time after which a request without an answer is given up (504), and also one whose body has not
+    arrived (408)."""
     batch_items: int = 64
-    """Solutions that are scored together at most."""
+    """The most solutions that are scored together."""
     batch_tokens: int = 32768
-    """Their tokens at most; a single solution may have more."""
+    """The most tokens of solutions that are scored together; a single solution may have more."""
     batch_wait_s: float = 0.005
-    """How long a solution that could be scored waits for others."""
+    """How long a solution waits for others to be scored with it."""
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_queue", "batch_items", "batch_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; {getattr(self, name)} was given")
-        if not 0 <= self.port <= 65535:
-            raise ValueError(f"port must be in 0..65535; {self.port} was given")
-        if not 0 < self.timeout_s < float("inf"):
-            raise ValueError(f"timeout_s must be above 0; {self.timeout_s} was given")
+        check_at_least(
+            1,
+            max_body_bytes=self.max_body_bytes,
+            max_queue=self.max_queue,
+            batch_items=self.batch_items,
+            batch_tokens=self.batch_tokens,
+        )
+        check_within("[0, 65535]", port=self.port)
+        check_above(0, timeout_s=self.timeout_s)
         if not 0 <= self.batch_wait_s < self.timeout_s:
             raise ValueError(
                 f"batch_wait_s must be 0 or above, and below timeout_s; {self.batch_wait_s} was given"
@@ -48,11 +54,15 @@ class ServeConfig:
             raise ValueError("token_env and token_file were both given; the token has one place")
 
     def read_token(self) -> str | None:
-        """The token that requests must carry; None where there is none. ValueError where it was promised and is missing."""
+        """The token that requests must carry; None if no token was configured.
+
+        Raises ValueError if a token was configured and is missing.
+        """
         if self.token_env is not None:
             place, text = f"the environment variable {self.token_env}", os.environ.get(self.token_env, "")
         elif self.token_file is not None:
-            place, text = str(self.token_file), self.token_file.read_text(encoding="utf-8")
+            # what is not UTF-8 is replaced by a character that no token may have
+            place, text = str(self.token_file), self.token_file.read_text(encoding="utf-8", errors="replace")
         else:
             return None
         token = text.strip()

@@ -1,6 +1,7 @@
-"""What every request passes before it is read: the token, the size of its body, the clock.
+"""The checks before a request is parsed: its token, the size of its body, and the time that it takes.
 
-Invariant: nothing of a body is parsed before the token is right and the body has arrived whole and within the limit.
+Invariant: nothing of a body is parsed until the token is right and the whole body has arrived within the
+limits.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from forkpoint.serve.metrics import Metrics
 from forkpoint.serve.refusal import refuse
 
 OPEN_PATHS = ("/health",)
-"""Answered without a token."""
+"""Paths that are answered without a token."""
 
 
 class Gate:
-    """ASGI middleware."""
+    """The checks, as ASGI middleware. It also counts requests and their times."""
 
     def __init__(
         self, app: ASGIApp, config: ServeConfig, token: str | None, metrics: Metrics, paths: Container[str]
     ) -> None:
-        """`paths` are those that metrics tell apart."""
+        """`paths` are the paths that metrics count separately."""
         self._app, self._config, self._metrics, self._paths = app, config, metrics, paths
         self._credentials = f"Bearer {token}".encode() if token is not None else None
 
@@ -36,7 +37,7 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500  # what an exception becomes further out
+        started, status = time.perf_counter(), 500  # the status of an exception that is handled further out
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -71,9 +72,10 @@ class Gate:
         return hmac.compare_digest(f"{scheme.capitalize()} {token.strip()}".encode(), self._credentials)
 
     async def _body(self, receive: Receive) -> bytes | Response:
-        """The whole body, or why it is refused.
+        """The whole body, or a response that refuses it.
 
-        One that is too long is read to its end, and forgotten as it comes: a client that still writes would not see the answer.
+        A body that is too long is read to its end and thrown away, because a client that is still sending
+        would not see the answer.
         """
         chunks: list[bytes] = []
         size, has_more = 0, True
@@ -95,13 +97,14 @@ class Gate:
         if size > self._config.max_body_bytes:
             return refuse(
                 413,
-                f"the body has {size} bytes, more than the {self._config.max_body_bytes} that are taken; send fewer items",
+                f"the body has {size} bytes, more than the {self._config.max_body_bytes} that are taken; "
+                "send fewer items",
             )
         return b"".join(chunks)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """Give the body that was read, then go on with `receive`."""
+    """A `receive` that first returns the body that was already read, then continues with the given one."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

@@ -1,6 +1,7 @@
-"""What a server counts, for Prometheus.
+"""The counters of a server, for Prometheus.
 
-Invariant: every label takes few values, all known in advance; nothing that clients send becomes one.
+Invariant: every label has few values, all of which are known in advance; nothing that clients send becomes a
+label.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "forkpoint_request_seconds",
-            "From a request's head to its answer.",
+            "From the head of a request to its answer.",
             ["path"],
             buckets=SECONDS,
             registry=self._registry,
@@ -31,17 +32,17 @@ class Metrics:
         self._batch = Histogram(
             "forkpoint_batch_solutions", "Solutions scored together.", buckets=SIZES, registry=self._registry
         )
-        self._queue = Gauge("forkpoint_queue_solutions", "Solutions that wait.", registry=self._registry)
+        self._queue = Gauge("forkpoint_queue_solutions", "Solutions waiting.", registry=self._registry)
         self._solutions = Counter("forkpoint_scored_solutions", "Solutions scored.", registry=self._registry)
         self._steps = Counter("forkpoint_scored_steps", "Steps scored.", registry=self._registry)
         self._tokens = Counter(
             "forkpoint_scored_tokens",
-            "Tokens of the solutions scored, a prefix counted for each that has it.",
+            "Tokens of the solutions scored; a shared prefix counts once per solution.",
             registry=self._registry,
         )
 
     def watch_queue(self, size: Callable[[], int]) -> None:
-        """Read the number of solutions that wait from `size`."""
+        """Read the number of waiting solutions from `size`."""
         self._queue.set_function(size)
 
     def count_batch(self, num_steps: Sequence[int], num_tokens: Sequence[int]) -> None:
@@ -57,5 +58,5 @@ class Metrics:
         self._seconds.labels(path).observe(seconds)
 
     def exposition(self) -> bytes:
-        """All of it, in the text format of Prometheus."""
+        """All counters, in the text format of Prometheus."""
         return generate_latest(self._registry)

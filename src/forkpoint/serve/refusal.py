@@ -1,4 +1,4 @@
-"""How a request is refused: a status, and a JSON body that says why."""
+"""The refusal of a request: a status, and a JSON body with the reason."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ RETRY_AFTER_S = 1
 
 
 class Refusal(BaseModel):
-    """Why there is no answer."""
+    """The reason why a request was not answered."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     detail: str
     """What was given, what is accepted, what to do."""
     id: str | None = None
-    """Where the server failed: what finds the reason in its log."""
+    """If the server failed, the id under which its log has the reason."""
 
 
 REASONS = {
     400: "The body is not JSON that can be read.",
     401: "The bearer token is missing or wrong.",
-    404: "Another model is asked for than the one that is served.",
+    404: "The request names another model than the one that is served.",
     408: "The body did not arrive in time.",
     413: "The body is too long.",
-    422: "The body is not what is asked for, or the PRM cannot read the solution.",
-    429: "Too many solutions wait; try again after the seconds given.",
+    422: "The body does not have the expected form, or the PRM cannot read the solution.",
+    429: "Too many solutions are waiting; try again after the given number of seconds.",
     500: "The PRM failed; the server's log has the reason under the id.",
     503: "The server is stopping.",
-    504: "The scores were not there in time; what still waited was dropped.",
+    504: "The scores were not there in time; solutions that were still waiting were dropped.",
 }
 _HEADERS = {
     401: {"WWW-Authenticate": {"schema": {"type": "string"}, "required": True}},
@@ -42,7 +42,7 @@ _HEADERS = {
 
 
 def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The refusals of an endpoint, for its OpenAPI."""
+    """The refusals of an endpoint, for its OpenAPI description."""
     return {
         status: {"model": Refusal, "description": REASONS[status]}
         | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
@@ -51,7 +51,11 @@ def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def refuse(status: int, detail: str, error_id: str | None = None) -> JSONResponse:
-    """The response. Text that clients sent may be in `detail`: what is no character of Unicode is replaced, what is long is cut."""
+    """The response that refuses a request.
+
+    `detail` may contain text from the client: it is cut if it is long, and what is not a Unicode character is
+    replaced.
+    """
     sentence = detail.encode("utf-8", "replace").decode()
     if len(sentence) > MAX_CHARACTERS:
         sentence = sentence[:MAX_CHARACTERS] + " .."

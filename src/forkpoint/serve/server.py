@@ -1,6 +1,6 @@
-"""The process around the endpoints: a socket, signals, a graceful end.
+"""The process around the endpoints: the socket, signals and a graceful shutdown.
 
-Invariant: once it is asked to stop the server takes nothing new on and answers what it had accepted.
+Invariant: once it is asked to stop, the server accepts nothing new and answers what it has accepted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ from forkpoint.serve.metrics import Metrics
 
 
 class Server(uvicorn.Server):
-    """Serves one PRM; `run` returns when `should_exit` is set or a signal comes, and everything accepted is answered."""
+    """Serves one PRM.
+
+    `run` returns after `should_exit` is set or a signal arrives, when everything that was accepted is
+    answered.
+    """
 
     def __init__(self, prm: ServedPRM, config: ServeConfig, token: str | None) -> None:
         metrics = Metrics()
@@ -30,8 +34,8 @@ class Server(uvicorn.Server):
                 log_level="warning",
                 access_log=False,  # metrics count requests
                 server_header=False,
-                timeout_graceful_shutdown=math.ceil(config.timeout_s)
-                + 1,  # by then every request has its answer
+                # by then every request has its answer
+                timeout_graceful_shutdown=math.ceil(config.timeout_s) + 1,
             )
         )
 
@@ -43,7 +47,10 @@ class Server(uvicorn.Server):
 def serve_prm(
     prm: ServedPRM, config: ServeConfig, token: str | None, on_ready: Callable[[str], None]
 ) -> None:
-    """Serve until SIGINT or SIGTERM; `on_ready` gets the address. OSError where it cannot be had."""
+    """Serve until SIGINT or SIGTERM.
+
+    `on_ready` is called with the address; raises OSError if it cannot be used.
+    """
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     with socket.create_server((config.host, config.port), family=family) as listener:
         host = f"[{config.host}]" if family == socket.AF_INET6 else config.host

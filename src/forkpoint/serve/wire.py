@@ -1,6 +1,7 @@
-"""The JSON that goes over the wire, both ways.
+"""The JSON of requests and answers.
 
-Invariant: what is not declared here is refused, never ignored; numbers that come back are those that the PRM gave, to the bit.
+Invariant: a field that is not declared here is refused, never ignored. The numbers in answers are exactly
+those of the PRM.
 """
 
 from __future__ import annotations
@@ -10,18 +11,21 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from forkpoint.prms.layout import PRMFormat
+from forkpoint.row_files import is_unicode
 from forkpoint.select import Aggregate
 
 MAX_STEPS = 1024
+MAX_LINE_ENDS = 32 * MAX_STEPS
+"""The most line ends of a solution given as one text, which are counted before it is cut; empty lines are no
+steps."""
 MAX_ITEMS = 256
 TAGS = frozenset({"<steps>", "<solution>", "<items>"})
-"""Names of alternatives; they are no part of the JSON."""
+"""The names of alternatives, which are not part of the JSON."""
 
 
 def _text(text: str) -> str:
-    if any(
-        "\ud800" <= character <= "\udfff" for character in text
-    ):  # which JSON can say and no tokenizer can read
+    # JSON can express half of a surrogate pair, but no tokenizer can read it
+    if not is_unicode(text):
         raise ValueError("half of a surrogate pair is no unicode text")
     return text
 
@@ -36,54 +40,54 @@ class Wire(BaseModel):
 
 
 class GivenSteps(Wire):
-    """A solution that is cut into steps."""
+    """A solution that is already cut into steps."""
 
     problem: Text
     steps: list[Text] = Field(min_length=1, max_length=MAX_STEPS)
-    """Joined they are the solution: line ends belong to the steps."""
+    """The steps, which joined are the solution: line ends belong to the steps."""
 
 
 class GivenSolution(Wire):
-    """A solution to be cut as the PRM's training data was: at line ends, or not at all."""
+    """A solution as one text, which is cut like the training data of the PRM: at line ends, or not at all."""
 
     problem: Text
     solution: Text
 
 
-class Asked(Wire):
-    """How scores are asked for."""
+class ScoringOptions(Wire):
+    """The options of every request for scores."""
 
     aggregate: Aggregate | None = None
-    """What makes one score of the steps'; without it, what the PRM was saved with."""
+    """How step scores become one score; the default is the aggregate that the PRM was saved with."""
     model: str | None = None
-    """Where it is given, the name of the model that is served."""
+    """The name of the model. If it is given, it must be the one that is served."""
 
 
-class ScoreSteps(GivenSteps, Asked):
-    """Score a solution that is cut into steps."""
+class ScoreSteps(GivenSteps, ScoringOptions):
+    """Score a solution that is already cut into steps."""
 
 
-class ScoreSolution(GivenSolution, Asked):
+class ScoreSolution(GivenSolution, ScoringOptions):
     """Score a solution as one text."""
 
 
 def _kind(value: Any) -> str:
-    """The alternative that a value, JSON or a model, is meant to be."""
+    """The name of the alternative that a value is meant to be; the value is JSON or a model."""
     keys = (
         value if isinstance(value, dict) else type(value).model_fields if isinstance(value, BaseModel) else ()
     )
     return next((f"<{key}>" for key in ("items", "solution") if key in keys), "<steps>")
 
 
-Item = Annotated[
+GivenItem = Annotated[
     Annotated[GivenSteps, Tag("<steps>")] | Annotated[GivenSolution, Tag("<solution>")], Discriminator(_kind)
 ]
 
 
-class ScoreItems(Asked):
+class ScoreItems(ScoringOptions):
     """Score many solutions."""
 
-    items: list[Item] = Field(min_length=1, max_length=MAX_ITEMS)
+    items: list[GivenItem] = Field(min_length=1, max_length=MAX_ITEMS)
 
 
 ScoreRequest = Annotated[
@@ -99,36 +103,37 @@ class Scored(Wire):
 
     steps: list[str]
     step_scores: list[Annotated[float, Field(ge=0, le=1)]]
-    """One per step."""
+    """One score per step."""
     score: float = Field(ge=0, le=1)
-    """The aggregate."""
+    """The aggregate of the step scores."""
 
 
 class ScoredSolution(Scored):
-    """The answer about one solution."""
+    """The answer to a request for one solution."""
 
     aggregate: Aggregate
     model: str
 
 
 class ScoredItems(Wire):
-    """The answer about many solutions, in the order in which they were given."""
+    """The answer to a request for many solutions, in the order of the request."""
 
     items: list[Scored]
     aggregate: Aggregate
     model: str
 
 
-class RerankRequest(Asked):
-    """Order solutions of a problem by their scores (the shape of Jina's and Cohere's API, version 1)."""
+class RerankRequest(ScoringOptions):
+    """Order solutions of a problem by their scores, in the form of the API of Jina and Cohere, version 1."""
 
     query: Text
     """The problem."""
     documents: list[Text] = Field(min_length=1, max_length=MAX_ITEMS)
-    """Its solutions, each as one text."""
+    """The solutions, each as one text."""
     top_n: int | None = Field(None, ge=1)
-    """How many results come back; without it, all."""
+    """The number of results to return; the default is all."""
     return_documents: bool = False
+    """Whether results contain the solutions."""
 
 
 class Document(Wire):
@@ -138,24 +143,24 @@ class Document(Wire):
 
 
 class Ranked(Wire):
-    """Where a solution stands."""
+    """A solution in the ranking."""
 
     index: int
-    """Among the documents that were given."""
+    """The index of the solution among the documents of the request."""
     relevance_score: float = Field(ge=0, le=1)
     """The aggregate of its step scores."""
     document: Document | None = None
 
 
 class Usage(Wire):
-    """What an answer took."""
+    """The cost of an answer."""
 
     total_tokens: int
     """Tokens that the PRM read."""
 
 
 class Reranked(Wire):
-    """Solutions, best first; of equals the one that was given first."""
+    """The ranking, best first; equal solutions in the order of the request."""
 
     model: str
     results: list[Ranked]
@@ -163,7 +168,7 @@ class Reranked(Wire):
 
 
 class Limits(Wire):
-    """What one request may ask for."""
+    """The limits of one request."""
 
     max_items: int
     max_steps: int
@@ -176,22 +181,22 @@ class ModelCard(Wire):
     id: str
     object: Literal["model"] = "model"
     created: int
-    """When the server was started, in seconds since 1970."""
+    """The time at which the server was started, in seconds since 1970."""
     owned_by: Literal["forkpoint"] = "forkpoint"
     format: PRMFormat
-    """What `forkpoint.prms.layout.PRMFormat` holds."""
+    """The fields of `forkpoint.prms.layout.PRMFormat`."""
     limits: Limits
 
 
 class ModelList(Wire):
-    """The models that are served: one."""
+    """The models that are served; there is one."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
 
 
 class Health(Wire):
-    """Requests are taken."""
+    """The server accepts requests."""
 
     status: Literal["ready"] = "ready"
     model: str

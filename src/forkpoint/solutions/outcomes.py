@@ -1,16 +1,17 @@
-"""Raw outcomes as they are journaled: what a policy did with a problem, graded, before any label or score.
+"""Raw outcomes as they are journaled: a policy's solutions of a problem, graded, before any label or score.
 
-Invariant: a row holds all that labels, steps and scores are derived from (tokens, their texts, entropies, verdicts,
-cost), so that deriving them again needs neither the policy nor its tokenizer. Floats are rounded to 6 decimals.
+Invariant: a row holds everything that labels, steps and scores are derived from (tokens, their texts,
+entropies, verdicts, cost), so that deriving them again needs neither the policy nor its tokenizer. Floats are
+rounded to 6 decimals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from forkpoint.grading.ends import End
+from forkpoint.grading.ends import End, graded
 from forkpoint.records import (
     NUM_DECIMALS,
     Branch,
@@ -36,16 +37,24 @@ class TreeOutcome:
     ends: tuple[End, ...]
     cost: Cost
     scoring: ScoringCost | None = None
-    """What a PRM took to steer the tree; None where none of this was done."""
+    """The cost of the PRM that steered the tree; None if none did."""
     num_pruned: int = 0
-    """Anchors closed unforked for their score."""
+    """Anchors that were never forked because of their score."""
 
     def path(self, leaf_idx: int) -> Path:
         """The solution that ends in a leaf."""
         return Path(self.tree.path(leaf_idx), self._texts(leaf_idx))
 
+    @property
+    def num_cut_off(self) -> int:
+        """Leaves that ended for lack of room and not by an end token."""
+        return sum(branch.completion.finish == "length" for branch in self.tree.branches)
+
     def solutions(self) -> tuple[Solution, ...]:
-        """One per leaf; a token counts for the leaf that sampled it, a forced runner-up for none."""
+        """One solution per leaf.
+
+        A sampled token counts for the leaf that it was sampled for, a forced runner-up for none.
+        """
         sampled = [len(branch.completion) - (branch.parent_idx is not None) for branch in self.tree.branches]
         return tuple(_solution(self.path(idx), end, sampled[idx]) for idx, end in enumerate(self.ends))
 
@@ -92,6 +101,11 @@ class SampleOutcome:
     def path(self, leaf_idx: int) -> Path:
         return self.paths[leaf_idx]
 
+    @property
+    def num_cut_off(self) -> int:
+        """Samples that ended for lack of room and not by an end token."""
+        return sum(path.is_cut_off for path in self.paths)
+
     def solutions(self) -> tuple[Solution, ...]:
         return tuple(
             _solution(path, end, len(path.completion))
@@ -111,10 +125,29 @@ class SampleOutcome:
 
 
 def paths_of(policy: Policy, completions: Sequence[Completion]) -> tuple[Path, ...]:
-    """Completions with the text of their tokens."""
+    """The completions, each with the text of its tokens."""
     return tuple(
         Path(completion, tuple(policy.token_texts(completion.token_ids))) for completion in completions
     )
+
+
+def ends_of(
+    problems: Sequence[Problem], paths: Sequence[Sequence[Path]], texts: Sequence[Sequence[str]] | None = None
+) -> list[tuple[End, ...]]:
+    """Grade the paths of every problem; `texts` are the texts to grade if paths continue a prefix.
+
+    A path that was cut off has no answer and counts as wrong, whatever its text is: a grader would read a
+    number in the middle of an unfinished line as the answer.
+    """
+    if texts is None:
+        texts = [[path.text for path in paths_of_problem] for paths_of_problem in paths]
+    return [
+        tuple(
+            replace(end, answer=None, is_correct=False) if path.is_cut_off else end
+            for path, end in zip(paths_of_problem, ends, strict=True)
+        )
+        for paths_of_problem, ends in zip(paths, graded(problems, texts), strict=True)
+    ]
 
 
 def _solution(path: Path, end: End, num_sampled_tokens: int) -> Solution:

@@ -1,7 +1,7 @@
-"""Independent samples from any prefix: the HT baseline (from the prompt) and rollouts (from a step).
+"""Independent samples from any prefix: the HT baseline (of the prompt) and rollouts (of a step's prefix).
 
-Invariant: sample k of a prefix depends on the policy, the prefix, the settings, the seed and k alone, so more samples can
-be added later without changing the first ones.
+Invariant: sample k of a prefix depends on the policy, the prefix, the settings, the seed and k alone, so more
+samples can be added later without changing the first ones.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from forkpoint.checks import check_at_least, check_within
 from forkpoint.records import Completion, Cost, Policy, Request
 
 
@@ -18,10 +19,18 @@ class RolloutConfig:
     """How samples are drawn."""
 
     num_samples: int = 16
+    """Samples per prefix."""
     temperature: float = 1.0
+    """0 is greedy."""
     top_p: float = 1.0
     max_tokens: int = 512
+    """Maximum number of tokens of a sample."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_at_least(1, num_samples=self.num_samples, max_tokens=self.max_tokens)
+        check_at_least(0, temperature=self.temperature)
+        check_within("(0, 1]", top_p=self.top_p)
 
 
 def sample(
@@ -33,7 +42,8 @@ def sample(
 ) -> list[tuple[list[Completion], Cost]]:
     """`num_samples` completions of every prefix, with their cost.
 
-    Per prefix, `max_tokens` overrides the configured limit, and `spans` says which samples are drawn (0 .. num_samples - 1).
+    Per prefix, `max_tokens` overrides the configured limit, and `spans` gives the numbers of the samples to
+    draw (None: 0 .. num_samples - 1).
     """
     limits = max_tokens or [config.max_tokens] * len(prefixes)
     spans = spans or [range(config.num_samples)] * len(prefixes)
@@ -48,12 +58,10 @@ def sample(
     ]
     completions = iter(policy.generate([request for group in requests for request in group]))
     groups = [[next(completions) for _ in group] for group in requests]
-    return [
-        (group, Cost.of(its_requests, group)) for its_requests, group in zip(requests, groups, strict=True)
-    ]
+    return [(group, Cost.of(asked, group)) for asked, group in zip(requests, groups, strict=True)]
 
 
 def sample_seed(prefix_ids: Sequence[int], seed: int, sample_idx: int) -> int:
-    """A 63-bit seed from the prefix, so that equal sample numbers of different prefixes are independent."""
+    """A 63-bit seed; it depends on the prefix too, so that samples of different prefixes are independent."""
     content = f"{seed}/{sample_idx}/{','.join(map(str, prefix_ids))}"
     return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=8).digest(), "big") >> 1

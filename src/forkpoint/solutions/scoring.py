@@ -1,4 +1,4 @@
-"""Scoring the steps of solutions as the work of a run."""
+"""Scoring the steps of the solutions in a run's outcome rows, as a work of the same run."""
 
 from __future__ import annotations
 
@@ -6,48 +6,55 @@ from collections.abc import Sequence
 from typing import Any
 
 from forkpoint.content_key import content_key
+from forkpoint.errors import LayoutError
 from forkpoint.prms.layout import PRMFormat
-from forkpoint.records import Scorer
+from forkpoint.prms.scores import QuestionSteps, ScoreWork, StepScores
+from forkpoint.records import NUM_DECIMALS, Scorer
 from forkpoint.runs import Run
 from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome
 from forkpoint.solutions.work import outcome_of
 
 
-class ScoreWork:
-    """The step scores of every solution of an outcome row."""
+def score_work(scorer: Scorer, prm_format: PRMFormat, run: Run, outcome_keys: Sequence[str]) -> ScoreWork:
+    """The step scores of every solution of an outcome row; one that the scorer refuses fails its chunk."""
 
-    stays_here = True
-    """It reads the open run and holds the scorer: no work for other processes."""
-
-    def __init__(self, scorer: Scorer, prm_format: PRMFormat, run: Run, keys: Sequence[str]) -> None:
-        self._scorer, self._format, self._run, self._outcome_keys = scorer, prm_format, run, keys
-        self.keys = [content_key({"scores_of": key, "scorer": scorer.name}) for key in keys]
-
-    def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
-        outcomes = [outcome_of(row) for row in self._run.rows([self._outcome_keys[idx] for idx in idxs])]
-        steps = [solution_steps(outcome, self._format) for outcome in outcomes]
-        distinct = {
-            (outcome.problem.question, item): 0
-            for outcome, items in zip(outcomes, steps, strict=True)
-            for item in items
-        }
-        pairs = list(distinct)
-        scores = dict(
-            zip(
-                pairs,
-                self._scorer.score([pair[0] for pair in pairs], [pair[1] for pair in pairs]),
-                strict=True,
-            )
-        )
+    def read(idxs: Sequence[int]) -> list[list[QuestionSteps]]:
+        outcomes = [outcome_of(row) for row in run.rows([outcome_keys[idx] for idx in idxs])]
         return [
-            {
-                "kind": "scores",
-                "scores": [
-                    [round(score, 6) for score in scores[outcome.problem.question, item]] for item in items
-                ],
-            }
-            for outcome, items in zip(outcomes, steps, strict=True)
+            [(outcome.problem.question, steps) for steps in solution_steps(outcome, prm_format)]
+            for outcome in outcomes
         ]
+
+    keys = [content_key({"scores_of": key, "scorer": scorer.name}) for key in outcome_keys]
+    return ScoreWork(scorer, keys, read, lambda scores: {"kind": "scores", "scores": rounded_scores(scores)})
+
+
+def candidate_work(scorer: Scorer, prm_format: PRMFormat, run: Run, sample_keys: Sequence[str]) -> ScoreWork:
+    """The step scores of every sample; null for one that did not end, or that the scorer refuses."""
+
+    def read(idxs: Sequence[int]) -> list[list[QuestionSteps | None]]:
+        outcomes = [SampleOutcome.from_row(row) for row in run.rows([sample_keys[idx] for idx in idxs])]
+        return [
+            [
+                (outcome.problem.question, steps) if path.completion.finish == "stop" else None
+                for path, steps in zip(outcome.paths, solution_steps(outcome, prm_format), strict=True)
+            ]
+            for outcome in outcomes
+        ]
+
+    def row(scores: Sequence[StepScores | LayoutError | None]) -> dict[str, Any]:
+        return {"kind": "candidates", "scores": rounded_scores(scores)}
+
+    keys = [content_key({"candidates_of": key, "scorer": scorer.name}) for key in sample_keys]
+    return ScoreWork(scorer, keys, read, row, keeps_refusals=True)
+
+
+def rounded_scores(scores: Sequence[StepScores | LayoutError | None]) -> list[list[float] | None]:
+    """Scores as they are journaled; None for a solution that has none."""
+    return [
+        [round(score, NUM_DECIMALS) for score in scores_S] if isinstance(scores_S, tuple) else None
+        for scores_S in scores
+    ]
 
 
 def solution_steps(outcome: TreeOutcome | SampleOutcome, prm_format: PRMFormat) -> list[tuple[str, ...]]:

@@ -1,6 +1,7 @@
-"""Have a policy solve problems, as trees or as independent samples, and grade what comes out.
+"""Have a policy solve problems, by trees or by independent samples, and grade the solutions.
 
-Invariant: one outcome per problem, in the same order; problems are worked on side by side and do not affect each other.
+Invariant: there is one outcome per problem, in the same order; problems are solved side by side and do not
+affect each other.
 """
 
 from __future__ import annotations
@@ -8,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from forkpoint.grading.ends import graded
+from forkpoint.policies.context import room_after
 from forkpoint.records import Cost, Policy, Problem, Tree
-from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome, paths_of
+from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome, ends_of, paths_of
 from forkpoint.solutions.sample import RolloutConfig, sample
 from forkpoint.trees.grow import TreeConfig, grow_trees
 from forkpoint.trees.steer import Steering, steer_trees
@@ -19,16 +20,14 @@ from forkpoint.trees.steer import Steering, steer_trees
 def solve_by_tree(
     policy: Policy, problems: Sequence[Problem], config: TreeConfig, steering: Steering | None = None
 ) -> list[TreeOutcome]:
-    """An EDU tree per problem, steered by a PRM where `steering` says how (P-EDU, MCTS-EDU).
+    """An EDU tree per problem, steered by a PRM if `steering` is given (P-EDU, MCTS-EDU).
 
-    ValueError where a prompt does not fit the policy's context.
+    ValueError if a prompt does not fit the policy's context.
     """
     if steering is None:
         grown = grow_trees(policy, [policy.encode_question(problem.question) for problem in problems], config)
         return _graded_trees(policy, problems, grown)
-    found = steer_trees(
-        policy, problems, config, steering.search, steering.scorer, steering.prm_format, steering.count_tokens
-    )
+    found = steer_trees(policy, problems, config, steering)
     outcomes = _graded_trees(policy, problems, [(item.tree, item.cost) for item in found])
     return [
         replace(outcome, scoring=item.scoring, num_pruned=item.num_pruned)
@@ -40,29 +39,26 @@ def _graded_trees(
     policy: Policy, problems: Sequence[Problem], grown: Sequence[tuple[Tree, Cost]]
 ) -> list[TreeOutcome]:
     paths = [paths_of(policy, [tree.path(idx) for idx in range(tree.num_leaves)]) for tree, _ in grown]
-    ends = graded(problems, [[path.text for path in its_paths] for its_paths in paths])
+    ends = ends_of(problems, paths)
     outcomes = []
-    for problem, (tree, cost), its_paths, its_ends in zip(problems, grown, paths, ends, strict=True):
+    for problem, (tree, cost), leaf_paths, leaf_ends in zip(problems, grown, paths, ends, strict=True):
         own_texts = tuple(
-            path.token_texts[branch.fork :] for path, branch in zip(its_paths, tree.branches, strict=True)
+            path.token_texts[branch.fork :] for path, branch in zip(leaf_paths, tree.branches, strict=True)
         )
-        outcomes.append(TreeOutcome(problem, tree, own_texts, its_ends, cost))
+        outcomes.append(TreeOutcome(problem, tree, own_texts, leaf_ends, cost))
     return outcomes
 
 
 def solve_by_sampling(
     policy: Policy, problems: Sequence[Problem], config: RolloutConfig
 ) -> list[SampleOutcome]:
-    """Independent samples of every prompt. ValueError where a prompt does not fit the policy's context."""
+    """Independent samples of every prompt. ValueError if a prompt does not fit the policy's context."""
     prompts = [policy.encode_question(problem.question) for problem in problems]
-    room = [
-        config.max_tokens if policy.max_length is None else policy.max_length - len(prompt)
-        for prompt in prompts
-    ]
-    sampled = sample(policy, prompts, config, [min(config.max_tokens, tokens) for tokens in room])
+    limits = [room_after(policy, prompt, config.max_tokens) for prompt in prompts]
+    sampled = sample(policy, prompts, config, limits)
     paths = [paths_of(policy, completions) for completions, _ in sampled]
-    ends = graded(problems, [[path.text for path in its_paths] for its_paths in paths])
+    ends = ends_of(problems, paths)
     return [
-        SampleOutcome(problem, its_paths, its_ends, cost)
-        for problem, its_paths, its_ends, (_, cost) in zip(problems, paths, ends, sampled, strict=True)
+        SampleOutcome(problem, sample_paths, sample_ends, cost)
+        for problem, sample_paths, sample_ends, (_, cost) in zip(problems, paths, ends, sampled, strict=True)
     ]

@@ -1,6 +1,7 @@
 """Solving as the work of a run: one tree, or one set of independent samples, per problem.
 
-Invariant: a row is a function of the policy, the settings and its problem, whatever was done before it or beside it.
+Invariant: a row is a function of the policy, the settings and its problem, whatever was sampled before or
+beside it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from forkpoint.content_key import content_key
+from forkpoint.policies.context import fits_context
 from forkpoint.records import Policy, Problem
 from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome
 from forkpoint.solutions.sample import RolloutConfig
@@ -19,7 +21,13 @@ from forkpoint.trees.steer import Steering
 
 
 class TreeWork:
-    """One tree per problem; a problem whose prompt does not fit the policy's context gets a row that says so."""
+    """One tree per problem.
+
+    A problem whose prompt does not fit the policy's context gets a row that says so.
+    """
+
+    stays_here = False
+    shows_progress = True
 
     def __init__(
         self,
@@ -42,7 +50,13 @@ class TreeWork:
 
 
 class SampleWork:
-    """Independent samples per problem; a problem whose prompt does not fit the policy's context gets a row that says so."""
+    """Independent samples per problem.
+
+    A problem whose prompt does not fit the policy's context gets a row that says so.
+    """
+
+    stays_here = False
+    shows_progress = True
 
     def __init__(self, policy: Policy, problems: Sequence[Problem], config: RolloutConfig) -> None:
         self._policy, self._problems, self._config = policy, problems, config
@@ -61,11 +75,6 @@ class SampleWork:
 def outcome_of(row: dict[str, Any]) -> TreeOutcome | SampleOutcome:
     """The outcome in a journal row."""
     return TreeOutcome.from_row(row) if row["kind"] == "tree" else SampleOutcome.from_row(row)
-
-
-def fits_context(policy: Policy, problem: Problem) -> bool:
-    """Whether the policy's context leaves room for at least one token after the prompt."""
-    return policy.max_length is None or len(policy.encode_question(problem.question)) < policy.max_length
 
 
 def _solved(policy: Policy, problems: Sequence[Problem], solve: Any) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a training is given and what it reports.
+"""Settings and reports of training.
 
 Invariant: importing this file does not load torch.
 """
@@ -6,27 +6,34 @@ Invariant: importing this file does not load torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias, get_args
 
+from forkpoint.checks import check_above, check_at_least, check_choice, check_within
 from forkpoint.prms.layout import PRMFormat
+
+Dtype: TypeAlias = Literal["float32", "bfloat16", "auto"]
+Packing: TypeAlias = Literal["tree", "flat"]
+LabelWeighting: TypeAlias = Literal["uniform", "evidence"]
 
 
 @dataclass(frozen=True)
-class SFTConfig:
-    """How a policy is fine-tuned on completions. The defaults are those of arXiv 2412.11006, for models of 1B parameters and above."""
+class LoopConfig:
+    """The settings that every training loop has: optimiser, batches, LoRA, precision and checkpoints."""
 
-    learning_rate: float = 5e-7
-    """Peak; a cosine to 0 after the warm-up. RAFT scales it by (T - t + 1) / T in iteration t."""
-    num_epochs: float = 2.0
-    batch_size: int = 128
-    """Completions per optimiser step."""
+    learning_rate: float = 1e-6
+    """Peak learning rate; after the warm-up it falls to 0 along a cosine."""
+    num_epochs: float = 1.0
+    """Passes over all rows; need not be a whole number."""
+    batch_size: int = 64
+    """Rows per optimiser step, over all processes."""
     micro_batch_size: int = 8
-    """Completions per forward pass."""
+    """Rows per forward pass of one process."""
     warmup_share: float = 0.0
-    """Share of the steps, in [0, 1)."""
+    """Share of the optimiser steps during which the learning rate rises linearly, in [0, 1)."""
     weight_decay: float = 0.0
+    """Weight decay of AdamW."""
     lora_rank: int = 0
-    """Rank of LoRA adapters, merged into the saved model; 0 trains all weights."""
+    """Rank of the LoRA adapters, which are merged into the saved model; 0 trains all weights."""
     lora_targets: tuple[str, ...] = (
         "q_proj",
         "k_proj",
@@ -36,37 +43,55 @@ class SFTConfig:
         "up_proj",
         "down_proj",
     )
-    """Modules that get adapters."""
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Of the weights while training and as saved; auto keeps the checkpoint's. bfloat16 rounds steps of 5e-7 away."""
+    """Names of the modules that get adapters."""
+    dtype: Dtype = "float32"
+    """Type of the weights; auto keeps the checkpoint's."""
     save_every: int = 200
     """Optimiser steps between checkpoints."""
 
     def __post_init__(self) -> None:
-        if not (self.learning_rate > 0 and self.num_epochs > 0):
-            raise ValueError(
-                f"learning_rate and num_epochs must be above 0; {self.learning_rate} and {self.num_epochs} were given"
-            )
-        if min(self.batch_size, self.micro_batch_size, self.save_every) < 1:
-            raise ValueError("batch_size, micro_batch_size and save_every must be at least 1")
+        check_above(0, learning_rate=self.learning_rate, num_epochs=self.num_epochs)
+        check_at_least(
+            1, batch_size=self.batch_size, micro_batch_size=self.micro_batch_size, save_every=self.save_every
+        )
+        check_at_least(0, weight_decay=self.weight_decay, lora_rank=self.lora_rank)
+        check_within("[0, 1)", warmup_share=self.warmup_share)
+        check_choice("dtype", self.dtype, get_args(Dtype))
         if self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
             )
-        if not 0 <= self.warmup_share < 1 or self.weight_decay < 0 or self.lora_rank < 0:
-            raise ValueError("warmup_share must be in [0, 1), weight_decay and lora_rank at least 0")
-        if self.dtype not in ("float32", "bfloat16", "auto"):
-            raise ValueError(f"dtype {self.dtype!r} is unknown; choose from float32, bfloat16, auto")
+
+
+@dataclass(frozen=True)
+class SFTConfig(LoopConfig):
+    """How a policy is fine-tuned on completions.
+
+    The defaults are those of arXiv 2412.11006, for models of 1B parameters and above.
+    """
+
+    learning_rate: float = 5e-7
+    """Peak learning rate, which falls to 0 along a cosine; RAFT multiplies it by (T - t + 1) / T in iteration
+    t."""
+    num_epochs: float = 2.0
+    """Passes over all completions; need not be a whole number."""
+    batch_size: int = 128
+    """Completions per optimiser step."""
+    micro_batch_size: int = 8
+    """Completions per forward pass."""
+    dtype: Dtype = "float32"
+    """Type of the weights during training and when saved; auto keeps the checkpoint's. In bfloat16,
+    updates of 5e-7 are rounded away."""
 
 
 @dataclass(frozen=True, slots=True)
 class SFTRow:
-    """A prompt and what the policy should say to it, in the policy's own tokens."""
+    """A prompt and the completion that the policy should learn, in the policy's own tokens."""
 
     prompt_ids: tuple[int, ...]
-    """At least one; not learned."""
+    """At least one token; the prompt is not learned."""
     completion_ids: tuple[int, ...]
-    """At least one, the end token included; learned."""
+    """At least one token, including the end token; the completion is learned."""
 
     def __post_init__(self) -> None:
         if not self.prompt_ids or not self.completion_ids:
@@ -75,90 +100,69 @@ class SFTRow:
 
 @dataclass(frozen=True, slots=True)
 class SFTReport:
-    """What fine-tuning did."""
+    """The result of fine-tuning."""
 
     num_rows: int
     num_tokens: int
-    """Completion tokens, those that are learned."""
+    """Completion tokens, which are the ones that are learned."""
     first_loss: float
-    """In nats per completion token, mean over the first tenth of the optimiser steps."""
+    """Mean loss over the first tenth of the optimiser steps, in nats per completion token."""
     loss: float
-    """The same over the last tenth."""
+    """Mean loss over the last tenth of the optimiser steps, in nats per completion token."""
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """What a PRM is trained with. The defaults suit language models of 1B parameters and above."""
+class TrainConfig(LoopConfig):
+    """How a PRM is trained. The defaults suit language models of 1B parameters and above."""
 
     learning_rate: float = 1e-6
-    """Peak; warmed up linearly, then a cosine to 0 (1e-6 in both papers)."""
-    num_epochs: float = 1.0
-    packing: Literal["tree", "flat"] = "tree"
-    """tree: a row is all solutions of a problem, each distinct prefix computed once; flat: a row is one solution. Where the
-    model does not compute trees, training is flat, and the report says so."""
-    max_pack_tokens: int = 4096
-    """Tokens of a tree at most; the solutions of a problem that need more become several rows."""
+    """Peak learning rate; it rises linearly during the warm-up, then falls to 0 along a cosine (1e-6 in both
+    papers)."""
     batch_size: int = 64
     """Rows per optimiser step, over all processes (64 solutions in arXiv 2412.11006)."""
-    micro_batch_size: int = 8
-    """Rows per forward pass of one process."""
     warmup_share: float = 0.03
-    """Share of the steps, in [0, 1)."""
-    weight_decay: float = 0.0
-    label_weighting: Literal["uniform", "evidence"] = "uniform"
-    """uniform: every step counts once. evidence: a step counts 1 - w, w the width of its label's 95 % interval, divided by
-    the mean over all steps; labels without counts have width 1 and do not count."""
+    """Share of the optimiser steps during which the learning rate rises linearly, in [0, 1)."""
+    dtype: Dtype = "float32"
+    """Type of the weights during training; auto keeps the checkpoint's."""
+    packing: Packing = "tree"
+    """tree: a row holds all solutions of a problem, and each distinct prefix is computed once. flat: a row is
+    one solution. If the model cannot compute trees, training is flat, and the report says so."""
+    max_pack_tokens: int = 4096
+    """Maximum number of tokens of a tree; if the solutions of a problem need more, they become several
+    rows."""
+    label_weighting: LabelWeighting = "uniform"
+    """uniform: every step counts once. evidence: a step counts 1 - w, divided by the mean over all steps;
+    w is the width of the 95 % interval of its label. Labels without counts have width 1 and do not count."""
     max_solutions_per_problem: int = 0
-    """Solutions of one problem to train on at most, right and wrong in turn; 0 takes all."""
-    lora_rank: int = 0
-    """Rank of LoRA adapters, merged into the saved model; 0 trains all weights."""
-    lora_targets: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    )
-    """Modules that get adapters."""
-    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
-    """Of the weights while training; auto keeps the checkpoint's."""
+    """Maximum number of solutions per problem to train on, right and wrong ones in turn; 0 takes all."""
     seed: int = 0
-    save_every: int = 200
-    """Optimiser steps between checkpoints."""
+    """Seed of the order of the rows, of new weights, and of the choice of solutions."""
     format: PRMFormat = field(default_factory=PRMFormat)
 
     def __post_init__(self) -> None:
-        if self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
-            )
-        if self.packing not in ("tree", "flat"):
-            raise ValueError(f"packing {self.packing!r} is unknown; choose from tree, flat")
-        if self.label_weighting not in ("uniform", "evidence"):
-            raise ValueError(
-                f"label_weighting {self.label_weighting!r} is unknown; choose from uniform, evidence"
-            )
-        if self.learning_rate <= 0 or self.num_epochs <= 0:
-            raise ValueError("learning_rate and num_epochs must be above 0")
+        super().__post_init__()
+        check_choice("packing", self.packing, get_args(Packing))
+        check_choice("label_weighting", self.label_weighting, get_args(LabelWeighting))
+        check_at_least(1, max_pack_tokens=self.max_pack_tokens)
+        check_at_least(0, max_solutions_per_problem=self.max_solutions_per_problem)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """What training did."""
+    """The result of training a PRM."""
 
     num_rows: int
-    """Solutions trained on."""
+    """Solutions that were trained on."""
     num_steps_labelled: int
+    """Labelled steps of these solutions."""
     num_refused: int
-    """Solutions left out because their tags do not fit."""
+    """Solutions that were left out because their tags do not fit."""
     refusals: dict[str, int]
-    """Why, and how often."""
+    """Number of refused solutions by reason."""
     loss: float
-    """Mean over the last tenth of the optimiser steps."""
-    packing: Literal["tree", "flat"]
-    """What was done, which differs from what was asked where the model does not compute trees."""
+    """Mean loss over the last tenth of the optimiser steps."""
+    packing: Packing
+    """The packing that was used; it differs from the one asked for if the model cannot compute trees."""
     num_steps: int
     """Optimiser steps."""
     num_tokens: int

@@ -1,9 +1,11 @@
-"""What every training here shares: arguments of `transformers.Trainer`, LoRA, progress, and which checkpoint to go on from.
+"""The training loop: arguments of `transformers.Trainer`, LoRA, progress, and checkpoints.
 
-Started by torchrun or accelerate, several processes train one model: a batch is dealt out to them, and the loss is that of
-the whole batch. The first process alone writes, reports and decides what could differ; see docs/training_at_scale.md.
-Invariant: training that was killed continues from a checkpoint that was written whole, to the same weights; as many
-processes as there may be, every row is learned once per epoch, in the batch in which one process would learn it.
+Several processes, started by torchrun or accelerate, train one model: each gets a part of every batch, and
+the loss is the loss of the whole batch. Only the first process writes, reports and makes decisions that could
+differ between processes; see docs/how-to/training_at_scale.md.
+Invariant: training that was killed continues from the last complete checkpoint and ends with the same
+weights. With any number of processes, every row is learned once per epoch, in the same batch as with one
+process.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,51 +28,31 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from forkpoint.training.config import LoopConfig
+
 T = TypeVar("T")
 IGNORED = -100
-"""The label of what is not learned."""
+"""The label of tokens and steps that are not learned."""
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for one that saves a large model; one that has died is noticed at once, by the launcher."""
+"""How long processes wait for one that saves a large model. The launcher notices at once if a process
+dies."""
 OnStep = Callable[[int, int, float], None]
-"""Told (steps done, steps in all, last loss)."""
-
-
+"""Called with (steps done, steps in all, last loss)."""
 NUM_POOLED_BATCHES = 50
-"""Rows of so many batches are sorted by length together: few enough to stay shuffled, enough for little padding."""
-
-
-class LoopConfig(Protocol):
-    """The fields that trainings have in common; see `TrainConfig` and `SFTConfig`."""
-
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def num_epochs(self) -> float: ...
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def micro_batch_size(self) -> int: ...
-    @property
-    def warmup_share(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def lora_rank(self) -> int: ...
-    @property
-    def lora_targets(self) -> tuple[str, ...]: ...
-    @property
-    def save_every(self) -> int: ...
+"""Number of batches whose rows are sorted by length together: few enough to stay shuffled, enough to pad
+little."""
 
 
 class LengthSampler(Sampler[int]):
-    """Shuffled rows, those of similar length in one batch; the order depends on the seed and the epoch alone.
+    """Shuffled rows, with similar lengths in one batch; the order depends only on the seed and the epoch.
 
-    The samplers of transformers draw from the global random state, so an epoch that is continued in its middle has another
-    order than one that is not interrupted. The batch with the longest row is the first: memory runs out at once or never.
+    The samplers of transformers draw from the global random state, so an epoch that is continued in its
+    middle has another order than an uninterrupted one. The batch with the longest row comes first: if memory
+    runs out, it runs out at once.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, num_blank: int = 0) -> None:
-        """`num_blank` times the index after the last row ends every epoch."""
+        """Every epoch ends with `num_blank` times the index after the last row, which is the blank row."""
         self._lengths, self._batch_size, self._seed, self._num_blank = (
             list(lengths),
             batch_size,
@@ -102,18 +84,18 @@ class LengthSampler(Sampler[int]):
             range(len(batches)), key=lambda which: max(self._lengths[idx] for idx in batches[which])
         )
         batches[0], batches[longest] = batches[longest], batches[0]
-        batches.sort(
-            key=lambda batch: len(batch) < self._batch_size
-        )  # incomplete ones last, or they would shift all others
+        # incomplete batches last, or they would shift all others
+        batches.sort(key=lambda batch: len(batch) < self._batch_size)
         return iter([idx for batch in batches for idx in batch] + [len(idxs)] * self._num_blank)
 
 
 class LoopTrainer(Trainer):
     """A Trainer that continues in the middle of an epoch as if it had not been interrupted.
 
-    The last row of its `train_dataset` is blank: all its labels are IGNORED. Accelerate deals micro-batches out to the
-    processes in turn, and all need the same number of rows; where an epoch does not come out even, blank rows make up
-    the difference (accelerate itself would learn some rows twice). One process alone needs none.
+    The last row of its `train_dataset` is blank: all its labels are IGNORED. Accelerate deals micro-batches
+    to the processes in turn, and all processes need the same number of rows. If an epoch does not divide
+    evenly, blank rows make up the difference (accelerate itself would repeat some rows). A single process
+    needs no blank rows.
     """
 
     def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
@@ -131,23 +113,23 @@ class LoopTrainer(Trainer):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        self.accelerator.wait_for_everyone()  # the trainer's state, which makes a checkpoint whole, comes next
+        self.accelerator.wait_for_everyone()  # the trainer's state, which completes a checkpoint, comes next
 
 
 def processes() -> PartialState:
-    """The processes that train together, this one among them; at the first call they wait for each other."""
+    """The processes that train together, including this one; in the first call they wait for each other."""
     _leave_at_exit()
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
 @cache
 def _leave_at_exit() -> None:
-    """Have the group of processes ended before the interpreter is; its threads can end a process that is done with an abort."""
+    """End the process group before the interpreter exits; its threads can otherwise abort the process."""
     atexit.register(lambda: dist.destroy_process_group() if dist.is_initialized() else None)
 
 
 def shared(value: T) -> T:
-    """What the first process gives, in every process."""
+    """The value that the first process passes, returned in every process."""
     processes()
     values: list[T] = broadcast_object_list([value])
     return values[0]
@@ -156,13 +138,14 @@ def shared(value: T) -> T:
 def trainer_arguments(checkpoints: Path, config: LoopConfig, seed: int) -> TrainingArguments:
     """Linear warm-up, then a cosine to 0; a checkpoint every `save_every` optimiser steps, the last two kept.
 
-    ValueError where the processes cannot have equal parts of a batch.
+    ValueError if a batch cannot be divided equally among the processes.
     """
     num_at_once = config.micro_batch_size * processes().num_processes
     if config.batch_size % num_at_once:
         raise ValueError(
-            f"batch_size {config.batch_size} is not a multiple of micro_batch_size {config.micro_batch_size} times "
-            f"{processes().num_processes} processes; give a smaller micro_batch_size, or start fewer processes"
+            f"batch_size {config.batch_size} is not a multiple of micro_batch_size {config.micro_batch_size} "
+            f"times {processes().num_processes} processes; give a smaller micro_batch_size, or start fewer "
+            "processes"
         )
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
@@ -177,8 +160,8 @@ def trainer_arguments(checkpoints: Path, config: LoopConfig, seed: int) -> Train
         save_total_limit=2,
         logging_steps=1,
         seed=seed,
-        bf16=os.environ.get("ACCELERATE_MIXED_PRECISION")
-        == "bf16",  # DeepSpeed compares it with what accelerate was told
+        # DeepSpeed compares this with accelerate's setting
+        bf16=os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16",
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
@@ -186,14 +169,13 @@ def trainer_arguments(checkpoints: Path, config: LoopConfig, seed: int) -> Train
         dataloader_pin_memory=torch.cuda.is_available(),
         log_level="error",
     )
-    arguments._n_gpu = min(
-        arguments.n_gpu, 1
-    )  # one process has one GPU: the Trainer would spread a batch over all it sees
+    # one GPU per process: the Trainer would spread a batch over all GPUs that it sees
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
 
 def with_lora(model: Any, config: LoopConfig, modules_to_save: Sequence[str] | None = None) -> Any:
-    """The model with adapters of rank `lora_rank`, or as it is where that is 0."""
+    """The model with adapters of rank `lora_rank`, or the unchanged model if the rank is 0."""
     if config.lora_rank == 0:
         return model
     from peft import LoraConfig, get_peft_model
@@ -209,11 +191,14 @@ def with_lora(model: Any, config: LoopConfig, modules_to_save: Sequence[str] | N
 
 
 def run_trainer(trainer: Trainer, checkpoints: Path, on_step: OnStep | None) -> list[float]:
-    """Train, from the last whole checkpoint if there is one; returns the loss of every optimiser step, earlier ones included."""
+    """Train, from the last complete checkpoint if there is one; returns the losses of all optimiser steps.
+
+    The losses of steps before the checkpoint are included.
+    """
     trainer.remove_callback(PrinterCallback)  # progress is the caller's business
     if on_step and trainer.is_world_process_zero():
         trainer.add_callback(_StepCallback(on_step))
-    torch.set_flush_denormal(True)  # tiny gradients otherwise slow a CPU down by a quarter
+    torch.set_flush_denormal(True)  # otherwise tiny gradients slow a CPU down by a quarter
     try:
         trainer.train(resume_from_checkpoint=shared(last_checkpoint(checkpoints)))
     finally:
@@ -222,9 +207,10 @@ def run_trainer(trainer: Trainer, checkpoints: Path, on_step: OnStep | None) -> 
 
 
 def trained_model(trainer: Trainer, config: LoopConfig, load: Callable[[], Any]) -> Any | None:
-    """The trained model whole, adapters merged, in the first process; None in the others, all of which have to call this.
+    """The trained model, adapters merged, in the first process and None in the others; all must call this.
 
-    `load` gives the model that training began with; it takes the weights where no process has them all (FSDP, DeepSpeed).
+    `load` returns the model that training began with; it receives the weights if no process has all of them
+    (FSDP, DeepSpeed).
     """
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         if not trainer.is_world_process_zero():
@@ -234,14 +220,14 @@ def trained_model(trainer: Trainer, config: LoopConfig, load: Callable[[], Any])
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
         if not trainer.is_world_process_zero():
             return None
-        unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # or the loaded model would be in parts again
+        unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # or the loaded model would be split again
         model = load()
         model.load_state_dict(weights)
     return model.merge_and_unload() if config.lora_rank else model
 
 
 def last_checkpoint(directory: Path) -> str | None:
-    """The newest checkpoint that was written whole: the trainer's state is the last file of one, and may itself be torn."""
+    """The newest complete checkpoint. The trainer's state is its last file, and may itself be incomplete."""
     for path in sorted(directory.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2])):
         try:
             json.loads((path / "trainer_state.json").read_text())
@@ -252,7 +238,7 @@ def last_checkpoint(directory: Path) -> str | None:
 
 
 class _EpochCallback(TrainerCallback):
-    """Tells a sampler the epoch; accelerate does not reach it where it continues in the middle of one."""
+    """Tells a sampler the epoch; accelerate does not do so if it continues in the middle of one."""
 
     def __init__(self, sampler: LengthSampler) -> None:
         self._sampler = sampler

@@ -1,9 +1,10 @@
 """Train a PRM from any causal language model on soft step labels.
 
-Invariant: a finished PRM directory is the outcome of exactly one set of labels, base and configuration, which are written
-there first; killed and started again with the same, training continues from its last whole checkpoint. Of the processes
-that torchrun or accelerate starts all train, and the first alone writes there.
-This file chooses what to train on; the loss and the loop are in `prm_trainer.py`, which loads torch.
+Invariant: a finished PRM directory is the outcome of exactly one combination of labels, base and
+configuration, which is written there first; killed and started again with the same combination, training
+continues from its last complete checkpoint. All processes that torchrun or accelerate starts train, but only
+the first one writes there.
+This file chooses the solutions to train on; the loss and the loop are in `prm_trainer.py`, which loads torch.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from forkpoint.training.config import TrainConfig, TrainReport
 from forkpoint.training.processes import is_first_process, train_once
 
 TRAINING = "training"
-"""The run that trains, inside the PRM's directory: configuration, checkpoints while it lasts, report at its end."""
+"""The run of the training inside the PRM's directory: configuration, checkpoints during it, report at its
+end."""
 
 
 def train_prm(
@@ -33,12 +35,14 @@ def train_prm(
     out: Path,
     config: TrainConfig,
     on_step: Callable[[int, int, float], None] | None = None,
+    allow_constant_labels: bool = False,
 ) -> TrainReport:
-    """Train on the labelled solutions at `labels` from the model `base`, save the PRM at `out`.
+    """Train on the labelled solutions at `labels`, starting from the model `base`, and save the PRM at `out`.
 
-    A finished PRM of the same labels, base and configuration at `out` is left as it is; another is refused with
-    ConfigDiffers, and RunLocked tells where another process trains there. `on_step` is called with (steps done, steps in
-    all, last loss), by the first of several processes alone.
+    A finished PRM of the same labels, base and configuration at `out` is left unchanged. ConfigDiffers if
+    `out` holds another training, RunLocked if another process is training there, ValueError if all labels
+    are equal and `allow_constant_labels` is not set. `on_step` is called with (steps done, steps in all, last
+    loss), in the first of several processes only.
     """
     resolved: dict[str, Any] = {
         "labels": labels_digest(labels),
@@ -50,16 +54,27 @@ def train_prm(
         from forkpoint.training.prm_trainer import train_rows
 
         solutions = choose_solutions(list(read_labelled(labels)), config)
+        if not allow_constant_labels:
+            _refuse_constant_labels(labels, solutions)
         report = train_rows(solutions, base, out, checkpoints, config, on_step)
         if is_first_process():
-            config.format.save(out)  # with it the PRM can be loaded
+            config.format.save(out)  # makes the PRM loadable
         return report
 
     return TrainReport(**train_once(out / TRAINING, out / FORMAT_FILE, "train", resolved, train))
 
 
+def _refuse_constant_labels(labels: Path, solutions: Sequence[LabelledSolution]) -> None:
+    values = {label.value for solution in solutions for label in solution.labels}
+    if len(values) == 1:
+        raise ValueError(
+            f"all labels at {labels} are {values.pop():g}, so a PRM would learn to give one score to every "
+            "step; label both right and wrong solutions, or give --allow-constant-labels"
+        )
+
+
 def train_report(prm: Path) -> TrainReport:
-    """What the training of a finished PRM did. RunError where there is none."""
+    """The report of the training of a finished PRM. RunError if it is not finished."""
     with Run.read(prm / TRAINING) as run:
         if run.manifest is None:
             raise RunError(f"the training at {prm} is not finished; run the same command again")
@@ -67,7 +82,7 @@ def train_report(prm: Path) -> TrainReport:
 
 
 def choose_solutions(solutions: Sequence[LabelledSolution], config: TrainConfig) -> list[LabelledSolution]:
-    """At most `max_solutions_per_problem` of each problem, right and wrong in turn as far as there are both."""
+    """At most `max_solutions_per_problem` of each problem, half of them right and half wrong if possible."""
     limit = config.max_solutions_per_problem
     if limit == 0:
         return list(solutions)

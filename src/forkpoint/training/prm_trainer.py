@@ -1,9 +1,11 @@
-"""The training loop of a PRM: `transformers.Trainer` with a loss read at the step tags.
+"""The training loop of a PRM: `transformers.Trainer` with a loss that is read at the step tags.
 
-Loss: cross-entropy of softmax(good, bad) at each step's tag against [v, 1 - v], mean over the steps of a batch
-(ER-PRM, arXiv 2412.11006). A batch is what all processes and their accumulated micro-batches see before an optimiser step.
-Invariant: every step of every solution that is trained on has its tag in the input; one that does not fit is refused and
-counted. Packed as trees, a batch has the loss and the gradient that its solutions have one by one.
+Loss: cross-entropy of softmax(good, bad) at each step's tag against [v, 1 - v], mean over the steps of a
+batch (ER-PRM, arXiv 2412.11006). A batch is all rows between two optimiser steps: those of all processes and
+of all accumulated micro-batches.
+Invariant: every step of every solution that is trained on has its tag in the input; a solution that does not
+fit is refused and counted. A batch packed as trees has the same loss and gradient as its solutions one by
+one.
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ from typing import Any
 
 import torch
 
-from forkpoint.checkpoint import load_tokenizer
-from forkpoint.errors import LayoutError
+from forkpoint.checkpoint import load_pretrained, load_tokenizer
+from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms.layout import EncodedSolution, Layout
 from forkpoint.prms.packing import INPUT_NAMES, group_rows, model_inputs, pack, tag_places, takes_trees
 from forkpoint.prms.tagged import GOOD_CLASS, model_class_of, tag_logits
@@ -44,7 +46,7 @@ def train_rows(
     config: TrainConfig,
     on_step: OnStep | None,
 ) -> TrainReport:
-    """Train from `base`, save weights and tokenizer at `out`; `checkpoints` is where training goes on from.
+    """Train from `base`, or from the last checkpoint in `checkpoints`; save weights and tokenizer at `out`.
 
     All processes that train together call this with the same arguments; the first one saves.
     """
@@ -54,7 +56,8 @@ def train_rows(
     chosen, encoded, refusals = layout_rows(solutions, layout)
     if not chosen:
         raise ValueError(
-            f"no solution can be trained on; refused: {dict(refusals) or 'none, there are no labelled solutions'}"
+            "no solution can be trained on; refused: "
+            f"{dict(refusals) or 'none, there are no labelled solutions'}"
         )
     model = _model(base, config)
     packing = config.packing
@@ -100,7 +103,7 @@ def layout_rows(
         try:
             encoded.append(layout.encode(solution.question, solution.steps))
         except LayoutError as error:
-            refusals["too long" if "max_length" in str(error) else str(error)] += 1
+            refusals["too long" if isinstance(error, TooLongError) else str(error)] += 1
             continue
         chosen.append(solution)
     return chosen, encoded, refusals
@@ -112,7 +115,10 @@ def pack_rows(
     max_nodes: int,
     weights: Sequence[Sequence[float]] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of the training set: solutions of one question as a tree of at most `max_nodes` tokens; one by one where that is 0."""
+    """Rows of the training set: solutions of one question as trees of at most `max_nodes` tokens.
+
+    If `max_nodes` is 0, a row is one solution.
+    """
     groups = (
         group_rows([solution.question for solution in solutions], encoded, max_nodes)
         if max_nodes
@@ -122,21 +128,21 @@ def pack_rows(
     for group in groups:
         packed = pack([encoded[idx] for idx in group])
         values = [label.value for idx in group for label in solutions[idx].labels]
-        its_weights = [weight for idx in group for weight in weights[idx]] if weights else [1.0] * len(values)
+        row_weights = [weight for idx in group for weight in weights[idx]] if weights else [1.0] * len(values)
         # the sampler reads input_ids
-        rows.append({"input_ids": packed.input_ids, "pack": packed, "values": values, "weights": its_weights})
+        rows.append({"input_ids": packed.input_ids, "pack": packed, "values": values, "weights": row_weights})
     return rows
 
 
 def blank_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A row that costs little and teaches nothing."""
+    """A short row from which nothing is learned."""
     row = min(rows, key=lambda row: len(row["input_ids"]))
     num_steps = len(row["values"])
     return {**row, "values": [float(IGNORED)] * num_steps, "weights": [0.0] * num_steps}
 
 
 def label_weights(solutions: Sequence[LabelledSolution], config: TrainConfig) -> list[list[float]] | None:
-    """Per solution, per step, how much it counts; the mean over all steps is 1. None where all count once."""
+    """The weights of all steps, one list per solution, with a mean of 1; None if every step counts once."""
     if config.label_weighting == "uniform":
         return None
     raw = [[1.0 - (label.high - label.low) for label in solution.labels] for solution in solutions]
@@ -148,11 +154,11 @@ def label_weights(solutions: Sequence[LabelledSolution], config: TrainConfig) ->
 
 @dataclass(frozen=True)
 class TagCollator:
-    """Rows to tensors: a model's inputs, and for each of the K steps its value (`labels`), weight and place."""
+    """Turns rows into tensors: the model's inputs, and value (`labels`), weight and place of K steps."""
 
     pad_id: int
     dtype: torch.dtype = torch.float32
-    """Of what is added to the attention scores of trees."""
+    """Type of the mask that is added to the attention scores of trees."""
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         packs = [row["pack"] for row in rows]
@@ -179,7 +185,7 @@ class TagTrainer(LoopTrainer):
     def get_batch_samples(
         self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
     ) -> tuple[list[dict[str, Any]], torch.Tensor]:
-        """The next micro-batches of this process, and how many steps all processes have in theirs together."""
+        """The next micro-batches of this process, and the number of steps in those of all processes."""
         batches = list(islice(epoch_iterator, num_batches))
         num_steps = torch.tensor(
             sum(int((batch["labels"] != IGNORED).sum()) for batch in batches), device=device
@@ -193,16 +199,18 @@ class TagTrainer(LoopTrainer):
         read = {name: inputs[name] for name in INPUT_NAMES if name in inputs}
         logits_K_2 = tag_logits(model, self.layout, read, rows_K, columns_K)
         total = soft_cross_entropy(logits_K_2, values_K, inputs["weights"])
-        loss = (
-            total / num_items_in_batch * self.accelerator.num_processes
-        )  # the gradients of the processes are averaged
+        # times the number of processes, because their gradients are averaged
+        loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, logits_K_2) if return_outputs else loss
 
 
 def soft_cross_entropy(
     logits_K_2: torch.Tensor, values_K: torch.Tensor, weights_K: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """sum_k -w_k [v_k ln p_k + (1 - v_k) ln(1 - p_k)] with p = softmax(good, bad)[good]; values in [0, 1], weights 1 by default."""
+    """sum_k -w_k [v_k ln p_k + (1 - v_k) ln(1 - p_k)] with p = softmax(good, bad)[good].
+
+    Values are in [0, 1]; weights are 1 by default.
+    """
     log_p_K_2 = logits_K_2.log_softmax(-1)
     losses_K = -(values_K * log_p_K_2[:, 0] + (1 - values_K) * log_p_K_2[:, 1])
     return losses_K.sum() if weights_K is None else (weights_K * losses_K).sum()
@@ -214,5 +222,5 @@ def _model(base: str, config: TrainConfig) -> Any:
     if config.format.head == "classifier":
         names = {GOOD_CLASS: "good", 1 - GOOD_CLASS: "bad"}
         heads = {"num_labels": 2, "id2label": names, "label2id": {name: idx for idx, name in names.items()}}
-    model = model_class_of(config.format).from_pretrained(base, dtype=dtype, **heads)
+    model = load_pretrained(model_class_of(config.format), base, dtype=dtype, **heads)
     return with_lora(model, config, ["score"] if config.format.head == "classifier" else None)

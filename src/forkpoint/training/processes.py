@@ -1,4 +1,4 @@
-"""One training by one or several processes: which of them writes, and a finished training is left as it is."""
+"""Training by one or several processes: only the first writes, and a finished training is not repeated."""
 
 from __future__ import annotations
 
@@ -16,25 +16,26 @@ T = TypeVar("T")
 
 
 def is_first_process() -> bool:
-    """Whether this process is alone, or the one of those started by torchrun or accelerate that writes and prints."""
+    """Whether this process writes and prints: it is alone, or rank 0 under torchrun or accelerate."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
 def train_once(
     directory: Path, product: Path, command: str, config: Mapping[str, Any], train: Callable[[Path], Any]
 ) -> dict[str, Any]:
-    """The fields of the report that `train(checkpoints)` gives, from the run `directory` where it is finished and `product` is there.
+    """The report of `train(checkpoints)` as a dict, read from the run if it is finished and `product` exists.
 
-    Of several processes the first alone opens the run; all of them train, and return what it wrote. ValueError in one
-    whose configuration is not that of the first, otherwise as `Run.open`.
+    Only the first of several processes opens the run at `directory`; all of them train and return what it
+    wrote. ValueError in a process whose configuration differs from the first one's; otherwise raises what
+    `Run.open` raises.
     """
     checkpoints, key = directory / "checkpoints", content_key(config)
     if not is_first_process():
         is_owed, key_of_first = _shared((True, key))
         if key_of_first != key:
             raise ValueError(
-                f"process {os.environ['RANK']} was given other labels, another base or other settings than process 0; "
-                "start all of them with the same files and arguments"
+                f"process {os.environ['RANK']} was given other labels, another base or other settings than "
+                "process 0; start all of them with the same files and arguments"
             )
         if is_owed:
             train(checkpoints)
@@ -49,7 +50,7 @@ def train_once(
 
 
 def _shared(value: T) -> T:
-    """What the first process gives, in every process; one that is alone need not load torch for it."""
+    """The value that the first process passes, in every process; a single process does not load torch."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return value
     from forkpoint.training.loop import shared

@@ -1,11 +1,13 @@
 """Supervised fine-tuning of a causal language model on completions, with `transformers.Trainer`.
 
-Loss: cross-entropy of the completion's tokens, the end token included, mean over all completion tokens of a batch; the
-prompt is read, not learned. The rows are token ids, so nothing is tokenised here and nothing can be tokenised otherwise.
-Invariant: the saved directory is a model of its own, with the base's tokenizer, template and end tokens; killed and started
-again with the same arguments, training continues from its last whole checkpoint to the same weights. Several processes
-train together as those of `train_prm` do.
-What is learned from is chosen elsewhere (`forkpoint.experiments.raft_keep`); nothing is packed, and no row is cut.
+Loss: cross-entropy of the completion's tokens, including the end token, mean over all completion tokens of a
+batch; the prompt is read but not learned. Rows are token ids: nothing is tokenised here, so nothing is
+tokenised differently.
+Invariant: the saved directory is a model of its own, with the tokenizer, template and end tokens of the base;
+killed and started again with the same arguments, training continues from its last complete checkpoint to the
+same weights. Several processes train together as in `train_prm`.
+The completions are chosen elsewhere (`forkpoint.experiments.raft_keep`); nothing is packed, and no row is
+cut.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from forkpoint.checkpoint import fingerprint, load_tokenizer
+from forkpoint.checkpoint import fingerprint, load_pretrained, load_tokenizer
 from forkpoint.content_key import content_key
 from forkpoint.training.config import SFTConfig, SFTReport, SFTRow
 from forkpoint.training.loop import (
@@ -32,7 +34,8 @@ from forkpoint.training.loop import (
 from forkpoint.training.processes import train_once
 
 TRAINING = "training"
-"""The run that trains, inside the model's directory: configuration, checkpoints while it lasts, report at its end."""
+"""The run of the training inside the model's directory: configuration, checkpoints during it, report at
+its end."""
 
 
 def fine_tune(
@@ -43,15 +46,16 @@ def fine_tune(
     seed: int = 0,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> SFTReport:
-    """Fine-tune the model `base` (a directory or a hub id) on `rows` and save it at `out`; run again to continue.
+    """Fine-tune the model `base` (a directory or a hub id) on `rows`, saved at `out`; run again to continue.
 
-    A finished model of the same arguments at `out` is left as it is. `on_step` is called with (steps done, steps in all,
-    last loss). ValueError where there are no rows, or one does not fit the model's vocabulary or positions;
-    ConfigDiffers where `out` was started with other arguments, RunLocked where another process trains there.
+    A finished model of the same arguments at `out` is left unchanged. `on_step` is called with (steps done,
+    steps in all, last loss). ValueError if there are no rows, or if one does not fit the model's vocabulary
+    or positions; ConfigDiffers if `out` was started with other arguments, RunLocked if another process is
+    training there.
     """
     if not rows:
         raise ValueError("there is nothing to fine-tune on; give at least one row")
-    _refuse_misfits(rows, AutoConfig.from_pretrained(base).get_text_config())
+    _refuse_misfits(rows, load_pretrained(AutoConfig, base).get_text_config())
     resolved: dict[str, Any] = {
         "base": fingerprint(Path(base)) if Path(base).is_dir() else str(base),
         "rows": content_key([[row.prompt_ids, row.completion_ids] for row in rows]),
@@ -67,7 +71,7 @@ def fine_tune(
 
 
 def masked(row: SFTRow) -> dict[str, list[int]]:
-    """`input_ids` and `labels` of a row, equally long; the labels of the prompt are -100."""
+    """`input_ids` and `labels` of a row, of equal length; the labels of the prompt are -100."""
     return {
         "input_ids": [*row.prompt_ids, *row.completion_ids],
         "labels": [IGNORED] * len(row.prompt_ids) + list(row.completion_ids),
@@ -75,7 +79,7 @@ def masked(row: SFTRow) -> dict[str, list[int]]:
 
 
 def collate(rows: Sequence[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """Rows padded on the right to [batch, tokens]; padding is neither seen nor learned."""
+    """Rows padded on the right to [batch, tokens]; padding is masked and not learned."""
     length = max(len(row["input_ids"]) for row in rows)
     input_ids_B_T = torch.zeros((len(rows), length), dtype=torch.long)
     mask_B_T = torch.zeros((len(rows), length), dtype=torch.long)
@@ -102,7 +106,7 @@ def _train(
     dtype = config.dtype if config.dtype == "auto" else getattr(torch, config.dtype)
 
     def load() -> Any:
-        return with_lora(AutoModelForCausalLM.from_pretrained(base, dtype=dtype), config)
+        return with_lora(load_pretrained(AutoModelForCausalLM, base, dtype=dtype), config)
 
     model = load()
     use_cache = getattr(model.config, "use_cache", None)
@@ -132,7 +136,8 @@ def _refuse_misfits(rows: Sequence[SFTRow], model_config: Any) -> None:
         ids = (*row.prompt_ids, *row.completion_ids)
         if not 0 <= min(ids) <= max(ids) < model_config.vocab_size:
             raise ValueError(
-                f"row {row_idx} has token ids outside of the model's {model_config.vocab_size}; was it made by another model?"
+                f"row {row_idx} has token ids outside of the model's {model_config.vocab_size}; "
+                "was it made by another model?"
             )
         if limit is not None and len(ids) > limit:
             raise ValueError(

@@ -1,13 +1,14 @@
 """Grow a solution tree from entropy anchors (EDU-PRM, arXiv 2503.22233).
 
-The root branch is the greedy solution. At an anchor the runner-up token is followed too: a new branch is the parent's
-path up to the anchor, then the runner-up, then greedy decoding. The tree is grown one branch at a time, always at the
-open anchor that its frontier puts first, until it has its leaves or no anchor is open. Here the frontier is a fixed
-order; `steer.py` has those that look at scores.
+The root branch is the greedy solution. At an anchor the runner-up token is followed too: a new branch is the
+parent's path up to the anchor, then the runner-up, then greedy decoding. The tree grows one branch at a time,
+always at the open anchor that its frontier puts first, until it has all its leaves or no anchor is open. The
+frontier here is a fixed order; `steer.py` has frontiers that depend on scores.
 
-Invariant: a tree depends on the policy, the prompt and the configuration alone. Batching over prompts and the policy's
-caches change its cost, never its branches; the tree of a smaller leaf budget is a prefix of the same tree.
-Leaves are greedy and top-2 paths, not samples of the policy: a plain mean over them is not an expectation under it.
+Invariant: a tree depends on the policy, the prompt and the configuration alone. Batching over prompts and the
+policy's caches change its cost, never its branches; the tree of a smaller leaf budget is a prefix of the same
+tree. Leaves are greedy and top-2 paths, not samples of the policy: a plain mean over them is not an
+expectation under it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from forkpoint.checks import check_above, check_at_least, check_choice
+from forkpoint.policies.context import room_after
 from forkpoint.records import Branch, Completion, Cost, Policy, Request, Tree
 from forkpoint.steps import AnchorRule
 
@@ -28,38 +31,37 @@ DUPLICATES: tuple[Duplicates, ...] = ("keep", "drop")
 
 @dataclass(frozen=True)
 class TreeConfig:
-    """How a tree is grown. The paper leaves order, gap, symbol set and duplicates open: those choices are ours."""
+    """How a tree is grown.
+
+    The paper leaves order, gap, symbols and duplicates open: those choices are ours.
+    """
 
     num_leaves: int = 16
-    """Leaves to grow at most (the paper's largest is 64); fewer where the anchors run out."""
+    """Largest number of leaves to grow (at most 64 in the paper); a tree whose anchors run out has fewer."""
     tau: float = 1.0
     """Entropy in nats above which a position is an anchor."""
     anchors_per_solution: float | None = None
-    """Calibrate tau on a sample of greedy solutions so that they have this many anchors on average; None keeps tau."""
+    """Average number of anchors of greedy solutions that tau is calibrated to; None keeps tau."""
     min_gap: int = 1
-    """Fewest tokens between two anchors of a path."""
+    """Smallest distance in tokens between two anchors of a path."""
     symbols: str = "default"
-    """Tokens that never are anchors: default (punctuation, mathematical symbols, white space), none, or the characters."""
+    """Tokens that are never anchors: default (punctuation, mathematical symbols, white space), none, or the
+    characters."""
     order: Order = "probable"
-    """Which open anchor is forked next: probable (the most probable path through the runner-up), entropy, earliest."""
+    """Which open anchor is forked next: probable (the most probable path through the runner-up), entropy,
+    earliest."""
     max_tokens: int = 512
-    """Tokens of a solution at most."""
+    """Largest number of tokens of a solution."""
     duplicates: Duplicates = "keep"
-    """A leaf whose text an earlier leaf has: keep it, or drop it and fork elsewhere (its tokens still count as cost)."""
+    """What to do with a leaf whose text an earlier leaf has: keep it, or drop it and fork elsewhere (its
+    tokens still count as cost)."""
 
     def __post_init__(self) -> None:
-        if self.num_leaves < 1:
-            raise ValueError(f"num_leaves must be at least 1; {self.num_leaves} was given")
-        if self.max_tokens < 1:
-            raise ValueError(f"max_tokens must be at least 1; {self.max_tokens} was given")
-        if self.order not in ORDERS:
-            raise ValueError(f"order {self.order!r} is unknown; choose from {', '.join(ORDERS)}")
-        if self.duplicates not in DUPLICATES:
-            raise ValueError(
-                f"duplicates {self.duplicates!r} is unknown; choose from {', '.join(DUPLICATES)}"
-            )
-        if self.anchors_per_solution is not None and self.anchors_per_solution <= 0:
-            raise ValueError(f"anchors_per_solution must be above 0; {self.anchors_per_solution} was given")
+        check_at_least(1, num_leaves=self.num_leaves, max_tokens=self.max_tokens)
+        check_choice("order", self.order, ORDERS)
+        check_choice("duplicates", self.duplicates, DUPLICATES)
+        if self.anchors_per_solution is not None:
+            check_above(0, anchors_per_solution=self.anchors_per_solution)
         self.rule  # noqa: B018 (checks tau and min_gap)
 
     @property
@@ -67,13 +69,13 @@ class TreeConfig:
         return AnchorRule(tau=self.tau, min_gap=self.min_gap, symbols=self.symbols)
 
     def with_tau(self, tau: float) -> TreeConfig:
-        """The same configuration with a calibrated tau."""
+        """The configuration with a calibrated tau, which is not calibrated again."""
         return replace(self, tau=tau, anchors_per_solution=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """An open place to fork: a token position on the path of a branch."""
+    """A token position on the path of a branch, at which the tree can be forked."""
 
     branch_idx: int
     position: int
@@ -81,7 +83,7 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A branch that was just grown, with all that choosing the next fork may need."""
+    """A branch that was just grown, with everything that choosing the next fork may need."""
 
     branch_idx: int
     parent_idx: int | None
@@ -98,16 +100,16 @@ class Frontier(Protocol):
     """The open anchors of one tree, and which of them is forked next."""
 
     def add(self, leaf: Leaf) -> None:
-        """Take in a grown branch and its anchors; a branch whose text was dropped as a duplicate is not added."""
+        """Take in a grown branch and its anchors. A branch that was dropped as a duplicate is not added."""
         ...
 
     def pop(self) -> Anchor | None:
-        """The anchor to fork next, which is open no longer; None where none is open."""
+        """Close the anchor to fork next and return it; None if no anchor is open."""
         ...
 
 
 class OrderFrontier:
-    """The `Frontier` of a fixed order: every anchor has its place from the moment it opens."""
+    """The `Frontier` of a fixed order: the priority of an anchor is known when it opens."""
 
     def __init__(self, order: Order) -> None:
         self._order = order
@@ -118,7 +120,7 @@ class OrderFrontier:
             heapq.heappush(self._open, (self._priority(leaf.path, position), leaf.branch_idx, position))
 
     def pop(self) -> Anchor | None:
-        """The anchor of the lowest priority; of equals that of the older branch, then the earlier one."""
+        """The anchor with the lowest priority; of equals, the one on the oldest branch, then the earliest."""
         if not self._open:
             return None
         _, branch_idx, position = heapq.heappop(self._open)
@@ -138,10 +140,10 @@ def grow_trees(
     config: TreeConfig,
     on_wave: Callable[[int], None] | None = None,
 ) -> list[tuple[Tree, Cost]]:
-    """One tree per prompt, with what it cost; the trees grow side by side, one request each per wave.
+    """One tree per prompt, with its cost; the trees grow side by side, one request each per wave.
 
-    A solution is limited to what the policy's context leaves after the prompt, where that is less than `max_tokens`;
-    ValueError where it leaves nothing. `on_wave` is called with the number of trees still growing before each wave.
+    Solutions are shorter than `max_tokens` if the policy's context leaves less room after the prompt;
+    ValueError if it leaves none. `on_wave` is called with the number of trees still growing before each wave.
     """
     growers = [TreeGrower(policy, prompt, config, OrderFrontier(config.order)) for prompt in prompts]
     while True:
@@ -156,20 +158,20 @@ def grow_trees(
 
 
 def _fitting(config: TreeConfig, policy: Policy, prompt_ids: tuple[int, ...]) -> TreeConfig:
-    if policy.max_length is None or len(prompt_ids) + config.max_tokens <= policy.max_length:
-        return config
-    if len(prompt_ids) >= policy.max_length:
+    room = room_after(policy, prompt_ids, config.max_tokens)
+    if room == 0:
         raise ValueError(
-            f"a prompt of {len(prompt_ids)} tokens leaves no room in the policy's context of {policy.max_length}"
+            f"a prompt of {len(prompt_ids)} tokens leaves no room "
+            f"in the policy's context of {policy.max_length}"
         )
-    return replace(config, max_tokens=policy.max_length - len(prompt_ids))
+    return config if room == config.max_tokens else replace(config, max_tokens=room)
 
 
 class TreeGrower:
-    """One tree in the making: asks for one completion at a time, and forks where the frontier says.
+    """Grows one tree: asks for one completion at a time, and forks the anchors that the frontier chooses.
 
-    Raises ValueError where the prompt leaves no room in the policy's context. The order of the configuration is not
-    read: the frontier decides.
+    Raises ValueError if the prompt leaves no room in the policy's context. The order of the configuration is
+    ignored: the frontier decides.
     """
 
     def __init__(
@@ -201,10 +203,12 @@ class TreeGrower:
         return None
 
     def step(self) -> Request | None:
-        """Fork one anchor: the completion it needs; None where it needs none, since the runner-up ends the solution.
+        """Fork one anchor; return the request for the completion it needs, or None if it needs none.
 
-        A forked anchor adds one leaf, at once or when the completion is absorbed, or none where that is a dropped
-        duplicate. Where no anchor is open, nothing is added and the tree `is_grown`.
+        It needs none if the runner-up ends the solution.
+
+        A forked anchor adds one leaf, at once or when the completion is absorbed, unless that leaf is dropped
+        as a duplicate. If no anchor is open, nothing is added and the tree `is_grown`.
         """
         if not self._branches:
             return Request(self._prompt_ids, max_tokens=self._config.max_tokens)
@@ -260,7 +264,7 @@ class TreeGrower:
         )
 
     def _anchors(self, branch: Branch, path: Completion, token_texts: Sequence[str]) -> tuple[int, ...]:
-        """The anchors on the branch's own tokens; the forced first token of a fork is forked already."""
+        """The anchors on the branch's own tokens, except the forced first token of a fork."""
         can_fork = self._rule.can_fork(token_texts)
         first_own = branch.fork + (branch.parent_idx is not None)
         return tuple(
@@ -269,7 +273,7 @@ class TreeGrower:
 
 
 def shared_lengths(tree: Tree) -> list[list[int]]:
-    """How many leading tokens the paths of every two leaves share; [leaf][leaf], the whole path's length on the diagonal."""
+    """The number of leading tokens that two leaves' paths share, [leaf][leaf]; the diagonal holds lengths."""
     lengths = [[0] * tree.num_leaves for _ in range(tree.num_leaves)]
     for leaf_idx, branch in enumerate(tree.branches):
         lengths[leaf_idx][leaf_idx] = branch.fork + len(branch.completion)

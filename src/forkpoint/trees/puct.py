@@ -1,6 +1,6 @@
-"""MCTS-EDU: choose the next fork by value and exploration (EDU-PRM, arXiv 2503.22233; the formula is PUCT, arXiv 1911.08265).
+"""MCTS-EDU: choose the next fork by value and exploration (EDU-PRM, arXiv 2503.22233).
 
-The paper names the search and states no selection rule; the rule here is our reading.
+The paper names the search but states no selection rule; ours is PUCT (arXiv 1911.08265).
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ PRIORS: tuple[Prior, ...] = ("policy", "uniform")
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What is known of a grown leaf before its anchors open."""
+    """The value and the step scores of a grown leaf, which are known before its anchors open."""
 
     value: float | None
-    """Of the leaf, in [0, 1]; None where nothing asks for it."""
+    """The value of the leaf in [0, 1]; None if nothing needs it."""
     step_ends: tuple[int, ...]
     """Per step that was read, the number of tokens up to its end."""
     step_scores: tuple[float, ...]
-    """In [0, 1], one per step that was read."""
+    """Per step that was read, its score in [0, 1]."""
 
     def before(self, position: int) -> tuple[float, ...]:
-        """The scores of the steps that are complete before a token position: what a PRM trained on steps can judge there."""
+        """The scores of the steps that are complete before a token position."""
         return tuple(
             score for score, end in zip(self.step_scores, self.step_ends, strict=True) if end <= position
         )
@@ -42,9 +42,9 @@ class _Fork:
 
     position: int
     prior: float
-    """Of the runner-up's side; the other has the rest."""
+    """Prior of the runner-up's side; the other side has the rest."""
     value: float | None
-    """Of the prefix before the anchor; None where nothing judged it."""
+    """Value of the prefix before the anchor; None if nothing judged it."""
     is_open: bool = True
     child_idx: int | None = None
     """The branch on the runner-up's side, once it is grown."""
@@ -56,7 +56,7 @@ class _Below:
 
     num_leaves: int
     total: float
-    """The sum of their values."""
+    """The sum of the leaves' values."""
     is_open: bool
     """Whether an anchor can be forked there."""
 
@@ -70,12 +70,13 @@ class _Below:
 
 
 class PUCTChooser:
-    """Walks from the prompt, at every anchor to the side with the higher `puct`, to the open fork where the walk ends.
+    """Walks from the prompt to an open fork; at every anchor it takes the side with the higher `puct`.
 
-    A side is worth the mean of the leaves below it; a runner-up not forked yet is worth what the complete steps before
-    the anchor score, and without such a score as much as the other side. Sides without an open fork are not entered. Of
-    equal sides that with fewer leaves goes first, then the token that the policy preferred. Each leaf is backed up before
-    the next walk, so a walk depends on the leaves before it and not on the budget.
+    A side is worth the mean of the leaves below it. A runner-up that is not forked yet is worth the score of
+    the complete steps before the anchor or, if they have no score, as much as the other side. Sides without
+    an open fork are not entered. Of equal sides, the one with fewer leaves goes first, then the token that
+    the policy preferred. Each leaf is backed up before the next walk, so a walk depends on the leaves before
+    it and not on the budget.
     """
 
     def __init__(self, exploration: float, prior: Prior, how: Aggregate) -> None:
@@ -130,7 +131,7 @@ class PUCTChooser:
         return (taken_puct, -taken.num_leaves) >= (runner_up_puct, -runner_up.num_leaves)
 
     def _sides(self) -> list[list[tuple[_Below, _Below]]]:
-        """Per branch and anchor: what is below the token taken, and what is below the runner-up."""
+        """Per branch and anchor, the leaves below the token taken and those below the runner-up."""
         whole: dict[int, _Below] = {}
         sides: list[list[tuple[_Below, _Below]]] = [[] for _ in self._forks]
         for branch_idx in reversed(range(len(self._forks))):  # children come after their parents
@@ -145,8 +146,9 @@ class PUCTChooser:
 
 
 def puct(value: float, prior: float, num_node: int, num_side: int, exploration: float) -> float:
-    """value + exploration * prior * sqrt(num_node) / (1 + num_side) (arXiv 1911.08265, appendix B, with a constant factor).
+    """value + exploration * prior * sqrt(num_node) / (1 + num_side).
 
-    `num_node` leaves are below the anchor and `num_side` of them on this side; value and prior are in [0, 1].
+    This is arXiv 1911.08265, appendix B, with a constant factor. `num_node` leaves are below the anchor, and
+    `num_side` of them on this side; value and prior are in [0, 1].
     """
     return value + exploration * prior * math.sqrt(num_node) / (1 + num_side)

@@ -1,16 +1,18 @@
 """Grow trees with a score in view: P-EDU prunes forks, MCTS-EDU chooses them (EDU-PRM, arXiv 2503.22233).
 
-`prune_below` keeps an anchor from being forked where the PRM scores a complete step before it too low. `expand="mcts"`
-spends the leaf budget by value and exploration instead of a fixed order. The two are independent; neither changes what
-a fork is (`grow.py`). The paper gives the threshold (0.2) and the names; when and how they are applied is our reading,
-stated at each place.
+`prune_below` keeps an anchor from being forked if the PRM scores a complete step before it too low.
+`expand="mcts"` spends the leaf budget by value and exploration instead of in a fixed order. The two are
+independent, and neither changes what a fork is (`grow.py`). The paper gives the threshold (0.2) and the
+names; when and how they are applied is our reading, stated at each place.
 
-Invariant: a tree depends on the policy, the problem, the configuration and the scorer alone. Every leaf is judged before
-the next anchor of its tree is chosen, whatever grows beside it, so batching changes neither branches nor cost, and the
-tree of a smaller leaf budget is a prefix of the same tree. Scores are rounded to 6 decimals before they decide anything:
-what a batch changes in the last bits of a float is no reason for another fork.
-A step's score must not depend on the steps after it, as with any causal PRM: one reading of a leaf gives the scores of all
-its prefixes. Does not score leaves for selection, and does not change what `Cost` counts.
+Invariant: a tree depends on the policy, the problem, the configuration and the scorer alone. Every leaf is
+judged before the next anchor of its tree is chosen, whatever grows beside it, so batching changes neither
+branches nor cost, and the tree of a smaller leaf budget is a prefix of the same tree. Scores are rounded to 6
+decimals before they decide anything, so that the last bits of a float, which depend on the batch, choose no
+fork.
+A step's score must not depend on the steps after it, as with any causal PRM, so that one reading of a leaf
+gives the scores of all its prefixes. Leaves are not scored for selection here, and `Cost` counts what it
+counts for plain trees.
 """
 
 from __future__ import annotations
@@ -20,8 +22,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Protocol
 
+from forkpoint.checks import check_at_least, check_choice
 from forkpoint.grading.ends import graded
 from forkpoint.prms.layout import PRMFormat
+from forkpoint.prms.scores import checked_scores
 from forkpoint.records import NUM_DECIMALS, Cost, Policy, Problem, Scorer, ScoringCost, Tree
 from forkpoint.select import AGGREGATES, Aggregate, aggregate
 from forkpoint.steps import Path
@@ -42,31 +46,28 @@ class SteeringConfig:
     """How scores steer a tree; the default is the plain tree, for which no scorer is needed."""
 
     expand: Expand = "order"
-    """What chooses the next fork: order (as the tree's `order` says), or mcts (value and exploration; `order` is not read)."""
+    """How the next fork is chosen: order (by the tree's `order`), or mcts (by value and exploration, ignoring
+    `order`)."""
     prune_below: float = 0.0
-    """P-EDU: never fork behind a complete step that the PRM scores below this (0.2 in the paper); 0 prunes nothing."""
+    """Score of a complete step below which P-EDU forks nothing after it (0.2 in the paper); 0 prunes
+    nothing."""
     value: ValueSource = "prm"
-    """What a leaf is worth to mcts: prm (its score), confidence (its mean token probability), outcome (its gold verdict:
-    for labelling only, since an evaluation that reads gold answers measures nothing)."""
+    """Value of a leaf to mcts: prm (its score), confidence (its mean token probability), or outcome (its gold
+    verdict: for labelling only, since an evaluation that reads gold answers measures nothing)."""
     aggregate: Aggregate = "last"
-    """What makes one value of step scores where value is prm: last (the score of what was read so far), min, prod, mean."""
+    """How step scores become one value if `value` is prm: last (the score of all that was read), min, prod,
+    mean."""
     exploration: float = 1.0
-    """The factor of the exploration term of mcts; 0 follows values alone."""
+    """Factor of the exploration term of mcts; 0 follows values alone."""
     prior: Prior = "policy"
-    """What exploration favours at an anchor: policy (the two tokens' probabilities, renormalised), or uniform (neither)."""
+    """Prior of the two sides of an anchor: policy (their tokens' probabilities, renormalised), or uniform."""
 
     def __post_init__(self) -> None:
-        for name, given, known in (
-            ("expand", self.expand, EXPANDS),
-            ("value", self.value, VALUE_SOURCES),
-            ("aggregate", self.aggregate, AGGREGATES),
-            ("prior", self.prior, PRIORS),
-        ):
-            if given not in known:
-                raise ValueError(f"{name} {given!r} is unknown; choose from {', '.join(known)}")
-        for name, number in (("prune_below", self.prune_below), ("exploration", self.exploration)):
-            if not 0 <= number < math.inf:
-                raise ValueError(f"{name} must be finite and 0 or above; {number} was given")
+        check_choice("expand", self.expand, EXPANDS)
+        check_choice("value", self.value, VALUE_SOURCES)
+        check_choice("aggregate", self.aggregate, AGGREGATES)
+        check_choice("prior", self.prior, PRIORS)
+        check_at_least(0, prune_below=self.prune_below, exploration=self.exploration)
 
     @property
     def needs_scorer(self) -> bool:
@@ -81,36 +82,38 @@ class SteeringConfig:
 
 @dataclass(frozen=True)
 class Steering:
-    """A search, and the PRM that it reads."""
+    """How trees are steered, and by which PRM."""
 
-    search: SteeringConfig
+    config: SteeringConfig
     scorer: Scorer | None = None
     prm_format: PRMFormat | None = None
-    """How the PRM's steps are cut; None: at line ends."""
+    """The format that says how the PRM's steps are cut; None cuts at line ends."""
     count_tokens: CountTokens | None = None
-    """What the PRM reads; without it the policy's tokens and one tag per step."""
+    """Counts the tokens that the PRM reads. None counts the policy's own tokens and one tag per step, which
+    is an estimate if the two tokenizers differ."""
 
     def identity(self) -> dict[str, Any]:
-        """What trees depend on besides the policy, the problem and the tree's configuration."""
-        scorer = self.scorer.name if self.scorer and self.search.needs_scorer else None
+        """Everything that trees depend on besides the policy, the problem and the tree's configuration."""
+        scorer = self.scorer.name if self.scorer and self.config.needs_scorer else None
         prm_format = asdict(self.prm_format) if self.prm_format and scorer else None
-        return {"search": asdict(self.search), "scorer": scorer, "prm_format": prm_format}
+        return {"search": asdict(self.config), "scorer": scorer, "prm_format": prm_format}
 
 
 @dataclass(frozen=True, slots=True)
 class SteeredTree:
-    """A tree grown with a score in view, and what that took."""
+    """A tree grown with a score in view, and its cost."""
 
     tree: Tree
     cost: Cost
-    """The policy's."""
+    """The cost of the policy."""
     scoring: ScoringCost
-    """The PRM's."""
+    """The cost of the PRM."""
     num_pruned: int
-    """Anchors that were closed unforked for their score. Those of the leaf that fills the budget are not looked at."""
+    """Anchors that were never forked because of their score. The leaf that fills the budget is not judged, so
+    its anchors do not count."""
 
     def num_tokens(self, prm_weight: float = 1.0) -> float:
-        """Policy and PRM on one axis: sampled tokens, and `prm_weight` of a sampled token for each token that the PRM read."""
+        """The cost as one number: sampled tokens plus `prm_weight` times the tokens that the PRM read."""
         return self.cost.sampled_tokens + prm_weight * self.scoring.tokens
 
 
@@ -118,32 +121,35 @@ def steer_trees(
     policy: Policy,
     problems: Sequence[Problem],
     config: TreeConfig,
-    search: SteeringConfig,
-    scorer: Scorer | None = None,
-    prm_format: PRMFormat | None = None,
-    count_tokens: CountTokens | None = None,
+    steering: Steering,
     on_wave: Callable[[int], None] | None = None,
 ) -> list[SteeredTree]:
-    """One tree per problem; they grow side by side, one leaf each per wave, and what a wave grew is scored in one call.
+    """One tree per problem, steered by scores.
 
-    Steps are cut as `prm_format` says (None: at line ends). `count_tokens` counts what the PRM reads; without it the
-    policy's own tokens and one tag per step are counted, an estimate where the two tokenizers differ. `on_wave` is called
-    with the number of completions asked for in each wave. A scorer that the search does not need is not called. A tree
-    has fewer leaves than its budget where its anchors run out, the pruned ones not among them.
-    Raises ValueError where a scorer is needed and missing, where one of whole solutions is to prune, where scores are too
-    few, too many or outside [0, 1], and where a prompt leaves no room in the policy's context; and whatever the scorer
-    raises for a solution that it cannot read.
+    Trees grow side by side, one leaf each per wave, and the leaves of a wave are scored in one call.
+
+
+    `on_wave` is called with the number of completions asked for in each wave. A scorer that the search does
+    not need is not called. A tree has fewer leaves than its budget if it runs out of anchors that are not
+    pruned. Raises ValueError if a scorer is needed and missing, if a scorer of whole solutions is to prune,
+    if scores are too few, too many or outside [0, 1], or if a prompt leaves no room in the policy's context;
+    and whatever the scorer raises for a solution that it cannot read.
     """
+    search, scorer = steering.config, steering.scorer
     if search.needs_scorer and scorer is None:
         raise ValueError(
-            "pruning, and mcts with value 'prm', need a scorer; give one, or choose prune_below 0 and another value"
+            "pruning, and mcts with value 'prm', need a scorer; "
+            "give one, or choose prune_below 0 and another value"
         )
-    prm_format = prm_format or PRMFormat()
+    prm_format = steering.prm_format or PRMFormat()
     if search.prune_below > 0 and prm_format.segmentation == "solution":
         raise ValueError(
-            "a scorer of whole solutions has no score for the steps before a fork; choose prune_below 0, or a PRM of steps"
+            "a scorer of whole solutions has no score for the steps before a fork; "
+            "choose prune_below 0, or a PRM of steps"
         )
-    judge = _Judge(problems, search, scorer if search.needs_scorer else None, prm_format, count_tokens)
+    judge = _Judge(
+        problems, search, scorer if search.needs_scorer else None, prm_format, steering.count_tokens
+    )
     frontiers = [_JudgedFrontier(_chooser(config, search), search.prune_below) for _ in problems]
     prompts = [policy.encode_question(problem.question) for problem in problems]
     growers = [
@@ -164,12 +170,12 @@ def steer_trees(
             if not growers[idx].is_grown and (leaf := frontiers[idx].waiting) is not None
         ]
         judged = judge([(idx, len(prompts[idx]), leaf) for idx, leaf in waiting])
-        for (idx, _), (judgement, its_scoring) in zip(waiting, judged, strict=True):
+        for (idx, _), (judgement, leaf_scoring) in zip(waiting, judged, strict=True):
             frontiers[idx].judge(judgement)
-            scoring[idx] += its_scoring
+            scoring[idx] += leaf_scoring
     return [
-        SteeredTree(grower.tree, grower.cost, its_scoring, frontier.num_pruned)
-        for grower, its_scoring, frontier in zip(growers, scoring, frontiers, strict=True)
+        SteeredTree(grower.tree, grower.cost, tree_scoring, frontier.num_pruned)
+        for grower, tree_scoring, frontier in zip(growers, scoring, frontiers, strict=True)
     ]
 
 
@@ -193,14 +199,14 @@ class _Judge:
         scores = self._scores(questions, [steps for steps, _ in read])
         values = self._values(items, scores)
         return [
-            (Judgement(value, ends, its_scores), self._cost(question, num_prompt, leaf, steps, ends))
-            for (_, num_prompt, leaf), question, (steps, ends), its_scores, value in zip(
+            (Judgement(value, ends, leaf_scores), self._cost(question, num_prompt, leaf, steps, ends))
+            for (_, num_prompt, leaf), question, (steps, ends), leaf_scores, value in zip(
                 items, questions, read, scores, values, strict=True
             )
         ]
 
     def _steps(self, leaf: Leaf) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """The steps to read, and their ends: all where the leaf's value is asked for, else those before its last anchor."""
+        """The steps to read and their ends: all if the value is needed, else those before the last anchor."""
         if self._scorer is None:
             return (), ()
         steps, ends = Path(leaf.path, leaf.token_texts).steps(self._format.segmentation, self._format.rule)
@@ -215,23 +221,9 @@ class _Judge:
         if not idxs:
             return scores
         assert self._scorer is not None, "steps are read only for a scorer"
-        found = self._scorer.score([questions[idx] for idx in idxs], [steps[idx] for idx in idxs])
-        if len(found) != len(idxs):
-            raise ValueError(
-                f"scorer {self._scorer.name!r} was given {len(idxs)} solutions and scored {len(found)}; one each is needed"
-            )
+        found = checked_scores(self._scorer, [questions[idx] for idx in idxs], [steps[idx] for idx in idxs])
         for idx, its_scores in zip(idxs, found, strict=True):
-            if len(its_scores) != len(steps[idx]):
-                raise ValueError(
-                    f"scorer {self._scorer.name!r} gave {len(its_scores)} scores for a solution of {len(steps[idx])} steps; "
-                    "one score per step is needed"
-                )
-            wrong = [score for score in its_scores if not 0 <= score <= 1]
-            if wrong:
-                raise ValueError(
-                    f"scorer {self._scorer.name!r} gave the score {wrong[0]}; scores must be numbers in [0, 1]"
-                )
-            scores[idx] = tuple(round(float(score), NUM_DECIMALS) for score in its_scores)
+            scores[idx] = tuple(round(score, NUM_DECIMALS) for score in its_scores)
         return scores
 
     def _values(
@@ -240,12 +232,15 @@ class _Judge:
         if self._search.expand == "order":
             return [None] * len(items)
         if self._search.value == "prm":
-            return [aggregate(its_scores, self._search.aggregate) for its_scores in scores]
+            return [aggregate(leaf_scores, self._search.aggregate) for leaf_scores in scores]
         if self._search.value == "confidence":
             return [confidence(leaf.path.logprobs) for _, _, leaf in items]
         problems = [self._problems[idx] for idx, _, _ in items]
         ends = graded(problems, [["".join(leaf.token_texts)] for _, _, leaf in items])
-        return [float(end.is_correct) for (end,) in ends]
+        return [
+            float(end.is_correct and leaf.path.finish == "stop")
+            for (_, _, leaf), (end,) in zip(items, ends, strict=True)
+        ]
 
     def _cost(
         self, question: str, num_prompt: int, leaf: Leaf, steps: Sequence[str], ends: Sequence[int]
@@ -259,29 +254,29 @@ class _Judge:
 
 
 def confidence(logprobs: Sequence[float]) -> float:
-    """The geometric mean of the token probabilities of a path, in [0, 1]; 1 where there are none. Natural logarithms in."""
+    """The geometric mean of token probabilities, given their natural logarithms; 1 for no tokens."""
     return round(math.exp(math.fsum(logprobs) / len(logprobs)), NUM_DECIMALS) if logprobs else 1.0
 
 
 class Chooser(Protocol):
-    """The part of a frontier that chooses, once leaves are judged and anchors pruned."""
+    """The part of a frontier that chooses the next fork, after leaves were judged and anchors pruned."""
 
     def add(self, leaf: Leaf, judgement: Judgement) -> None:
         """Open the leaf's anchors."""
         ...
 
     def pop(self) -> Anchor | None:
-        """The anchor to fork next, which is open no longer; None where none is open."""
+        """Close the anchor to fork next and return it; None if no anchor is open."""
         ...
 
 
 class _JudgedFrontier:
-    """A `Frontier` whose anchors open when their leaf is judged; those behind a step below the threshold never do.
+    """A `Frontier` whose anchors open when their leaf is judged, if all steps before them score high enough.
 
-    Pruning is applied when a leaf is grown, before any of its anchors can be forked. An anchor is judged by the complete
-    steps before it: a PRM trained on steps was never asked about a torn one, and the step in which the anchor lies is the
-    one that the fork may still put right. The lowest of their scores counts, so what is behind a pruned place stays
-    pruned. An anchor in the first step has nothing against it and counts as 1.
+    Pruning is applied when a leaf is grown, before any of its anchors can be forked. An anchor is judged by
+    the complete steps before it: a PRM of steps was not trained on incomplete ones, and the step in which the
+    anchor lies is the one that the fork may still correct. The lowest of their scores counts, so all anchors
+    after a pruned one are pruned too. An anchor in the first step counts as 1.
     """
 
     def __init__(self, chooser: Chooser, prune_below: float) -> None:
@@ -315,7 +310,7 @@ def _chooser(config: TreeConfig, search: SteeringConfig) -> Chooser:
 
 
 class _OrderChooser:
-    """The order of the tree's configuration."""
+    """The `Chooser` that follows the order of the tree's configuration."""
 
     def __init__(self, frontier: OrderFrontier) -> None:
         self._frontier = frontier
