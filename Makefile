@@ -10,18 +10,19 @@ DOCS_VENV := .venv-docs
 DOCS_READY := $(DOCS_VENV)/.ready
 # how many processes share the tests; each takes about 1 GB
 TEST_PROCESSES ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 .PHONY: demo test test-quick test-vllm lint docs clean
 
 demo: $(READY)
 	$(BIN)/forkpoint demo --out runs/demo
 
+# a file's tests in one process, so that its fixtures are made once
 test: $(READY) lint
-	$(PYTEST)
+	$(PYTEST) --dist loadfile --no-loadscope-reorder
 
 test-quick: $(READY)
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) --dist worksteal -m 'not slow'
 
 test-vllm: $(VLLM_READY)
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests_vllm

@@ -18,6 +18,8 @@ from forkpoint.solutions.sample import RolloutConfig
 from forkpoint.solutions.solve import solve_by_sampling
 from forkpoint.trees.grow import TreeConfig, grow_trees
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def policy() -> LocalPolicy:

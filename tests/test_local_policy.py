@@ -26,6 +26,8 @@ from forkpoint.policies.prefix_cache import PrefixCache
 from forkpoint.policies.sampling import random_key, sample, take, uniforms
 from forkpoint.records import Completion, Request
 
+pytestmark = pytest.mark.slow
+
 ARCHITECTURES = ("qwen2", "llama", "gpt2")
 
 

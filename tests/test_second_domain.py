@@ -35,6 +35,8 @@ from forkpoint.training.config import TrainConfig
 from forkpoint.training.prm import train_prm
 from forkpoint.trees.grow import TreeConfig
 
+pytestmark = pytest.mark.slow
+
 QUIET = LocalExecutor(chunk_size=8, progress=False)
 TREE = TreeConfig(num_leaves=8, tau=0.5)
 EVALUATION = EvaluateConfig(num_samples=4)
