@@ -140,7 +140,7 @@ def label_problems(
         )
         collected = sampling.plan.collect(stage)
         cases = sampling.plan.cases(run, collected.keys, stage.store)
-        written = _write_labels(run, label_config, num_rollouts=collected.num_rollouts, cases=cases)
+        written = write_labels(run, label_config, num_rollouts=collected.num_rollouts, cases=cases)
         summary = _summary(stage, collected, written)
         if summary.num_failed == 0:
             recorded = {name: count for name, count in asdict(summary).items() if name not in NOT_RECORDED}
@@ -165,29 +165,13 @@ def relabel(
         plan = PLANS[run.config["plan"]]
         cases = list(plan.cases(run)) if plan.keeps_cases else None
         return [
-            write_labels(run, config, num_rollouts=num_rollouts, path=path, cases=cases)
+            write_labels(run, config, num_rollouts=num_rollouts, path=path, cases=cases).num_labels
             for config, path in configs
         ]
 
 
-def write_labels(
-    run: Run,
-    config: LabelConfig,
-    keys: Sequence[str] | None = None,
-    num_rollouts: int | None = None,
-    path: Path | None = None,
-    cases: Iterable[Any] | None = None,
-) -> int:
-    """Derive labels from the run's outcomes into `path` (None: the run's `labels.jsonl`).
-
-    Returns the number of step labels.
-    `cases`, if they have been read already, are what the run's plan gives for `keys`.
-    """
-    return _write_labels(run, config, keys, num_rollouts, path, cases).num_labels
-
-
 @dataclass(slots=True)
-class _Written:
+class WrittenLabels:
     """Counts of the labels of a file."""
 
     num_labels: int = 0
@@ -197,15 +181,19 @@ class _Written:
     """Inner labels that rest on one outcome."""
 
 
-def _write_labels(
+def write_labels(
     run: Run,
     config: LabelConfig,
     keys: Sequence[str] | None = None,
     num_rollouts: int | None = None,
     path: Path | None = None,
     cases: Iterable[Any] | None = None,
-) -> _Written:
-    written = _Written()
+) -> WrittenLabels:
+    """Derive labels from the run's outcomes into `path` (None: the run's `labels.jsonl`).
+
+    `cases`, if they have been read already, are what the run's plan gives for `keys`.
+    """
+    written = WrittenLabels()
 
     def counted() -> Iterator[LabelledSolution]:
         for solution in derive_labels(run, config, keys, num_rollouts, cases):
@@ -271,7 +259,7 @@ def resolve_tau(policy: Policy, problems: Sequence[Problem], config: TreeConfig)
     return config.with_tau(round(calibrate_tau(candidates, config.anchors_per_solution), 4))
 
 
-def _summary(stage: LabelStage, collected: Collected, written: _Written) -> LabelSummary:
+def _summary(stage: LabelStage, collected: Collected, written: WrittenLabels) -> LabelSummary:
     cost, num_solved, num_solutions, num_correct, num_ungradable = stage.store.cost, 0, 0, 0, 0
     num_pruned = num_prm_tokens = num_cut_off = 0
     for row in stage.run.rows(collected.keys):
