@@ -23,7 +23,6 @@ from forkpoint.labels.values import PlanName, product_named
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.problems import load_problems
-from forkpoint.runs import Run
 from forkpoint.runs.workers import WorkersConfig
 from forkpoint.trees.grow import TreeConfig
 from forkpoint.trees.steer import SteeringConfig
@@ -148,15 +147,11 @@ def relabel_command(
         out.mkdir(parents=True, exist_ok=True)
         named = [replace(labels, value=value, eta=None) for value in values]
         configs = [(config, out / f"{config.canonical_value.replace(':', '-')}.jsonl") for config in named]
-    with Run.read(run) as opened:
-        if not opened.is_finished:
-            err_console.print(
-                f"{run} is not finished: the labels are those of the problems that are done; "
-                "run its forkpoint label again for the others",
-                highlight=False,
-                soft_wrap=True,
-            )
-    for (config, path), num_labels in zip(configs, relabel(run, configs, num_rollouts), strict=True):
+
+    def tell(warning: str) -> None:
+        err_console.print(warning, highlight=False, soft_wrap=True)
+
+    for (config, path), num_labels in zip(configs, relabel(run, configs, num_rollouts, tell), strict=True):
         out_console.print(
             f"{num_labels:,} labels of value {config.canonical_value}: {path}",
             highlight=False,

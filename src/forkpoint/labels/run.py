@@ -7,7 +7,7 @@ be derived again with another value, weighting or segmentation without the polic
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -149,19 +149,27 @@ def label_problems(
 
 
 def relabel(
-    directory: Path, configs: Sequence[tuple[LabelConfig, Path]], num_rollouts: int | None = None
+    directory: Path,
+    configs: Sequence[tuple[LabelConfig, Path]],
+    num_rollouts: int | None = None,
+    on_warning: Callable[[str], None] = lambda _: None,
 ) -> list[int]:
     """Derive labels from the outcomes of a run, without its policy: one file per configuration.
 
     Returns the number of labels in each file. Beside each file FILE.jsonl, FILE.label_config.json says what
-    it holds. `num_rollouts` takes only the first completions of each prefix. RunError if the directory is no
-    label run.
+    it holds. `num_rollouts` takes only the first completions of each prefix. `on_warning` is told if the run
+    is not finished. RunError if the directory is no label run.
     """
     for config, _ in configs:
         config.check()
     with Run.read(directory) as run:
         if run.command != "label":
             raise RunError(f"{directory} was made by {run.command}, not by label")
+        if not run.is_finished:
+            on_warning(
+                f"{directory} is not finished: the labels are those of the problems that are done; "
+                "run its forkpoint label again for the others"
+            )
         plan = PLANS[run.config["plan"]]
         cases = list(plan.cases(run)) if plan.keeps_cases else None
         return [
