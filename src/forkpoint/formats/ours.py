@@ -5,13 +5,15 @@ A row is a line of `labels.jsonl` in a run directory (see `forkpoint.formats.lab
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from forkpoint.formats.cells import flag, number, records, share, text, whole
 from forkpoint.formats.codec import Columns, texts_of
 from forkpoint.records import Label, LabelledSolution
 from forkpoint.row_files import Row
+
+LABEL_FIELDS = tuple(field.name for field in fields(Label))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +33,13 @@ class Ours:
         return {"problem_id": str, "question": str, "steps": [str], "labels": [label], "is_correct": bool}
 
     def to_row(self, solution: LabelledSolution) -> dict[str, Any]:
+        # as `asdict` gives it, several times as fast
         return {
-            **asdict(solution),
+            "problem_id": solution.problem_id,
+            "question": solution.question,
             "steps": list(solution.steps),
-            "labels": [asdict(label) for label in solution.labels],
+            "labels": [{name: getattr(label, name) for name in LABEL_FIELDS} for label in solution.labels],
+            "is_correct": solution.is_correct,
         }
 
     def from_row(self, row: Row) -> LabelledSolution:
