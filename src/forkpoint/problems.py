@@ -227,10 +227,7 @@ def _problem(place: str, row: Row, default_id: str, columns: Columns, needs_mark
 def _cell(place: str, row: Row, column: str) -> str:
     if column not in row:
         raise ValueError(f"{place} has no column {column!r}; it has {', '.join(row)}")
-    try:
-        value = as_text(row[column])
-    except ValueError as error:
-        raise ValueError(f"{place}: column {column!r} {error}") from None
+    value = as_text(row[column], f"{place}: column {column!r}")
     if not value.strip():
         raise ValueError(f"{place}: column {column!r} is empty")
     return value.strip() if column != "question" else value

@@ -29,18 +29,20 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def as_text(value: object) -> str:
+def as_text(value: object, what: str) -> str:
     """The text of a string or of a finite number, which are what a question or an answer may be.
 
-    Raises ValueError that continues a sentence about the value: a missing value (None, NaN) and a list have a
-    text in Python, which is no answer.
+    Raises ValueError about `what`, the place of the value: a missing value (None, NaN) and a list have a text
+    in Python, which is no answer.
     """
     if isinstance(value, str):
         if not is_unicode(value):
-            raise ValueError(f"must hold unicode text; it holds half of a surrogate pair: {value!a:.60}")
+            raise ValueError(
+                f"{what} must hold unicode text; it holds half of a surrogate pair: {value!a:.60}"
+            )
         return value
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"must hold a string or a number; it holds {value!r:.60}")
+        raise ValueError(f"{what} must hold a string or a number; it holds {value!r:.60}")
     return str(value)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from forkpoint.grading.grade import TIMEOUT_S, Outcome, Verdict, check_grader, grade_all
 from forkpoint.grading.response import Reasoning
@@ -148,11 +148,7 @@ def _row(line: bytes, grader: str | None) -> tuple[str, str, str]:
     if not isinstance(grader, str):
         raise ValueError("there is no grader, neither in the line nor for the whole file")
     check_grader(grader)
-    return _text(row, "reference"), _text(row, "prediction"), grader
-
-
-def _text(row: dict[str, Any], field: str) -> str:
-    try:
-        return as_text(row.get(field))
-    except ValueError as error:
-        raise ValueError(f"field {field!r} {error}") from None
+    reference, prediction = (
+        as_text(row.get(name), f"field {name!r}") for name in ("reference", "prediction")
+    )
+    return reference, prediction, grader

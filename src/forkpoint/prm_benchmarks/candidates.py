@@ -149,20 +149,13 @@ def _row(row: Mapping[str, Any], columns: CandidateColumns) -> _Row:
         )
     return _Row(
         question=text(row, columns.question),
-        gold=_gold(row, columns.answer) if verdicts is None else "",
+        gold=as_text(cell(row, columns.answer), f"column {columns.answer!r}") if verdicts is None else "",
         texts=texts,
         steps=steps,
         answers=answers,
         verdicts=None if verdicts is None else tuple(bool(verdict) for verdict in verdicts),
         scores=None if scores is None else tuple(_scores(score) for score in scores),
     )
-
-
-def _gold(row: Mapping[str, Any], column: str) -> str:
-    try:
-        return as_text(cell(row, column))
-    except ValueError as error:
-        raise ValueError(f"column {column!r}: {error}") from None
 
 
 def _steps_and_text(entry: Any) -> tuple[tuple[str, ...] | None, str]:

@@ -99,11 +99,6 @@ def _column(columns: dict[str, Any], name: str) -> list[str]:
             f"the data set has no column {name!r}; "
             f"its columns here are {', '.join(sorted(columns)) or 'none'}"
         )
-    return [_cell(name, idx, item) for idx, item in enumerate(columns[name])]
-
-
-def _cell(name: str, idx: int, item: Any) -> str:
-    try:
-        return as_text(item)
-    except ValueError as error:
-        raise ValueError(f"row {idx} of the batch: column {name!r} {error}") from None
+    return [
+        as_text(item, f"row {idx} of the batch: column {name!r}") for idx, item in enumerate(columns[name])
+    ]

@@ -63,10 +63,11 @@ def compute_score(
             _rewards[key] = PRMReward(
                 scorer, aggregate, RewardGuards(**dict(guards or {})), outcome_weight, grader
             )
-    question = _text(data_source, f"extra_info[{question_key!r}]", extra_info[question_key])
+    where = f"of a row of data source {data_source!r}"
+    question = as_text(extra_info[question_key], f"extra_info[{question_key!r}] {where}")
     # without outcomes in the reward, a set may have no right answers
     has_answer = outcome_weight > 0 or ground_truth is not None
-    answers = [_text(data_source, "ground_truth", ground_truth)] if has_answer else None
+    answers = [as_text(ground_truth, f"ground_truth {where}")] if has_answer else None
     (reward,) = _rewards[key]([question], [solution_str], answers)
     return {
         "score": reward.value,
@@ -74,13 +75,6 @@ def compute_score(
         "prm": reward.score or 0.0,
         "caught": float(reward.caught is not None),
     }
-
-
-def _text(data_source: str, name: str, value: Any) -> str:
-    try:
-        return as_text(value)
-    except ValueError as error:
-        raise ValueError(f"{name} of a row of data source {data_source!r} {error}") from None
 
 
 def _frozen(fields: Mapping[str, Any] | None) -> tuple[tuple[str, Any], ...]:
