@@ -63,11 +63,11 @@ def compute_score(
             _rewards[key] = PRMReward(
                 scorer, aggregate, RewardGuards(**dict(guards or {})), outcome_weight, grader
             )
-    where = f"of a row of data source {data_source!r}"
-    question = as_text(extra_info[question_key], f"extra_info[{question_key!r}] {where}")
+    place = f"of a row of data source {data_source!r}"
+    question = as_text(extra_info[question_key], f"extra_info[{question_key!r}] {place}")
     # without outcomes in the reward, a set may have no right answers
     has_answer = outcome_weight > 0 or ground_truth is not None
-    answers = [as_text(ground_truth, f"ground_truth {where}")] if has_answer else None
+    answers = [as_text(ground_truth, f"ground_truth {place}")] if has_answer else None
     (reward,) = _rewards[key]([question], [solution_str], answers)
     return {
         "score": reward.value,
