@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from forkpoint.errors import LayoutError
-from forkpoint.prms.scores import checked_scores
+from forkpoint.prms.scores import scores_or_refusals
 from forkpoint.records import Scorer
 from forkpoint.row_files import Row, jsonl_rows
 from forkpoint.select import Aggregate, aggregate
@@ -76,15 +76,13 @@ def score_rows(
             f"this PRM was trained on {segmentation} steps, which cannot be read off a text; "
             "give `steps` instead of `solution`"
         )
-    steps = [row["steps"] if "steps" in row else newline_steps(row["solution"]) for row in rows]
+    steps = [tuple(row["steps"]) if "steps" in row else newline_steps(row["solution"]) for row in rows]
+    scores = []
     questions = [row["question"] for row in rows]
-    try:
-        scores = checked_scores(scorer, questions, steps)
-    except LayoutError as error:
-        if not places:
-            raise
-        idx = _first_refused(scorer, questions, steps)
-        raise type(error)(f"{places[idx]}: {error}") from error
+    for idx, found in enumerate(scores_or_refusals(scorer, list(zip(questions, steps, strict=True)))):
+        if isinstance(found, LayoutError):
+            raise type(found)(f"{places[idx]}: {found}" if places else str(found)) from found
+        scores.append(found)
     return [
         {
             **row,
@@ -94,19 +92,6 @@ def score_rows(
         }
         for row, steps_S, scores_S in zip(rows, steps, scores, strict=True)
     ]
-
-
-def _first_refused(scorer: Scorer, questions: Sequence[str], steps: Sequence[Sequence[str]]) -> int:
-    """The index of the first solution that the scorer refuses; there must be one."""
-    low, high = 0, len(questions)  # the first one is among these
-    while high - low > 1:
-        middle = (low + high) // 2
-        try:
-            scorer.score(questions[low:middle], steps[low:middle])
-            low = middle
-        except LayoutError:
-            high = middle
-    return low
 
 
 def write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
