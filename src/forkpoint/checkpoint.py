@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,14 +29,9 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """The type of a model's weights; `auto` is bfloat16 on a GPU and float32 elsewhere."""
 WEIGHT_BYTES = 1 << 24
 NUM_PARTS = 256
-JSON_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer_config.json",
-    "tokenizer.json",
-    "model.safetensors.index.json",
-)
-"""The files of a checkpoint that are JSON objects."""
+MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
+TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
+"""The files of a checkpoint that are JSON objects; those of a tokenizer can be many megabytes."""
 TOKENIZERS_AS_SAVED = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """The classes that `tokenizer_config.json` names if `tokenizer.json` alone defines the tokenizer."""
 
@@ -52,8 +48,7 @@ def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
-    if Path(path_or_id).is_dir():
-        _check_configuration(Path(path_or_id))
+    _check_json(path_or_id, TOKENIZER_FILES)
     is_as_saved = get_tokenizer_config(path_or_id).get("tokenizer_class") in TOKENIZERS_AS_SAVED
     loader = PreTrainedTokenizerFast if is_as_saved else AutoTokenizer
     tokenizer: PreTrainedTokenizerBase = load_pretrained(loader, path_or_id)
@@ -70,8 +65,7 @@ def load_pretrained(loader: Any, path_or_id: str | Path, **options: Any) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
-    if Path(path_or_id).is_dir():
-        _check_configuration(Path(path_or_id))
+    _check_json(path_or_id, MODEL_FILES)
     try:
         return loader.from_pretrained(path_or_id, trust_remote_code=False, **options)
     except SafetensorError as error:
@@ -98,10 +92,10 @@ def load_pretrained(loader: Any, path_or_id: str | Path, **options: Any) -> Any:
         ) from error
 
 
-def _check_configuration(directory: Path) -> None:
-    for name in JSON_FILES:
-        if (directory / name).is_file():
-            read_json_object(directory / name)
+def _check_json(path_or_id: str | Path, names: Sequence[str]) -> None:
+    for name in names:
+        if (path := Path(path_or_id) / name).is_file():
+            read_json_object(path)
 
 
 def weight_names(path: Path) -> set[str]:
