@@ -9,7 +9,7 @@ from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import TrainProgress, out_console, print_results, quiet_libraries, say
 from forkpoint.experiments.demo import DemoConfig, run_demo
 from forkpoint.report import write_report
-from forkpoint.runs.workers import WorkersConfig
+from forkpoint.runs.config import WorkersConfig
 
 
 @app.command

@@ -23,7 +23,7 @@ from forkpoint.labels.values import PlanName, product_named
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.problems import load_problems
-from forkpoint.runs.workers import WorkersConfig
+from forkpoint.runs.config import WorkersConfig
 from forkpoint.trees.grow import TreeConfig
 from forkpoint.trees.steer import SteeringConfig
 

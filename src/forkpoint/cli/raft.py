@@ -16,7 +16,7 @@ from forkpoint.policies import load_policy
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
-from forkpoint.runs.workers import WorkersConfig
+from forkpoint.runs.config import WorkersConfig
 
 
 @app.command(name="raft")

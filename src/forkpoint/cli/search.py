@@ -14,7 +14,7 @@ from forkpoint.estimates import Estimate
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.problems import load_problems
-from forkpoint.runs.workers import WorkersConfig
+from forkpoint.runs.config import WorkersConfig
 from forkpoint.search import MethodName, MethodReport, SearchConfig, run_search
 from forkpoint.search.loaded_prm import LoadedPRM
 

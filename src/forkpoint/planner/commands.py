@@ -29,7 +29,7 @@ from forkpoint.planner.volume import (
 )
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.records import Cost
-from forkpoint.runs.workers import WorkersConfig
+from forkpoint.runs.config import WorkersConfig
 from forkpoint.training.config import SFTConfig, TrainConfig
 from forkpoint.trees.grow import TreeConfig
 

@@ -37,7 +37,7 @@ class Scored:
         return {"num": len(self.refusals), "reasons": sorted(set(self.refusals))}
 
 
-def score_work(scorer: Scorer, solutions: Sequence[QuestionSteps]) -> ScoreWork:
+def solution_work(scorer: Scorer, solutions: Sequence[QuestionSteps]) -> ScoreWork:
     """The step scores of every distinct solution, one row each; a refusal is a row with its reason."""
     distinct = list(dict.fromkeys(solutions))
 
@@ -66,7 +66,7 @@ def score_solutions(
     ConfigDiffers if `out` holds the scores of another scorer, RuntimeError if solutions failed (they stay
     owed).
     """
-    work = score_work(scorer, solutions)
+    work = solution_work(scorer, solutions)
     with Run.open(out / SCORES, "benchmark scores", {"scorer": scorer.name}) as run:
         complete(run, executor, work)
         run.finish({"num_solutions": run.num_rows})

@@ -93,9 +93,7 @@ class Guide:
             self.scorer, [readings.question for readings, _ in asked], [draft.steps for _, draft in asked]
         )
         for (readings, draft), scores_of_text in zip(asked, scores, strict=True):
-            readings.scores[draft.steps] = tuple(
-                round(float(score), NUM_DECIMALS) for score in scores_of_text
-            )
+            readings.scores[draft.steps] = tuple(round(score, NUM_DECIMALS) for score in scores_of_text)
             readings.read_ids.append(tuple(self._ids(readings, draft)))
 
     def _ids(self, readings: Readings, draft: Draft) -> Sequence[int]:

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias, get_args
 from forkpoint.checks import check_above, check_at_least, check_choice, check_within
 from forkpoint.prms.layout import PRMFormat
 
-Dtype: TypeAlias = Literal["float32", "bfloat16", "auto"]
+WeightDtype: TypeAlias = Literal["float32", "bfloat16", "auto"]
 Packing: TypeAlias = Literal["tree", "flat"]
 LabelWeighting: TypeAlias = Literal["uniform", "evidence"]
 
@@ -44,7 +44,7 @@ class LoopConfig:
         "down_proj",
     )
     """Names of the modules that get adapters."""
-    dtype: Dtype = "float32"
+    dtype: WeightDtype = "float32"
     """Type of the weights; auto keeps the checkpoint's."""
     save_every: int = 200
     """Optimiser steps between checkpoints."""
@@ -56,7 +56,7 @@ class LoopConfig:
         )
         check_at_least(0, weight_decay=self.weight_decay, lora_rank=self.lora_rank)
         check_within("[0, 1)", warmup_share=self.warmup_share)
-        check_choice("dtype", self.dtype, get_args(Dtype))
+        check_choice("dtype", self.dtype, get_args(WeightDtype))
         if self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"batch_size {self.batch_size} is not a multiple of micro_batch_size {self.micro_batch_size}"
@@ -79,7 +79,7 @@ class SFTConfig(LoopConfig):
     """Completions per optimiser step."""
     micro_batch_size: int = 8
     """Completions per forward pass."""
-    dtype: Dtype = "float32"
+    dtype: WeightDtype = "float32"
     """Type of the weights during training and when saved; auto keeps the checkpoint's. In bfloat16,
     updates of 5e-7 are rounded away."""
 
@@ -122,7 +122,7 @@ class TrainConfig(LoopConfig):
     """Rows per optimiser step, over all processes (64 solutions in arXiv 2412.11006)."""
     warmup_share: float = 0.03
     """Share of the optimiser steps during which the learning rate rises linearly, in [0, 1)."""
-    dtype: Dtype = "float32"
+    dtype: WeightDtype = "float32"
     """Type of the weights during training; auto keeps the checkpoint's."""
     packing: Packing = "tree"
     """tree: a row holds all solutions of a problem, and each distinct prefix is computed once. flat: a row is

@@ -217,13 +217,13 @@ class _Judge:
 
     def _scores(self, questions: Sequence[str], steps: Sequence[tuple[str, ...]]) -> list[tuple[float, ...]]:
         scores: list[tuple[float, ...]] = [()] * len(steps)
-        idxs = [idx for idx, its_steps in enumerate(steps) if its_steps]
+        idxs = [idx for idx, steps_of_leaf in enumerate(steps) if steps_of_leaf]
         if not idxs:
             return scores
         assert self._scorer is not None, "steps are read only for a scorer"
         found = checked_scores(self._scorer, [questions[idx] for idx in idxs], [steps[idx] for idx in idxs])
-        for idx, its_scores in zip(idxs, found, strict=True):
-            scores[idx] = tuple(round(score, NUM_DECIMALS) for score in its_scores)
+        for idx, scores_of_leaf in zip(idxs, found, strict=True):
+            scores[idx] = tuple(round(score, NUM_DECIMALS) for score in scores_of_leaf)
         return scores
 
     def _values(
