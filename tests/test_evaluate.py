@@ -8,16 +8,8 @@ import numpy as np
 import pytest
 
 from forkpoint.estimates import bootstrap
-from forkpoint.evaluation.metrics import (
-    Attempts,
-    CurvePoint,
-    choose_threshold,
-    curve,
-    first_error,
-    label_quality,
-    predict_first_error,
-    spearman,
-)
+from forkpoint.evaluation.first_errors import choose_threshold, first_error, predict_first_error
+from forkpoint.evaluation.metrics import Attempts, CurvePoint, curve, label_quality, spearman
 from forkpoint.records import Branch, Completion, Solution, Tree
 
 
@@ -138,6 +130,13 @@ def test_chosen_threshold_separates_what_can_be_separated() -> None:
     scores = [[0.9, 0.35], [0.8, 0.45], [0.3, 0.9]]
     threshold = choose_threshold(scores, [1, -1, 0])
     assert 0.35 < threshold <= 0.45
+    assert first_error(scores, [1, -1, 0], threshold).f1 == 1.0
+
+
+def test_the_threshold_is_found_among_scores_however_small() -> None:
+    scores = [[0.004, 0.001], [0.006, 0.005], [0.0002, 0.009]]
+    threshold = choose_threshold(scores, [1, -1, 0])
+    assert 0.001 < threshold <= 0.004
     assert first_error(scores, [1, -1, 0], threshold).f1 == 1.0
 
 

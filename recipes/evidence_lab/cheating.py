@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from forkpoint.estimates import bootstrap, bootstrap_seeds
-from forkpoint.evaluation.metrics import choose_threshold, first_error
+from forkpoint.evaluation.first_errors import choose_threshold, first_error
 
 from .lab import Lab, fields
 from .settings import HT, VALID

@@ -69,3 +69,13 @@ def bootstrap_seeds(values_S_P: Floats, seed: int = 0) -> Estimate:
     )
     low, high = np.quantile(means, (0.025, 0.975))
     return Estimate(float(values_S_P.mean()), float(low), float(high), num_problems)
+
+
+def ratio(numerator: Floats, denominator: Floats, otherwise: float = 0.0) -> Floats:
+    """Return the quotient, or `otherwise` for entries with denominator 0."""
+    numerator, denominator = np.broadcast_arrays(
+        np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    )
+    quotient: Floats = np.full(denominator.shape, otherwise)
+    np.divide(numerator, denominator, out=quotient, where=denominator != 0)
+    return quotient

@@ -122,63 +122,6 @@ def _is_right(item: Attempts, group: range, select: Select, how: Aggregate | Non
 
 
 @dataclass(frozen=True, slots=True)
-class FirstError:
-    """How well step scores find the first wrong step, as ProcessBench measures it (arXiv 2412.06559)."""
-
-    f1: float
-    acc_error: float
-    acc_correct: float
-    threshold: float
-    num_solutions: int
-
-
-def predict_first_error(step_scores: Sequence[float], threshold: float) -> int:
-    """The first step whose score is below the threshold, or -1."""
-    return next((idx for idx, score in enumerate(step_scores) if score < threshold), -1)
-
-
-def first_error(
-    step_scores: Sequence[Sequence[float]], first_wrong: Sequence[int], threshold: float
-) -> FirstError:
-    """Accuracy of the first wrong steps that a threshold predicts.
-
-    acc_error is the share of exact matches among solutions with a wrong step, acc_correct the share of -1
-    among those without one; F1 is their harmonic mean, 0 if both are 0 or one kind of solutions is missing.
-    """
-    if len(step_scores) != len(first_wrong) or not first_wrong:
-        raise ValueError(
-            f"the numbers of score lists and labels must be equal and above 0; "
-            f"{len(step_scores)} and {len(first_wrong)} were given"
-        )
-    predicted = [predict_first_error(scores, threshold) for scores in step_scores]
-    on_error = [guess == truth for guess, truth in zip(predicted, first_wrong, strict=True) if truth != -1]
-    on_correct = [guess == -1 for guess, truth in zip(predicted, first_wrong, strict=True) if truth == -1]
-    acc_error = sum(on_error) / len(on_error) if on_error else 0.0
-    acc_correct = sum(on_correct) / len(on_correct) if on_correct else 0.0
-    both = acc_error + acc_correct
-    return FirstError(
-        2 * acc_error * acc_correct / both if both else 0.0,
-        acc_error,
-        acc_correct,
-        threshold,
-        len(first_wrong),
-    )
-
-
-def choose_threshold(step_scores: Sequence[Sequence[float]], first_wrong: Sequence[int]) -> float:
-    """The threshold in (0, 1) with the best F1 on these solutions, to be used on others.
-
-    Of thresholds with equal F1, the one with the best sum of both accuracies.
-    """
-
-    def quality(threshold: float) -> tuple[float, float]:
-        found = first_error(step_scores, first_wrong, threshold)
-        return found.f1, found.acc_error + found.acc_correct
-
-    return max((float(threshold) for threshold in np.linspace(0.01, 0.99, 99)), key=quality)
-
-
-@dataclass(frozen=True, slots=True)
 class LabelQuality:
     """Labels against the true value of the same prefixes."""
 

@@ -19,15 +19,9 @@ import numpy as np
 from forkpoint.checks import check_at_least, check_within
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Estimate, bootstrap
+from forkpoint.evaluation.first_errors import FirstError, choose_threshold, first_error
 from forkpoint.evaluation.label_truth import LabelTruth
-from forkpoint.evaluation.metrics import (
-    Attempts,
-    CurvePoint,
-    FirstError,
-    choose_threshold,
-    curve,
-    first_error,
-)
+from forkpoint.evaluation.metrics import Attempts, CurvePoint, curve
 from forkpoint.evaluation.tree_view import tree_views
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story

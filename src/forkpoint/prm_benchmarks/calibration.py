@@ -23,8 +23,8 @@ import numpy as np
 
 from forkpoint.checks import check_at_least
 from forkpoint.content_key import content_key
-from forkpoint.estimates import Floats
-from forkpoint.prm_benchmarks.resampling import Resamples, ratio, sums_by
+from forkpoint.estimates import Floats, ratio
+from forkpoint.prm_benchmarks.resampling import Resamples, sums_by
 from forkpoint.prm_benchmarks.results import write_results
 from forkpoint.prm_benchmarks.scoring import score_solutions
 from forkpoint.records import LabelledSolution, Scorer

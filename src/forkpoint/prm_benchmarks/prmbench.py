@@ -34,12 +34,12 @@ import numpy as np
 
 from forkpoint.checks import check_within
 from forkpoint.content_key import content_key
-from forkpoint.estimates import Floats
+from forkpoint.estimates import Floats, ratio
 from forkpoint.formats.cells import items, text
 from forkpoint.formats.codec import texts_of
 from forkpoint.formats.containers import read_rows
 from forkpoint.formats.layout import separated
-from forkpoint.prm_benchmarks.resampling import Resamples, ratio, sums_by
+from forkpoint.prm_benchmarks.resampling import Resamples, sums_by
 from forkpoint.prm_benchmarks.results import write_results
 from forkpoint.prm_benchmarks.scoring import score_solutions
 from forkpoint.records import Scorer

@@ -27,17 +27,15 @@ import numpy as np
 from forkpoint import formats
 from forkpoint.checks import check_within
 from forkpoint.content_key import content_key
-from forkpoint.estimates import Floats
+from forkpoint.estimates import Floats, ratio
+from forkpoint.evaluation.first_errors import Spans, harmonic_mean, spans_of
 from forkpoint.formats.containers import HUB
-from forkpoint.prm_benchmarks.resampling import Measured, Resamples, ratio, sums_by
+from forkpoint.prm_benchmarks.resampling import Measured, Resamples, sums_by
 from forkpoint.prm_benchmarks.results import write_results
 from forkpoint.prm_benchmarks.scoring import score_solutions
 from forkpoint.records import LabelledSolution, Scorer
 from forkpoint.runs import LocalExecutor
 from forkpoint.runs.work import Executor
-
-NO_EDGE_THRESHOLD = 0.5
-"""The threshold if all thresholds predict the same solutions correctly."""
 
 
 @dataclass(frozen=True)
@@ -79,84 +77,30 @@ def _subset_name(source: str) -> str:
     return Path(source).stem
 
 
-@dataclass(frozen=True, slots=True)
-class Spans:
-    """The thresholds (low, high] at which each solution's prediction is right; none if low >= high."""
-
-    lows_N: Floats
-    highs_N: Floats
-    has_error_N: Floats
-    """1 for a solution with a wrong step, else 0."""
-
-    def sums(self, problems: Sequence[str], threshold: float) -> Floats:
-        """Return by problem: right and all solutions with a wrong step, right and all without one: [P, 4]."""
-        is_right_N = ((self.lows_N < threshold) & (threshold <= self.highs_N)).astype(np.float64)
-        error, fine = self.has_error_N, 1 - self.has_error_N
-        return sums_by(problems, np.stack([is_right_N * error, error, is_right_N * fine, fine], axis=1))
-
-    def best_threshold(self) -> float:
-        """Return the threshold with the best F1.
-
-        Ties go to the best sum of both accuracies, then to the lowest threshold. F1 changes only at the ends
-        of spans; between two such edges the middle is taken. Below the lowest edge no wrong step is found,
-        and above the highest no solution is taken as right: F1 is 0 on both sides.
-        """
-        has_span_N = self.lows_N < self.highs_N
-        edges = np.unique(np.concatenate([self.lows_N[has_span_N], self.highs_N[has_span_N]]))
-        edges = edges[np.isfinite(edges)]
-        if len(edges) < 2:
-            return NO_EDGE_THRESHOLD
-        middles = (edges[:-1] + edges[1:]) / 2
-        accuracies = []
-        for kind in (1, 0):
-            lows, highs = (
-                np.sort(ends[has_span_N & (self.has_error_N == kind)]) for ends in (self.lows_N, self.highs_N)
-            )
-            num_right = np.searchsorted(lows, middles) - np.searchsorted(highs, middles)
-            accuracies.append(ratio(num_right, np.sum(self.has_error_N == kind)))
-        quality = np.lexsort(
-            (-middles, accuracies[0] + accuracies[1], harmonic_mean(accuracies[0], accuracies[1]))
-        )
-        return float(middles[quality[-1]])
-
-
 def first_wrong_step(solution: LabelledSolution) -> int:
     """Return the index of the first step labelled 0, or -1."""
     return next((idx for idx, label in enumerate(solution.labels) if label.value == 0), -1)
 
 
-def spans_of(step_scores: Sequence[Sequence[float] | None], first_wrong: Sequence[int]) -> Spans:
-    """Return the spans of solutions; no threshold makes the prediction of a refused one (None) right."""
-    spans = [_span(scores, truth) for scores, truth in zip(step_scores, first_wrong, strict=True)]
-    lows, highs = zip(*spans, strict=True)
-    return Spans(np.array(lows), np.array(highs), np.array([float(truth != -1) for truth in first_wrong]))
-
-
-def _span(scores: Sequence[float] | None, first_wrong: int) -> tuple[float, float]:
-    if scores is None:
-        return np.inf, -np.inf
-    if first_wrong == -1:
-        return -np.inf, min(scores)
-    return scores[first_wrong], min(scores[:first_wrong], default=np.inf)
-
-
-def harmonic_mean(left: Floats, right: Floats) -> Floats:
-    """Return the harmonic mean, 0 if both numbers are 0."""
-    return ratio(2 * left * right, left + right)
+def sums_of(spans: Spans, problems: Sequence[str], threshold: float) -> Floats:
+    """Return by problem: right and all solutions with a wrong step, right and all without one: [P, 4]."""
+    is_right_N, error_N = spans.is_right_N(threshold), spans.has_error_N
+    fine_N = 1 - error_N
+    return sums_by(problems, np.stack([is_right_N * error_N, error_N, is_right_N * fine_N, fine_N], axis=1))
 
 
 def acc_error(sums: Floats) -> Floats:
-    """Return acc_error from sums [.., 4] of `Spans.sums`; nan if no solution has a wrong step."""
+    """Return acc_error from sums [.., 4] of `sums_of`; nan if no solution has a wrong step."""
     return ratio(sums[..., 0], sums[..., 1], np.nan)
 
 
 def acc_correct(sums: Floats) -> Floats:
-    """Return acc_correct from sums [.., 4] of `Spans.sums`; nan if every solution has a wrong step."""
+    """Return acc_correct from sums [.., 4] of `sums_of`; nan if every solution has a wrong step."""
     return ratio(sums[..., 2], sums[..., 3], np.nan)
 
 
 def f1(sums: Floats) -> Floats:
-    """Return the F1 from sums [.., 4] of `Spans.sums`; nan if one of the two kinds is missing."""
+    """Return the F1 from sums [.., 4] of `sums_of`; nan if one of the two kinds is missing."""
     return harmonic_mean(acc_error(sums), acc_correct(sums))
 
 
@@ -194,7 +138,7 @@ def processbench(
     )
     resamples = {
         name: Resamples.of(
-            spans[name].sums([solution.question for solution in subset_solutions], threshold), seed
+            sums_of(spans[name], [solution.question for solution in subset_solutions], threshold), seed
         )
         for seed, (name, subset_solutions) in enumerate(subsets.items())
     }
@@ -231,7 +175,7 @@ def processbench(
 def _best(spans: Spans) -> dict[str, float | None]:
     """Return the F1 at the threshold that is chosen on the same solutions; None if it is undefined."""
     threshold = spans.best_threshold()
-    best_f1 = float(f1(spans.sums([""] * len(spans.lows_N), threshold)[0]))
+    best_f1 = float(f1(sums_of(spans, [""] * len(spans.lows_N), threshold)[0]))
     return {"f1": None if np.isnan(best_f1) else best_f1, "threshold": threshold}
 
 

@@ -72,16 +72,6 @@ class Resamples:
         return Measured.of(float(statistic(self.sums_K)), statistic(self.draws_R_K), self.num_problems)
 
 
-def ratio(numerator: Floats, denominator: Floats, otherwise: float = 0.0) -> Floats:
-    """Return the quotient, or `otherwise` for entries with denominator 0."""
-    numerator, denominator = np.broadcast_arrays(
-        np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
-    )
-    quotient: Floats = np.full(denominator.shape, otherwise)
-    np.divide(numerator, denominator, out=quotient, where=denominator != 0)
-    return quotient
-
-
 def sums_by(problems: Sequence[Hashable], values_N_K: Floats) -> Floats:
     """Sum the values of N solutions by problem: [P, K], problems in the order of their first solutions."""
     rows = {problem: idx for idx, problem in enumerate(dict.fromkeys(problems))}
