@@ -173,6 +173,86 @@ def test_processbench_counts_the_first_error_from_zero() -> None:
     assert values(read("processbench", {**BENCH, "label": 0})) == [0.0, 0.0, 0.0]
 
 
+def test_a_processbench_label_that_counts_from_one_is_refused_with_the_likely_cause() -> None:
+    with pytest.raises(ValueError, match=r"from 0 to 2; it is 3: does the file count from 1\?"):
+        read("processbench", {**BENCH, "label": 3})
+    with pytest.raises(ValueError, match=r"from 0 to 2; it is -2$"):
+        read("processbench", {**BENCH, "label": -2})
+
+
+MR_BEN = {
+    "Question_UUID": "u-1",
+    "Question": "Which?",
+    "Options": "A: 1 \nB: 2",
+    "Model_Solution_Steps": [
+        "Step 1: Look at A.",
+        "- it is odd",
+        "Step 2: Look at B.",
+        "- even",
+        "Solution: B",
+    ],
+    "Model_Solution_Correctness": "incorrect",
+    "Model_Solution_First_Error_Step": "2",
+}
+
+
+def test_mr_ben_numbers_headings_from_one_and_lines_belong_to_the_heading_above() -> None:
+    found = read("mr-ben", MR_BEN)
+    assert (found.problem_id, found.question, found.is_correct) == ("u-1", "Which?\nA: 1 \nB: 2", False)
+    assert found.steps == ("Step 1: Look at A.\n- it is odd\n", "Step 2: Look at B.\n- even\nSolution: B")
+    assert values(found) == [1.0, 0.0]
+    right = read(
+        "mr-ben",
+        {**MR_BEN, "Model_Solution_Correctness": "correct", "Model_Solution_First_Error_Step": "N/A"},
+    )
+    assert (right.is_correct, values(right)) == (True, [1.0, 1.0])
+    led = read("mr-ben", {**MR_BEN, "Model_Solution_Steps": ["Let us see.", "Step 1: a", "Step 2: b"]})
+    assert led.steps == ("Let us see.\nStep 1: a\n", "Step 2: b")
+
+
+@pytest.mark.parametrize(
+    "lines", [["first", "second"], ["Step 1: a", "Step 1: b"], ["Step 2: a", "Step 3: b"]]
+)
+def test_mr_ben_lines_without_headings_that_count_are_steps(lines: list[str]) -> None:
+    assert len(read("mr-ben", {**MR_BEN, "Model_Solution_Steps": lines}).steps) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"Model_Solution_First_Error_Step": "3"}, "one of 2 steps, from 1 to 2; it is 3$"),
+        ({"Model_Solution_First_Error_Step": "0"}, "from 1 to 2; it is 0$"),
+        ({"Model_Solution_First_Error_Step": "    else:"}, "must be N/A or a number"),
+        ({"Model_Solution_Correctness": "maybe"}, "must be one of correct, incorrect"),
+        ({"Model_Solution_Steps": "def f(): ..."}, "must hold a list"),
+    ],
+)
+def test_mr_ben_refuses_what_names_no_step(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        read("mr-ben", {**MR_BEN, **change})
+
+
+MR_MATH = {
+    "question": "What is 2 + 2?",
+    "model_output_step_format": [["1. Add."], ["2. We get", "$2+2=5$."], ["3. So 5."]],
+    "model_output_answer_correctness": "correct",
+    "model_output_solution_first_error_step": 2,
+}
+
+
+def test_mr_math_counts_from_one_and_its_steps_are_lists_of_lines() -> None:
+    found = read("mr-math", MR_MATH)
+    assert found.steps == ("1. Add.\n", "2. We get\n$2+2=5$.\n", "3. So 5.")
+    assert (values(found), found.is_correct) == ([1.0, 0.0, 0.0], False)
+    fine = read("mr-math", {**MR_MATH, "model_output_solution_first_error_step": "N/A"})
+    assert (values(fine), fine.is_correct) == ([1.0, 1.0, 1.0], True)
+    for number in (0, 4):
+        with pytest.raises(ValueError, match=f"from 1 to 3; it is {number}"):
+            read("mr-math", {**MR_MATH, "model_output_solution_first_error_step": number})
+    with pytest.raises(ValueError, match="step 1 must be a list of strings"):
+        read("mr-math", {**MR_MATH, "model_output_step_format": ["flat"]})
+
+
 def test_processbench_takes_the_first_step_below_the_threshold() -> None:
     soft = solution(["a", "b", "c"], [0.6, 0.4, 0.9])
     labels = [
@@ -325,7 +405,7 @@ OURS = write("forkpoint", solution(["a"], [1]))
             {},
             "column 'is_correct' must hold true or false; it holds 'yes'",
         ),
-        ("processbench", {**BENCH, "label": 3}, {}, "must be -1 or the index of one of 3 steps; it is 3"),
+        ("processbench", {**BENCH, "label": 3}, {}, "must be one of 3 steps, from 0 to 2; it is 3"),
         (
             "processbench",
             {**BENCH, "label": True},

@@ -52,9 +52,12 @@ def test_names_lists_what_can_be_read_and_what_can_be_written() -> None:
         "trl",
         "prm800k",
         "processbench",
+        "mr-ben",
+        "mr-math",
     ]
     assert formats.names() == everything
-    assert formats.names("write") == [name for name in everything if name != "prm800k"]
+    only_read = {"prm800k", "mr-ben", "mr-math"}
+    assert formats.names("write") == [name for name in everything if name not in only_read]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +147,8 @@ def test_a_bad_row_is_named_by_file_and_line(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=message):
             list(formats.read(tmp_path / "torn.jsonl", "trl", on_bad_row=pytest.fail))
     for text, message in [
-        ("{}\n{}", "one object per line is .jsonl"),
+        ("[{}\n{}", "one object per line is .jsonl"),
+        ("{}\n{}", "line 1 is not a row of trl"),
         ("{}", "holds a dict; a .json file of rows is one array"),
     ]:
         (tmp_path / "torn.json").write_text(text)

@@ -39,7 +39,14 @@ from forkpoint.prm_benchmarks import (
 )
 from forkpoint.prm_benchmarks.calibration import bin_sums, brier, ece
 from forkpoint.prm_benchmarks.candidates import cut
-from forkpoint.prm_benchmarks.processbench import acc_correct, acc_error, f1, first_wrong_step, sums_of
+from forkpoint.prm_benchmarks.processbench import (
+    acc_correct,
+    acc_error,
+    counts_from_one,
+    f1,
+    first_wrong_step,
+    sums_of,
+)
 from forkpoint.prm_benchmarks.resampling import Resamples, sums_by
 from forkpoint.records import LabelledSolution
 from forkpoint.runs import LocalExecutor
@@ -206,6 +213,44 @@ def test_a_fixed_threshold_needs_no_subset_and_a_missing_one_is_named(tmp_path: 
         read_subsets([str(tmp_path / "math.json")] * 2)
     with pytest.raises(ValueError, match=r"threshold must be in \[0, 1\]"):
         ProcessBenchConfig(threshold=1.5)
+
+
+def test_mr_ben_and_mr_math_are_read_as_published_and_recognised(tmp_path: Path) -> None:
+    ben = {
+        "Question_UUID": "u",
+        "Question": "q",
+        "Model_Solution_Steps": ["Step 1: a", "Step 2: b"],
+        "Model_Solution_Correctness": "incorrect",
+        "Model_Solution_First_Error_Step": "2",
+    }
+    (tmp_path / "ben.json").write_text(
+        json.dumps({"u": [ben, {**ben, "Model_Solution_First_Error_Step": "9"}], "v": [ben]})
+    )
+    row = {"question": "q", "model_output_step_format": [["a"], ["b"]]}
+    lines = [json.dumps({**row, "model_output_solution_first_error_step": first}) for first in ("N/A", 1)]
+    (tmp_path / "math.json").write_text("\n".join(lines) + "\n")
+    sources = [str(tmp_path / "ben.json"), str(tmp_path / "math.json")]
+    with pytest.raises(ValueError, match="row 1 is not a row of mr-ben: the first wrong step must be"):
+        read_subsets(sources)
+    told: list[str] = []
+    data = read_subsets(sources, on_bad_row=told.append)
+    assert [first_wrong_step(solution) for solution in data["ben"]] == [1, 1]
+    assert [first_wrong_step(solution) for solution in data["math"]] == [-1, 0]
+    assert len(told) == 1
+
+
+@needs("processbench/gsm8k.json")
+def test_a_file_that_counts_from_one_is_suspect_and_the_real_ones_are_not(tmp_path: Path) -> None:
+    for name in ("gsm8k", "math"):
+        source = DATA / "processbench" / f"{name}.json"
+        (solutions,) = read_subsets([str(source)]).values()
+        assert not counts_from_one(solutions)
+        rows = [row for row in json.loads(source.read_text()) if row["label"] < len(row["steps"]) - 1]
+        shifted = [{**row, "label": row["label"] + (row["label"] != -1)} for row in rows]
+        (tmp_path / f"{name}.json").write_text(json.dumps(shifted))
+        (solutions,) = read_subsets([str(tmp_path / f"{name}.json")]).values()
+        assert counts_from_one(solutions)
+        assert not counts_from_one(solutions[:20])
 
 
 def test_a_refused_solution_is_never_right_and_costs_no_other(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from forkpoint.prm_benchmarks.calibration import calibration as measure_calibrat
 from forkpoint.prm_benchmarks.candidates import CUT_OF, CandidateColumns, read_candidates
 from forkpoint.prm_benchmarks.prmbench import PRMBenchConfig, read_processes
 from forkpoint.prm_benchmarks.prmbench import prmbench as measure_prmbench
-from forkpoint.prm_benchmarks.processbench import ProcessBenchConfig, read_subsets
+from forkpoint.prm_benchmarks.processbench import ProcessBenchConfig, counts_from_one, read_subsets
 from forkpoint.prm_benchmarks.processbench import processbench as measure_processbench
 from forkpoint.prm_benchmarks.results import RESULTS
 from forkpoint.prms.config import FamilyConfig
@@ -38,6 +39,7 @@ def processbench(
     out: Path,
     config: Annotated[ProcessBenchConfig, Flat] = ProcessBenchConfig(),
     read: tuple[str, ...] = (),
+    skip_bad_rows: bool = False,
     family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
     device: Device = "auto",
 ) -> int:
@@ -52,14 +54,32 @@ def processbench(
         A directory made by `forkpoint train`, a public PRM (a directory or a hub id), or the address of a
         `forkpoint serve`.
     files
-        Subsets such as gsm8k.json and math.json, or hub:Qwen/ProcessBench?split=gsm8k.
+        Subsets such as gsm8k.json and math.json, or hub:Qwen/ProcessBench?split=gsm8k; files of Mr-Ben and
+        MR-MATH are recognised.
     out
         Directory for the results; use one directory per PRM.
     read
         Options for reading, KEY=VALUE each: separator='\\n' is the text between steps.
+    skip_bad_rows
+        Leave out rows that do not fit their format, saying which.
     """
     quiet_libraries()
-    subsets = read_subsets(files, **formats.parse_options("processbench", "read", read))
+    subsets = read_subsets(
+        files,
+        on_bad_row=partial(err_console.print, highlight=False, markup=False, soft_wrap=True)
+        if skip_bad_rows
+        else None,
+        **formats.parse_options("processbench", "read", read),
+    )
+    for name, solutions in subsets.items():
+        if counts_from_one(solutions):
+            err_console.print(
+                f"warning: no solution in {name} is wrong in its first step, so its labels may count from 1 "
+                "instead of 0; if they do, subtract 1 from all but -1",
+                style="yellow",
+                highlight=False,
+                soft_wrap=True,
+            )
     results = measure_processbench(family.load(prm, device), subsets, out, config)
     origin = f"best on {results['threshold_from']}" if results["threshold_from"] else "given"
     table = Table(
@@ -212,7 +232,7 @@ def calibration(
         Directory for the results; use one directory per PRM.
     from_
         Format of the file, as for `forkpoint convert`: forkpoint, math-shepherd, openrlhf, er-prm, rlhflow,
-        trl, prm800k, processbench.
+        trl, prm800k, processbench, mr-ben, mr-math.
     read
         Options for reading, KEY=VALUE each, such as neutral=positive for prm800k.
     """

@@ -30,7 +30,8 @@ def convert(
     source
         A file (.jsonl, .json, .parquet), a run directory of `forkpoint label`, or hub:OWNER/NAME?split=train.
     from_
-        Format of the source: forkpoint, math-shepherd, openrlhf, er-prm, rlhflow, trl, prm800k, processbench.
+        Format of the source: forkpoint, math-shepherd, openrlhf, er-prm, rlhflow, trl, prm800k, processbench,
+        mr-ben, mr-math.
     out
         The file to write; its suffix is .jsonl, .json or .parquet.
     to

@@ -17,6 +17,8 @@ from forkpoint.formats.codec import RowReader, RowWriter
 from forkpoint.formats.containers import read_rows, write_rows
 from forkpoint.formats.labels_file import LABELS
 from forkpoint.formats.math_shepherd import MathShepherd
+from forkpoint.formats.mr_ben import MrBen
+from forkpoint.formats.mr_math import FIRST_ERROR, MRMath
 from forkpoint.formats.openrlhf import OpenRLHF
 from forkpoint.formats.options import Direction, check_options, parse_assignments
 from forkpoint.formats.ours import Ours
@@ -34,7 +36,8 @@ class Format:
 
     codec: type[RowReader]
     columns: Mapping[str, type]
-    """Columns that every row has, and the type of their cells. No other format has all of them."""
+    """Columns that every row has, and the type of their cells (`object`: any). No other format has all of
+    them."""
     preset: Mapping[str, object] = field(default_factory=dict)
     """Values of the codec's options that go with the name."""
     has_soft_labels: bool = False
@@ -56,6 +59,8 @@ FORMATS: dict[str, Format] = {
     "trl": Format(TRL, {"prompt": str, "completions": list, "labels": list}),
     "prm800k": Format(PRM800K, {"question": dict, "label": dict}),
     "processbench": Format(ProcessBench, {"problem": str, "steps": list, "label": int}),
+    "mr-ben": Format(MrBen, {"Model_Solution_Steps": list, "Model_Solution_First_Error_Step": str}),
+    "mr-math": Format(MRMath, {"model_output_step_format": list, FIRST_ERROR: object}),
 }
 """Every format under its name; the order is that of messages."""
 
@@ -68,7 +73,10 @@ def names(direction: Direction = "read") -> list[str]:
 def recognise(row: Row) -> str | None:
     """The name of the format whose columns and types of cells a row has; None if it is in no known format."""
     for name, known in FORMATS.items():
-        if all(type(row.get(column)) is kind for column, kind in known.columns.items()):
+        if all(
+            column in row and (kind is object or type(row[column]) is kind)
+            for column, kind in known.columns.items()
+        ):
             return name
     return None
 

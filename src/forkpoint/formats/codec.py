@@ -82,6 +82,22 @@ def solution_of(row: Row, question: str, steps: Sequence[str], values: Sequence[
     )
 
 
+def first_error_values(num_steps: int, first_wrong: int | None, first: int = 0) -> list[float]:
+    """1 for the steps before the first wrong one, 0 for it and all later ones; all 1 if there is none.
+
+    Steps are numbered from `first`. Raises ValueError if there is no such step.
+    """
+    if first_wrong is None:
+        return [1.0] * num_steps
+    if not first <= first_wrong < first + num_steps:
+        hint = ": does the file count from 1?" if first == 0 and first_wrong == num_steps else ""
+        raise ValueError(
+            f"the first wrong step must be one of {num_steps} steps, from {first} to "
+            f"{num_steps - 1 + first}; it is {first_wrong}{hint}"
+        )
+    return [float(number < first_wrong) for number in range(first, first + num_steps)]
+
+
 def sign_value(sign: object) -> float:
     """1 for `+` and 0 for `-`, whatever white space surrounds the sign."""
     stripped = sign.strip() if isinstance(sign, str) else sign

@@ -81,15 +81,32 @@ def _jsonl_rows(path: Path) -> Iterator[PlacedRow]:
 
 
 def _json_rows(path: Path) -> Iterator[PlacedRow]:
+    """The rows of one array, of an object whose values are arrays (Mr-Ben), or of lines (MR-MATH)."""
     try:
         rows = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
+        if _begins_with_an_object_per_line(path):
+            yield from _jsonl_rows(path)
+            return
         raise ValueError(f"{path} is not JSON: {error}; one object per line is .jsonl") from None
+    if isinstance(rows, dict) and rows and all(isinstance(group, list) for group in rows.values()):
+        rows = list(itertools.chain.from_iterable(rows.values()))
     if not isinstance(rows, list):
-        raise ValueError(f"{path} holds a {type(rows).__name__}; a .json file of rows is one array")
+        raise ValueError(
+            f"{path} holds a {type(rows).__name__}; a .json file of rows is one array, or an object of arrays"
+        )
     for idx, row in enumerate(rows):
         place = f"{path}, row {idx}"
         yield place, checked_row(place, row, "a row")
+
+
+def _begins_with_an_object_per_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        lines = [line for line in itertools.islice(file, 2) if line.strip()]
+    try:
+        return len(lines) == 2 and all(isinstance(json.loads(line), dict) for line in lines)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _parquet_rows(path: Path) -> Iterator[PlacedRow]:

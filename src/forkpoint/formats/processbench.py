@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.formats.cells import flag, text, whole
-from forkpoint.formats.codec import Columns, check_threshold, hard_labels, solution_of, texts_of
+from forkpoint.formats.codec import (
+    Columns,
+    check_threshold,
+    first_error_values,
+    hard_labels,
+    solution_of,
+    texts_of,
+)
 from forkpoint.formats.layout import separated, unseparated
 from forkpoint.formats.options import option
 from forkpoint.records import LabelledSolution
@@ -60,10 +67,6 @@ class ProcessBench:
 
     def from_row(self, row: Row) -> LabelledSolution:
         texts, first_wrong_idx = texts_of(row, "steps"), whole(row, "label")
-        if not -1 <= first_wrong_idx < len(texts):
-            raise ValueError(
-                f"label must be -1 or the index of one of {len(texts)} steps; it is {first_wrong_idx}"
-            )
-        values = [float(first_wrong_idx == -1 or idx < first_wrong_idx) for idx in range(len(texts))]
+        values = first_error_values(len(texts), None if first_wrong_idx == -1 else first_wrong_idx)
         extras = {"problem_id": text(row, "id"), "is_correct": flag(row, "final_answer_correct")}
         return solution_of(extras, text(row, "problem"), separated(texts, self.separator), values)

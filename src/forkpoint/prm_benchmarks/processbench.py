@@ -16,7 +16,7 @@ all thresholds is given as an upper bound. The prediction for a solution that th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from forkpoint.checks import check_within
 from forkpoint.content_key import content_key
 from forkpoint.estimates import Floats, ratio
 from forkpoint.evaluation.first_errors import Spans, harmonic_mean, spans_of
-from forkpoint.formats.containers import HUB
+from forkpoint.formats.containers import HUB, read_rows
 from forkpoint.prm_benchmarks.resampling import Measured, Resamples, sums_by
 from forkpoint.prm_benchmarks.results import write_results
 from forkpoint.prm_benchmarks.scoring import score_solutions
@@ -53,10 +53,21 @@ class ProcessBenchConfig:
             check_within("[0, 1]", threshold=self.threshold)
 
 
-def read_subsets(sources: Sequence[str], **options: Any) -> dict[str, list[LabelledSolution]]:
-    """Read ProcessBench files (.json, .jsonl, .parquet) or hub:Qwen/ProcessBench?split=NAME, by subset.
+FIRST_ERROR_FORMATS = ("processbench", "mr-ben", "mr-math")
+"""Formats whose rows say which step is the first wrong one."""
+NUM_SUSPECT = 24
+"""Wrong solutions, none of them wrong in the first step, that make a file suspect of counting from 1. If a
+fifth of the first errors lie in the first step, as in ProcessBench (.18 to .19), chance does this to 1 % of
+such files."""
 
-    `options` are those of `formats.read`. ValueError if there is no source, or if two have the same name.
+
+def read_subsets(
+    sources: Sequence[str], on_bad_row: Callable[[str], None] | None = None, **options: Any
+) -> dict[str, list[LabelledSolution]]:
+    """Read files of ProcessBench, Mr-Ben or MR-MATH, or hub:Qwen/ProcessBench?split=NAME, by subset.
+
+    The format is recognised by the columns of the first row. `on_bad_row` and `options` are those of
+    `formats.read`. ValueError if there is no source, or if two have the same name.
     """
     if not sources:
         raise ValueError("no ProcessBench file was given; give at least one, such as gsm8k.json math.json")
@@ -65,10 +76,18 @@ def read_subsets(sources: Sequence[str], **options: Any) -> dict[str, list[Label
         name = _subset_name(source)
         if name in subsets:
             raise ValueError(f"two sources are named {name!r}; give each subset once")
-        subsets[name] = list(formats.read(source, "processbench", **options))
+        found = next((formats.recognise(row) for _, row in read_rows(source)), None)
+        known = found if found in FIRST_ERROR_FORMATS else "processbench"
+        subsets[name] = list(formats.read(source, known, on_bad_row=on_bad_row, **options))
         if not subsets[name]:
             raise ValueError(f"{source} holds no solutions")
     return subsets
+
+
+def counts_from_one(solutions: Sequence[LabelledSolution]) -> bool:
+    """Whether first errors look as if they were counted from 1 and read as if from 0."""
+    errors = [step for solution in solutions if (step := first_wrong_step(solution)) != -1]
+    return len(errors) >= NUM_SUSPECT and 0 not in errors
 
 
 def _subset_name(source: str) -> str:
