@@ -22,6 +22,7 @@ from forkpoint.prms import load_prm
 from forkpoint.problems import load_problems
 from forkpoint.runs.work import Executor
 from forkpoint.training.config import TrainReport
+from forkpoint.training.held_out import num_held_out
 from forkpoint.training.presets import preset_named
 from forkpoint.training.prm import train_prm
 from forkpoint.trees.grow import TreeConfig
@@ -93,9 +94,11 @@ def run_demo(
     on_stage("train: a PRM on the labelled steps, from the policy's weights")
     started = time.monotonic()
     preset = preset_named("lab")
+    num_held = num_held_out(config.num_train_problems, preset.held_out_share)
+    num_trained = config.num_train_problems - num_held
     training_config = replace(
         preset,
-        num_epochs=config.num_train_steps * preset.batch_size / config.num_train_problems,
+        num_epochs=config.num_train_steps * preset.batch_size / num_trained,
         seed=config.seed,
         format=label_format(out / "label", preset.format),
     )
