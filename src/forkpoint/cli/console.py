@@ -22,6 +22,7 @@ from rich.table import Table
 
 from forkpoint.estimates import Estimate
 from forkpoint.experiments.raft_report import RaftReport
+from forkpoint.report.headline import DEFAULT_SELECT
 from forkpoint.training.config import TrainReport
 from forkpoint.training.held_out import HeldOut
 from forkpoint.training.processes import is_first_process
@@ -156,7 +157,8 @@ def print_results(results: dict[str, Any]) -> None:
         "tokens/problem",
         title="accuracy on held-out problems",
     )
-    for row in results["rows"]:
+    # the default search leads, as in the report
+    for row in sorted(results["rows"], key=lambda row: row["select"] != DEFAULT_SELECT):
         if row["select"] == "greedy" or (row["n"] == largest and row["aggregate"] in (None, "min")):
             sampler = (
                 "greedy"

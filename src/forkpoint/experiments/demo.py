@@ -14,6 +14,7 @@ from typing import Any
 
 from forkpoint.checks import check_at_least
 from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
+from forkpoint.evaluation.origin import Origin
 from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy, write_results
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.run import LabelSummary, label_format, label_problems
@@ -130,5 +131,6 @@ def run_demo(
         "tree": asdict(tree),
         "train": asdict(training_config),
     }
-    results = write_results(out, evaluation, resolved, policy, seconds, truth)
+    origin = Origin.now("lab", str(out / "prm"))
+    results = write_results(out, evaluation, resolved, policy, seconds, truth, origin)
     return DemoResult(results, labels, training)
