@@ -176,6 +176,8 @@ def test_train_and_score_a_file(tmp_path: Path) -> None:
         16,
         "--micro-batch-size",
         16,
+        "--held-out-share",
+        0,
     ]
     assert "trained on 80 solutions" in succeeded(
         "train", tmp_path / "labels.jsonl", "--base", base, "--out", tmp_path / "prm", *options

@@ -60,6 +60,7 @@ FLAT = TrainConfig(
     batch_size=8,
     micro_batch_size=2,
     save_every=2,
+    held_out_share=0.0,
     format=PRMFormat(tag="#", max_length=200),
 )
 """37 rows: in the last batch of an epoch one process has three rows and the other two, then blanks."""
@@ -68,6 +69,9 @@ CONFIGS = {
     "tree": replace(FLAT, packing="tree", batch_size=4, micro_batch_size=1),
     "lora": replace(FLAT, lora_rank=4, learning_rate=1e-2),
     "classifier": replace(FLAT, format=replace(FLAT.format, head="classifier"), label_weighting="evidence"),
+    "held out": replace(
+        FLAT, packing="tree", batch_size=4, micro_batch_size=1, held_out_share=0.3, num_epochs=3
+    ),
 }
 SFT = SFTConfig(learning_rate=3e-3, num_epochs=2, batch_size=4, micro_batch_size=1, save_every=100)
 
@@ -230,7 +234,15 @@ def torchrun(*args: str) -> subprocess.CompletedProcess[str]:
 
 def flags(config: TrainConfig) -> list[str]:
     """The command line of FLAT and its like."""
-    names = ("learning_rate", "num_epochs", "packing", "batch_size", "micro_batch_size", "save_every")
+    names = [
+        "learning_rate",
+        "num_epochs",
+        "packing",
+        "batch_size",
+        "micro_batch_size",
+        "save_every",
+        "held_out_share",
+    ]
     flat = [item for name in names for item in (f"--{name.replace('_', '-')}", str(getattr(config, name)))]
     return [*flat, "--format.tag", config.format.tag, "--format.max-length", str(config.format.max_length)]
 
@@ -262,7 +274,7 @@ def trained(base: Path) -> Path:
     two = start(train_all, base, out / "together", [*CONFIGS, "sft"])
     train_all(base, out / "alone", [*CONFIGS, "sft"])
     two.join()
-    start(train_all, base, out / "sharded", ["tree", "lora"], sharded=True).join()
+    start(train_all, base, out / "sharded", ["tree", "lora", "held out"], sharded=True).join()
     return out
 
 
@@ -285,7 +297,12 @@ def assert_close(one: Path, other: Path, moved_from: Path) -> None:
 
 @pytest.mark.parametrize(
     ("how", "name"),
-    [*(("together", name) for name in (*CONFIGS, "sft")), ("sharded", "tree"), ("sharded", "lora")],
+    [
+        *(("together", name) for name in (*CONFIGS, "sft")),
+        ("sharded", "tree"),
+        ("sharded", "lora"),
+        ("sharded", "held out"),
+    ],
 )
 def test_two_processes_learn_what_one_learns(how: str, name: str, base: Path, trained: Path) -> None:
     losses, expected = (
@@ -346,6 +363,25 @@ def test_all_processes_report_the_same_and_one_whole_prm_comes_out(how: str, tra
     assert load_prm(path).score(["q1"], [["ax\n", "by\n"]])[0] == pytest.approx(
         load_prm(trained / "alone" / "tree").score(["q1"], [["ax\n", "by\n"]])[0], abs=1e-4
     )
+
+
+@pytest.mark.parametrize("how", ["together", "sharded"])
+def test_processes_share_the_held_out_rows_and_find_what_one_finds(how: str, trained: Path) -> None:
+    found, expected = (
+        [json.loads(line) for line in (trained / which / "held out/training/journal.jsonl").open()]
+        for which in (how, "alone")
+    )
+    assert [row["key"] for row in found] == [row["key"] for row in expected]
+    checks = [
+        (row["held_out"], other["held_out"])
+        for row, other in zip(found, expected, strict=True)
+        if "held_out" in row
+    ]
+    assert len(checks) > 2
+    for check, other in checks:
+        assert check["num_problems"] == 3 and check["num_steps"] == other["num_steps"] > 20
+        for name in ("loss", "constant_loss", "gain", "gain_low", "gain_high", "ece", "mean_score"):
+            assert check[name] == pytest.approx(other[name], rel=1e-4, abs=1e-4), name
 
 
 @pytest.mark.parametrize("how", ["together", "sharded"])

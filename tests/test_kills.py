@@ -99,7 +99,13 @@ def files_of(job: str, out: Path) -> dict[str, bytes]:
             name: (out / name).read_bytes() for name in ("journal.jsonl", "labels.jsonl", "label_config.json")
         }
     report = json.loads((out / "training" / "manifest.json").read_text())["summary"]
-    names = ("model.safetensors", "forkpoint_prm.json", "config.json", "tokenizer.json")
+    names = (
+        "model.safetensors",
+        "forkpoint_prm.json",
+        "config.json",
+        "tokenizer.json",
+        "training/journal.jsonl",
+    )
     return {"report": json.dumps(report).encode(), **{name: (out / name).read_bytes() for name in names}}
 
 

@@ -20,7 +20,7 @@ from checkpoints import make_public_prm
 from forkpoint import formats
 from forkpoint.cli.app import main
 from forkpoint.errors import ConfigDiffers, LayoutError
-from forkpoint.estimates import bootstrap, ratio
+from forkpoint.estimates import bin_sums, bootstrap, brier, ece, ratio
 from forkpoint.evaluation.first_errors import first_error, spans_of
 from forkpoint.grading.unread import Unread
 from forkpoint.prm_benchmarks import (
@@ -37,7 +37,6 @@ from forkpoint.prm_benchmarks import (
     read_processes,
     read_subsets,
 )
-from forkpoint.prm_benchmarks.calibration import bin_sums, brier, ece
 from forkpoint.prm_benchmarks.candidates import cut
 from forkpoint.prm_benchmarks.processbench import (
     acc_correct,

@@ -54,7 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         == 0
     )
-    options = ["--preset", "lab", "--num-epochs", 1, "--format.max-length", 512]
+    options = ["--preset", "lab", "--num-epochs", 1, "--format.max-length", 512, "--held-out-share", 0]
     assert status_of("train", root / "labels", "--base", "lab", "--out", root / "prm", *options) == 0
     options = ["--prm", root / "prm", "--num-samples", 2, "--max-tokens", 120]
     assert status_of("evaluate", "lab:test?num=3", *options, "--out", root / "evaluation") == 0

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import inspect
 import json
 import math
 import re
+import subprocess
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from forkpoint.cli.search import search
+from forkpoint.evaluation.origin import command_line, commit_of
 from forkpoint.report import write_report
 from forkpoint.report.charts import log_ticks, nice_ticks, series_of, spread
-from forkpoint.report.headline import headline
+from forkpoint.report.headline import DEFAULT_SEARCH, DEFAULT_SELECT, headline
+from forkpoint.report.learning import learning_charts
+from forkpoint.report.page import training_of
 from forkpoint.report.results import read_results
 from forkpoint.report.tables import forest, table
 from forkpoint.report.trees import read_trees
 from forkpoint.report.words import duration, parameters, points
+from forkpoint.search.config import METHODS
 
 HOSTILE = (
     "<script>alert(1)</script> </script><img src=x onerror=alert(2)> {{7*7}} {% raw %} \u2028 \u2029 <!-- & "
@@ -981,3 +989,213 @@ def test_an_axis_on_which_all_values_are_equal_has_two_ticks() -> None:
     for value in (0.0, 0.5, 1.0, 100.0):
         ticks = nice_ticks(value, value)
         assert len(ticks) >= 2 and ticks[0] <= value <= ticks[-1]
+
+
+# ---- the default search, the origin, and the training ----
+
+
+def default_rows() -> list[dict[str, Any]]:
+    return [
+        row("ht", 0.0, "greedy", None, 1, 0.5, 60),
+        row("ht", 0.7, "majority", None, 16, 0.55, 900),
+        row("ht", 0.7, "best", "min", 16, 0.3, 900),
+        row("edu", 0.0, "policy-weighted", "last", 16, 0.7, 400),
+        row("edu", 0.0, "policy-weighted", "min", 16, 0.8, 400),
+    ]
+
+
+def compared_by(name: str, difference: float, half: float = 0.04) -> dict[str, Any]:
+    return {
+        "name": name,
+        "difference": difference,
+        "ci_low": difference - half,
+        "ci_high": difference + half,
+        "num_problems": 200,
+    }
+
+
+def default_results() -> dict[str, Any]:
+    return drawn_results() | {
+        "rows": default_rows(),
+        "comparisons": [
+            compared_by("HT T=0.7 best-of-16 (min) minus HT T=0.7 majority-of-16", -0.25),
+            compared_by("EDU policy-weighted vote of 16 (min) minus HT T=0.7 majority-of-16", 0.25),
+            compared_by("EDU policy-weighted vote of 16 (min) minus HT greedy", 0.3),
+        ],
+    }
+
+
+def headline_of(tmp_path: Path, results: dict[str, Any]) -> Any:
+    written(tmp_path, results)
+    return headline(read_results(tmp_path / "results.json"))
+
+
+def test_headline_leads_with_the_default_search_against_majority_and_greedy(tmp_path: Path) -> None:
+    said = headline_of(tmp_path, default_results())
+    assert said.standing == "better"
+    assert re.fullmatch(
+        r"The default search, tree-vote of 16 leaves, solves 80\.0 % \[.+\] of the problems and "
+        r"majority-of-16 of HT T = 0\.7 samples solves 55\.0 % \[.+\], "
+        r"a difference of \+25\.0 points \[\+21\.0, \+29\.0\]\.",
+        without_spaces(said.sentence),
+    )
+    beside = "Against a single greedy solution it is +30.0 points [+26.0, +34.0]."
+    assert without_spaces(said.conclusion).endswith(beside)
+    assert "the default of forkpoint search" in said.source and "place in results.json" not in said.source
+    titles = [tile.title for tile in said.tiles]
+    assert titles == ["greedy", "majority-of-16", "policy-weighted-of-16 (min)"]
+    assert "tree-vote, the default search" in said.tiles[2].note
+
+
+def test_headline_of_the_default_search_does_not_depend_on_its_outcome(tmp_path: Path) -> None:
+    results = default_results()
+    results["rows"][4]["accuracy"] = 0.45
+    results["comparisons"][0] = compared_by("HT T=0.7 best-of-16 (min) minus HT T=0.7 majority-of-16", 0.3)
+    results["rows"][2]["accuracy"] = 0.85
+    results["comparisons"][1] |= {"difference": -0.1, "ci_low": -0.15, "ci_high": -0.05}
+    said = headline_of(tmp_path, results)
+    assert said.standing == "worse" and said.sentence.startswith("The default search, tree-vote")
+
+
+def test_headline_of_an_old_file_compares_the_rows_of_the_default_search(tmp_path: Path) -> None:
+    results = default_results()
+    results["comparisons"] = results["comparisons"][:1]
+    said = headline_of(tmp_path, results)
+    assert said.sentence.startswith("The default search, tree-vote") and "+25.0 points." in said.sentence
+    assert said.standing == "better" and "No paired comparison" in said.source
+
+
+@pytest.mark.parametrize("gone", ["policy-weighted", "majority"])
+def test_headline_without_rows_of_the_default_search_is_the_usual_one(tmp_path: Path, gone: str) -> None:
+    results = default_results()
+    results["rows"] = [row for row in results["rows"] if row["select"] != gone]
+    said = headline_of(tmp_path, results)
+    assert "default search" not in said.sentence and "place in results.json" in said.source
+
+
+def test_the_default_of_the_report_is_that_of_the_search() -> None:
+    default = inspect.signature(search).parameters["method"].default[0]
+    method = METHODS[default]
+    assert (default, method.choose) == (DEFAULT_SEARCH, DEFAULT_SELECT) and method.search == "tree"
+
+
+ORIGIN = {
+    "date": "2026-12-01T09:00:00+00:00",
+    "commit": "0ceb4df12345",
+    "command": "forkpoint evaluate 'lab:test?num=3' --prm <prm>",
+    "version": "9.8.7",
+    "policy": "models/<policy>",
+    "prm": "runs/<prm>",
+}
+
+
+def test_the_page_says_what_made_it(tmp_path: Path) -> None:
+    page = Page(written(tmp_path, drawn_results() | {"version": 1, "origin": ORIGIN}))
+    for value in ORIGIN.values():
+        assert value in page.text
+    assert "lab policy" not in page.text, "the hash of the policy gives way to its name"
+
+
+def test_the_page_of_an_old_file_says_what_it_knows(tmp_path: Path) -> None:
+    results = drawn_results() | {"version": 1}
+    results["config"] = {"policy": "models/old", "prm": "runs/old"}
+    page = Page(written(tmp_path, results))
+    assert "models/old" in page.text and "runs/old" in page.text
+    assert "version not recorded" in page.text
+
+
+def journal(num_steps: int, gain: float = 0.05, auc: float | None = 0.75) -> str:
+    rows: list[dict[str, Any]] = []
+    for step in range(1, num_steps + 1):
+        rows.append({"key": f"step/{step}", "step": step, "loss": 0.7 - 0.4 * step / num_steps})
+        if step % 10 == 0:
+            check = dict.fromkeys(("gain_low", "gain_high", "ece", "mean_score", "mean_label"), 0.125)
+            check |= {"loss": 0.6 - 0.2 * step / num_steps, "constant": 0.4, "constant_loss": 0.65}
+            check |= {"gain": gain, "num_problems": 7, "num_steps": 99}
+            rows.append({"key": f"held_out/{step}", "step": step, "held_out": check | {"auc": auc}})
+    return "".join(json.dumps(item) + "\n" for item in rows)
+
+
+def put_journal(prm: Path, text: str) -> None:
+    (prm / "training").mkdir(parents=True)
+    (prm / "training" / "journal.jsonl").write_text(text)
+
+
+@pytest.mark.parametrize("where", ["prm", "elsewhere"])
+def test_the_learning_curve_is_drawn_from_the_journal_of_the_training(where: str, tmp_path: Path) -> None:
+    put_journal(tmp_path / where, journal(120) + '{"key":"step/121","st')
+    results = drawn_results()
+    if where == "elsewhere":
+        results["origin"] = ORIGIN | {"prm": str(tmp_path / where)}
+    page = Page(written(tmp_path, results))
+    for part in ("Learning curve", "7 held-out problems", "AUC", "0.750", "better than a constant does"):
+        assert part in page.text, part
+    training = training_of(tmp_path, read_results(tmp_path / "results.json"))
+    assert training is not None
+    for drawing in learning_charts(training):
+        assert len(drawing.marks) == 12 and drawing.train_path.count("L") == 39
+        frame = drawing.frame
+        points = re.findall(r"(\d+\.\d) (\d+\.\d)", drawing.train_path + drawing.held_out_path)
+        assert len(points) == 40 + 12
+        assert all(frame.left <= float(x) <= frame.width - frame.right for x, _ in points)
+        assert all(frame.top <= float(y) <= frame.height - frame.bottom for _, y in points)
+        assert float(points[0][1]) < float(points[39][1]), "a smaller loss is lower"
+        assert drawing.constant_y is not None and frame.top <= drawing.constant_y < float(points[40][1])
+        for left, right in pairwise(drawing.x_ticks):
+            assert right.at - left.at > 6.7 * (len(left.text) + len(right.text)) / 2, "labels are apart"
+        for upper, lower in pairwise(drawing.y_ticks):
+            assert abs(upper.at - lower.at) > 14
+
+
+def test_a_prm_no_better_than_a_constant_is_said_to_be_so(tmp_path: Path) -> None:
+    put_journal(tmp_path / "prm", journal(20, gain=-0.01, auc=None))
+    assert "no better than a constant" in Page(written(tmp_path, drawn_results())).text
+
+
+def test_a_training_without_held_out_problems_has_a_curve_of_its_own(tmp_path: Path) -> None:
+    put_journal(tmp_path / "prm", journal(9))
+    page = Page(written(tmp_path, drawn_results()))
+    assert "No problem was held out" in page.text and "training, means over blocks" in page.text
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_a_prm_without_losses_has_no_curve(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        put_journal(tmp_path / "old", text)
+    results = drawn_results() | {"origin": ORIGIN | {"prm": str(tmp_path / "old")}}
+    assert "There is no journal of the PRM\u2019s training" in Page(written(tmp_path, results)).text
+
+
+def test_a_damaged_journal_is_named_with_its_line(tmp_path: Path) -> None:
+    put_journal(tmp_path / "prm", journal(3) + "nonsense\n")
+    with pytest.raises(ValueError, match=r"journal\.jsonl line 4 is not a JSON object"):
+        written(tmp_path, drawn_results())
+
+
+def test_the_command_line_is_that_of_a_shell() -> None:
+    argv = ["/venv/bin/forkpoint", "evaluate", "lab:test?num=3", "--out", "my run"]
+    assert command_line(argv) == "forkpoint evaluate 'lab:test?num=3' --out 'my run'"
+    assert command_line(["/src/forkpoint/__main__.py", "demo"]) == "forkpoint demo"
+    assert command_line(["study.py", "a"]) == "study.py a"
+
+
+def test_the_commit_is_that_of_a_checkout_which_tracks_the_package(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        name = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", "-C", str(tmp_path), *name, *arguments], check=True, capture_output=True)
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "code.py").write_text("1\n")
+    assert commit_of(package) is None
+    git("init")
+    (tmp_path / "other.txt").write_text("1\n")
+    git("add", "other.txt")
+    git("commit", "-m", "x")
+    assert commit_of(package) is None, "installed inside of another checkout"
+    git("add", ".")
+    git("commit", "-m", "y")
+    found = commit_of(package)
+    assert found is not None and re.fullmatch("[0-9a-f]{12}", found)
+    (package / "code.py").write_text("2\n")
+    assert commit_of(package) == f"{found}-dirty"

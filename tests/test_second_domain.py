@@ -46,6 +46,7 @@ TRAINING = TrainConfig(
     packing="flat",
     batch_size=16,
     micro_batch_size=16,
+    held_out_share=0.0,
     format=PRMFormat(tag="#", max_length=1024),
 )
 DOCUMENT = Path(__file__).parents[1] / "docs" / "how-to" / "second_domain.md"
@@ -243,6 +244,7 @@ def test_a_prm_learns_from_tests_to_pick_the_programs_that_pass(tmp_path: Path) 
         packing="flat",
         batch_size=16,
         micro_batch_size=16,
+        held_out_share=0.0,
         format=PRMFormat(tag="#", max_length=256),
     )
     train_prm(tmp_path / "run" / LABELS, str(base), tmp_path / "prm", config)

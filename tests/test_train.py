@@ -43,6 +43,7 @@ CONFIG = TrainConfig(
     batch_size=16,
     micro_batch_size=16,
     save_every=5,
+    held_out_share=0.0,
     format=PRMFormat(tag="#", max_length=128),
 )
 

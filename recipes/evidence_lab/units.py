@@ -82,6 +82,7 @@ class Unit:
             micro_batch_size=batch_size,
             label_weighting="evidence" if self.variant.evidence else "uniform",
             seed=self.seed,
+            held_out_share=0.0,  # the evaluation is on other problems
         )
         train_prm(labels, str(checkpoint_of(self.stock.setting.policy)), directory, config)
 

@@ -6,6 +6,7 @@ Invariant: only this file and `forkpoint.cli` print; numbers are formatted here 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +22,9 @@ from rich.table import Table
 
 from forkpoint.estimates import Estimate
 from forkpoint.experiments.raft_report import RaftReport
+from forkpoint.report.headline import DEFAULT_SELECT
+from forkpoint.training.config import TrainReport
+from forkpoint.training.held_out import HeldOut
 from forkpoint.training.processes import is_first_process
 
 out_console = Console(quiet=not is_first_process())
@@ -88,6 +92,59 @@ class TrainProgress:
             self._next_share += 0.1
 
 
+def print_training(report: TrainReport, prm: Path) -> int:
+    """Print how a training went, one sentence per fact; returns the exit status.
+
+    The status is 1, with a warning on stderr, if the PRM scores held-out problems no better than a constant.
+    """
+    import torch
+
+    refused = f"; {report.num_refused:,} refused: {report.refusals}" if report.num_refused else ""
+    out_console.print(
+        f"trained on {report.num_rows:,} solutions with {report.num_steps_labelled:,} step labels{refused}; "
+        f"last loss {report.loss:.4f}; PRM at {prm}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for sentence in _held_out_sentences(report.held_out):
+        out_console.print(sentence, highlight=False, soft_wrap=True)
+    threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
+    out_console.print(f"torch uses {threads}", highlight=False)
+    if report.held_out is None or report.held_out.beats_constant:
+        return 0
+    if is_first_process():
+        err_console.print(
+            f"WARNING: the PRM at {prm} is no better than a constant: on problems that it was not trained "
+            f"on, its loss is {report.held_out.loss:.4f}, and that of the score "
+            f"{report.held_out.constant:.3f} for every step is {report.held_out.constant_loss:.4f}. It is "
+            "saved, but do not rely on its scores. Look at the labels with `forkpoint doctor`, or train with "
+            "another learning rate, for longer, or on more problems.",
+            style="bold red",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return 1
+
+
+def _held_out_sentences(found: HeldOut | None) -> list[str]:
+    """How the scores of held-out problems compare with a constant, their order, and their calibration."""
+    if found is None:
+        return ["no problem was held out, so nothing is known about scores of new problems"]
+    bias = found.mean_score - found.mean_label
+    who = "1 problem was" if found.num_problems == 1 else f"{found.num_problems:,} problems were"
+    return [
+        f"{who} held out, with {found.num_steps:,} step labels: loss {found.loss:.4f}, "
+        f"and {found.constant_loss:.4f} for the constant {found.constant:.3f}",
+        f"gain over the constant {found.gain:+.4f} "
+        f"({found.gain_low:+.4f} .. {found.gain_high:+.4f}) per step",
+        "the AUC is unknown: all held-out labels are on one side of 0.5"
+        if found.auc is None
+        else f"AUC {found.auc:.3f} for telling steps with a label of at least 0.5 from the others",
+        f"calibration error {found.ece:.3f} over ten bins; mean score {found.mean_score:.3f} "
+        f"for a mean label of {found.mean_label:.3f} ({bias:+.3f})",
+    ]
+
+
 def print_results(results: dict[str, Any]) -> None:
     """The content of results.json: accuracies at the largest N, comparisons, label quality, first errors."""
     largest = max(row["n"] for row in results["rows"])
@@ -100,7 +157,8 @@ def print_results(results: dict[str, Any]) -> None:
         "tokens/problem",
         title="accuracy on held-out problems",
     )
-    for row in results["rows"]:
+    # the default search leads, as in the report
+    for row in sorted(results["rows"], key=lambda row: row["select"] != DEFAULT_SELECT):
         if row["select"] == "greedy" or (row["n"] == largest and row["aggregate"] in (None, "min")):
             sampler = (
                 "greedy"

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 from forkpoint.cli.app import Flat, app
-from forkpoint.cli.console import TrainProgress, out_console, print_results, quiet_libraries, say
+from forkpoint.cli.console import (
+    TrainProgress,
+    out_console,
+    print_results,
+    print_training,
+    quiet_libraries,
+    say,
+)
 from forkpoint.experiments.demo import DemoConfig, run_demo
 from forkpoint.report import write_report
 from forkpoint.runs.config import WorkersConfig
@@ -21,6 +28,8 @@ def demo(
     workers: int = 2,
 ) -> int:
     """Run all stages with the shipped policy: grow trees, label, train a PRM, evaluate, write a report.
+
+    As with `forkpoint train`, the status is 1 if the PRM scores held-out problems no better than a constant.
 
     Parameters
     ----------
@@ -37,9 +46,10 @@ def demo(
         result = run_demo(out, config, executor, say, progress)
     report = write_report(out)
     print_results(result.results)
+    status = print_training(result.training, out / "prm")
     out_console.print(f"\nWritten: {out / 'results.json'}, {report}", highlight=False, soft_wrap=True)
     out_console.print(NEXT_STEPS, highlight=False, soft_wrap=True)
-    return 0
+    return status
 
 
 NEXT_STEPS = """

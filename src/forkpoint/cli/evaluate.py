@@ -13,6 +13,7 @@ from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import out_console, print_results, quiet_libraries, say
 from forkpoint.cli.steering import steering_of
 from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
+from forkpoint.evaluation.origin import Origin
 from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy, write_results
 from forkpoint.policies.config import PolicyConfig
 from forkpoint.prms import load_prm
@@ -88,9 +89,9 @@ def evaluate(
         "evaluate": asdict(config),
         "tree": asdict(tree),
     }
-    results = write_results(
-        out, evaluation, resolved, loaded, {"evaluate": round(time.monotonic() - started, 1)}, truth
-    )
+    seconds = {"evaluate": round(time.monotonic() - started, 1)}
+    origin = Origin.now(policy.policy, str(prm) if prm else None)
+    results = write_results(out, evaluation, resolved, loaded, seconds, truth, origin)
     print_results(results)
     out_console.print(
         f"Written: {out / 'results.json'}, {write_report(out)}", highlight=False, soft_wrap=True

@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
+from cyclopts import Parameter
+
 from forkpoint.cli.app import Flat, app
-from forkpoint.cli.console import TrainProgress, out_console, quiet_libraries
+from forkpoint.cli.console import TrainProgress, print_training, quiet_libraries
 from forkpoint.labels.run import label_format
 from forkpoint.policies import checkpoint_of
 from forkpoint.training.config import TrainConfig
+from forkpoint.training.monitor import Tracker
 from forkpoint.training.prm import train_prm
 
 
@@ -22,11 +25,14 @@ def train(
     out: Path,
     preset: str | None = None,  # read before the command is called, see presets.py
     allow_constant_labels: bool = False,
+    report_to: Annotated[tuple[Tracker, ...], Parameter(negative="")] = (),
     config: Annotated[TrainConfig, Flat] = TrainConfig(),
 ) -> int:
     """Train a PRM on labelled steps, from the weights of a language model.
 
     The defaults suit models of 1B parameters and above; for the lab policy use --preset lab.
+    A twentieth of the problems is held out. If the PRM scores them no better than a constant, it is saved
+    with a warning and status 1.
 
     Parameters
     ----------
@@ -41,14 +47,14 @@ def train(
         policy. They become the defaults of the flags below; flags that are given override them.
     allow_constant_labels
         Train even if all labels are equal, which teaches a PRM to give every step the same score.
+    report_to
+        Trackers that are told the losses while the training runs, each a package to install: tensorboard
+        (files in OUT/training/tensorboard), wandb or trackio. They may change when a training is continued.
     """
     quiet_libraries()
     config = replace(config, format=label_format(labels, config.format))
     with TrainProgress() as progress:
-        report = train_prm(labels, str(checkpoint_of(base)), out, config, progress, allow_constant_labels)
-    out_console.print(
-        f"trained on {report.num_rows:,} solutions with {report.num_steps_labelled:,} step labels; "
-        f"refused {report.num_refused:,} {report.refusals or ''}; last loss {report.loss:.4f}; PRM at {out}",
-        highlight=False,
-    )
-    return 0
+        report = train_prm(
+            labels, str(checkpoint_of(base)), out, config, progress, allow_constant_labels, report_to
+        )
+    return print_training(report, out)

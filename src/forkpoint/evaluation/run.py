@@ -22,6 +22,7 @@ from forkpoint.estimates import Estimate, bootstrap
 from forkpoint.evaluation.first_errors import FirstError, choose_threshold, first_error
 from forkpoint.evaluation.label_truth import LabelTruth
 from forkpoint.evaluation.metrics import Attempts, CurvePoint, curve
+from forkpoint.evaluation.origin import Origin
 from forkpoint.evaluation.tree_view import tree_views
 from forkpoint.lab.oracle import first_wrong_step
 from forkpoint.lab.problem_set import lab_story
@@ -240,7 +241,7 @@ def evaluate_policy(
         run.finish({"num_rows": len(rows)})
     return Evaluation(
         rows,
-        comparisons(points, judge.format.aggregate),
+        comparisons(points, greedy, judge.format.aggregate),
         bootstrap(greedy.accuracy_P),
         errors,
         cost,
@@ -295,16 +296,22 @@ Pick = tuple[Sampler, str]
 """Solutions, and the way to pick one of them."""
 
 
-def comparisons(points: dict[Sampler, list[CurvePoint]], how: Aggregate) -> list[dict[str, Any]]:
+def comparisons(
+    points: dict[Sampler, list[CurvePoint]], greedy: CurvePoint, how: Aggregate
+) -> list[dict[str, Any]]:
     """Paired differences on the same problems at the largest N, with scores aggregated by `how`."""
-    found: dict[Pick, CurvePoint] = {}
+    found: dict[Pick, CurvePoint] = {(GREEDY, "majority"): greedy}
     for sampler, curve_points in points.items():
         largest = max(point.n for point in curve_points)
         for point in curve_points:
             if point.n == largest and point.aggregate in (None, how):
                 found[sampler, point.select] = point
-    pairs: list[tuple[Pick, Pick]] = []
-    for ht in (sampler for sampler in points if sampler.kind == "ht"):
+    hts = [sampler for sampler in points if sampler.kind == "ht"]
+    # the default search comes first
+    default: Pick = (EDU, "policy-weighted")
+    pairs: list[tuple[Pick, Pick]] = [(default, (ht, "majority")) for ht in hts]
+    pairs.append((default, (GREEDY, "majority")))
+    for ht in hts:
         pairs += [
             ((ht, "best"), (ht, "majority")),
             ((EDU, "best"), (ht, "majority")),
@@ -327,6 +334,8 @@ def comparisons(points: dict[Sampler, list[CurvePoint]], how: Aggregate) -> list
 
 def _name(pick: Pick, point: CurvePoint, how: Aggregate) -> str:
     sampler, select = pick
+    if sampler == GREEDY:
+        return "HT greedy"
     kind = f"HT T={sampler.temperature:g}" if sampler.kind == "ht" else "EDU"
     if select.endswith("weighted"):
         return f"{kind} {select} vote of {point.n} ({how})"
@@ -368,11 +377,13 @@ def write_results(
     policy: Policy,
     seconds: dict[str, float],
     truth: LabelTruth | None = None,
+    origin: Origin | None = None,
 ) -> dict[str, Any]:
     """Write `results.json` and `trees.json`; return the results."""
     greedy = evaluation.greedy
     results = {
         "version": RESULTS_VERSION,
+        "origin": asdict(origin) if origin else None,
         "config": config,
         "policy": {
             "name": policy.name,

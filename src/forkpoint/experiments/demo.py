@@ -14,6 +14,7 @@ from typing import Any
 
 from forkpoint.checks import check_at_least
 from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
+from forkpoint.evaluation.origin import Origin
 from forkpoint.evaluation.run import EvaluateConfig, Judge, SolutionSources, evaluate_policy, write_results
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.run import LabelSummary, label_format, label_problems
@@ -22,6 +23,7 @@ from forkpoint.prms import load_prm
 from forkpoint.problems import load_problems
 from forkpoint.runs.work import Executor
 from forkpoint.training.config import TrainReport
+from forkpoint.training.held_out import num_held_out
 from forkpoint.training.presets import preset_named
 from forkpoint.training.prm import train_prm
 from forkpoint.trees.grow import TreeConfig
@@ -93,9 +95,11 @@ def run_demo(
     on_stage("train: a PRM on the labelled steps, from the policy's weights")
     started = time.monotonic()
     preset = preset_named("lab")
+    num_held = num_held_out(config.num_train_problems, preset.held_out_share)
+    num_trained = config.num_train_problems - num_held
     training_config = replace(
         preset,
-        num_epochs=config.num_train_steps * preset.batch_size / config.num_train_problems,
+        num_epochs=config.num_train_steps * preset.batch_size / num_trained,
         seed=config.seed,
         format=label_format(out / "label", preset.format),
     )
@@ -127,5 +131,6 @@ def run_demo(
         "tree": asdict(tree),
         "train": asdict(training_config),
     }
-    results = write_results(out, evaluation, resolved, policy, seconds, truth)
+    origin = Origin.now("lab", str(out / "prm"))
+    results = write_results(out, evaluation, resolved, policy, seconds, truth, origin)
     return DemoResult(results, labels, training)

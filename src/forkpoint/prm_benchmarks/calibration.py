@@ -23,16 +23,13 @@ import numpy as np
 
 from forkpoint.checks import check_at_least
 from forkpoint.content_key import content_key
-from forkpoint.estimates import Floats, ratio
+from forkpoint.estimates import COUNT, LABEL, SCORE, Floats, bin_sums, brier, ece, ratio
 from forkpoint.prm_benchmarks.resampling import Resamples, sums_by
 from forkpoint.prm_benchmarks.results import write_results
 from forkpoint.prm_benchmarks.scoring import score_solutions
 from forkpoint.records import LabelledSolution, Scorer
 from forkpoint.runs import LocalExecutor
 from forkpoint.runs.work import Executor
-
-COUNT, SCORE, LABEL, SQUARED_ERROR = range(4)
-"""The sums of every bin: number of steps, their scores, their labels, their squared errors."""
 
 
 @dataclass(frozen=True)
@@ -48,39 +45,6 @@ class CalibrationConfig:
 
     def __post_init__(self) -> None:
         check_at_least(1, num_bins=self.num_bins)
-
-
-def bin_idxs(scores: Floats, num_bins: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the index of the bin of every score in [0, 1]."""
-    return np.minimum((scores * num_bins).astype(np.int64), num_bins - 1)
-
-
-def bin_sums(scores: Floats, labels: Floats, num_bins: int) -> Floats:
-    """Return the sums `COUNT`, `SCORE`, `LABEL` and `SQUARED_ERROR` of every bin: [B, 4].
-
-    ValueError if a score is not in [0, 1].
-    """
-    if not np.all((scores >= 0) & (scores <= 1)):
-        raise ValueError(
-            f"calibration takes scores from 0 to 1; {scores.min():g} to {scores.max():g} were given"
-        )
-    sums_B_4 = np.zeros((num_bins, 4))
-    np.add.at(
-        sums_B_4,
-        bin_idxs(scores, num_bins),
-        np.stack([np.ones_like(scores), scores, labels, (scores - labels) ** 2], axis=1),
-    )
-    return sums_B_4
-
-
-def ece(sums: Floats) -> Floats:
-    """Return the expected calibration error of bin sums [.., B, 4]."""
-    return ratio(np.abs(sums[..., SCORE] - sums[..., LABEL]).sum(axis=-1), sums[..., COUNT].sum(axis=-1))
-
-
-def brier(sums: Floats) -> Floats:
-    """Return the mean squared error of bin sums [.., B, 4]."""
-    return _mean(sums, SQUARED_ERROR)
 
 
 def _mean(sums: Floats, what: int) -> Floats:

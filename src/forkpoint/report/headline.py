@@ -1,14 +1,15 @@
 """The sentence at the top of the page that states the result, and the tiles below it.
 
-Invariant: the comparison in the headline is chosen by its place in the file, never by its outcome. Its
-standing follows from the interval alone: a gain is claimed only if the whole 95 % interval lies above zero.
+Invariant: the comparison in the headline is that of the default search, or else chosen by its place in the
+file, never by its outcome. Its standing follows from the interval alone: a gain is claimed only if the whole
+95 % interval lies above zero.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from forkpoint.report.results import Comparison, ResultRow, Results
@@ -19,8 +20,10 @@ Standing = Literal["better", "open", "worse", "none"]
 
 _SIDE = re.compile(
     r"(?P<sampler>[\w-]+)(?:,? \(?T\s?=\s?(?P<temperature>\d+(?:\.\d+)?)\)?)?,? "
-    r"(?P<select>[a-z]+)(?:-of-(?P<n>\d+))?(?: \((?P<aggregate>\w+)\))?"
+    r"(?P<select>(?:policy-)?[a-z]+)(?:(?:-of-| vote of )(?P<n>\d+))?(?: \((?P<aggregate>\w+)\))?"
 )
+DEFAULT_SEARCH, DEFAULT_SAMPLER, DEFAULT_SELECT = "tree-vote", "edu", "policy-weighted"
+"""The default of `forkpoint search`, and the rows that measure it."""
 _ROUNDING = 2e-3
 """How far a comparison's difference may be from the difference between the two rows taken as its sides."""
 
@@ -51,9 +54,13 @@ class Headline:
 def headline(results: Results) -> Headline:
     """Return the headline of a run.
 
-    It is about the first comparison of best-of-n with a majority vote, else the first comparison, else two of
-    the rows.
+    It is about the default search against a majority vote of as many samples, and a single greedy solution.
+    If the default search was not measured, it is about the first comparison of best-of-n with a majority
+    vote, else the first comparison, else two of the rows.
     """
+    default = _default_pair(results.rows)
+    if default is not None:
+        return _from_default(results, *default)
     comparison = _chosen(results.comparisons)
     if comparison is not None:
         return _from_comparison(results, comparison)
@@ -96,6 +103,57 @@ def sides(rows: Sequence[ResultRow], comparison: Comparison) -> tuple[ResultRow,
     return pairs[0] if len(pairs) == 1 else None
 
 
+def is_default(row: ResultRow) -> bool:
+    """Whether a row measures the default search."""
+    return (row.sampler, row.select) == (DEFAULT_SAMPLER, DEFAULT_SELECT)
+
+
+def _default_pair(rows: Sequence[ResultRow]) -> tuple[ResultRow, ResultRow] | None:
+    """Return the row of the default search at the largest n, and that of a majority of as many samples."""
+    found = [row for row in rows if is_default(row)]
+    largest = max((row.n for row in found), default=0)
+    rivals = [row for row in found if row.n == largest]
+    majority = next(
+        (row for row in rows if (row.sampler, row.select, row.n) == ("ht", "majority", largest)), None
+    )
+    if not rivals or majority is None:
+        return None
+    return next((row for row in rivals if row.aggregate == "min"), rivals[0]), majority
+
+
+def _from_default(results: Results, left: ResultRow, right: ResultRow) -> Headline:
+    paired = [
+        (comparison, *pair)
+        for comparison in results.comparisons
+        if (pair := sides(results.rows, comparison)) is not None and is_default(pair[0])
+    ]
+    told = next((found for found in paired if found[2].select == "majority"), None)
+    if told is None:
+        found, note = _from_rows(results, left, right), " No paired comparison of the two was written."
+        difference = points(left.accuracy - right.accuracy) + " points"
+    else:
+        comparison, left, right = told
+        found, note = _from_comparison(results, comparison), ""
+        difference = _difference(comparison)
+    sentence = (
+        f"The default search, {DEFAULT_SEARCH} of {left.n} leaves, solves {_measured(left)} of the problems "
+        f"and {right.select_name} of {right.sampler_name} samples solves {_measured(right)}, "
+        f"a difference of {difference}."
+    )
+    greedy = next((item for item, _, rival in paired if rival.select == "greedy"), None)
+    beside = "" if greedy is None else f" Against a single greedy solution it is {_difference(greedy)}."
+    source = (
+        f"{DEFAULT_SEARCH}, a vote among the leaves of an EDU tree weighted by policy and PRM, is the "
+        f"default of forkpoint search; the page leads with it whatever its outcome.{note}"
+    )
+    return replace(found, sentence=sentence, conclusion=found.conclusion + beside, source=source)
+
+
+def _difference(comparison: Comparison) -> str:
+    interval_text = points_interval(comparison.ci_low, comparison.ci_high)
+    return f"{points(comparison.difference)} points {interval_text}"
+
+
 def _chosen(comparisons: Sequence[Comparison]) -> Comparison | None:
     for comparison in comparisons:
         names = comparison.name.split(" minus ")
@@ -123,8 +181,7 @@ def _rows_named(rows: Sequence[ResultRow], name: str) -> list[ResultRow]:
 def _from_comparison(results: Results, comparison: Comparison) -> Headline:
     standing = standing_of(comparison)
     pair = sides(results.rows, comparison)
-    interval_text = points_interval(comparison.ci_low, comparison.ci_high)
-    difference = f"a difference of {points(comparison.difference)} points {interval_text}"
+    difference = f"a difference of {_difference(comparison)}"
     sentence = f"{comparison.name}: {difference}." if pair is None else f"{_against(*pair)}, {difference}."
     problems = "" if comparison.num_problems is None else f" on {comparison.num_problems:,} problems"
     left, right = ("the first", "the second") if pair is None else _named_apart(*pair)
@@ -214,6 +271,7 @@ def _tiles(results: Results, pair: tuple[ResultRow, ResultRow] | None) -> tuple[
         "majority": "most frequent answer",
         "best": "highest PRM score",
         "weighted": "PRM-weighted vote",
+        "policy-weighted": f"{DEFAULT_SEARCH}, the default search",
         "oracle": "any solution is right: the upper bound",
     }
     for row in rows:

@@ -21,6 +21,7 @@ from markupsafe import Markup
 from forkpoint.report import words
 from forkpoint.report.charts import curves, marker
 from forkpoint.report.headline import headline
+from forkpoint.report.learning import Training, learning_charts, read_training
 from forkpoint.report.results import Results, read_results
 from forkpoint.report.tables import forest, table
 from forkpoint.report.trees import read_trees
@@ -34,12 +35,21 @@ def write_report(directory: Path) -> Path:
     """
     results = read_results(directory / "results.json")
     trees = read_trees(directory / "trees.json")
+    training = training_of(directory, results)
     path = directory / "report.html"
-    path.write_bytes(render(results, trees).encode("utf-8", errors="replace"))
+    path.write_bytes(render(results, trees, training).encode("utf-8", errors="replace"))
     return path
 
 
-def render(results: Results, trees: list[dict[str, Any]] | None) -> str:
+def training_of(directory: Path, results: Results) -> Training | None:
+    """Return the training of the PRM: in `directory`, as the demo has it, or where the results say it is."""
+    found = read_training(directory / "prm")
+    if found is None and results.origin.prm is not None:
+        found = read_training(Path(results.origin.prm))
+    return found
+
+
+def render(results: Results, trees: list[dict[str, Any]] | None, training: Training | None = None) -> str:
     """Return the page as text."""
     environment = _environment()
     script, style = (_asset(environment, name) for name in ("report.js", "report.css"))
@@ -47,6 +57,8 @@ def render(results: Results, trees: list[dict[str, Any]] | None) -> str:
     return environment.get_template("report.html.j2").render(
         results=results,
         trees=trees,
+        training=training,
+        learning=None if training is None else learning_charts(training),
         headline=headline(results),
         curves=curves(results.rows, greedy),
         greedy=greedy,

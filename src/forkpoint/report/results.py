@@ -8,7 +8,7 @@ here.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,26 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Origin:
+    """What made the results; None or empty in the results of older versions."""
+
+    date: str | None
+    commit: str | None
+    command: str | None
+    version: str | None
+    """The version of the package."""
+    policy: str | None
+    """The policy as it was given: a name, a directory, or a hub id."""
+    prm: str | None
+    """The PRM as it was given."""
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """All measurements of one run."""
 
     version: str
+    """The version of the file, or of the package in some older files."""
     config: Mapping[str, Any]
     policy_name: str | None
     num_parameters: int | None
@@ -71,6 +87,7 @@ class Results:
     label_quality: Mapping[str, float | None] | None
     cost: Mapping[str, int | None] | None
     seconds: Mapping[str, float]
+    origin: Origin
 
     @property
     def num_problems(self) -> tuple[int, ...]:
@@ -94,7 +111,7 @@ def read_results(path: Path) -> Results:
     top = Fields.of(read_json(path), path.name)
     policy = top.inner("policy")
     seconds = top.maybe_inner("seconds")
-    rows = tuple(_row(fields) for fields in top.objects("rows"))
+    rows = tuple(_row(row) for row in top.objects("rows"))
     return Results(
         version=str(top.required("version")),
         config=top.inner("config").values,
@@ -102,7 +119,7 @@ def read_results(path: Path) -> Results:
         num_parameters=policy.maybe_count("num_parameters"),
         greedy=_greedy(policy, rows),
         rows=rows,
-        comparisons=tuple(_comparison(fields) for fields in top.objects("comparisons"))
+        comparisons=tuple(_comparison(item) for item in top.objects("comparisons"))
         if top.values.get("comparisons")
         else (),
         first_error=_numbers(
@@ -113,7 +130,18 @@ def read_results(path: Path) -> Results:
         ),
         cost=_cost(top.maybe_inner("cost")),
         seconds={key: seconds.number(key) for key in seconds.values} if seconds else {},
+        origin=_origin(top),
     )
+
+
+def _origin(top: Fields) -> Origin:
+    """Return the origin; older files have at most the policy and the PRM, in the configuration."""
+    found = top.maybe_inner("origin")
+    if found is not None:
+        return Origin(*(found.maybe_text(field.name) for field in fields(Origin)))
+    config = top.inner("config").values
+    policy, prm = (value if isinstance(value := config.get(key), str) else None for key in ("policy", "prm"))
+    return Origin(None, None, None, None, policy, prm)
 
 
 def _row(fields: Fields) -> ResultRow:

@@ -5,11 +5,13 @@ Invariant: importing this file does not load torch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 from forkpoint.checks import check_above, check_at_least, check_choice, check_within
 from forkpoint.prms.layout import PRMFormat
+from forkpoint.training.held_out import HeldOut
 
 WeightDtype: TypeAlias = Literal["float32", "bfloat16", "auto"]
 Packing: TypeAlias = Literal["tree", "flat"]
@@ -136,7 +138,14 @@ class TrainConfig(LoopConfig):
     max_solutions_per_problem: int = 0
     """Maximum number of solutions per problem to train on, right and wrong ones in turn; 0 takes all."""
     seed: int = 0
-    """Seed of the order of the rows, of new weights, and of the choice of solutions."""
+    """Seed of the order of the rows, of new weights, of the choice of solutions, and of the problems that are
+    held out."""
+    held_out_share: float = 0.05
+    """Share of the problems that are not trained on, in [0, 1), at least one: the report says how well the
+    PRM scores them. 0 trains on all problems."""
+    evaluate_every: int = 0
+    """Optimiser steps between two measurements on the held-out problems; 0 is a tenth of the training. The
+    last step is always measured."""
     format: PRMFormat = field(default_factory=PRMFormat)
 
     def __post_init__(self) -> None:
@@ -145,6 +154,8 @@ class TrainConfig(LoopConfig):
         check_choice("label_weighting", self.label_weighting, get_args(LabelWeighting))
         check_at_least(1, max_pack_tokens=self.max_pack_tokens)
         check_at_least(0, max_solutions_per_problem=self.max_solutions_per_problem)
+        check_at_least(0, evaluate_every=self.evaluate_every)
+        check_within("[0, 1)", held_out_share=self.held_out_share)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,3 +180,11 @@ class TrainReport:
     """Tokens computed per epoch, without padding."""
     num_flat_tokens: int
     """Tokens that one row per solution would take."""
+    held_out: HeldOut | None = None
+    """How well the trained PRM scores the problems that were held out; None if there were none."""
+
+    @classmethod
+    def of_summary(cls, summary: Mapping[str, Any]) -> Self:
+        """Read the summary of the training's manifest; older ones have nothing held out."""
+        held_out = summary.get("held_out")
+        return cls(**{**summary, "held_out": None if held_out is None else HeldOut.of_row(held_out)})

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -27,8 +29,11 @@ from accelerate.utils import broadcast_object_list
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, TensorBoardCallback
 
 from forkpoint.training.config import LoopConfig
+from forkpoint.training.held_out import HeldOut
+from forkpoint.training.monitor import Append, Monitor, OnStep, trackers
 
 T = TypeVar("T")
 IGNORED = -100
@@ -36,8 +41,10 @@ IGNORED = -100
 PATIENCE = timedelta(hours=2)
 """How long processes wait for one that saves a large model. The launcher notices at once if a process
 dies."""
-OnStep = Callable[[int, int, float], None]
-"""Called with (steps done, steps in all, last loss)."""
+NUM_CHECKS = 10
+"""How often held-out rows are scored during a training that does not say otherwise."""
+HELD_OUT = "held_out"
+"""The name of a check's figures in the Trainer's history and in the journal."""
 NUM_POOLED_BATCHES = 50
 """Number of batches whose rows are sorted by length together: few enough to stay shuffled, enough to pad
 little."""
@@ -190,14 +197,23 @@ def with_lora(model: Any, config: LoopConfig, modules_to_save: Sequence[str] | N
     return get_peft_model(model, lora)
 
 
-def run_trainer(trainer: Trainer, checkpoints: Path, on_step: OnStep | None) -> list[float]:
+def run_trainer(trainer: Trainer, checkpoints: Path, monitor: Monitor) -> list[float]:
     """Train, from the last complete checkpoint if there is one; returns the losses of all optimiser steps.
 
     The losses of steps before the checkpoint are included.
     """
     trainer.remove_callback(PrinterCallback)  # progress is the caller's business
-    if on_step and trainer.is_world_process_zero():
-        trainer.add_callback(_StepCallback(on_step))
+    if trainer.is_world_process_zero():
+        if monitor.append is not None:
+            trainer.add_callback(_JournalCallback(monitor.append))
+        if monitor.on_step is not None:
+            trainer.add_callback(_StepCallback(monitor.on_step))
+        for name in trackers(monitor.report_to):
+            callback = INTEGRATION_TO_CALLBACK[name]()
+            if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:
+                # the directory of checkpoints, where it would write, is removed in the end
+                callback.logging_dir = str(checkpoints.with_name("tensorboard"))
+            trainer.add_callback(callback)
     torch.set_flush_denormal(True)  # otherwise tiny gradients slow a CPU down by a quarter
     try:
         trainer.train(resume_from_checkpoint=shared(last_checkpoint(checkpoints)))
@@ -245,6 +261,50 @@ class _EpochCallback(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._sampler.set_epoch(int(state.epoch or 0))
+
+
+class CheckCallback(TrainerCallback):
+    """Has held-out rows scored every `every` optimiser steps, and after the last one.
+
+    If `every` is 0, they are scored at `NUM_CHECKS` steps.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every = every
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        every = self._every or math.ceil(state.max_steps / NUM_CHECKS)
+        if state.global_step % every == 0 or state.global_step >= state.max_steps:
+            control.should_evaluate = True
+
+
+class _JournalCallback(TrainerCallback):
+    """Journals the loss of every optimiser step, and the figures of every check.
+
+    A checkpoint may be older than the last row: the rows of steps that are done again have their keys
+    already. A checkpoint whose rows are missing, since a power cut took them, brings them along.
+    """
+
+    def __init__(self, append: Append) -> None:
+        self._append = append
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._append(row for entry in state.log_history for row in _rows(entry))
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._append(_rows(state.log_history[-1]))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._append(_rows(state.log_history[-1]))
+
+
+def _rows(entry: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the row of an entry of the Trainer's history, if it is one of a step or a check."""
+    if "loss" in entry:
+        yield f"step/{entry['step']}", {name: entry[name] for name in ("step", "loss", "learning_rate")}
+    if HELD_OUT in entry:
+        figures = asdict(HeldOut.of_row(entry[HELD_OUT]))  # a checkpoint sorts the names
+        yield f"{HELD_OUT}/{entry['step']}", {"step": entry["step"], HELD_OUT: figures}
 
 
 class _StepCallback(TrainerCallback):

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate.utils import gather_object
 
 from forkpoint.checkpoint import load_pretrained, load_tokenizer
 from forkpoint.errors import LayoutError, TooLongError
@@ -26,16 +28,19 @@ from forkpoint.prms.packing import INPUT_NAMES, group_rows, model_inputs, pack, 
 from forkpoint.prms.tagged import GOOD_CLASS, model_class_of, tag_logits
 from forkpoint.records import LabelledSolution
 from forkpoint.training.config import TrainConfig, TrainReport
+from forkpoint.training.held_out import HeldOut, ScoredSteps, held_out_questions, measured
 from forkpoint.training.loop import (
+    HELD_OUT,
     IGNORED,
+    CheckCallback,
     LoopTrainer,
-    OnStep,
     run_trainer,
     shared,
     trained_model,
     trainer_arguments,
     with_lora,
 )
+from forkpoint.training.monitor import Monitor
 
 
 def train_rows(
@@ -44,7 +49,7 @@ def train_rows(
     out: Path,
     checkpoints: Path,
     config: TrainConfig,
-    on_step: OnStep | None,
+    monitor: Monitor,
 ) -> TrainReport:
     """Train from `base`, or from the last checkpoint in `checkpoints`; save weights and tokenizer at `out`.
 
@@ -63,11 +68,18 @@ def train_rows(
     packing = config.packing
     if packing == "tree" and not shared(takes_trees(model, max(len(row.input_ids) for row in encoded))):
         packing = "flat"
-    rows = pack_rows(
-        chosen, encoded, config.max_pack_tokens if packing == "tree" else 0, label_weights(chosen, config)
+    max_nodes = config.max_pack_tokens if packing == "tree" else 0
+    apart = held_out_questions([row.question for row in chosen], config.held_out_share, config.seed)
+    held_out = [idx for idx, solution in enumerate(chosen) if solution.question in apart]
+    held_out_rows = pack_rows(
+        [chosen[idx] for idx in held_out], [encoded[idx] for idx in held_out], max_nodes
     )
+    learned = [idx for idx, solution in enumerate(chosen) if solution.question not in apart]
+    chosen, encoded = [chosen[idx] for idx in learned], [encoded[idx] for idx in learned]
+    rows = pack_rows(chosen, encoded, max_nodes, label_weights(chosen, config))
     trainer = TagTrainer(
         layout=layout,
+        checks=Checks(held_out_rows, mean_value(rows), config.evaluate_every),
         model=model,
         args=trainer_arguments(checkpoints, config, config.seed),
         train_dataset=[*rows, blank_of(rows)],
@@ -75,7 +87,7 @@ def train_rows(
             tokenizer.pad_token_id if tokenizer.pad_token_id is not None else layout.tag_id, model.dtype
         ),
     )
-    losses = run_trainer(trainer, checkpoints, on_step)
+    losses = run_trainer(trainer, checkpoints, monitor)
     trained = trained_model(trainer, config, load=lambda: _model(base, config))
     if trained is not None:
         trained.save_pretrained(out)
@@ -91,6 +103,7 @@ def train_rows(
         num_steps=trainer.state.global_step,
         num_tokens=sum(len(row["input_ids"]) for row in rows),
         num_flat_tokens=sum(len(row.input_ids) for row in encoded),
+        held_out=trainer.last_check(),
     )
 
 
@@ -129,9 +142,16 @@ def pack_rows(
         packed = pack([encoded[idx] for idx in group])
         values = [label.value for idx in group for label in solutions[idx].labels]
         row_weights = [weight for idx in group for weight in weights[idx]] if weights else [1.0] * len(values)
+        row = {"pack": packed, "values": values, "weights": row_weights}
         # the sampler reads input_ids
-        rows.append({"input_ids": packed.input_ids, "pack": packed, "values": values, "weights": row_weights})
+        rows.append({**row, "input_ids": packed.input_ids, "question": solutions[group[0]].question})
     return rows
+
+
+def mean_value(rows: Sequence[dict[str, Any]]) -> float:
+    """The mean label of the steps of all rows."""
+    values = [value for row in rows for value in row["values"]]
+    return float(sum(values) / len(values))
 
 
 def blank_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -174,12 +194,26 @@ class TagCollator:
         return {**model_inputs(packs, self.pad_id, self.dtype), **steps}
 
 
-class TagTrainer(LoopTrainer):
-    """A Trainer whose loss is read at the step tags."""
+@dataclass(frozen=True)
+class Checks:
+    """What is measured during the training: rows that are not trained on, against a constant."""
 
-    def __init__(self, layout: Layout, **kwargs: Any) -> None:
+    rows: Sequence[dict[str, Any]]
+    constant: float
+    """The mean label of the steps that are trained on."""
+    every: int
+    """Optimiser steps between two checks; 0 is a tenth of the training."""
+
+
+class TagTrainer(LoopTrainer):
+    """A Trainer whose loss is read at the step tags, and which scores held-out rows now and then."""
+
+    def __init__(self, layout: Layout, checks: Checks, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.layout = layout
+        self.checks = checks
+        if checks.rows:
+            self.add_callback(CheckCallback(checks.every))
         self.loss_is_scaled_for_ga = True  # each micro-batch is divided by the steps of the whole batch
 
     def get_batch_samples(
@@ -202,6 +236,79 @@ class TagTrainer(LoopTrainer):
         # times the number of processes, because their gradients are averaged
         loss = total / num_items_in_batch * self.accelerator.num_processes
         return (loss, logits_K_2) if return_outputs else loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Score the held-out rows; the figures join the history, from which `last_check` reads them.
+
+        All processes call this: each scores some of the rows, and all of them get the same figures.
+        """
+        found = measured(self._scored(), self.checks.constant)
+        figures = {
+            "loss": found.loss,
+            "constant_loss": found.constant_loss,
+            "auc": found.auc,
+            "ece": found.ece,
+        }
+        metrics = {f"eval_{name}": value for name, value in figures.items() if value is not None}
+        self.log(dict(metrics))
+        entry: dict[str, Any] = self.state.log_history[-1]
+        entry[HELD_OUT] = asdict(found)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def last_check(self) -> HeldOut | None:
+        """The figures of the last check; None if there was none."""
+        history: list[dict[str, Any]] = self.state.log_history
+        found = [entry[HELD_OUT] for entry in history if HELD_OUT in entry]
+        return HeldOut.of_row(found[-1]) if found else None
+
+    def _scored(self) -> ScoredSteps:
+        """The held-out steps with scores and losses, in the order of the rows."""
+        distinct = dict.fromkeys(row["question"] for row in self.checks.rows)
+        problem_idxs = {question: idx for idx, question in enumerate(distinct)}
+        size, num_processes = self.args.train_batch_size, self.args.world_size
+        # similar lengths together, or most of a batch would be padding
+        order = sorted(range(len(self.checks.rows)), key=lambda idx: len(self.checks.rows[idx]["input_ids"]))
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        # the processes of a sharded model must all call it, and equally often
+        batches += [[] for _ in range(-len(batches) % num_processes)]
+        parts: list[tuple[int, list[float], list[float]]] = []
+        model = self.model_wrapped
+        model.eval()
+        with torch.no_grad():
+            for batch in batches[self.args.process_index :: num_processes]:
+                parts += self._scored_batch(model, batch)
+        model.train()
+        if num_processes > 1:
+            parts = gather_object(parts)
+        scored = sorted(parts)
+        return ScoredSteps(
+            np.array(
+                [problem_idxs[self.checks.rows[idx]["question"]] for idx, scores, _ in scored for _ in scores]
+            ),
+            np.array([value for idx, *_ in scored for value in self.checks.rows[idx]["values"]]),
+            np.array([score for _, scores, _ in scored for score in scores]),
+            np.array([loss for *_, losses in scored for loss in losses]),
+        )
+
+    def _scored_batch(self, model: Any, batch: Sequence[int]) -> list[tuple[int, list[float], list[float]]]:
+        """The index, scores and losses of every row of a batch; an empty batch runs the model, too."""
+        rows = [self.checks.rows[idx] for idx in batch or [0]]
+        inputs: dict[str, Any] = self._prepare_inputs(self.data_collator(rows))
+        read = {name: inputs[name] for name in INPUT_NAMES if name in inputs}
+        with self.compute_loss_context_manager():
+            logits_K_2 = tag_logits(model, self.layout, read, inputs["tag_rows"], inputs["tag_columns"])
+        log_p_K_2 = logits_K_2.double().log_softmax(-1).cpu().numpy()
+        values_K = np.array([value for row in rows for value in row["values"]])
+        losses_K = -(values_K * log_p_K_2[:, 0] + (1 - values_K) * log_p_K_2[:, 1])
+        scores_K = np.exp(log_p_K_2[:, 0])
+        ends = np.cumsum([len(row["values"]) for row in rows])
+        places = [slice(end - len(row["values"]), end) for row, end in zip(rows, ends, strict=True)]
+        # an empty batch has one row and no index
+        return [
+            (idx, scores_K[place].tolist(), losses_K[place].tolist())
+            for idx, place in zip(batch, places, strict=False)
+        ]
 
 
 def soft_cross_entropy(

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from forkpoint.content_key import content_key
 from forkpoint.runs import Run
+from forkpoint.training.monitor import Append
 
 T = TypeVar("T")
 
@@ -21,13 +22,18 @@ def is_first_process() -> bool:
 
 
 def train_once(
-    directory: Path, product: Path, command: str, config: Mapping[str, Any], train: Callable[[Path], Any]
+    directory: Path,
+    product: Path,
+    command: str,
+    config: Mapping[str, Any],
+    train: Callable[[Path, Append | None], Any],
 ) -> dict[str, Any]:
-    """The report of `train(checkpoints)` as a dict, read from the run if it is finished and `product` exists.
+    """The report of `train` as a dict, read from the run if it is finished and `product` exists.
 
-    Only the first of several processes opens the run at `directory`; all of them train and return what it
-    wrote. ValueError in a process whose configuration differs from the first one's; otherwise raises what
-    `Run.open` raises.
+    `train` is called with the directory of the checkpoints, and with what appends rows to the journal: None
+    in all processes but the first. Only the first of several processes opens the run at `directory`; all of
+    them train and return what it wrote. ValueError in a process whose configuration differs from the first
+    one's; otherwise raises what `Run.open` raises.
     """
     checkpoints, key = directory / "checkpoints", content_key(config)
     if not is_first_process():
@@ -38,12 +44,12 @@ def train_once(
                 "process 0; start all of them with the same files and arguments"
             )
         if is_owed:
-            train(checkpoints)
+            train(checkpoints, None)
         return _shared({})
     with Run.open(directory, command, config) as run:
         is_owed, _ = _shared((not (run.is_finished and product.exists()), key))
         if is_owed:
-            run.finish(asdict(train(checkpoints)))
+            run.finish(asdict(train(checkpoints, run.append)))
         shutil.rmtree(checkpoints, ignore_errors=True)
         assert run.manifest is not None, "the run has just been finished"
         return _shared(run.manifest["summary"])

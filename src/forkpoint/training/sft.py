@@ -31,6 +31,7 @@ from forkpoint.training.loop import (
     trainer_arguments,
     with_lora,
 )
+from forkpoint.training.monitor import Append, Monitor
 from forkpoint.training.processes import train_once
 
 TRAINING = "training"
@@ -64,7 +65,7 @@ def fine_tune(
         "sft": asdict(config),
     }
 
-    def train(checkpoints: Path) -> SFTReport:
+    def train(checkpoints: Path, append: Append | None) -> SFTReport:
         return _train(rows, base, out, checkpoints, config, seed, on_step)
 
     return SFTReport(**train_once(out / TRAINING, out / "config.json", "sft", resolved, train))
@@ -118,7 +119,7 @@ def _train(
         train_dataset=[*train_rows, {**shortest, "labels": [IGNORED] * len(shortest["labels"])}],
         data_collator=collate,
     )
-    losses = run_trainer(trainer, checkpoints, on_step)
+    losses = run_trainer(trainer, checkpoints, Monitor(on_step))
     trained = trained_model(trainer, config, load)
     if trained is not None:
         if use_cache is not None:
