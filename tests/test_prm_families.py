@@ -424,6 +424,15 @@ def test_only_a_qwen2_can_be_saved_as_qwen(tmp_path: Path) -> None:
         save_as_qwen(ours, tmp_path / "qwen")
 
 
+def test_a_tag_that_occurs_in_texts_is_not_exported(tmp_path: Path) -> None:
+    PRMFormat(tag="\n", replaces_line_end=True).save(make_checkpoint(tmp_path / "ours"))
+    ours = load_prm(tmp_path / "ours", "cpu")
+    assert isinstance(ours, TaggedPRM)
+    with pytest.raises(ValueError, match="vLLM scores every token that equals it"):
+        save_as_qwen(ours, tmp_path / "qwen")
+    assert not (tmp_path / "qwen").exists()
+
+
 PAGES = Path(__file__).parents[1] / "docs" / "reference" / "prms"
 COMMANDS = {
     "peiyi9979/math-shepherd-mistral-7b-prm": "math-shepherd",

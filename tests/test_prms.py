@@ -45,6 +45,23 @@ def test_there_is_one_tag_per_step_at_its_end() -> None:
     assert all(encoded.input_ids[position] == layout.tag_id for position in encoded.tag_positions)
 
 
+def test_a_tag_in_the_place_of_line_ends_leaves_the_text_as_it_was_written() -> None:
+    tokenizer = make_tokenizer()
+    layout = Layout(tokenizer, PRMFormat(tag="\n", replaces_line_end=True))
+    question, steps = "1 + 2?", ["1 + 2 = 3\n", "no line end", "\n", "3\n"]
+    row = layout.encode(question, steps)
+    assert tokenizer.decode(row.input_ids) == "1 + 2?\n1 + 2 = 3\nno line end\n\n3\n"
+    ends = [tokenizer.decode(row.input_ids[: place + 1]) for place in row.tag_positions]
+    assert ends == [
+        "1 + 2?\n1 + 2 = 3\n",
+        "1 + 2?\n1 + 2 = 3\nno line end\n",
+        "1 + 2?\n1 + 2 = 3\nno line end\n\n",
+        "1 + 2?\n1 + 2 = 3\nno line end\n\n3\n",
+    ]
+    behind = Layout(tokenizer, PRMFormat(tag="\n")).encode(question, steps[:1])
+    assert tokenizer.decode(behind.input_ids) == "1 + 2?\n1 + 2 = 3\n\n"
+
+
 def test_a_text_with_the_tag_in_it_is_refused() -> None:
     layout = Layout(make_tokenizer(), TAG)
     with pytest.raises(LayoutError, match="step 2 contains '#', the step tag of this PRM"):

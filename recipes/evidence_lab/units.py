@@ -75,7 +75,15 @@ class Unit:
         )
         config = replace(
             preset,
-            format=replace(preset.format, head=self.variant.head, segmentation=segmentation, rule=RULE),
+            # the evidence was made with a tag behind every step, before the preset read at line ends
+            format=replace(
+                preset.format,
+                tag=" ки",
+                replaces_line_end=False,
+                head=self.variant.head,
+                segmentation=segmentation,
+                rule=RULE,
+            ),
             learning_rate=self.learning_rate,
             num_epochs=self.stock.scale.num_train_steps * batch_size / num_rows,
             batch_size=batch_size,

@@ -129,7 +129,7 @@ def run_demo(
         "demo": asdict(config),
         "label_tree": asdict(label_tree),
         "tree": asdict(tree),
-        "train": asdict(training_config),
+        "train": training_config.to_row(),
     }
     origin = Origin.now("lab", str(out / "prm"))
     results = write_results(out, evaluation, resolved, policy, seconds, truth, origin)

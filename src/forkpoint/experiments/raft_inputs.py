@@ -42,7 +42,7 @@ class RaftInputs:
         return {
             "base": policy.name,
             "scorer": self.prm.name if self.prm else None,
-            "prm_format": asdict(self.prm_format) if self.prm else None,
+            "prm_format": self.prm_format.to_row() if self.prm else None,
             "problems": content_key([asdict(problem) for problem in self.problems]),
             "num_problems": len(self.problems),
             "eval_problems": content_key([asdict(problem) for problem in self.eval_problems]),
@@ -106,7 +106,7 @@ def check_prm(prm: Scorer, prm_format: PRMFormat, policy: Policy, problem: Probl
     path = paths_of(policy, policy.generate([Request(prompt_ids, limit)]))[0]
     prompt = prm_format.template.replace("{question}", problem.question)
     steps = path.steps(prm_format.segmentation, prm_format.rule)[0]
-    reserved = {layout.tag_id, *tokenizer.all_special_ids}
+    reserved = {*tokenizer.all_special_ids, *([layout.tag_id] if layout.is_tag_reserved else [])}
     start = f"{prm.name} cannot read what {policy.name} says to problem {problem.id}"
     for piece in (prompt, *steps):
         ids = tokenizer.encode(piece, add_special_tokens=False)

@@ -225,7 +225,7 @@ def _results(
         "version": SWEEP_VERSION,
         "config": asdict(config),
         "variants": [
-            {"name": variant.name, "labels": asdict(variant.labels), "train": asdict(variant.train)}
+            {"name": variant.name, "labels": asdict(variant.labels), "train": variant.train.to_row()}
             for variant in variants
         ],
         "rows": rows,

@@ -164,7 +164,8 @@ def _cell(value: object) -> str:
 
 
 def _format_text(prm_format: PRMFormat) -> str:
-    read_at = f"the tag {prm_format.tag!r}, which follows each step"
+    place = "takes the place of its line end" if prm_format.replaces_line_end else "follows it"
+    read_at = f"the tag {prm_format.tag!r} of each step, which {place}"
     score = (
         f"softmax over the tokens {prm_format.good!r} and {prm_format.bad!r}"
         if prm_format.head == "tokens"

@@ -21,13 +21,19 @@ from forkpoint.prms.tagged import GOOD_CLASS, TaggedPRM
 def save_as_qwen(prm: TaggedPRM, directory: Path) -> None:
     """Write the checkpoint.
 
-    ValueError if the PRM's model is not a Qwen2, FileExistsError if `directory` is not empty.
+    ValueError if the PRM's model is not a Qwen2 or its tag is white space, FileExistsError if `directory` is
+    not empty.
     """
     config = prm.model.config
     if config.model_type != "qwen2":
         raise ValueError(
             f"a {config.model_type} cannot be written in the layout of Qwen2.5-Math-PRM; "
             "it takes a PRM whose base is a qwen2"
+        )
+    if not prm.layout.is_tag_reserved:
+        raise ValueError(
+            f"the step tag is {prm.format.tag!r}, which occurs inside texts too, and vLLM scores every token "
+            "that equals it; train the PRM with a tag that occurs nowhere else, such as --format.tag ' ки'"
         )
     if directory.is_dir() and any(directory.iterdir()):
         raise FileExistsError(f"{directory} is not empty; name a new directory")

@@ -1,7 +1,7 @@
 """How a solution cut into steps becomes the tokens that a PRM reads, and the positions of its scores.
 
 The prompt is the question in a template; every step is followed by the step tag; a step's score is read at
-its tag.
+its tag. With the tag "\\n" in the place of line ends, the text is exactly what the policy wrote.
 Invariant: prompt, steps and tags are tokenised apart and joined as ids, so there is exactly one tag per step,
 each at a known position. A tag that is not one token, a text that contains the tag, and a text longer than
 the limit are refused with `LayoutError`: a score read at the wrong position looks like any other, and a tag
@@ -39,6 +39,10 @@ class PRMFormat:
     tag: str = " ки"
     """The tag that follows every step; must be one token (the default is that of Math-Shepherd and
     ER-PRM)."""
+    replaces_line_end: bool = False
+    """Whether the tag takes the place of the line end of a step, instead of following it. With the tag
+    "\\n" a PRM then reads a solution as its policy wrote it, and learns in fewer steps what the policy knows
+    about the next one."""
     good: str = "+"
     """The token whose probability against `bad` is the score, with head `tokens`; must be one token."""
     bad: str = "-"
@@ -64,10 +68,17 @@ class PRMFormat:
         if "{question}" not in self.template:
             raise ValueError(f"the template must contain {{question}}; {self.template!r} was given")
 
+    def to_row(self) -> dict[str, Any]:
+        """The settings as JSON, as they stand in configurations and beside weights."""
+        row = asdict(self)
+        if not self.replaces_line_end:
+            del row["replaces_line_end"]  # older runs, which are continued, do not have it
+        return row
+
     def save(self, directory: Path) -> None:
         """Write the format beside the weights in a directory."""
         text = json.dumps(
-            {"format_version": 1, **asdict(self)}, ensure_ascii=False, indent=2, allow_nan=False
+            {"format_version": 1, **self.to_row()}, ensure_ascii=False, indent=2, allow_nan=False
         )
         (directory / FORMAT_FILE).write_text(text + "\n", encoding="utf-8")
 
@@ -138,7 +149,8 @@ class Layout:
         self._refuse_tag("the question", input_ids)
         tag_positions = []
         for number, step in enumerate(steps, start=1):
-            step_ids = self._encode(step)
+            is_cut = self.format.replaces_line_end and step.endswith("\n")
+            step_ids = self._encode(step[:-1] if is_cut else step)
             self._refuse_tag(f"step {number}", step_ids)
             input_ids += step_ids
             tag_positions.append(len(input_ids))
@@ -151,9 +163,13 @@ class Layout:
             )
         return EncodedSolution(input_ids, tag_positions)
 
+    @property
+    def is_tag_reserved(self) -> bool:
+        """Whether the tag may occur only as a tag. One of white space is part of ordinary steps."""
+        return bool(self.format.tag.strip())
+
     def _refuse_tag(self, where: str, ids: Sequence[int]) -> None:
-        # a tag of white space, such as a line end, is part of ordinary steps
-        if self.tag_id in ids and self.format.tag.strip():
+        if self.tag_id in ids and self.is_tag_reserved:
             raise LayoutError(
                 f"{where} contains {self.format.tag!r}, the step tag of this PRM, which would end a step "
                 "there: remove it"

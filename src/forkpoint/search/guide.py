@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from forkpoint.prms.layout import PRMFormat
@@ -73,7 +73,7 @@ class Guide:
 
     def identity(self) -> dict[str, Any]:
         """Everything that scores depend on besides the text."""
-        return {"scorer": self.scorer.name, "prm_format": asdict(self.prm_format)}
+        return {"scorer": self.scorer.name, "prm_format": self.prm_format.to_row()}
 
     def read(self, items: Sequence[tuple[Readings, Draft]]) -> None:
         """Score all texts that were not read before, in one call, and add the scores to the readings.

@@ -6,7 +6,7 @@ Invariant: importing this file does not load torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 from forkpoint.checks import check_above, check_at_least, check_choice, check_within
@@ -156,6 +156,10 @@ class TrainConfig(LoopConfig):
         check_at_least(0, max_solutions_per_problem=self.max_solutions_per_problem)
         check_at_least(0, evaluate_every=self.evaluate_every)
         check_within("[0, 1)", held_out_share=self.held_out_share)
+
+    def to_row(self) -> dict[str, Any]:
+        """The settings as JSON, as they stand in the configuration of a run."""
+        return {**asdict(self), "format": self.format.to_row()}
 
 
 @dataclass(frozen=True, slots=True)

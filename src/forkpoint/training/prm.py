@@ -56,7 +56,7 @@ def train_prm(
     resolved: dict[str, Any] = {
         "labels": labels_digest(labels),
         "base": fingerprint(Path(base)) if Path(base).is_dir() else base,
-        **{name: value for name, value in asdict(config).items() if name not in left_out},
+        **{name: value for name, value in config.to_row().items() if name not in left_out},
     }
 
     def train(checkpoints: Path, append: Append | None) -> TrainReport:
