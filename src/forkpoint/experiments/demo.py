@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from forkpoint.checks import check_at_least
 from forkpoint.evaluation.label_truth import PrefixConfig, measure_labels
@@ -21,12 +21,19 @@ from forkpoint.labels.run import LabelSummary, label_format, label_problems
 from forkpoint.policies import LAB_POLICY, load_policy
 from forkpoint.prms import load_prm
 from forkpoint.problems import load_problems
+from forkpoint.records import Problem
 from forkpoint.runs.work import Executor
-from forkpoint.training.config import TrainReport
+from forkpoint.training.config import TrainConfig, TrainReport
 from forkpoint.training.held_out import num_held_out
 from forkpoint.training.presets import preset_named
 from forkpoint.training.prm import train_prm
 from forkpoint.trees.grow import TreeConfig
+
+LABEL_TAU = 0.5
+"""Entropy threshold of the trees that are labelled. With the default of 1.0 the lab policy's anchors run
+out at six leaves, and its skipped entries are never among them, so a PRM does not learn that they are
+wrong. Trees of test problems keep the default."""
+MAX_TOKENS = 160
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,40 @@ class DemoConfig:
     def __post_init__(self) -> None:
         check_at_least(1, **{name: number for name, number in asdict(self).items() if name != "seed"})
 
+    @property
+    def tree(self) -> TreeConfig:
+        """The trees of test problems."""
+        return TreeConfig(num_leaves=self.num_samples, max_tokens=MAX_TOKENS)
 
-LABEL_TAU = 0.5
-"""Entropy threshold of the trees that are labelled. With the default of 1.0 the lab policy's anchors run
-out at six leaves, and its skipped entries are never among them, so a PRM does not learn that they are
-wrong. Trees of test problems keep the default."""
-MAX_TOKENS = 160
+    @property
+    def label_tree(self) -> TreeConfig:
+        """The trees that are labelled."""
+        return replace(self.tree, tau=LABEL_TAU)
+
+    @property
+    def evaluation(self) -> EvaluateConfig:
+        """How solutions of test problems are sampled."""
+        return EvaluateConfig(self.num_samples, max_tokens=MAX_TOKENS, seed=self.seed)
+
+    def problems(self, split: Literal["train", "valid", "test"]) -> list[Problem]:
+        """The lab problems that are labelled, that choose the threshold, or that are evaluated."""
+        nums = {
+            "train": self.num_train_problems,
+            "valid": self.num_threshold_problems,
+            "test": self.num_test_problems,
+        }
+        return load_problems(f"lab:{split}?num={nums[split]}&seed={self.seed}")
+
+    def training(self, labels: Path) -> TrainConfig:
+        """How the PRM is trained on the labels in a directory."""
+        preset = preset_named("lab")
+        num_trained = self.num_train_problems - num_held_out(self.num_train_problems, preset.held_out_share)
+        return replace(
+            preset,
+            num_epochs=self.num_train_steps * preset.batch_size / num_trained,
+            seed=self.seed,
+            format=label_format(labels, preset.format),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +114,6 @@ def run_demo(
 ) -> DemoResult:
     """Run all stages; writes label/, prm/, evaluate/, truth/, results.json and trees.json to `out`."""
     policy = load_policy("lab")
-    tree = TreeConfig(num_leaves=config.num_samples, max_tokens=MAX_TOKENS)
-    label_tree = replace(tree, tau=LABEL_TAU)
     seconds: dict[str, float] = {}
 
     def timed(name: str, started: float) -> None:
@@ -88,47 +121,38 @@ def run_demo(
 
     on_stage(f"label: EDU trees on {config.num_train_problems} problems of lab:train")
     started = time.monotonic()
-    train_problems = load_problems(f"lab:train?num={config.num_train_problems}&seed={config.seed}")
-    labels = label_problems(train_problems, policy, out / "label", label_tree, LabelConfig(), executor)
+    labels = label_problems(
+        config.problems("train"), policy, out / "label", config.label_tree, LabelConfig(), executor
+    )
     timed("label", started)
 
     on_stage("train: a PRM on the labelled steps, from the policy's weights")
     started = time.monotonic()
-    preset = preset_named("lab")
-    num_held = num_held_out(config.num_train_problems, preset.held_out_share)
-    num_trained = config.num_train_problems - num_held
-    training_config = replace(
-        preset,
-        num_epochs=config.num_train_steps * preset.batch_size / num_trained,
-        seed=config.seed,
-        format=label_format(out / "label", preset.format),
-    )
+    training_config = config.training(out / "label")
     training = train_prm(out / "label", str(LAB_POLICY), out / "prm", training_config, on_train_step)
     timed("train", started)
 
     started = time.monotonic()
     prm = load_prm(out / "prm")
-    evaluate_config = EvaluateConfig(config.num_samples, max_tokens=tree.max_tokens, seed=config.seed)
-    threshold_problems = load_problems(f"lab:valid?num={config.num_threshold_problems}&seed={config.seed}")
     evaluation = evaluate_policy(
-        load_problems(f"lab:test?num={config.num_test_problems}&seed={config.seed}"),
+        config.problems("test"),
         policy,
         out / "evaluate",
-        SolutionSources(evaluate_config, tree),
+        SolutionSources(config.evaluation, config.tree),
         executor,
-        Judge(prm, prm.format, threshold_problems),
+        Judge(prm, prm.format, config.problems("valid")),
         on_stage=lambda stage: on_stage(f"evaluate: {stage}"),
     )
     timed("evaluate", started)
     on_stage("label quality: labels against many rollouts of the same prefixes")
     started = time.monotonic()
     prefix_config = PrefixConfig(config.num_prefixes, config.num_rollouts, seed=config.seed)
-    truth = measure_labels(out / "label", policy, out / "truth", prefix_config, executor, tree.max_tokens)
+    truth = measure_labels(out / "label", policy, out / "truth", prefix_config, executor, MAX_TOKENS)
     timed("label quality", started)
     resolved = {
         "demo": asdict(config),
-        "label_tree": asdict(label_tree),
-        "tree": asdict(tree),
+        "label_tree": asdict(config.label_tree),
+        "tree": asdict(config.tree),
         "train": training_config.to_row(),
     }
     origin = Origin.now("lab", str(out / "prm"))
