@@ -18,6 +18,7 @@ from forkpoint.errors import ConfigDiffers, ForkpointError, MissingPackageError
 from forkpoint.estimates import auc
 from forkpoint.formats.labels_file import read_labelled, write_labelled
 from forkpoint.prms import load_prm
+from forkpoint.records import Label
 from forkpoint.training.config import TrainConfig, TrainReport
 from forkpoint.training.held_out import HeldOut, ScoredSteps, held_out_questions, measured, num_held_out
 from forkpoint.training.prm import NONE_HELD_OUT, train_prm, train_report
@@ -84,6 +85,14 @@ def test_scores_of_the_constant_gain_nothing_and_do_not_beat_it() -> None:
     found = measured(scored([0, 1, 1], [1.0, 1.0, 0.75], [0.7, 0.7, 0.7]), constant=0.7)
     assert (found.gain, found.gain_low, found.gain_high) == (0.0, 0.0, 0.0)
     assert not found.beats_constant and found.auc is None
+
+
+def test_a_constant_is_perfect_only_if_all_labels_are_0_or_all_are_1() -> None:
+    assert measured(scored([0, 1], [0.0, 0.0], [0.1, 0.1]), constant=0.0).constant_is_perfect
+    assert measured(scored([0, 1], [1.0, 1.0], [0.9, 0.9]), constant=1.0).constant_is_perfect
+    # labels that are trained on differ, so a score nearer to 0 than the constant would have been better
+    assert not measured(scored([0, 1], [0.0, 0.0], [0.1, 0.1]), constant=0.01).constant_is_perfect
+    assert not measured(scored([0, 1], [0.0, 1.0], [0.5, 0.5]), constant=0.5).constant_is_perfect
 
 
 def test_the_interval_of_the_gain_is_that_of_a_ratio_over_problems() -> None:
@@ -271,6 +280,21 @@ def test_train_says_how_it_went_and_fails_if_a_constant_is_as_good(tmp_path: Pat
     assert load_prm(tmp_path / "bad").score(["q1"], [["abcy\n"]])
     again = forkpoint(*arguments, "--out", "bad", "--learning-rate", "1e-9", cwd=tmp_path)
     assert again.returncode == 1 and "WARNING" in again.stderr
+
+
+def test_train_on_constant_labels_that_were_allowed_does_not_fail(tmp_path: Path) -> None:
+    trained(tmp_path, replace(CONFIG, num_epochs=1), "other")
+    label = Label(value=0.0, num_correct=0, num_total=1, effective_size=1.0, low=0.0, high=1.0)
+    alike = [
+        replace(item, labels=(label,) * len(item.labels), is_correct=False)
+        for item in read_labelled(tmp_path / "labels.jsonl")
+    ]
+    write_labelled(tmp_path / "labels.jsonl", alike)
+    arguments = ["train", "labels.jsonl", "--base", "base", *FLAGS, "--out", "constant"]
+    done = forkpoint(*arguments, "--allow-constant-labels", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "warning: all labels are 0, so nothing says whether the PRM at constant" in done.stderr
+    assert "no better than a constant" not in done.stderr
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])

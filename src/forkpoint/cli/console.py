@@ -95,7 +95,8 @@ class TrainProgress:
 def print_training(report: TrainReport, prm: Path) -> int:
     """Print how a training went, one sentence per fact; returns the exit status.
 
-    The status is 1, with a warning on stderr, if the PRM scores held-out problems no better than a constant.
+    The status is 1, with a warning on stderr, if the PRM scores held-out problems no better than a constant
+    that could be beaten.
     """
     import torch
 
@@ -111,6 +112,15 @@ def print_training(report: TrainReport, prm: Path) -> int:
     threads = "1 thread" if torch.get_num_threads() == 1 else f"{torch.get_num_threads()} threads"
     out_console.print(f"torch uses {threads}", highlight=False)
     if report.held_out is None or report.held_out.beats_constant:
+        return 0
+    if report.held_out.constant_is_perfect:
+        if is_first_process():
+            err_console.print(
+                f"warning: all labels are {report.held_out.constant:.0f}, so nothing says whether the PRM at "
+                f"{prm} tells good steps from bad ones",
+                highlight=False,
+                soft_wrap=True,
+            )
         return 0
     if is_first_process():
         err_console.print(

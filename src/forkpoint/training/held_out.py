@@ -73,6 +73,11 @@ class HeldOut:
         """Whether the loss is below that of the constant; the interval may still include 0."""
         return self.gain > 0
 
+    @property
+    def constant_is_perfect(self) -> bool:
+        """Whether all labels, also those that are trained on, are 0 or all are 1: no PRM can beat that."""
+        return self.constant_loss < 2 * LEAST_SHARE
+
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Self:
         """Read what `dataclasses.asdict` made, after a journey through JSON."""
