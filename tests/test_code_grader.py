@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -13,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from forkpoint.grading import code as code_grader
 from forkpoint.grading.code import find_code, read_tests, run_all
 from forkpoint.grading.ends import graded
 from forkpoint.grading.file import grade_file
 from forkpoint.grading.grade import answer_key, check_reference, grade, grade_all
+from forkpoint.grading.sandbox import launch
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
 
@@ -142,10 +141,6 @@ def test_a_program_that_passes_its_tests_is_right(tests: str, text: str, traces:
             "import os\nos.symlink('PRECIOUS', 'mine')\nopen('mine/file', 'w')",
             "outside the program's own directory",
         ),
-        (
-            "import os\nfd = os.open('PRECIOUS', os.O_RDONLY)\nos.remove('file', dir_fd=fd)",
-            "outside the program's own directory",
-        ),
         ("import os\nos.kill(os.getppid(), 9)", "os.kill is refused"),
         ("import socket\nsocket.create_connection(('127.0.0.1', 80))", "is refused"),
         ("import ctypes\nctypes.string_at(0)", "is refused"),
@@ -168,27 +163,14 @@ def test_every_other_program_is_wrong_and_leaves_nothing(
     (traces / "precious").mkdir()
     (traces / "precious" / "file").write_text("precious")
     if "sleep" in program:
-        monkeypatch.setattr(code_grader, "WALL_FACTOR", 1)
+        monkeypatch.setattr(launch, "WALL_FACTOR", 1)
     verdict = grade(TESTS, program.replace("PRECIOUS", str(traces / "precious")), "code", timeout_s=1)
     assert verdict.outcome == "wrong"
     assert reason in verdict.reason
     assert (traces / "precious" / "file").read_text() == "precious"
 
 
-def has_namespaces() -> bool:
-    code = (
-        "import ctypes, sys; sys.exit(ctypes.CDLL(None).unshare(0x70000000) and "
-        "ctypes.CDLL(None).unshare(0x60000000))"
-    )
-    return (
-        sys.platform == "linux" and subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    )
-
-
-@pytest.mark.skipif(not has_namespaces(), reason="this system allows no namespaces of one's own")
-def test_with_namespaces_a_process_that_slips_away_does_not_outlive_its_program(
-    traces: Path,
-) -> None:
+def test_a_process_that_raises_no_audit_event_is_not_started(traces: Path) -> None:
     away = (
         "import _posixsubprocess, os\n"  # a session of its own, started without an audit event
         "args = [b'/bin/sh', b'-c', b'while :; do sleep 0.1; done']\n"
@@ -196,7 +178,8 @@ def test_with_namespaces_a_process_that_slips_away_does_not_outlive_its_program(
         "*os.pipe(), "
         "False, True, -1, None, None, None, -1, None, True)\n"
     )
-    assert grade(TESTS, away + RIGHT, "code", timeout_s=10).outcome == "correct"
+    verdict = grade(TESTS, away + RIGHT, "code", timeout_s=10)
+    assert verdict.outcome == "wrong" and "fork_exec is refused" in verdict.reason
 
 
 def test_a_batch_has_the_verdicts_of_its_programs_alone_whatever_runs_beside_them(traces: Path) -> None:
@@ -221,21 +204,6 @@ def test_the_order_of_a_set_does_not_depend_on_the_run(traces: Path) -> None:
         for _ in range(2)
     )
     assert once == again and once.count("correct") == 1
-
-
-def test_an_orphan_ends_by_itself(traces: Path) -> None:
-    """A program whose grader is killed ends soon after its time limit."""
-    code = (
-        f"import tempfile; tempfile.tempdir = {str(traces)!r}\n"
-        "import os, threading, time\nfrom forkpoint.grading.code import run_code\n"
-        "threading.Thread(target=run_code, args=('assert x', 'import time; "
-        "time.sleep(1000)', 0.4), daemon=True).start()\n"
-        "time.sleep(1)\nos._exit(1)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=False)
-    assert processes_in(traces) == []
-    for path in traces.iterdir():  # a killed grader cannot remove it
-        path.rmdir()
 
 
 @pytest.mark.parametrize(

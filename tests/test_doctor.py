@@ -38,7 +38,10 @@ from forkpoint.doctor.policy import (
 from forkpoint.doctor.prm import check_layout, check_scores, examine_prm
 from forkpoint.doctor.reader import Encoder, reader_of
 from forkpoint.doctor.samples import ORDINARY, PAIRS, QUESTIONS, Sample
+from forkpoint.doctor.sandbox import CONFINED, examine_sandbox
 from forkpoint.formats.labels_file import write_labelled
+from forkpoint.grading.sandbox import choose
+from forkpoint.grading.sandbox.launch import LEVELS
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms import load_prm
 from forkpoint.prms.families import FAMILIES, PUBLISHED
@@ -699,6 +702,35 @@ def test_columns_that_tell_no_format_are_refused(tmp_path: Path) -> None:
         recognise_format({"a": 1, "b": 2})
 
 
+# the sandbox
+
+
+def test_the_level_of_protection_in_force_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(choose.SETTING, raising=False)
+    for number, level in enumerate(LEVELS):
+        failures = {(other, sys.executable): "" for other in LEVELS}
+        failures |= {(other, sys.executable): "it is missing" for other in LEVELS[:number]}
+        monkeypatch.setattr(choose, "_failures", failures)
+        (finding,) = examine_sandbox()
+        assert finding.verdict == ("ok" if level in CONFINED else "warning")
+        assert f"the level {level}:" in finding.text
+        assert finding.details == tuple(f"{other}: it is missing" for other in LEVELS[:number])
+    monkeypatch.setenv(choose.SETTING, "namespaces")
+    (finding,) = examine_sandbox()
+    assert finding.verdict == "problem" and "demands the level namespaces" in finding.text
+
+
+def test_a_policy_for_programs_is_examined_with_the_sandbox(
+    healthy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problem = {"question": "Write add(a, b).", "answer": "assert add(1, 2) == 3", "grader": "code"}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(problem) + "\n")
+    problems = f"jsonl:{tmp_path / 'tasks.jsonl'}?grader=code"
+    arguments = ("--kind", "policy", "--template", "{question}", "--max-tokens", 4, "--json")
+    status_of("doctor", healthy, "--problems", problems, *arguments)
+    assert json.loads(capsys.readouterr().out)["findings"][-1]["check"] == "protection"
+
+
 # the command
 
 
@@ -708,6 +740,7 @@ def test_kinds_are_told_by_files(healthy: Path, tmp_path: Path) -> None:
     assert kind_of(str(make_checkpoint(tmp_path / "policy"))) == "policy"
     assert kind_of(str(make_checkpoint(tmp_path / "gpt2", "gpt2"))) == "policy"
     assert kind_of("lab") == "policy"
+    assert kind_of("sandbox") == "sandbox"
     assert kind_of(data_file(tmp_path / "labels.jsonl")) == "data"
     assert kind_of(str(tmp_path)) == "data"
     assert kind_of("hub:somebody/something?split=train") == "data"
@@ -790,5 +823,6 @@ def test_every_check_has_a_row_on_the_page(healthy: Path, tmp_path: Path) -> Non
         *by_check(examine_prm(classifier, "cpu")),
         *by_check(examine_data(data_file(tmp_path / "labels.jsonl"), prm=str(healthy))),
         *by_check(examine_policy(healthy, "cpu", max_tokens=4, questions=["1 + 1?"])),
+        *by_check(examine_sandbox()),
     }
     assert set(re.findall(r"^\| `([\w ]+)` \|", PAGE.read_text(), re.MULTILINE)) == checks

@@ -1,4 +1,4 @@
-"""`forkpoint doctor`: problems of a PRM, a data file or a policy, before it is used."""
+"""`forkpoint doctor`: problems of a PRM, a data file, a policy or the sandbox, before it is used."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FAMILY_OPTIONS = ("separator", "reference", "beta")
 def doctor(
     target: str,
     *,
-    kind: Literal["auto", "prm", "data", "policy"] = "auto",
+    kind: Literal["auto", "prm", "data", "policy", "sandbox"] = "auto",
     family: str | None = None,
     format_: Annotated[str | None, Parameter(name="--format")] = None,
     read: tuple[str, ...] = (),
@@ -48,7 +48,7 @@ def doctor(
     device: Device = "auto",
     json_: Annotated[bool, Parameter(name="--json")] = False,
 ) -> int:
-    """Examine a PRM, a data file or a policy before it is used; exits with status 1 if there is a problem.
+    """Examine a PRM, a data file, a policy or the sandbox; exits with status 1 if there is a problem.
 
     See docs/how-to/doctor.md.
 
@@ -56,7 +56,7 @@ def doctor(
     ----------
     target
         A model directory or hub id, a file of step labels (.jsonl, .json, .parquet), a label run, or
-        hub:OWNER/NAME?split=train.
+        hub:OWNER/NAME?split=train. The word sandbox examines what protects the grader code from programs.
     kind
         The kind of the target; auto decides by its files. A language model is a policy unless its files say
         otherwise.
@@ -104,11 +104,20 @@ def doctor(
             against=against,
             known_data=Path(known_data) if known_data else None,
         )
+    elif found_kind == "sandbox":
+        from forkpoint.doctor.sandbox import examine_sandbox
+
+        findings = examine_sandbox()
     else:
         from forkpoint.doctor.policy import examine_policy
 
-        questions = [problem.question for problem in load_problems(problems)] if problems else ()
+        known = load_problems(problems) if problems else []
+        questions = [problem.question for problem in known]
         findings = examine_policy(target, device, template, max_tokens, tau, questions)
+        if any(problem.grader == "code" for problem in known):
+            from forkpoint.doctor.sandbox import examine_sandbox
+
+            findings += examine_sandbox()
     num_problems = sum(finding.verdict == "problem" for finding in findings)
     if json_:
         report = {

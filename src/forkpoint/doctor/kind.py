@@ -1,4 +1,4 @@
-"""Tell which of three kinds a path or a hub id is: a PRM, a data file or a policy.
+"""Tell which kind a path or a hub id is: a PRM, a data file or a policy, or the name `sandbox`.
 
 Invariant: a language model is a policy unless its files or its published name say that it is a PRM (see
 `families`).
@@ -15,18 +15,20 @@ from forkpoint.formats.containers import HUB, SUFFIXES
 from forkpoint.formats.labels_file import LABELS
 from forkpoint.policies import SHIPPED
 
-Kind = Literal["prm", "data", "policy"]
-KINDS: tuple[Kind, ...] = ("prm", "data", "policy")
+Kind = Literal["prm", "data", "policy", "sandbox"]
+KINDS: tuple[Kind, ...] = ("prm", "data", "policy", "sandbox")
 
 
 def kind_of(path_or_id: str) -> Kind:
     """Return the kind.
 
-    Raises FileNotFoundError if there is nothing, ValueError if it is none of the three.
+    Raises FileNotFoundError if there is nothing, ValueError if it is of no kind.
     """
     path = Path(path_or_id)
     if path_or_id.startswith(HUB) or path.suffix in SUFFIXES or (path / LABELS).is_file():
         return "data"
+    if path_or_id == "sandbox" and not path.exists():
+        return "sandbox"
     if path_or_id in SHIPPED:
         return "policy"
     if path.is_file():

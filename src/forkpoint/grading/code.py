@@ -5,9 +5,8 @@ optionally `prompt` (source that is put before the program) and `entry_point` (t
 `check(candidate)`, as in HumanEval). The program is the last fenced block of Python in a text, or the whole
 text if it has no fence.
 Invariant: every program gets a ruling within its time limit, whatever it does, and leaves no process and no
-file behind. Programs do not run in this process: each one runs in a process and a directory of its own; the
-process is killed with its whole group and the directory is removed (see `code_sandbox.py`). A program that
-sets out to deceive can succeed.
+file behind. Programs do not run in this process: each one runs in a sandbox of its own (see `sandbox`). A
+program that sets out to deceive can succeed.
 """
 
 from __future__ import annotations
@@ -15,33 +14,23 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
-import math
-import os
 import re
-import secrets
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-SANDBOX = Path(__file__).with_name("code_sandbox.py")
+from forkpoint.grading.sandbox.choose import level_in_force
+from forkpoint.grading.sandbox.launch import Level, Limits, Program, run
+
 NUM_PROGRAMS = 4
 """How many programs run at the same time."""
-WALL_FACTOR = 5
-"""Wall-clock seconds allowed per second of CPU time: a busy machine does not make a program wrong."""
-MEMORY_BYTES = 1 << 30
-FILE_BYTES = 1 << 20
-"""Largest size of one file that the program writes."""
 MAX_PROGRAM_CHARS = 200_000
-END_TIMEOUT_S = 5.0
-"""How long to wait until killed processes are gone."""
+OUTCOMES: dict[str, Literal["correct", "wrong", "ungradable"]] = {
+    "passed": "correct",
+    "failed": "wrong",
+    "not run": "ungradable",
+}
 
 _FENCE = re.compile(
     r"^[ \t]*```[ \t]*(?P<language>\w*)[^\n]*\n(?P<code>.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL
@@ -115,15 +104,17 @@ def run_all(pairs: Sequence[tuple[str, str | None]], timeout_s: float) -> list[C
     """Return one ruling per (reference, program), in order.
 
     Equal pairs run once, and `NUM_PROGRAMS` run at the same time. `timeout_s` is CPU time, rounded up to
-    whole seconds; wall-clock time is limited to `WALL_FACTOR` times as much.
+    whole seconds; wall-clock time is limited to `launch.WALL_FACTOR` times as much. Raises ValueError if the
+    level of protection that the environment demands does not hold.
     """
+    level = level_in_force()
     distinct = list(dict.fromkeys(pairs))
     threads = ThreadPoolExecutor(NUM_PROGRAMS, thread_name_prefix="code")
     try:
         rulings = dict(
             zip(
                 distinct,
-                threads.map(lambda pair: run_code(pair[0], pair[1], timeout_s), distinct),
+                threads.map(lambda pair: run_code(pair[0], pair[1], timeout_s, level), distinct),
                 strict=True,
             )
         )
@@ -132,8 +123,8 @@ def run_all(pairs: Sequence[tuple[str, str | None]], timeout_s: float) -> list[C
     return [rulings[pair] for pair in pairs]
 
 
-def run_code(reference: str, program: str | None, timeout_s: float) -> CodeRuling:
-    """Run one program against its tests."""
+def run_code(reference: str, program: str | None, timeout_s: float, level: Level | None = None) -> CodeRuling:
+    """Run one program against its tests, at the level of protection that is in force if none is given."""
     try:
         tests = read_tests(reference)
     except ValueError as error:
@@ -144,87 +135,10 @@ def run_code(reference: str, program: str | None, timeout_s: float) -> CodeRulin
         return CodeRuling(
             "wrong", f"a program of {len(program)} characters is over the limit of {MAX_PROGRAM_CHARS}"
         )
+    prompt = tests.prompt if not tests.prompt or tests.prompt.endswith("\n") else f"{tests.prompt}\n"
+    whole = Program(prompt + program, tests.source, tests.entry_point)
     try:
-        with tempfile.TemporaryDirectory(prefix="forkpoint-code-") as directory:
-            return _run_in(Path(directory), tests, program, timeout_s)
+        report = run(whole, Limits.of_time(timeout_s), level or level_in_force())
     except OSError as error:  # out of processes, memory or disk: not the program's fault
         return CodeRuling("ungradable", f"it could not be run: {error}")
-
-
-def _run_in(directory: Path, tests: CodeTests, program: str, timeout_s: float) -> CodeRuling:
-    source = (
-        f"{tests.prompt}\n{program}"
-        if tests.prompt and not tests.prompt.endswith("\n")
-        else tests.prompt + program
-    )
-    content = {"solution": source, "tests": tests.source, "entry_point": tests.entry_point}
-    file = directory / "program.json"
-    file.write_text(json.dumps(content), encoding="utf-8")
-    cpu_s, wall_s, token = math.ceil(timeout_s), WALL_FACTOR * timeout_s, secrets.token_hex(16)
-    ours, theirs = socket.socketpair()
-    with ours:
-        with theirs:
-            limits = [theirs.fileno(), cpu_s, wall_s + 1, MEMORY_BYTES, FILE_BYTES]
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-s", "-S", "-B", str(SANDBOX), str(file), *map(str, limits)],
-                cwd=directory,
-                env={
-                    "HOME": str(directory),
-                    "TMPDIR": str(directory),
-                    "PYTHONHASHSEED": "0",
-                    "PYTHONUTF8": "1",
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        try:
-            ours.sendall(token.encode())
-            line = _line_within(ours, wall_s)
-        except TimeoutError:
-            return CodeRuling("wrong", f"over the time limit of {wall_s:g} s")
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            _await_end(ours)
-    return _ruling(line, token)
-
-
-def _line_within(channel: socket.socket, wall_s: float) -> bytes:
-    """Return the first line from the channel, or whatever came before it closed. Raises TimeoutError."""
-    deadline, received = time.monotonic() + wall_s, b""
-    while b"\n" not in received and len(received) < 4096:
-        channel.settimeout(max(0.001, deadline - time.monotonic()))
-        try:
-            piece = channel.recv(4096)
-        except ConnectionError:
-            piece = b""
-        if not piece:
-            break
-        received += piece
-    return received.partition(b"\n")[0]
-
-
-def _await_end(channel: socket.socket) -> None:
-    """Wait until no process holds the other end: the killed processes are gone and write no more files."""
-    channel.settimeout(END_TIMEOUT_S)
-    with contextlib.suppress(OSError):
-        while channel.recv(1 << 16):
-            pass
-
-
-def _ruling(line: bytes, token: str) -> CodeRuling:
-    try:
-        report = json.loads(line)
-    except ValueError:
-        report = None
-    if not line:
-        return CodeRuling("ungradable", "the sandbox died")
-    if not isinstance(report, dict):
-        return CodeRuling("wrong", "it wrote to the channel of the sandbox")
-    if report.get("token") == token:
-        return CodeRuling("correct")
-    return CodeRuling("wrong", str(report.get("failure", "it forged a verdict")))
+    return CodeRuling(OUTCOMES[report.end], report.reason)

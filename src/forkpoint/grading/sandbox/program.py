@@ -1,37 +1,34 @@
-"""The process that runs an untrusted program.
+"""The process of an untrusted program: it gives up what it does not need, then runs the program.
 
-It is called as `python code_sandbox.py PROGRAM CHANNEL CPU_S WALL_S MEMORY FILE_SIZE`.
-The sandbox consists of two processes. The outer one creates namespaces if the system allows it, starts the
-inner one in them, waits for it to end and reports over the channel, a socket, how it ended. The inner one
-limits its own resources and runs the contents of the file PROGRAM. Only if everything ran to the end does it
-read the token that waits in the channel and send it back.
-Invariant: a program that did not run to the end has not read the token. When the outer process ends, so does
-the inner one; if there are namespaces, every process that the inner one started ends too.
-This file uses only the standard library, imports nothing from the package, and does not judge (see
-`code.py`). It guards against accidents only: the program shares an interpreter with its tests, so a program
-that sets out to deceive can.
+Only if everything ran to the end does it read the token that waits in the channel, a socket, and send it
+back. Depending on the level, it first moves to a private file system (`mounts`), forbids changes outside its
+directory (`landlock`), and filters system calls (`seccomp`). At every level it limits its resources and
+refuses what ordinary code does in vain, with a message that says so (an audit hook).
+Invariant: a program that did not run to the end has not read the token, and no program runs before all the
+protection of its level is in force. It guards tests against accidents only: the program shares an
+interpreter with them, so a program that sets out to deceive can.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import random
 import resource
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
+
+from forkpoint.grading.sandbox import landlock, mounts, seccomp
 
 MAX_OPEN_FILES = 64
 MAX_REASON_CHARS = 500
 
-_CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 _PR_SET_PDEATHSIG = 1
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _REFUSED = {
@@ -48,34 +45,53 @@ _CHANGES |= dict.fromkeys(("os.rename", "os.link", "os.symlink"), 2)
 The last arguments are the directory descriptors, one for each path.
 """
 _CHANGES_BY_PATH = ("os.truncate", "os.setxattr", "os.removexattr", "shutil.rmtree")
+_REPLACED = {
+    "os": ("mkfifo", "mknod"),
+    "posix": ("mkfifo", "mknod"),
+    "_posixsubprocess": ("fork_exec",),
+    "_posixshmem": ("shm_open", "shm_unlink"),
+}
+"""Functions that raise no audit event when they make pipes, devices, processes and shared memory."""
 
 
 class Refused(PermissionError):
     """The program tried something that the sandbox forbids."""
 
 
-def main(file: Path, channel: int, cpu_s: int, wall_s: float, memory_bytes: int, file_bytes: int) -> None:
-    """Run the program in `file`, remove the file, and report over the channel; the rest are limits."""
-    program = json.loads(file.read_bytes())
-    file.unlink()
-    signal.setitimer(signal.ITIMER_REAL, wall_s)  # ends the outer process if its parent is gone
-    libc = ctypes.CDLL(None)
-    _isolate(libc)
-    pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(AttributeError):  # only Linux has it
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        _limit(cpu_s, memory_bytes, file_bytes)
-        _run(program, str(file.parent), channel)
-    _, status, usage = os.wait4(pid, 0)
-    _send(os.write, channel, {"failure": _how_it_ended(status, usage.ru_utime + usage.ru_stime, cpu_s)})
+def main(task: dict[str, Any], libc: Any, channel: int, is_watched: int) -> NoReturn:
+    """Run the program of a task. `is_watched` is a pipe whose other end closes with the outer process."""
+    try:
+        _end_with_parent(libc, is_watched)
+        home = _protect(task, libc)
+    except OSError as error:
+        send(os.write, channel, {"broken": str(error)})
+        os._exit(1)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "forkpoint"]:
+        del sys.modules[name]  # the program has the standard library only
+    _run(task["program"], home if task["has_hook"] else None, channel)
 
 
-def _isolate(libc: Any) -> None:
-    """Move to new namespaces for processes and network, as far as the system has and allows them."""
-    with contextlib.suppress(AttributeError):
-        if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWPID | _CLONE_NEWNET) != 0:
-            libc.unshare(_CLONE_NEWPID | _CLONE_NEWNET)  # without user namespaces only root may do this
+def _end_with_parent(libc: Any, is_watched: int) -> None:
+    with contextlib.suppress(AttributeError):  # only Linux has it
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if select.select([is_watched], [], [], 0)[0]:
+        os._exit(1)  # the outer process ended before the call above
+    os.close(is_watched)
+
+
+def _protect(task: dict[str, Any], libc: Any) -> str:
+    """Put the protection of the task's level in force; return the program's directory. Raises OSError."""
+    level, limits, home = task["level"], task["limits"], task["home"]
+    if level == "namespaces":
+        mounts.enter_private_root(libc, task["visible"], limits["disk_bytes"], limits["num_files"])
+        home = mounts.HOME
+    _limit(limits["cpu_s"], limits["memory_bytes"], limits["file_bytes"])
+    if level != "audit":
+        seccomp.give_up_privileges(libc, keep_reading=level not in ("namespaces", "bubblewrap"))
+        if level == "landlock":
+            landlock.restrict(libc, home)
+        seccomp.install(libc)
+    return str(home)
 
 
 def _limit(cpu_s: int, memory_bytes: int, file_bytes: int) -> None:
@@ -92,7 +108,7 @@ def _limit(cpu_s: int, memory_bytes: int, file_bytes: int) -> None:
         resource.setrlimit(name, (most, most))
 
 
-def _run(program: dict[str, Any], home: str, channel: int) -> NoReturn:
+def _run(program: dict[str, Any], home: str | None, channel: int) -> NoReturn:
     """Run the solution, then the tests, and report.
 
     Functions that are needed afterwards are bound before foreign code runs, so that it cannot replace them.
@@ -105,36 +121,67 @@ def _run(program: dict[str, Any], home: str, channel: int) -> NoReturn:
     random.seed(0)
     module = ModuleType("solution")
     sys.modules["solution"] = module
-    sys.addaudithook(_guard(os.path.realpath(home)))
+    if home is not None:
+        _replace_functions()
+        sys.addaudithook(_guard(os.path.realpath(home)))
     try:
         execute(compile(program["solution"], "<solution>", "exec", dont_inherit=True), module.__dict__)
         execute(tests, module.__dict__)
         if program["entry_point"] is not None:
             module.__dict__["check"](module.__dict__[program["entry_point"]])
         join_threads()
-        _send(write, channel, {"token": read(channel, 64).decode()})
+        send(write, channel, {"token": read(channel, 64).decode()})
     except BaseException as error:  # noqa: BLE001 foreign code may raise anything, SystemExit included
-        _send(write, channel, {"failure": describe(error)})
+        send(write, channel, {"failure": describe(error)})
     finally:
         exit_now(1)
+
+
+def _replace_functions() -> None:
+    """Put functions that refuse in the place of those that the program must not call."""
+
+    def refusing(name: str) -> Callable[..., NoReturn]:
+        def refuse(*_: Any, **__: Any) -> NoReturn:
+            raise Refused(f"{name} is refused")
+
+        return refuse
+
+    for module_name, names in _REPLACED.items():
+        with contextlib.suppress(ImportError):
+            module = __import__(module_name)
+            for name in names:
+                if hasattr(module, name):
+                    setattr(module, name, refusing(f"{module_name}.{name}".replace("posix.", "os.")))
 
 
 def _guard(home: str) -> Callable[[str, tuple[Any, ...]], None]:
     """Return an audit hook that refuses processes, signals, networking, ctypes and writing outside `home`."""
     realpath, join, readlink, fsdecode = os.path.realpath, os.path.join, os.readlink, os.fsdecode
+    is_linux = sys.platform == "linux"
+    has_descriptors = os.path.isdir("/proc/self/fd")  # noqa: PTH112 pathlib takes longer to load than this file
 
     def check_path(event: str, path: Any, dir_fd: int = -1) -> None:
-        if isinstance(path, int):
-            return
+        if isinstance(path, int) or (dir_fd >= 0 and is_linux and not has_descriptors):
+            return  # in a private file system there is nothing outside to change
         base = home if dir_fd < 0 else readlink(f"/proc/self/fd/{dir_fd}")
         place = realpath(join(base, fsdecode(path)) if dir_fd >= 0 else fsdecode(path))
         if place != home and not place.startswith(home + os.sep) and place != os.devnull:
             raise Refused(f"{event} of {place!r:.100} is refused: it is outside the program's own directory")
 
+    def check_database(name: Any) -> None:
+        path = fsdecode(name)
+        if path.startswith("file:"):
+            path, _, options = path.removeprefix("file:").partition("?")
+            path = ":memory:" if "mode=memory" in options else path.removeprefix("//")
+        if path not in ("", ":memory:"):
+            check_path("sqlite3.connect", path)
+
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event in _REFUSED or event.startswith("ctypes."):
             raise Refused(f"{event} is refused")
-        if event in _CHANGES_BY_PATH or (event == "open" and args[2] & _WRITING):
+        if event == "sqlite3.connect":
+            check_database(args[0])
+        elif event in _CHANGES_BY_PATH or (event == "open" and args[2] & _WRITING):
             check_path(event, args[0])
         elif event in _CHANGES:
             num_paths = _CHANGES[event]
@@ -183,26 +230,7 @@ def _describer(tests: str) -> Callable[[BaseException], str]:
     return describe
 
 
-def _how_it_ended(status: int, used_s: float, cpu_s: int) -> str:
-    if os.WIFEXITED(status):
-        return f"it ended with status {os.WEXITSTATUS(status)} before its tests did"
-    if used_s >= cpu_s - 0.1:  # the kernel's accounting may lack the last ticks
-        return f"over the limit of {cpu_s} s of CPU time"
-    return f"it was ended by {signal.Signals(os.WTERMSIG(status)).name}"
-
-
-def _send(write: Callable[[int, bytes], int], channel: int, report: dict[str, str]) -> None:
+def send(write: Callable[[int, bytes], int], channel: int, report: dict[str, str]) -> None:
     cut = {name: text[:MAX_REASON_CHARS] for name, text in report.items()}
     with contextlib.suppress(OSError):  # the process that asked may be gone
         write(channel, json.dumps(cut).encode() + b"\n")
-
-
-if __name__ == "__main__":
-    main(
-        Path(sys.argv[1]),
-        int(sys.argv[2]),
-        int(sys.argv[3]),
-        float(sys.argv[4]),
-        int(sys.argv[5]),
-        int(sys.argv[6]),
-    )
