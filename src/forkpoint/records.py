@@ -8,7 +8,7 @@ whatever temperature tokens are sampled at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -281,6 +281,29 @@ class Policy(Protocol):
 
     def reset_cache(self) -> None:
         """Forget earlier calls, so that costs and rounding errors are those of a new policy."""
+        ...
+
+
+class RequestSource(Protocol):
+    """The requests of a policy that is fed while it works."""
+
+    def next(self, room: int) -> Sequence[Request]:
+        """Up to `room` requests that are ready now.
+
+        None of them means that nothing is ready now; a completion that is handed back may make more ready.
+        """
+        ...
+
+
+class StreamingPolicy(Policy, Protocol):
+    """A policy that can be fed while it works; see `forkpoint.policies.stream` for those that cannot."""
+
+    def stream(self, source: RequestSource) -> Iterator[tuple[Request, Completion]]:
+        """The completions of the requests that `source` gives, each with its request, in any order.
+
+        The policy pulls requests whenever it has room for some. Whoever iterates takes in a completion before
+        the policy pulls again. The stream ends when nothing is in flight and the source gives nothing.
+        """
         ...
 
 
