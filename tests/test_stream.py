@@ -1,4 +1,4 @@
-"""Policies that are fed while they work: rows are refilled at once, completions are those of their requests."""
+"""Policies that are fed while they work: rows are refilled at once, each completion is its request's."""
 
 from __future__ import annotations
 

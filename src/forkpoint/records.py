@@ -79,6 +79,18 @@ class Completion:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    def joined(self, num_tokens: int, tail: Completion) -> Completion:
+        """The first `num_tokens` tokens, then `tail`."""
+        return Completion(
+            token_ids=self.token_ids[:num_tokens] + tail.token_ids,
+            logprobs=self.logprobs[:num_tokens] + tail.logprobs,
+            entropies=self.entropies[:num_tokens] + tail.entropies,
+            runner_up_ids=self.runner_up_ids[:num_tokens] + tail.runner_up_ids,
+            runner_up_logprobs=self.runner_up_logprobs[:num_tokens] + tail.runner_up_logprobs,
+            finish=tail.finish,
+            num_reused_tokens=tail.num_reused_tokens,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -156,16 +168,7 @@ class Tree:
         branch = self.branches[leaf_idx]
         if branch.parent_idx is None:
             return branch.completion
-        head, tail = self.path(branch.parent_idx), branch.completion
-        return Completion(
-            token_ids=head.token_ids[: branch.fork] + tail.token_ids,
-            logprobs=head.logprobs[: branch.fork] + tail.logprobs,
-            entropies=head.entropies[: branch.fork] + tail.entropies,
-            runner_up_ids=head.runner_up_ids[: branch.fork] + tail.runner_up_ids,
-            runner_up_logprobs=head.runner_up_logprobs[: branch.fork] + tail.runner_up_logprobs,
-            finish=tail.finish,
-            num_reused_tokens=tail.num_reused_tokens,
-        )
+        return self.path(branch.parent_idx).joined(branch.fork, branch.completion)
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,11 +143,12 @@ class ScriptedPolicy:
                 self.requests.append(request)
             if not rows:
                 return
-            done_at, _, request, completion = heapq.heappop(rows)
-            self.num_steps += done_at - step
-            self.num_row_steps += (done_at - step) * (1 + len(rows))
-            step = done_at
-            yield request, completion
+            self.num_steps += rows[0][0] - step
+            self.num_row_steps += (rows[0][0] - step) * len(rows)
+            step = rows[0][0]
+            while rows and rows[0][0] == step:
+                _, _, request, completion = heapq.heappop(rows)
+                yield request, completion
 
     def _complete(self, request: Request) -> Completion:
         rng = random.Random(f"{request.seed}:{request.prefix_ids}")
