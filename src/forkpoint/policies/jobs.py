@@ -18,7 +18,7 @@ from forkpoint.policies.stream import completions_of
 from forkpoint.records import Completion, Policy, Request
 
 SETTLE_SHARE = 8
-"""Jobs that wait to be settled are settled together, as soon as they are one in so many of those under way."""
+"""Jobs that wait to be settled are settled together, once they are one in so many of those under way."""
 
 
 class Job(Protocol):

@@ -185,7 +185,9 @@ class TreeGrower(Job):
         if self.is_grown:
             self.wasted_tokens += len(completion)
             return
-        fork = next(fork for fork in self._forks.values() if fork.request == request and fork.completion is None)
+        fork = next(
+            fork for fork in self._forks.values() if fork.request == request and fork.completion is None
+        )
         fork.completion = replace(completion, num_reused_tokens=len(request.prefix_ids) - 1)
 
     def _request_at(self, anchor: Anchor) -> Request | None:

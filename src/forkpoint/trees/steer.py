@@ -127,12 +127,11 @@ def steer_trees(
 ) -> list[SteeredTree]:
     """One tree per problem, steered by scores.
 
-    Trees grow side by side, and leaves that wait for a judgement are scored together.
-
-    A scorer that the search does not need is not called. A tree has fewer leaves than its budget if it runs out of anchors that are not
-    pruned. Raises ValueError if a scorer is needed and missing, if a scorer of whole solutions is to prune,
-    if scores are too few, too many or outside [0, 1], or if a prompt leaves no room in the policy's context;
-    and whatever the scorer raises for a solution that it cannot read.
+    Trees grow side by side, and leaves that wait for a judgement are scored together. A scorer that the
+    search does not need is not called. A tree has fewer leaves than its budget if it runs out of anchors that
+    are not pruned. Raises ValueError if a scorer is needed and missing, if a scorer of whole solutions is to
+    prune, if scores are too few, too many or outside [0, 1], or if a prompt leaves no room in the policy's
+    context; and whatever the scorer raises for a solution that it cannot read.
     """
     nursery = Nursery(policy, config, steering)
     trees = [nursery.begun(problem) for problem in problems]
