@@ -17,7 +17,8 @@ from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
 from forkpoint.records import Policy, Problem, ScoringCost, Tree
 from forkpoint.steps import AnchorRule
-from forkpoint.trees.grow import ORDERS, TreeConfig, grow_trees
+from forkpoint.trees.frontier import ORDERS
+from forkpoint.trees.grow import TreeConfig, grow_trees
 from forkpoint.trees.puct import puct
 from forkpoint.trees.steer import SteeredTree, Steering, SteeringConfig, confidence, steer_trees
 

@@ -27,6 +27,9 @@ from forkpoint.policies.attention import ROW_STEP, ROWS
 
 BLOCK = 16
 """The number of columns is a multiple of this number."""
+SMALL_PRODUCT = 400
+"""Batched products with fewer multiplications than this go to another kernel of torch on a CPU, which rounds
+differently; there are at least so many columns that attention has none."""
 
 
 def probe(model: PreTrainedModel) -> tuple[list[Tensor], list[Tensor]] | None:
@@ -66,6 +69,7 @@ class KVRows:
             {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         )
         self._is_tight = model.device.type == "cpu"
+        self._min_width = -(-SMALL_PRODUCT // keys[0].shape[3]) if self._is_tight else 0
         self._first_row = 0
         self._fed_rows_F = self._fed_queries_F = self._fed_columns_F = torch.empty(0, dtype=torch.long)
 
@@ -80,7 +84,10 @@ class KVRows:
         On a CPU the width stays close to the longest row, because attention computes all columns and its
         batched products need buffers without gaps; elsewhere the buffers only grow, in larger steps.
         """
-        needed, grown = _round_up(width), _round_up(self.width * (9 if self._is_tight else 12) // 8)
+        needed, grown = (
+            _round_up(max(width, self._min_width)),
+            _round_up(self.width * (9 if self._is_tight else 12) // 8),
+        )
         new_width = max(needed, grown) if needed > self.width else self.width
         if self._is_tight and needed < 0.8 * self.width:
             new_width = needed

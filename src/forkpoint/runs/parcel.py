@@ -147,7 +147,7 @@ def unpacked(parcel: bytes, num_threads: int) -> Work | Failure:
     return work
 
 
-def performed(work: Work, chunk: range) -> Rows | Failure:
+def performed(work: Work, chunk: Sequence[int]) -> Rows | Failure:
     """Perform a chunk; the exception of one that fails becomes a Failure."""
     try:
         return Rows(pickle.dumps(work.perform(chunk)))

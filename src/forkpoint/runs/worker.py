@@ -67,8 +67,8 @@ class Worker(Protocol):
         """Have a chunk of the work performed."""
         ...
 
-    def listen(self) -> Rows | Failure | Death | None:
-        """Return the outcome of the task, or of loading the work: None, or a Failure.
+    def listen(self) -> Rows | Failure | Items | Death | None:
+        """Return the outcome of the task, of items of a stream, or of loading the work: None, or a Failure.
 
         Only for a worker with news.
 
@@ -156,7 +156,7 @@ class _Backlog:
     def next_task(self) -> Task:
         return self._owed.popleft()
 
-    def settle(self, task: Task | None, news: Rows | Failure | Death | None) -> None:
+    def settle(self, task: Task | None, news: Rows | Failure | Items | Death | None) -> None:
         """Take in what a worker says; it had no task if it loaded the work.
 
         Raises if the work cannot be loaded.
