@@ -104,9 +104,9 @@ class Journal:
                 file.seek(self._offsets[key])
                 yield key, self._to_row(key, file.readline())
 
-    def places(self, keys: Iterable[str]) -> Iterator[int]:
-        """Yield where the rows of `keys` lie, of those that have one; a place names a row until `arrange`."""
-        return (self._offsets[key] for key in keys if key in self._offsets)
+    def place(self, key: str) -> int | None:
+        """Where the row of `key` lies, if it has one; a place names a row until `arrange`."""
+        return self._offsets.get(key)
 
     def arrange(self, places: Sequence[int]) -> None:
         """Put the rows at `places` into this order; other rows stay between the same neighbours.

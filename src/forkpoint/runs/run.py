@@ -41,6 +41,7 @@ CONFIG, LOCK, JOURNAL, FAILURES, MANIFEST = (
     "manifest.json",
 )
 ABSENT = object()
+GAP = -1
 
 
 class Run:
@@ -56,7 +57,9 @@ class Run:
         self._lock = lock
         self._failures: LineFile | None = None
         self._order = array("q")
-        """The places of rows in the journal, in the order that `finish` gives them."""
+        """The places of rows in the journal, in the order that `finish` gives them; `GAP` if missing."""
+        self._gaps: dict[str, int] = {}
+        """The keys of missing rows, with their indices in `_order`."""
         if lock is not None and not self.is_finished:
             self._manifest_path.unlink(missing_ok=True)
 
@@ -166,11 +169,19 @@ class Run:
         self._failures.append(b"".join(json.dumps({"key": key, **record}).encode() + b"\n" for key in keys))
 
     def keep_order(self, keys: Iterable[str]) -> None:
-        """Note that the rows of `keys` come next in the canonical order, in this order, if they are there.
+        """Note that the rows of `keys` come next in the canonical order, in this order.
 
-        A row that was noted before keeps its first place. Rows that are never noted stay where they are.
+        A row that was noted before keeps its first place, also if it was not there yet. Rows that are never
+        noted stay where they are.
         """
-        self._order.extend(self.journal.places(keys))
+        for key in keys:
+            place = self.journal.place(key)
+            if place is None:
+                self._gaps.setdefault(key, len(self._order))
+            elif key in self._gaps:
+                self._order[self._gaps.pop(key)] = place
+                continue
+            self._order.append(GAP if place is None else place)
 
     def finish(self, summary: Mapping[str, JSON]) -> None:
         """Put the rows into their canonical order, and write the manifest.
@@ -179,8 +190,8 @@ class Run:
         """
         lock = self._writing()
         if not self.is_finished:
-            self.journal.arrange(self._order)
-            self._order = array("q")
+            self.journal.arrange([place for place in self._order if place != GAP])
+            self._order, self._gaps = array("q"), {}
         self.journal.sync()
         manifest, summary = self.manifest, json.loads(canonical_json(summary))
         if manifest is not None and manifest["summary"] == summary:
