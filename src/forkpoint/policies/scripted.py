@@ -133,13 +133,13 @@ class ScriptedPolicy:
     def stream(self, source: RequestSource) -> Iterator[tuple[Request, Completion]]:
         """The completions of the requests of `source`, the one with the fewest steps left first."""
         rows: list[tuple[int, int, Request, Completion]] = []
-        step = 0
+        numbers, step = itertools.count(), 0
         while True:
             if requests := source.next(self._num_rows - len(rows)):
                 self.batch_sizes.append(len(requests))
             for request in requests:
                 completion = self._complete(request)
-                heapq.heappush(rows, (step + len(completion), len(self.requests), request, completion))
+                heapq.heappush(rows, (step + len(completion), next(numbers), request, completion))
                 self.requests.append(request)
             if not rows:
                 return
