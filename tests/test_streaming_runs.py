@@ -16,6 +16,8 @@ import pytest
 from forkpoint.errors import RunError
 from forkpoint.runs import LocalExecutor, PoolExecutor, Run
 from forkpoint.runs.work import Rows, Tally, rows_of
+from forkpoint.solutions.work import TreeWork
+from forkpoint.trees.grow import TreeConfig
 from test_runs import Sums, opened
 
 
@@ -219,3 +221,33 @@ def test_failures_in_workers_are_recorded_as_here(tmp_path: Path) -> None:
         work.keys[7]: ("ConnectionError", "no route"),
         work.keys[13]: ("ValueError", "odd"),
     }
+
+
+# --- a real model
+
+
+@pytest.mark.slow
+def test_trees_of_a_model_are_the_same_bytes_for_any_batch_cache_and_depth(tmp_path: Path) -> None:
+    import torch
+
+    from forkpoint.lab.problem_set import lab_problems
+    from forkpoint.policies import load_policy
+
+    problems = lab_problems("test", num=6)
+    config = TreeConfig(num_leaves=5, tau=0.3, max_tokens=60)
+    num_threads, journals = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        for idx, (batch_size, cache_bytes, max_waste, at_a_time) in enumerate(
+            [(1, 0, 0.0, 1), (3, 1 << 20, 0.03, 2), (64, 1 << 30, 1e9, 64), (64, 1 << 18, 1e9, 1)]
+        ):
+            policy = load_policy("lab", device="cpu", batch_size=batch_size, cache_bytes=cache_bytes)
+            with opened(tmp_path / str(idx)) as run:
+                work = TreeWork(policy, problems, config, max_waste=max_waste)
+                local(at_a_time).execute(run, work)
+                run.finish({})
+            journals.append(journal_of(tmp_path / str(idx)))
+    finally:
+        torch.set_num_threads(num_threads)
+    assert journals[0].count(b"\n") == 6
+    assert all(journal == journals[0] for journal in journals)

@@ -40,6 +40,22 @@ def counted(cls: Any) -> list[int]:
     return in_use
 
 
+def wasted_tokens() -> list[Any]:
+    """Return a list that gets the allowance of every work of trees; it stays empty in older builds."""
+    try:
+        from forkpoint.solutions.work import TreeWork
+    except ModuleNotFoundError:
+        return []
+    begin, allowances = TreeWork.__init__, list[Any]()
+
+    def begun(self: Any, *args: Any, **options: Any) -> None:
+        begin(self, *args, **options)
+        allowances.append(self.allowance)
+
+    TreeWork.__init__ = begun  # type: ignore[method-assign]
+    return allowances
+
+
 def labelled(settings: dict[str, Any]) -> dict[str, Any]:
     """Label, and return the measurements."""
     torch.set_num_threads(settings["threads"])
@@ -49,6 +65,7 @@ def labelled(settings: dict[str, Any]) -> dict[str, Any]:
     problems = load_problems(f"lab:train?num={settings['num_problems']}&seed=0")
     names = ("num_leaves", "tau", "max_tokens", "order")
     tree = TreeConfig(**{name: settings[name] for name in names})
+    wasted = wasted_tokens()
     with TemporaryDirectory() as name:
         executor = LocalExecutor(chunk_size=batch_size, progress=False)
         started_s = time.perf_counter()
@@ -61,6 +78,7 @@ def labelled(settings: dict[str, Any]) -> dict[str, Any]:
         "num_row_steps": sum(in_use),
         "num_solutions": summary.num_solutions,
         "sampled_tokens": summary.cost.sampled_tokens,
+        "wasted_tokens": sum(allowance.wasted_tokens for allowance in wasted),
         "trees": [[branch["ids"] for branch in json.loads(line)["branches"]] for line in journal],
     }
 

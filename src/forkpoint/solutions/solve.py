@@ -14,6 +14,7 @@ from forkpoint.policies.jobs import done_jobs
 from forkpoint.records import Cost, Policy, Problem, Tree
 from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome, ends_of, paths_of
 from forkpoint.solutions.sample import RolloutConfig, Samples
+from forkpoint.trees.ahead import Allowance
 from forkpoint.trees.frontier import OrderFrontier
 from forkpoint.trees.grow import TreeConfig, TreeGrower
 from forkpoint.trees.steer import Nursery, SteeredGrower, Steering
@@ -44,10 +45,12 @@ def trees_of(
     config: TreeConfig,
     steering: Steering | None = None,
     at_a_time: int | None = None,
+    allowance: Allowance | None = None,
 ) -> Iterator[tuple[int, TreeOutcome]]:
     """As `solve_by_tree`, for numbered problems: each outcome as soon as its tree is grown, in any order.
 
-    Problems are taken as the policy has room, at most `at_a_time` at a time.
+    Problems are taken as the policy has room, at most `at_a_time` at a time. `allowance` is as for
+    `grow_trees`; steered trees grow nothing ahead.
     """
     nursery = Nursery(policy, config, steering) if steering else None
 
@@ -55,7 +58,7 @@ def trees_of(
         if nursery is not None:
             return nursery.begun(problem)
         prompt_ids = policy.encode_question(problem.question)
-        return TreeGrower(policy, prompt_ids, config, OrderFrontier(config.order))
+        return TreeGrower(policy, prompt_ids, config, OrderFrontier(config.order), allowance)
 
     jobs = (((idx, problem), begun(problem)) for idx, problem in problems)
     settle = cast(Any, nursery.settle) if nursery else None

@@ -18,6 +18,7 @@ from forkpoint.runs.work import Rows, rows_of
 from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome
 from forkpoint.solutions.sample import RolloutConfig
 from forkpoint.solutions.solve import samples_of, trees_of
+from forkpoint.trees.ahead import MAX_WASTE, Allowance
 from forkpoint.trees.grow import TreeConfig
 from forkpoint.trees.steer import Steering
 
@@ -37,8 +38,11 @@ class TreeWork:
         problems: Sequence[Problem],
         config: TreeConfig,
         steering: Steering | None = None,
+        max_waste: float = MAX_WASTE,
     ) -> None:
         self._policy, self._problems, self._config, self._steering = policy, problems, config, steering
+        self.allowance = Allowance(max_waste)
+        """What the trees of this process have grown ahead for nothing."""
         identity = {"tree": asdict(config), "policy": policy.name} | (steering.identity() if steering else {})
         self.keys = [content_key({**identity, "problem": asdict(problem)}) for problem in problems]
 
@@ -47,7 +51,9 @@ class TreeWork:
 
     def stream(self, idxs: Iterable[int], at_a_time: int) -> Rows:
         fitting = _Fitting(self._policy, self._problems, idxs)
-        return fitting.rows(trees_of(self._policy, fitting, self._config, self._steering, at_a_time))
+        return fitting.rows(
+            trees_of(self._policy, fitting, self._config, self._steering, at_a_time, self.allowance)
+        )
 
 
 class SampleWork:

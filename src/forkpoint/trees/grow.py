@@ -22,6 +22,7 @@ from forkpoint.policies.context import room_after
 from forkpoint.policies.jobs import Job, done_jobs
 from forkpoint.records import Branch, Completion, Cost, Policy, Request, Tree
 from forkpoint.steps import AnchorRule
+from forkpoint.trees.ahead import Allowance
 from forkpoint.trees.frontier import ORDERS, Anchor, Frontier, Leaf, Order, OrderFrontier
 
 Duplicates = Literal["keep", "drop"]
@@ -73,14 +74,20 @@ class TreeConfig:
 
 
 def grow_trees(
-    policy: Policy, prompts: Sequence[tuple[int, ...]], config: TreeConfig
+    policy: Policy,
+    prompts: Sequence[tuple[int, ...]],
+    config: TreeConfig,
+    allowance: Allowance | None = None,
 ) -> list[tuple[Tree, Cost]]:
     """One tree per prompt, with its cost; the trees grow side by side, and none waits for another.
 
+    `allowance` says how much may be grown ahead for nothing (None: nothing), and counts it.
     Solutions are shorter than `max_tokens` if the policy's context leaves less room after the prompt;
     ValueError if it leaves none.
     """
-    growers = [TreeGrower(policy, prompt, config, OrderFrontier(config.order)) for prompt in prompts]
+    growers = [
+        TreeGrower(policy, prompt, config, OrderFrontier(config.order), allowance) for prompt in prompts
+    ]
     for _ in done_jobs(policy, enumerate(growers)):
         pass
     return [(grower.tree, grower.cost) for grower in growers]
@@ -101,6 +108,8 @@ class _Fork:
     """A fork that was asked for."""
 
     request: Request
+    is_spare: bool = False
+    """Whether the tree may not come to need it."""
     completion: Completion | None = None
 
 
@@ -115,10 +124,16 @@ class TreeGrower(Job):
     """
 
     def __init__(
-        self, policy: Policy, prompt_ids: tuple[int, ...], config: TreeConfig, frontier: Frontier
+        self,
+        policy: Policy,
+        prompt_ids: tuple[int, ...],
+        config: TreeConfig,
+        frontier: Frontier,
+        allowance: Allowance | None = None,
     ) -> None:
         self._policy, self._config, self._rule = policy, _fitting(config, policy, prompt_ids), config.rule
         self._prompt_ids = prompt_ids
+        self._allowance = allowance or Allowance(max_waste=0)
         self._frontier = frontier
         self._branches: list[Branch] = []
         self._paths: list[Completion] = []
@@ -131,8 +146,6 @@ class TreeGrower(Job):
         self._texts: set[str] = set()
         self.cost = Cost()
         """The cost of the branches in the tree, and of those that were dropped as duplicates."""
-        self.wasted_tokens = 0
-        """Tokens of forks that were grown ahead and that the tree did not come to need."""
 
     @property
     def tree(self) -> Tree:
@@ -163,12 +176,20 @@ class TreeGrower(Job):
             elif (completion := self._forks[self._turn].completion) is None:
                 return self._ahead()
             else:
-                del self._forks[self._turn]
-                self.cost += Cost.of([request], [completion])
+                self._allowance.num_at_risk -= self._forks.pop(self._turn).is_spare
+                self._take(request, completion)
                 self._add_fork(completion)
         if self.is_grown:
-            self._count_waste()
+            self._drop_forks()
         return None
+
+    def spare_request(self) -> Request | None:
+        """The fork that is next if no anchor overtakes it, as far as the allowance goes."""
+        if self._turn is None or self.is_grown or not self._allowance.has_room:
+            return None
+        request = self._first_unasked(self._frontier.likely(self._num_left), is_spare=True)
+        self._allowance.num_at_risk += request is not None
+        return request
 
     def absorb(self, request: Request, completion: Completion) -> None:
         """Take in the completion of a request.
@@ -179,11 +200,11 @@ class TreeGrower(Job):
         if not self._branches:
             assert self._root is not None and request == self._root.request, "the root comes first"
             completion = replace(completion, num_reused_tokens=0)
-            self.cost += Cost.of([request], [completion])
+            self._take(request, completion)
             self._add(Branch(None, 0, completion), completion)
             return
         if self.is_grown:
-            self.wasted_tokens += len(completion)
+            self._waste(completion)
             return
         fork = next(
             fork for fork in self._forks.values() if fork.request == request and fork.completion is None
@@ -199,8 +220,8 @@ class TreeGrower(Job):
         prefix_ids = self._prompt_ids + path.token_ids[:position] + (forced_id,)
         return Request(prefix_ids, max_tokens=self._config.max_tokens - position - 1)
 
-    def _asked(self, anchor: Anchor, request: Request) -> Request:
-        self._forks[anchor] = _Fork(request)
+    def _asked(self, anchor: Anchor, request: Request, is_spare: bool = False) -> Request:
+        self._forks[anchor] = _Fork(request, is_spare)
         return request
 
     def _ahead(self) -> Request | None:
@@ -212,15 +233,28 @@ class TreeGrower(Job):
         """Leaves that the tree may have after the fork whose turn it is."""
         return self._config.num_leaves - len(self._branches) - 1
 
-    def _first_unasked(self, anchors: Sequence[Anchor]) -> Request | None:
+    def _first_unasked(self, anchors: Sequence[Anchor], is_spare: bool = False) -> Request | None:
         for anchor in anchors:
             if anchor not in self._forks and (request := self._request_at(anchor)) is not None:
-                return self._asked(anchor, request)
+                return self._asked(anchor, request, is_spare)
         return None
 
-    def _count_waste(self) -> None:
-        self.wasted_tokens += sum(len(fork.completion) for fork in self._forks.values() if fork.completion)
+    def _take(self, request: Request, completion: Completion) -> None:
+        """Count a completion that the tree asked for and has come to need."""
+        self.cost += Cost.of([request], [completion])
+        self._allowance.count(len(completion))
+
+    def _drop_forks(self) -> None:
+        """Count the forks that the tree did not come to need; those in flight are counted when they come."""
+        for fork in self._forks.values():
+            assert fork.is_spare, "forks that are sure are needed"
+            if fork.completion is not None:
+                self._waste(fork.completion)
         self._forks = {}
+
+    def _waste(self, completion: Completion) -> None:
+        self._allowance.num_at_risk -= 1
+        self._allowance.wasted_tokens += len(completion)
 
     def _add_fork(self, rest: Completion | None) -> None:
         """Add the fork whose turn it is."""
