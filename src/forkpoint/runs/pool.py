@@ -9,7 +9,8 @@ given chunks, which are journaled in their order. Only this process writes to th
 
 Invariant: if a row depends on its item alone (or on its chunk, if the work does not stream), and not on the
 process, the journal of a finished run is byte for byte that of a `LocalExecutor` (with the same chunk size),
-whichever workers die on the way.
+whichever workers die on the way. Whether the rows of a torch model depend on the number of threads is up to
+the libraries that torch computes with.
 This file does not share a model between processes, gives no process a device of its own, and knows one
 machine only.
 """
