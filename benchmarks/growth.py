@@ -75,10 +75,14 @@ class Adder(ScriptedPolicy):
     def __init__(self) -> None:
         words = [text for total in range(MAX_SUM) for text in (f"{total}\n", f"The answer is {total}")]
         super().__init__(next_line, words=words, name="adder")
+        self.requests, self.batch_sizes = _Forgetful(), _Forgetful()
 
-    def reset_cache(self) -> None:
-        self.requests.clear()
-        self.batch_sizes.clear()
+
+class _Forgetful(list[Any]):
+    """A list that stays empty."""
+
+    def append(self, item: Any) -> None:
+        """Forget the item."""
 
 
 def next_line(question: str, text: str) -> dict[str, float]:

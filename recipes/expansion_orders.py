@@ -21,7 +21,8 @@ from forkpoint.policies import load_policy
 from forkpoint.problems import load_problems
 from forkpoint.solutions.sample import RolloutConfig
 from forkpoint.solutions.solve import solve_by_sampling, solve_by_tree
-from forkpoint.trees.grow import ORDERS, TreeConfig
+from forkpoint.trees.frontier import ORDERS
+from forkpoint.trees.grow import TreeConfig
 
 
 @dataclass(frozen=True)

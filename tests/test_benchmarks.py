@@ -63,7 +63,7 @@ def test_labelling_compares_all_ways_and_the_loops_estimate_what_rollouts_do(
     sizes = [
         "--num-problems=1",
         "--num-solutions=1",
-        "--num-rollouts=2",
+        "--num-rollouts=4",
         "--num-leaves=2",
         "--num-rounds=1",
         "--max-tokens=60",

@@ -11,7 +11,7 @@ import json
 import random
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,7 @@ from forkpoint.labels.rollouts import RolloutPlan
 from forkpoint.labels.run import label_problems
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.prms.layout import PRMFormat
-from forkpoint.records import Completion, Problem, Request
+from forkpoint.records import Completion, Problem, Request, RequestSource
 from forkpoint.runs import LocalExecutor
 from forkpoint.training.config import TrainConfig
 from forkpoint.training.prm import train_prm
@@ -51,8 +51,8 @@ TRAIN = TrainConfig(
     save_every=2,
     format=PRMFormat(tag="#", max_length=128),
 )
-NUM_KILLS = {"label": 110, "train": 50, "raft": 40}
-SHARE = {"label": 0.5, "train": 1.1, "raft": 0.5}
+NUM_KILLS = {"label": 110, "stream": 60, "train": 50, "raft": 40}
+SHARE = {"label": 0.5, "stream": 0.5, "train": 1.1, "raft": 0.5}
 """Of the time of a whole run, before which a kill comes; training is short, and its start is most of it."""
 Job = Callable[[Path, Path], None]
 
@@ -63,6 +63,29 @@ class SlowPolicy(ScriptedPolicy):
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         time.sleep(0.005)
         return super().generate(requests)
+
+
+class SlowStream(ScriptedPolicy):
+    """Takes a few milliseconds per completion, so that kills meet rows in every state."""
+
+    def stream(self, source: RequestSource) -> Iterator[tuple[Request, Completion]]:
+        for pair in super().stream(source):
+            time.sleep(0.002)
+            yield pair
+
+
+def stream(base: Path, out: Path) -> None:
+    """Trees, then rollouts of their leaves, with few rows: completions come in any order."""
+    plan = RolloutPlan(source="tree", num_rollouts=4)
+    label_problems(
+        PROBLEMS,
+        SlowStream(SCRIPT, name="slow", num_rows=5),
+        out,
+        TreeConfig(num_leaves=4, tau=0.5, max_tokens=8),
+        LabelConfig(),
+        LocalExecutor(chunk_size=7, progress=False),
+        Sampling(plan),
+    )
 
 
 def label(base: Path, out: Path) -> None:
@@ -87,14 +110,14 @@ def raft(base: Path, out: Path) -> None:
     learned(out, base)
 
 
-JOBS: dict[str, Job] = {"label": label, "train": train, "raft": raft}
+JOBS: dict[str, Job] = {"label": label, "stream": stream, "train": train, "raft": raft}
 
 
 def files_of(job: str, out: Path) -> dict[str, bytes]:
     """What the job was asked for, and the journals it came from."""
     if job == "raft":
         return files_of_raft(out)
-    if job == "label":
+    if job in ("label", "stream"):
         return {
             name: (out / name).read_bytes() for name in ("journal.jsonl", "labels.jsonl", "label_config.json")
         }

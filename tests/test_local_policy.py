@@ -19,11 +19,12 @@ from transformers import MambaConfig, MambaForCausalLM, PreTrainedTokenizerFast
 
 from checkpoints import CHARACTERS, SPECIAL_TOKENS, make_checkpoint, make_model, make_tokenizer
 from forkpoint.policies import load_policy
-from forkpoint.policies.decoding import BatchDecoder
+from forkpoint.policies.decoding import StreamDecoder
 from forkpoint.policies.kv_rows import BLOCK, KVRows, probe
 from forkpoint.policies.local import LocalPolicy
 from forkpoint.policies.prefix_cache import PrefixCache
 from forkpoint.policies.sampling import random_key, sample, take, uniforms
+from forkpoint.policies.stream import ListSource, in_order
 from forkpoint.records import Completion, Request
 
 pytestmark = pytest.mark.slow
@@ -220,10 +221,8 @@ def test_torchs_own_attention_and_loose_buffers_give_the_same_completions() -> N
         rows, prefixes = KVRows(policy.model, *probed), PrefixCache(1 << 24, *probed)
         rows._is_tight = False
         for _ in range(2):
-            assert_same(
-                BatchDecoder(rows, prefixes, policy.eos_ids, 8, policy.model.device).decode(requests),
-                expected,
-            )
+            decoder = StreamDecoder(rows, prefixes, policy.eos_ids, 8, policy.model.device)
+            assert_same(in_order(requests, decoder.stream(ListSource(requests))), expected)
 
 
 def test_models_without_a_key_value_cache_are_refused() -> None:

@@ -139,6 +139,7 @@ def journal(tmp_path: Path) -> Journal:
                 rows_added=len(work.keys), rows_reused=0, rows_failed=0
             )
             assert list(run.failures()) == []
+            run.finish({})  # which puts the rows into their canonical order
         return (directory / "journal.jsonl").read_bytes()
 
     return done

@@ -9,7 +9,8 @@ import pytest
 
 from forkpoint.policies import ScriptedPolicy
 from forkpoint.records import Cost, Tree
-from forkpoint.trees.grow import ORDERS, TreeConfig, grow_trees, shared_lengths
+from forkpoint.trees.frontier import ORDERS
+from forkpoint.trees.grow import TreeConfig, grow_trees, shared_lengths
 
 SCRIPT = {
     "": {"a": 0.6, "b": 0.4},

@@ -17,7 +17,8 @@ from forkpoint.prms.layout import PRMFormat
 from forkpoint.problems import load_problems
 from forkpoint.records import Policy, Problem, ScoringCost, Tree
 from forkpoint.steps import AnchorRule
-from forkpoint.trees.grow import ORDERS, TreeConfig, grow_trees
+from forkpoint.trees.frontier import ORDERS
+from forkpoint.trees.grow import TreeConfig, grow_trees
 from forkpoint.trees.puct import puct
 from forkpoint.trees.steer import SteeredTree, Steering, SteeringConfig, confidence, steer_trees
 
@@ -424,18 +425,18 @@ def test_the_last_bits_of_a_score_decide_nothing() -> None:
         assert noisy == quiet
 
 
-def test_what_a_wave_grew_is_scored_in_one_call() -> None:
-    scorer, waves = ScriptedScorer(random_worth), list[int]()
-    steer_trees(
-        random_policy(1),
-        PROBLEMS,
-        TreeConfig(tau=0.6, num_leaves=5, max_tokens=30),
-        Steering(PUCT, scorer),
-        on_wave=waves.append,
-    )
-    assert waves[0] == len(PROBLEMS)
-    assert len(scorer.batches[0]) == len(PROBLEMS)
-    assert len(scorer.batches) == 4  # the leaves that fill the budget decide nothing and are not read
+def test_leaves_that_wait_together_are_scored_in_one_call() -> None:
+    config = TreeConfig(tau=0.6, num_leaves=5, max_tokens=30)
+    scorer = ScriptedScorer(lambda _, text: 0.5)
+    in_step = ScriptedPolicy(lambda _, text: {"a": 0.5, "b": 0.5} if len(text) < 6 else {"<end>": 1.0})
+    steer_trees(in_step, PROBLEMS, config, Steering(PUCT, scorer))
+    # the leaves that fill the budget decide nothing and are not read
+    assert [len(batch) for batch in scorer.batches] == [len(PROBLEMS)] * 4
+    scorer = ScriptedScorer(random_worth)
+    problems = [problem(f"question {idx}") for idx in range(64)]
+    steer_trees(random_policy(1), problems, config, Steering(PUCT, scorer))
+    sizes = [len(batch) for batch in scorer.batches]
+    assert sum(sizes) / len(sizes) > 64 / 8
 
 
 def test_a_dropped_duplicate_and_an_early_end_leave_the_search_in_order() -> None:

@@ -20,6 +20,7 @@ class FakeWorker:
 
     def __init__(self, num_deaths: dict[int, int], given: list[int]) -> None:
         self.task: Task | None = None
+        self.hand: set[int] = set()
         self.is_asked = False
         self._num_deaths, self._given = num_deaths, given
 

@@ -8,7 +8,7 @@ whatever temperature tokens are sampled at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -78,6 +78,18 @@ class Completion:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+    def joined(self, num_tokens: int, tail: Completion) -> Completion:
+        """The first `num_tokens` tokens, then `tail`."""
+        return Completion(
+            token_ids=self.token_ids[:num_tokens] + tail.token_ids,
+            logprobs=self.logprobs[:num_tokens] + tail.logprobs,
+            entropies=self.entropies[:num_tokens] + tail.entropies,
+            runner_up_ids=self.runner_up_ids[:num_tokens] + tail.runner_up_ids,
+            runner_up_logprobs=self.runner_up_logprobs[:num_tokens] + tail.runner_up_logprobs,
+            finish=tail.finish,
+            num_reused_tokens=tail.num_reused_tokens,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,16 +168,7 @@ class Tree:
         branch = self.branches[leaf_idx]
         if branch.parent_idx is None:
             return branch.completion
-        head, tail = self.path(branch.parent_idx), branch.completion
-        return Completion(
-            token_ids=head.token_ids[: branch.fork] + tail.token_ids,
-            logprobs=head.logprobs[: branch.fork] + tail.logprobs,
-            entropies=head.entropies[: branch.fork] + tail.entropies,
-            runner_up_ids=head.runner_up_ids[: branch.fork] + tail.runner_up_ids,
-            runner_up_logprobs=head.runner_up_logprobs[: branch.fork] + tail.runner_up_logprobs,
-            finish=tail.finish,
-            num_reused_tokens=tail.num_reused_tokens,
-        )
+        return self.path(branch.parent_idx).joined(branch.fork, branch.completion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +284,29 @@ class Policy(Protocol):
 
     def reset_cache(self) -> None:
         """Forget earlier calls, so that costs and rounding errors are those of a new policy."""
+        ...
+
+
+class RequestSource(Protocol):
+    """The requests of a policy that is fed while it works."""
+
+    def next(self, room: int) -> Sequence[Request]:
+        """Up to `room` requests that are ready now.
+
+        None of them means that nothing is ready now; a completion that is handed back may make more ready.
+        """
+        ...
+
+
+class StreamingPolicy(Policy, Protocol):
+    """A policy that can be fed while it works; see `forkpoint.policies.stream` for those that cannot."""
+
+    def stream(self, source: RequestSource) -> Iterator[tuple[Request, Completion]]:
+        """The completions of the requests that `source` gives, each with its request, in any order.
+
+        The policy pulls requests whenever it has room for some. Whoever iterates takes in a completion before
+        the policy pulls again. The stream ends when nothing is in flight and the source gives nothing.
+        """
         ...
 
 

@@ -24,6 +24,7 @@ from forkpoint.policies.config import PolicyConfig
 from forkpoint.prms.config import FamilyConfig
 from forkpoint.problems import load_problems
 from forkpoint.runs.config import WorkersConfig
+from forkpoint.trees.ahead import MAX_WASTE
 from forkpoint.trees.grow import TreeConfig
 from forkpoint.trees.steer import SteeringConfig
 
@@ -43,6 +44,7 @@ def label(
     family: Annotated[FamilyConfig, Flat] = FamilyConfig(),
     search: Annotated[SteeringConfig, Parameter(name="search")] = SteeringConfig(),
     seed: int = 0,
+    max_waste: float = MAX_WASTE,
     policy: Annotated[PolicyConfig, Flat] = PolicyConfig(),
     workers: Annotated[WorkersConfig, Flat] = WorkersConfig(),
 ) -> int:
@@ -69,6 +71,9 @@ def label(
         id, or the address of a `forkpoint serve`.
     seed
         Seed of rollouts and sampled solutions; trees are greedy.
+    max_waste
+        Largest share of tokens that trees may waste on forks that are grown before it is sure that they are
+        needed, when rows would be empty otherwise. It changes neither trees nor labels.
     """
     quiet_libraries()
     if method is not None:
@@ -98,6 +103,7 @@ def label(
                 seed,
                 steering_of(search, family.load(prm, policy.device) if prm else None),
                 SearchProgress(),
+                max_waste,
             ),
         )
     table = Table(title=f"labelled: {out}", show_header=False)

@@ -101,6 +101,7 @@ class BisectPlan:
             # rows lie in the order of the problems
             ready = list(takewhile(rows.__contains__, keys[num_written:]))
             stage.run.append((key, rows.pop(key)) for key in ready)
+            stage.run.keep_order(ready)
             num_written += len(ready)
             stage.sampling.on_round(len(keys) - len(waiting) - len(searches), len(keys))
         return Collected(keys)

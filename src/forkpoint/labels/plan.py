@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
+from forkpoint.checks import check_at_least
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.rollout_store import Prefix, RolloutStore
 from forkpoint.labels.values import PlanName
@@ -20,6 +21,7 @@ from forkpoint.runs.work import Executor
 from forkpoint.solutions.sample import RolloutConfig
 from forkpoint.solutions.work import SampleWork, TreeWork
 from forkpoint.steps import AnchorRule
+from forkpoint.trees.ahead import MAX_WASTE
 from forkpoint.trees.grow import TreeConfig
 from forkpoint.trees.steer import Steering
 
@@ -102,8 +104,12 @@ class Sampling:
     """Prunes or chooses the forks of trees by a PRM's scores; ValueError if the plan grows none."""
     on_round: Callable[[int, int], None] = lambda num_done, num_problems: None
     """Called by a search by bisection after every round of rollouts, with (problems done, problems)."""
+    max_waste: float = MAX_WASTE
+    """The largest share of sampled tokens that may be wasted on forks that are grown ahead of their turn, if
+    rows would be empty otherwise; it changes no row."""
 
     def __post_init__(self) -> None:
+        check_at_least(0, max_waste=self.max_waste)
         if self.steering is not None and not self.plan.grows_trees:
             raise ValueError(
                 "only trees can be pruned or searched; choose the plan leaves, or rollouts with source tree"
@@ -143,7 +149,9 @@ class LabelStage:
 
     def trees(self) -> TreeWork:
         """One tree per problem."""
-        return TreeWork(self.policy, self.problems, self.tree, self.sampling.steering)
+        return TreeWork(
+            self.policy, self.problems, self.tree, self.sampling.steering, self.sampling.max_waste
+        )
 
     def roll_out(
         self,

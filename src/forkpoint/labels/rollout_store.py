@@ -8,17 +8,18 @@ Invariant: outcomes are a function of policy, settings, prefix and sample number
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from forkpoint.content_key import content_key
 from forkpoint.policies.context import room_after
+from forkpoint.policies.jobs import done_jobs
 from forkpoint.records import Cost, Policy, Problem, Rollout
 from forkpoint.runs import Run, complete
-from forkpoint.runs.work import Executor
+from forkpoint.runs.work import Executor, Rows, rows_of
 from forkpoint.solutions.outcomes import ends_of, paths_of
-from forkpoint.solutions.sample import RolloutConfig, sample
+from forkpoint.solutions.sample import RolloutConfig, Samples
 
 PROBLEM_FIELDS = tuple(field.name for field in fields(Problem))
 
@@ -66,37 +67,31 @@ class RolloutWork:
         self.keys = [content_key([identity, prefix.key, span.start, span.stop]) for prefix, span in items]
 
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
-        self._policy.reset_cache()  # so that a row does not depend on which chunks were done before
-        items = [self._items[idx] for idx in idxs]
-        starts = [
-            self._policy.encode_question(prefix.problem.question) + prefix.token_ids for prefix, _ in items
-        ]
-        limits = [
-            max(1, room_after(self._policy, start, self._config.max_tokens - len(prefix.token_ids)))
-            for (prefix, _), start in zip(items, starts, strict=True)
-        ]
-        sampled = sample(self._policy, starts, self._config, limits, [span for _, span in items])
-        paths = [paths_of(self._policy, completions) for completions, _ in sampled]
-        texts = [
-            [prefix.text + path.text for path in prefix_paths]
-            for (prefix, _), prefix_paths in zip(items, paths, strict=True)
-        ]
-        ends = ends_of([prefix.problem for prefix, _ in items], paths, texts)
-        rows = []
-        for (prefix, span), prefix_paths, prefix_ends, (_, cost) in zip(
-            items, paths, ends, sampled, strict=True
-        ):
-            row: dict[str, Any] = {"kind": "rollouts", "prefix": prefix.key, "first": span.start}
-            row |= {"correct": [int(end.is_correct) for end in prefix_ends], "cost": asdict(cost)}
-            if num_cut_off := sum(path.is_cut_off for path in prefix_paths):
-                row["num_cut_off"] = num_cut_off
-            if self._keeps_tokens:
-                row["completions"] = [
-                    {"ids": list(path.completion.token_ids), "texts": list(path.token_texts)}
-                    for path in prefix_paths
-                ]
-            rows.append(row)
-        return rows
+        return rows_of(self, idxs)
+
+    def stream(self, idxs: Iterable[int], at_a_time: int) -> Rows:
+        self._policy.reset_cache()  # the memory of what was done before is not needed any more
+        jobs = ((idx, self._samples(*self._items[idx])) for idx in idxs)
+        for idx, samples in done_jobs(self._policy, jobs, at_a_time=at_a_time):
+            yield idx, self._row(*self._items[idx], samples)
+
+    def _samples(self, prefix: Prefix, span: range) -> Samples:
+        start = self._policy.encode_question(prefix.problem.question) + prefix.token_ids
+        room = room_after(self._policy, start, self._config.max_tokens - len(prefix.token_ids))
+        return Samples(start, self._config, max(1, room), span)
+
+    def _row(self, prefix: Prefix, span: range, samples: Samples) -> dict[str, Any]:
+        paths = paths_of(self._policy, samples.completions)
+        (ends,) = ends_of([prefix.problem], [paths], [[prefix.text + path.text for path in paths]])
+        row: dict[str, Any] = {"kind": "rollouts", "prefix": prefix.key, "first": span.start}
+        row |= {"correct": [int(end.is_correct) for end in ends], "cost": asdict(samples.cost)}
+        if num_cut_off := sum(path.is_cut_off for path in paths):
+            row["num_cut_off"] = num_cut_off
+        if self._keeps_tokens:
+            row["completions"] = [
+                {"ids": list(path.completion.token_ids), "texts": list(path.token_texts)} for path in paths
+            ]
+        return row
 
 
 @dataclass(frozen=True, slots=True)

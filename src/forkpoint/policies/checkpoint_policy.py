@@ -1,7 +1,7 @@
 """What the policies of all engines share: text, pickling, and the requests that need no engine.
 
 An engine is a subclass of `CheckpointPolicy` in a file of its own. It adds `load`, which reads a checkpoint
-and starts or finds what runs it, and `_continue`, which runs it. `load` sets `_origin` to its own arguments.
+and starts or finds what runs it, and `_stream`, which runs it. `load` sets `_origin` to its own arguments.
 Invariant: a policy that was pickled is unpickled as the same policy, or as an error if the checkpoint has
 changed since.
 """
@@ -9,7 +9,7 @@ changed since.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -18,8 +18,9 @@ from transformers.utils import logging
 
 from forkpoint.checkpoint import Dtype
 from forkpoint.checks import check_choice
+from forkpoint.policies.stream import Completions, ListSource, in_batches, in_order
 from forkpoint.policies.text import PolicyText
-from forkpoint.records import Completion, EntropyBound, Request
+from forkpoint.records import Completion, EntropyBound, Request, RequestSource
 
 ENDED = Completion((), (), (), (), (), "stop")
 """The completion of a prefix that ends in an end token."""
@@ -35,6 +36,8 @@ class CheckpointPolicy(ABC):
     _WHY_UNPICKLABLE: ClassVar[str]
     """Why a policy that was not loaded cannot be pickled, and what to do; the sentence begins with the name
     of the policy."""
+    _num_at_a_time: ClassVar[int] = 1024
+    """The most requests in a call of `_continue`."""
 
     def __init__(self, name: str, text: PolicyText) -> None:
         """A policy called `name`.
@@ -98,19 +101,42 @@ class CheckpointPolicy(ABC):
         `max_length`.
         """
         self._refuse_too_long(requests)
-        is_open = [request.prefix_ids[-1] not in self.eos_ids for request in requests]
-        open_requests = [
-            request for request, needs_engine in zip(requests, is_open, strict=True) if needs_engine
-        ]
-        completions = iter(self._continue(open_requests) if open_requests else ())
-        return [next(completions) if needs_engine else ENDED for needs_engine in is_open]
+        # the longest first, so that the batch stays full for long; equal prefixes side by side
+        by_length = sorted(
+            requests, key=lambda request: (-request.max_tokens, -len(request.prefix_ids), request.prefix_ids)
+        )
+        return in_order(requests, self.stream(ListSource(by_length)))
 
-    @abstractmethod
+    def stream(self, source: RequestSource) -> Completions:
+        """The completions of the requests of `source`, in any order (see `StreamingPolicy.stream`).
+
+        A prefix that ends in an end token is complete and gets an empty completion.
+        Raises ValueError if a prefix and its `max_tokens` together exceed `max_length`.
+        """
+        open_requests = _OpenRequests(source, self.eos_ids, self._refuse_too_long)
+        while True:
+            for pair in self._stream(open_requests):
+                yield from open_requests.take_ended()
+                yield pair
+            if not open_requests.has_ended:
+                return
+            yield from open_requests.take_ended()
+
+    def _stream(self, source: RequestSource) -> Completions:
+        """Run the model on what `source` gives.
+
+        All requests fit into the model, and none of the prefixes is complete. An engine that cannot be fed
+        while it works defines `_continue` instead.
+        """
+        return in_batches(self._continue, source, self._num_at_a_time)
+
     def _continue(self, requests: Sequence[Request]) -> Sequence[Completion]:
         """Run the model: one completion per request, in the same order.
 
-        There is at least one request. All of them fit into the model, and none of the prefixes is complete.
+        There is at least one request, and at most `_num_at_a_time`. All of them fit into the model, and none
+        of the prefixes is complete.
         """
+        raise NotImplementedError(f"{type(self).__name__} must define _stream or _continue")
 
     @abstractmethod
     def reset_cache(self) -> None:
@@ -125,6 +151,33 @@ class CheckpointPolicy(ABC):
                     f"a prefix of {num_prefix} tokens and max_tokens {num_new} do not fit into "
                     f"the {limit} positions of {self._name}; shorten one of them"
                 )
+
+
+class _OpenRequests:
+    """The requests of a source whose prefixes are not complete; the others are answered at once."""
+
+    def __init__(
+        self,
+        source: RequestSource,
+        eos_ids: frozenset[int],
+        refuse_too_long: Callable[[Sequence[Request]], None],
+    ) -> None:
+        self._source, self._eos_ids, self._refuse_too_long = source, eos_ids, refuse_too_long
+        self._ended: list[Request] = []
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self._ended)
+
+    def next(self, room: int) -> list[Request]:
+        requests = self._source.next(room)
+        self._refuse_too_long(requests)
+        self._ended += [request for request in requests if request.prefix_ids[-1] in self._eos_ids]
+        return [request for request in requests if request.prefix_ids[-1] not in self._eos_ids]
+
+    def take_ended(self) -> Completions:
+        while self._ended:
+            yield self._ended.pop(), ENDED
 
 
 def torch_dtype(name: str, has_gpu: bool) -> torch.dtype:

@@ -1,8 +1,9 @@
 """The decoding loop: requests join the batch when rows are free, and leave it when they are finished.
 
 The n active sequences fill rows 0 to n-1 of the buffers without a gap; when some finish, the last rows move
-into their places. Waiting requests join in groups once enough rows are free, after a forward pass over the
-tokens that are not cached.
+into their places, and new requests are pulled. A request whose prefix is cached up to the last token, as that
+of most forks is, joins the next pass. The others join in groups, after a forward pass over the tokens that
+are not cached.
 Invariant: everything that belongs to a sequence (keys and values, settings, observations of its tokens) is in
 its row, so moving a row is a copy and the loop itself holds no state per token.
 This file knows no tokenizers and does not choose what to generate.
@@ -10,28 +11,25 @@ This file knows no tokenizers and does not choose what to generate.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.cache_utils import DynamicCache
 
 from forkpoint.policies.kv_rows import KVRows
 from forkpoint.policies.prefix_cache import Match, PrefixCache
 from forkpoint.policies.sampling import random_key, take, uniforms
-from forkpoint.records import Completion, Request
+from forkpoint.records import Completion, Request, RequestSource
 
 PREFILL_TOKENS = 8192
 """The most tokens in one forward pass over prefixes, padding included. It bounds the memory of the pass."""
 MAX_PADDING = 0.25
 """The largest share of padding among the tokens of such a pass; a pass with more is split."""
-REFILL = 4
-"""Waiting requests join when one in `REFILL` rows is free: often enough to keep the batch full, and in groups
-large enough for one pass over their prefixes to be cheap."""
+IDLE = 0.5
+"""Requests whose prefixes have to be computed join together, in one pass over all of them, as soon as the
+rows that waited for them were empty for this share of a pass of the whole batch: about what that pass
+costs."""
 
 
 class RowStates:
@@ -52,13 +50,35 @@ class RowStates:
         self.temperatures_R, self.top_ps_R = (empty(num_rows, dtype=torch.double) for _ in range(2))
         self.ids_2_R_T = empty(2, num_rows, num_columns)
         self.floats_3_R_T = empty(3, num_rows, num_columns, dtype=torch.float32)
+        self._eos = eos_ids
         self._eos_ids = torch.tensor(sorted(eos_ids), dtype=torch.long, device=device)
 
+    def fit(self, num_rows: int, num_columns: int, num_kept: int) -> None:
+        """Make room for `num_rows` rows and `num_columns` tokens; the first `num_kept` rows keep their state.
+
+        Columns grow by half at least, so that many small steps cost no more than a few large ones.
+        """
+        _, old_rows, old_columns = self.ids_2_R_T.shape
+        if num_rows <= old_rows and num_columns <= old_columns:
+            return
+        new_rows = max(num_rows, old_rows)
+        new_columns = old_columns if num_columns <= old_columns else max(num_columns, old_columns * 3 // 2)
+        old = vars(self).copy()
+        self.__init__(new_rows, new_columns, self._eos, self.last_ids_R.device)  # type: ignore[misc]
+        for name, field in old.items():
+            if name.endswith("_R"):
+                getattr(self, name)[:num_kept] = field[:num_kept]
+            elif name.endswith("_R_T"):
+                getattr(self, name)[:, :num_kept, :old_columns] = field[:, :num_kept]
+
     def start(self, first_row: int, requests: Sequence[Request]) -> None:
-        """Initialize the rows from `first_row` on for requests whose prefixes have been computed."""
+        """Initialize the rows from `first_row` on for requests whose prefixes are in the rows.
+
+        All tokens of a prefix have been computed, or all but the last one.
+        """
         rows = slice(first_row, first_row + len(requests))
-        ints = [(len(r.prefix_ids), random_key(r.seed), 0, r.max_tokens) for r in requests]
-        fields = (self.lengths_R, self.keys_R, self.num_taken_R, self.max_tokens_R)
+        ints = [(r.prefix_ids[-1], len(r.prefix_ids), random_key(r.seed), 0, r.max_tokens) for r in requests]
+        fields = (self.last_ids_R, self.lengths_R, self.keys_R, self.num_taken_R, self.max_tokens_R)
         for field, values in zip(fields, zip(*ints, strict=True), strict=True):
             field[rows] = torch.tensor(values, device=field.device)
         self.temperatures_R[rows] = torch.tensor([r.temperature for r in requests], dtype=torch.double)
@@ -119,7 +139,7 @@ class RowStates:
 class _Active:
     """A request in the batch. The index of an `_Active` in the list is the row of its sequence."""
 
-    request_idx: int
+    request: Request
     num_reused: int
     age: int
     """The number of passes that the batch had made when the row joined. The sequence has the length of its
@@ -130,20 +150,25 @@ class _Active:
 class _Prefill:
     """A prefix to compute, and the requests whose prefix it is."""
 
-    request_idxs: list[int]
+    requests: list[Request]
     match: Match
     """The part of the prefix that is cached."""
-    num_tokens: int
-    """The length of the prefix."""
+
+    @property
+    def prefix_ids(self) -> tuple[int, ...]:
+        return self.requests[0].prefix_ids
 
     @property
     def num_tail(self) -> int:
         """Tokens at the end of the prefix that the model has to compute."""
-        return self.num_tokens - self.match.num_tokens
+        return len(self.prefix_ids) - self.match.num_tokens
 
 
-class BatchDecoder:
-    """Decodes one list of requests; rows and prefixes are the caller's and stay warm between lists."""
+class StreamDecoder:
+    """Decodes the requests of one source; prefixes are the caller's and stay warm between streams.
+
+    No one else may use the rows before the stream has ended.
+    """
 
     def __init__(
         self,
@@ -160,33 +185,70 @@ class BatchDecoder:
             batch_size,
             device,
         )
-
-    def decode(self, requests: Sequence[Request]) -> list[Completion]:
-        """One completion per request, in the same order."""
-        self._requests = requests
-        self._num_rows = min(self._batch_size, len(requests))
-        self._states = RowStates(
-            self._num_rows, max(request.max_tokens for request in requests), self._eos_ids, self._device
-        )
-        self._samples = any(request.temperature > 0 for request in requests)
-        self._truncates = any(request.temperature > 0 and request.top_p < 1 for request in requests)
-        self._completions: dict[int, Completion] = {}
+        self._states = RowStates(0, 0, eos_ids, device)
         self._active: list[_Active] = []
-        self._num_passes = 0
-        # the longest first, so that the batch stays full for long; equal prefixes and lengths side by side
-        order = sorted(
-            range(len(requests)),
-            key=lambda i: (-requests[i].max_tokens, -len(requests[i].prefix_ids), requests[i].prefix_ids),
-        )
-        waiting = deque(order)
-        while waiting or self._active:
-            num_free = self._num_rows - len(self._active)
-            if waiting and num_free >= min(len(waiting), max(1, self._num_rows // REFILL)):
-                self._admit([waiting.popleft() for _ in range(min(num_free, len(waiting)))])
-            else:
-                self._step()
-        return [self._completions[idx] for idx in range(len(requests))]
+        self._waiting: list[Request] = []
+        """Requests that were pulled, and wait until it pays to compute their prefixes."""
+        self._num_idle = 0
+        """Rows that were empty in the passes since the first of `_waiting` was pulled, counted per pass."""
+        self._done: list[tuple[Request, Completion]] = []
+        self._num_passes = self._num_rows = 0
 
+    def stream(self, source: RequestSource) -> Iterator[tuple[Request, Completion]]:
+        """The completions of the requests of `source`, in the order in which they are finished."""
+        is_dry = False
+        while True:
+            room = self._batch_size - len(self._active) - len(self._waiting)
+            if room and not is_dry:
+                requests = source.next(room)
+                is_dry = len(requests) < room
+                self._take_in(requests)
+            if self._waiting and (not self._active or self._num_idle >= IDLE * self._batch_size):
+                self._admit(self._waiting)
+                self._waiting, self._num_idle = [], 0
+            elif self._active:
+                self._num_idle += len(self._waiting)
+                self._step()
+            else:
+                return
+            if self._done:
+                done, self._done = self._done, []
+                yield from done
+                is_dry = False
+
+    @torch.inference_mode()
+    def _take_in(self, requests: Sequence[Request]) -> None:
+        """Let requests join the next pass if the cache has all but the last token of their prefixes.
+
+        The others wait for each other.
+        """
+        ready: list[tuple[Request, Match]] = []
+        for request in requests:
+            match = self._prefixes.match(request.prefix_ids[:-1])
+            if match.num_tokens == len(request.prefix_ids) - 1 and match.num_tokens:
+                ready.append((request, match))
+            else:
+                self._waiting.append(request)
+        if not ready:
+            return
+        first_row = len(self._active)
+        self._make_room([request for request, _ in ready])
+        self._prefixes.load(self._rows, {first_row + idx: match for idx, (_, match) in enumerate(ready)})
+        self._active += [_Active(request, match.num_tokens, self._num_passes) for request, match in ready]
+        self._states.start(first_row, [request for request, _ in ready])
+
+    def _make_room(self, requests: Sequence[Request]) -> None:
+        """Make room for rows after the active ones, which keep what they hold."""
+        num_active = len(self._active)
+        longest = max(len(request.prefix_ids) for request in requests)
+        num_rows = num_active + len(requests)
+        if num_rows > self._num_rows:
+            self._num_rows = min(self._batch_size, max(num_rows, 2 * self._num_rows))
+        self._rows.fit(self._num_rows, max(longest + 1, self._max_length()), num_active)
+        num_columns = max(request.max_tokens for request in requests)
+        self._states.fit(self._num_rows, num_columns, num_active)
+
+    @torch.inference_mode()
     def _step(self) -> None:
         """Take one more token in every active row."""
         num_active = len(self._active)
@@ -200,28 +262,30 @@ class BatchDecoder:
         self._take(0, logits_B_V)
 
     def _max_length(self) -> int:
-        """The length of the longest active sequence, its next token included."""
-        return self._num_passes + max(
-            len(self._requests[a.request_idx].prefix_ids) + 1 - a.age for a in self._active
-        )
+        """The length of the longest active sequence, its next token included; 0 without a sequence."""
+        lengths = (len(active.request.prefix_ids) + 1 - active.age for active in self._active)
+        return max(lengths, default=-self._num_passes) + self._num_passes
 
     def _take(self, first_row: int, logits_B_V: Tensor) -> None:
         """Take a token in the rows from `first_row` on, and retire those that it finishes."""
-        is_done_B = self._states.take(first_row, logits_B_V, self._samples, self._truncates)
+        requests = [active.request for active in self._active[first_row:]]
+        samples = any(request.temperature > 0 for request in requests)
+        truncates = any(request.temperature > 0 and request.top_p < 1 for request in requests)
+        is_done_B = self._states.take(first_row, logits_B_V, samples, truncates)
         if bool(is_done_B.any()):
             self._retire([first_row + idx for idx in is_done_B.nonzero()[:, 0].tolist()])
 
     def _retire(self, done_rows: list[int]) -> None:
-        """Store the completions of finished rows, cache their keys, and move the last rows into the gaps."""
+        """Hand finished rows over, cache their keys, and move the last rows into the gaps."""
         actives = [self._active[row] for row in done_rows]
         completions = self._states.completions(
             done_rows, [active.num_reused for active in actives], self._eos_ids
         )
-        self._completions.update(zip((active.request_idx for active in actives), completions, strict=True))
-        prefixes = [self._requests[active.request_idx].prefix_ids for active in actives]
+        requests = [active.request for active in actives]
+        self._done += zip(requests, completions, strict=True)
         known_ids = [
-            prefix_ids + completion.token_ids[:-1]
-            for prefix_ids, completion in zip(prefixes, completions, strict=True)
+            request.prefix_ids + completion.token_ids[:-1]
+            for request, completion in zip(requests, completions, strict=True)
         ]
         self._prefixes.insert(self._rows, dict(zip(done_rows, known_ids, strict=True)))
         num_left = len(self._active) - len(done_rows)
@@ -235,20 +299,20 @@ class BatchDecoder:
                 self._active[target] = self._active[source]
         del self._active[num_left:]
 
-    def _admit(self, request_idxs: list[int]) -> None:
+    @torch.inference_mode()
+    def _admit(self, requests: Sequence[Request]) -> None:
         """Let requests join the batch in the free rows after the active ones, and take their first tokens.
 
         Requests with equal prefixes share the work: the first of them computes what the cache lacks of the
         prefix, the others get a copy of its row.
         """
         first_row = len(self._active)
-        prefills = self._prefills(request_idxs)
+        prefills = self._prefills(requests)
         num_unique = len(prefills)
-        longest = max(prefill.num_tokens for prefill in prefills)
+        longest = max(len(prefill.prefix_ids) for prefill in prefills)
 
         # 1. Make room: columns for the longest prefix, old or new, while the active rows keep what they hold.
-        width = max(longest, self._max_length()) if self._active else longest
-        self._rows.fit(self._num_rows, width, first_row)
+        self._make_room(requests)
 
         # 2. Compute each distinct prefix in its row: load what is cached, run the model over the rest.
         self._prefixes.load(
@@ -258,9 +322,9 @@ class BatchDecoder:
 
         # 3. Copy those rows for the other requests with the same prefixes.
         copies = [
-            (unique_idx, request_idx)
+            (unique_idx, request)
             for unique_idx, prefill in enumerate(prefills)
-            for request_idx in prefill.request_idxs[1:]
+            for request in prefill.requests[1:]
         ]
         if copies:
             sources = [first_row + unique_idx for unique_idx, _ in copies]
@@ -269,41 +333,37 @@ class BatchDecoder:
 
         # 4. Write down who is in which row, in the order of the rows.
         for prefill in prefills:
-            self._active.append(_Active(prefill.request_idxs[0], prefill.match.num_tokens, self._num_passes))
-        for unique_idx, request_idx in copies:
-            self._active.append(_Active(request_idx, prefills[unique_idx].num_tokens, self._num_passes))
-        admitted = [self._requests[active.request_idx] for active in self._active[first_row:]]
-        self._states.start(first_row, admitted)
+            self._active.append(_Active(prefill.requests[0], prefill.match.num_tokens, self._num_passes))
+        for _, request in copies:
+            self._active.append(_Active(request, len(request.prefix_ids), self._num_passes))
+        self._states.start(first_row, [active.request for active in self._active[first_row:]])
 
         # 5. Take the first token of every new row from the logits of its prefix.
         unique_idxs = [*range(num_unique), *(unique_idx for unique_idx, _ in copies)]
         self._take(first_row, logits_U_V[torch.tensor(unique_idxs, device=self._device)])
 
-    def _prefills(self, request_idxs: Sequence[int]) -> list[_Prefill]:
+    def _prefills(self, requests: Sequence[Request]) -> list[_Prefill]:
         """The distinct prefixes of requests, those with the fewest tokens to compute first."""
-        by_prefix: dict[tuple[int, ...], list[int]] = {}
-        for idx in request_idxs:
-            by_prefix.setdefault(self._requests[idx].prefix_ids, []).append(idx)
+        by_prefix: dict[tuple[int, ...], list[Request]] = {}
+        for request in requests:
+            by_prefix.setdefault(request.prefix_ids, []).append(request)
         prefills = [
-            _Prefill(idxs, self._prefixes.match(prefix_ids[:-1]), len(prefix_ids))
-            for prefix_ids, idxs in by_prefix.items()
+            _Prefill(same, self._prefixes.match(prefix_ids[:-1])) for prefix_ids, same in by_prefix.items()
         ]
         return sorted(prefills, key=lambda prefill: prefill.num_tail)
 
     def _prefill(self, first_row: int, prefills: Sequence[_Prefill]) -> Tensor:
         """Compute prefixes in the rows from `first_row` on, in one pass; return next-token logits, [B, V]."""
-        prefixes = [self._requests[prefill.request_idxs[0]].prefix_ids for prefill in prefills]
         num_fed = max(prefill.num_tail for prefill in prefills)
         ids_B_Q = torch.zeros((len(prefills), num_fed), dtype=torch.long)
         positions_B_Q = torch.full((len(prefills), num_fed), -1)
-        for idx, (prefill, prefix_ids) in enumerate(zip(prefills, prefixes, strict=True)):
-            ids_B_Q[idx, num_fed - prefill.num_tail :] = torch.tensor(prefix_ids[prefill.match.num_tokens :])
-            positions_B_Q[idx, num_fed - prefill.num_tail :] = torch.arange(
-                prefill.match.num_tokens, len(prefix_ids)
-            )
+        for idx, prefill in enumerate(prefills):
+            start = num_fed - prefill.num_tail
+            ids_B_Q[idx, start:] = torch.tensor(prefill.prefix_ids[prefill.match.num_tokens :])
+            positions_B_Q[idx, start:] = torch.arange(prefill.match.num_tokens, len(prefill.prefix_ids))
         logits_B_V = self._rows.forward(first_row, ids_B_Q.to(self._device), positions_B_Q.to(self._device))
         self._prefixes.insert(
-            self._rows, {first_row + idx: prefix_ids for idx, prefix_ids in enumerate(prefixes)}
+            self._rows, {first_row + idx: prefill.prefix_ids for idx, prefill in enumerate(prefills)}
         )
         return logits_B_V
 
@@ -322,46 +382,3 @@ def _groups(prefills: Sequence[_Prefill], first_row: int) -> list[tuple[int, lis
         groups.append((first_row + idx, [prefill]))
         num_tokens = prefill.num_tail
     return groups
-
-
-def decode_in_equal_lengths(
-    model: PreTrainedModel, requests: Sequence[Request], eos_ids: frozenset[int], batch_size: int
-) -> list[Completion]:
-    """Decode with whatever cache the model creates: prefixes of one length at a time, no padding, no reuse.
-
-    This is exact for every model with a cache, but wasteful: finished rows stay in the batch until the last
-    one is done.
-    """
-    completions: dict[int, Completion] = {}
-    order = sorted(range(len(requests)), key=lambda idx: len(requests[idx].prefix_ids))
-    for _, same_length in groupby(order, key=lambda idx: len(requests[idx].prefix_ids)):
-        idxs = list(same_length)
-        for start in range(0, len(idxs), batch_size):
-            chunk = idxs[start : start + batch_size]
-            done = _decode_chunk(model, [requests[idx] for idx in chunk], eos_ids)
-            completions.update(zip(chunk, done, strict=True))
-    return [completions[idx] for idx in range(len(requests))]
-
-
-def _decode_chunk(
-    model: PreTrainedModel, requests: Sequence[Request], eos_ids: frozenset[int]
-) -> list[Completion]:
-    states = RowStates(len(requests), max(request.max_tokens for request in requests), eos_ids, model.device)
-    states.start(0, requests)
-    samples = any(request.temperature > 0 for request in requests)
-    truncates = any(request.top_p < 1 for request in requests)
-    ids_B_Q = torch.tensor([request.prefix_ids for request in requests], device=model.device)
-    mask_B_T = torch.ones_like(ids_B_Q)
-    cache = DynamicCache(config=model.config)
-    finished: dict[int, Completion] = {}
-    while len(finished) < len(requests):
-        logits_B_V = model(
-            input_ids=ids_B_Q, attention_mask=mask_B_T, past_key_values=cache, use_cache=True
-        ).logits[:, -1]
-        is_done = states.take(0, logits_B_V, samples, truncates).tolist()
-        rows = [row for row in range(len(requests)) if is_done[row] and row not in finished]
-        if rows:
-            finished.update(zip(rows, states.completions(rows, [0] * len(rows), eos_ids), strict=True))
-        ids_B_Q = states.last_ids_R[:, None]
-        mask_B_T = torch.cat((mask_B_T, torch.ones_like(ids_B_Q)), dim=1)
-    return [finished[row] for row in range(len(requests))]

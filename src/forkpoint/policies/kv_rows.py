@@ -4,7 +4,9 @@ A row holds position p of its sequence in column p, whatever the other rows hold
 share a batch, a new sequence can take the row of an old one, and cached prefixes are copied in without any
 shift. A forward pass works on a contiguous range of rows: each token writes its own keys and values and
 attends to the columns up to its own position.
-Invariant: all columns hold finite numbers, so that masked columns have a weight of exactly 0.
+Invariant: all columns hold finite numbers, so that masked columns have a weight of exactly 0. On a CPU in
+float32 the numbers of a row are the same to the last bit whatever the other rows hold, and whether its tokens
+come one by one or together.
 This file does not decide which sequence is in which row, and supports plain attention caches only (see
 `probe`).
 """
@@ -17,13 +19,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from forkpoint.policies.attention import ROWS
+from forkpoint.policies.attention import ROW_STEP, ROWS
 
 BLOCK = 16
 """The number of columns is a multiple of this number."""
+SMALL_PRODUCT = 400
+"""Batched products with fewer multiplications than this go to another kernel of torch on a CPU, which rounds
+differently; there are at least so many columns that attention has none."""
 
 
 def probe(model: PreTrainedModel) -> tuple[list[Tensor], list[Tensor]] | None:
@@ -63,6 +69,7 @@ class KVRows:
             {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
         )
         self._is_tight = model.device.type == "cpu"
+        self._min_width = -(-SMALL_PRODUCT // keys[0].shape[3]) if self._is_tight else 0
         self._first_row = 0
         self._fed_rows_F = self._fed_queries_F = self._fed_columns_F = torch.empty(0, dtype=torch.long)
 
@@ -77,11 +84,14 @@ class KVRows:
         On a CPU the width stays close to the longest row, because attention computes all columns and its
         batched products need buffers without gaps; elsewhere the buffers only grow, in larger steps.
         """
-        needed, grown = _round_up(width), _round_up(self.width * (9 if self._is_tight else 12) // 8)
+        needed, grown = (
+            _round_up(max(width, self._min_width)),
+            _round_up(self.width * (9 if self._is_tight else 12) // 8),
+        )
         new_width = max(needed, grown) if needed > self.width else self.width
         if self._is_tight and needed < 0.8 * self.width:
             new_width = needed
-        new_rows = max(num_rows, len(self.keys[0]))
+        new_rows = max(num_rows + ROW_STEP - 1, len(self.keys[0]))
         if (new_rows, new_width) == (len(self.keys[0]), self.width):
             return
         for buffers in (self.keys, self.values):
@@ -112,6 +122,7 @@ class KVRows:
         `positions_B_Q` holds the columns of the tokens. A row may start with padding, marked by position -1,
         which is not stored and whose results are not used.
         """
+        num_rows = len(ids_B_Q)
         self._first_row = first_row
         if ids_B_Q.shape[1] == 1:  # no padding, and `nonzero` would wait for the device
             self._fed_rows_F, self._fed_columns_F = (
@@ -123,6 +134,9 @@ class KVRows:
             self._fed_rows_F, self._fed_queries_F = (positions_B_Q >= 0).nonzero(as_tuple=True)
             self._fed_columns_F = positions_B_Q[self._fed_rows_F, self._fed_queries_F]
             positions_B_Q = positions_B_Q.clamp(min=0)
+        if self._is_tight and num_rows % ROW_STEP:  # rows that are not stored either
+            padding = (0, 0, 0, -num_rows % ROW_STEP)
+            ids_B_Q, positions_B_Q = (pad(tensor, padding) for tensor in (ids_B_Q, positions_B_Q))
         columns_W, dtype = torch.arange(self.width, device=ids_B_Q.device), self.keys[0].dtype
         mask_B_1_Q_W = torch.where(
             columns_W <= positions_B_Q[:, None, :, None], 0.0, torch.finfo(dtype).min
@@ -135,7 +149,7 @@ class KVRows:
             use_cache=True,
             **self._options,
         )
-        logits_B_V: Tensor = output.logits[:, -1]
+        logits_B_V: Tensor = output.logits[:num_rows, -1]
         return logits_B_V
 
     def store(self, layer_idx: int, keys_B_H_Q_D: Tensor, values_B_H_Q_D: Tensor) -> tuple[Tensor, Tensor]:

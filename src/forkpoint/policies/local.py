@@ -9,7 +9,6 @@ over devices.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +22,13 @@ from forkpoint.checks import check_at_least
 from forkpoint.policies import kv_rows
 from forkpoint.policies.attention import ROWS
 from forkpoint.policies.checkpoint_policy import CheckpointPolicy, absolute, torch_dtype
-from forkpoint.policies.decoding import BatchDecoder, decode_in_equal_lengths
+from forkpoint.policies.decoding import StreamDecoder
+from forkpoint.policies.equal_lengths import decode_in_equal_lengths
 from forkpoint.policies.kv_rows import KVRows
 from forkpoint.policies.prefix_cache import PrefixCache
+from forkpoint.policies.stream import Completions
 from forkpoint.policies.text import PolicyText, eos_ids, missing_refused
-from forkpoint.records import Completion, Request
+from forkpoint.records import RequestSource
 
 
 class LocalPolicy(CheckpointPolicy):
@@ -133,20 +134,21 @@ class LocalPolicy(CheckpointPolicy):
     def num_parameters(self) -> int:
         return self.model.num_parameters()
 
-    def _continue(self, requests: Sequence[Request]) -> list[Completion]:
-        with torch.inference_mode():
-            if self._probed is None:
-                return decode_in_equal_lengths(self.model, requests, self.eos_ids, self._batch_size)
-            return self._decoder().decode(requests)
+    def _stream(self, source: RequestSource) -> Completions:
+        if self._probed is None:
+            yield from decode_in_equal_lengths(self.model, source, self.eos_ids, self._batch_size)
+            return
+        if self._prefixes is None:
+            self._prefixes = PrefixCache(self._cache_bytes, *self._probed)
+        # a stream that begins while another one is open gets rows of its own
+        rows, self._rows = self._rows or KVRows(self.model, *self._probed), None
+        try:
+            yield from StreamDecoder(
+                rows, self._prefixes, self.eos_ids, self._batch_size, self.model.device
+            ).stream(source)
+        finally:
+            self._rows = rows
 
     def reset_cache(self) -> None:
         """Forget all keys and values and free their memory."""
         self._rows = self._prefixes = None
-
-    def _decoder(self) -> BatchDecoder:
-        assert self._probed is not None, "only models that were probed can be decoded row by row"
-        if self._rows is None:
-            self._rows = KVRows(self.model, *self._probed)
-            self._prefixes = PrefixCache(self._cache_bytes, *self._probed)
-        assert self._prefixes is not None, "rows and prefixes are made together"
-        return BatchDecoder(self._rows, self._prefixes, self.eos_ids, self._batch_size, self.model.device)

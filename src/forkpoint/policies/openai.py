@@ -70,6 +70,8 @@ class OpenAIPolicy(CheckpointPolicy):
     A loaded policy is pickled as its origin and options, without the key: the process that unpickles it reads
     the key from its own environment. Any number of threads may use one policy; they share its
     `max_in_flight`.
+    `generate` and `stream` raise ServerError if the server refuses a request, cannot be reached for too long,
+    or answers without what is needed.
     """
 
     _WHY_UNPICKLABLE = "was put together in memory and cannot be pickled; use OpenAIPolicy.load"
@@ -156,14 +158,6 @@ class OpenAIPolicy(CheckpointPolicy):
     @property
     def num_parameters(self) -> int | None:
         return self._checkpoint.num_parameters
-
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        """As for every policy (see `CheckpointPolicy.generate`).
-
-        Raises ServerError if the server refuses a request, cannot be reached for too long, or answers without
-        what is needed.
-        """
-        return super().generate(requests)
 
     def _continue(self, requests: Sequence[Request]) -> list[Completion]:
         return self._client.ask("completions", requests, self._write, self._read)

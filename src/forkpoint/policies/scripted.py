@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import heapq
 import itertools
 import math
 import random
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from forkpoint.records import Completion, EntropyBound, Finish, Request
+from forkpoint.policies.stream import ListSource, in_order
+from forkpoint.records import Completion, EntropyBound, Finish, Request, RequestSource
 
 END = "<end>"
 """The end token in a table; a text without an entry is followed by it with probability 1."""
@@ -37,7 +39,10 @@ Distribution = Mapping[str, float]
 class ScriptedPolicy:
     """A `Policy` that follows a script.
 
-    It records all requests in `requests` and the size of each call in `batch_sizes`.
+    It records all requests in `requests` and the number of those that it pulled together in `batch_sizes`.
+    Like an engine, it works on `num_rows` requests at a time and takes one step per token: a completion comes
+    back when its row is done, and the row is filled again at once. `num_steps` counts the steps, and
+    `num_row_steps` the rows that were in use in them.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class ScriptedPolicy:
         *,
         words: Iterable[str] = (),
         name: str | None = None,
+        num_rows: int = 64,
     ) -> None:
         """A policy with the given table or function.
 
@@ -63,8 +69,10 @@ class ScriptedPolicy:
         digest = hashlib.blake2b(repr(script if table else words).encode(), digest_size=4).hexdigest()
         self._name = name or f"scripted-{digest}"
         self._spare_token = next((token for token in tokens if token != END), "\n")
+        self._num_rows = num_rows
         self.requests: list[Request] = []
         self.batch_sizes: list[int] = []
+        self.num_steps = self.num_row_steps = 0
 
     @property
     def name(self) -> str:
@@ -120,9 +128,27 @@ class ScriptedPolicy:
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         """One completion per request, in the same order; after the end token it is empty."""
-        self.requests.extend(requests)
-        self.batch_sizes.append(len(requests))
-        return [self._complete(request) for request in requests]
+        return in_order(requests, self.stream(ListSource(requests)))
+
+    def stream(self, source: RequestSource) -> Iterator[tuple[Request, Completion]]:
+        """The completions of the requests of `source`, the one with the fewest steps left first."""
+        rows: list[tuple[int, int, Request, Completion]] = []
+        numbers, step = itertools.count(), 0
+        while True:
+            if requests := source.next(self._num_rows - len(rows)):
+                self.batch_sizes.append(len(requests))
+            for request in requests:
+                completion = self._complete(request)
+                heapq.heappush(rows, (step + len(completion), next(numbers), request, completion))
+                self.requests.append(request)
+            if not rows:
+                return
+            self.num_steps += rows[0][0] - step
+            self.num_row_steps += (rows[0][0] - step) * len(rows)
+            step = rows[0][0]
+            while rows and rows[0][0] == step:
+                _, _, request, completion = heapq.heappop(rows)
+                yield request, completion
 
     def _complete(self, request: Request) -> Completion:
         rng = random.Random(f"{request.seed}:{request.prefix_ids}")

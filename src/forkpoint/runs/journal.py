@@ -6,7 +6,9 @@ last line is cut off; complete lines whose seal does not fit are moved to `journ
 counted and warned about. A reader must not write: it ignores a torn last line, and raises JournalCorrupt for
 any other damage.
 
-Invariant: there is one line per key, the first one written, and a written line is never changed.
+Invariant: there is one line per key, the first one written, and a written line is never changed. Lines keep
+their order, unless `arrange` replaces the file by one with the same lines in another order, whole or not at
+all.
 Keys are kept in memory, rows are not. This file does not keep two writers apart, and the seal protects
 against accidents only.
 """
@@ -18,6 +20,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,37 @@ class Journal:
                 file.seek(self._offsets[key])
                 yield key, self._to_row(key, file.readline())
 
+    def place(self, key: str) -> int | None:
+        """Where the row of `key` lies, if it has one; a place names a row until `arrange`."""
+        return self._offsets.get(key)
+
+    def arrange(self, places: Sequence[int]) -> None:
+        """Put the rows at `places` into this order; other rows stay between the same neighbours.
+
+        A place that comes twice counts once. Cost: nothing if the order is this one, else the file is written
+        anew.
+        """
+        wanted = list(dict.fromkeys(places))
+        if all(place < later for place, later in pairwise(wanted)):
+            return
+        moved = dict(zip(sorted(wanted), wanted, strict=True))
+        with self.path.open("rb") as file:
+
+            def lines() -> Iterator[bytes]:
+                for offset in self._offsets.values():
+                    file.seek(moved.get(offset, offset))
+                    yield file.readline()
+
+            replace_file(self.path, lines())
+        self._open_again()
+
+    def _open_again(self) -> None:
+        """Read a file that was replaced."""
+        self.close()
+        self._file = LineFile(self.path)
+        self._offsets, self._hash = {}, hashlib.blake2b(digest_size=16)
+        self._scan()
+
     def sync(self) -> None:
         """Make every row survive a power cut."""
         if self._file is not None:
@@ -148,10 +182,7 @@ class Journal:
             bad_file.close()
         with self.path.open("rb") as file:
             replace_file(self.path, (line for line in file if _key_of(line) is not None))
-        self.close()
-        self._file = LineFile(self.path)
-        self._offsets, self._hash = {}, hashlib.blake2b(digest_size=16)
-        self._scan()
+        self._open_again()
         warnings.warn(
             f"{len(bad_lines)} damaged lines of {self.path} were moved to {bad_path.name}; "
             "their items are owed again",

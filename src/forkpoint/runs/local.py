@@ -1,17 +1,20 @@
-"""The executor that does a work in this process, chunk by chunk.
+"""The executor that does a work in this process, row by row or chunk by chunk.
 
-A work is cut into the same consecutive chunks whatever is done already. A chunk is performed whole or not at
-all, and its rows are journaled in item order in one write.
+The rows of a work that streams are journaled one by one as they are done, in any order. Another work is cut
+into the same consecutive chunks whatever is done already; a chunk is performed whole or not at all, and its
+rows are journaled in item order in one write.
 
-Invariant: if `perform` is deterministic and no item fails, the journal of a run that was killed any number of
-times is byte for byte that of a run that was never killed, as long as the chunk size stays the same. A stop
-costs at most one chunk.
-This file starts no threads and no processes; batching within a chunk is up to `perform`.
+Invariant: if rows depend on their items alone and no item fails, the journal of a finished run that was
+killed any number of times is byte for byte that of a run that was never killed (see `Run.keep_order`). If the
+rows of a chunk depend on each other, that holds as long as the chunk size stays the same. A stop costs what
+is in flight: at most `chunk_size` items.
+This file starts no threads and no processes; batching is up to the work.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +25,7 @@ from forkpoint.checks import check_at_least
 from forkpoint.errors import RunError
 from forkpoint.runs.progress import Pace, display
 from forkpoint.runs.run import Run
-from forkpoint.runs.work import Tally, Work
+from forkpoint.runs.work import Tally, Work, streaming
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,8 @@ class LocalExecutor:
     """Does a work in this process."""
 
     chunk_size: int = 32
-    """Items per call of `perform`; at most this many rows are lost when the run is stopped."""
+    """Items per call of `perform`, or items of a stream that are under way at a time; at most this many rows
+    are lost when the run is stopped."""
     progress: bool = True
     """Whether to show on stderr how far the work is."""
     max_failed_chunks: int = 3
@@ -42,15 +46,19 @@ class LocalExecutor:
     def execute(self, run: Run, work: Work) -> Tally:
         """Do the owed items of `work` and append their rows to the journal of `run`.
 
-        An exception in `perform` is recorded for every owed item of its chunk, and the next chunk is tried;
-        the items stay owed. RunError after `max_failed_chunks` such chunks in a row, and if the disk refuses
-        a write.
+        An exception is recorded for every owed item of its chunk, or for all that are under way, and the
+        next ones are tried; the items stay owed. RunError after `max_failed_chunks` such failures in a row,
+        and if the disk refuses a write.
         """
         with Pass(
             run, work.keys, self.chunk_size, self.max_failed_chunks, self.progress and work.shows_progress
         ) as under_way:
-            for chunk in under_way.chunks:
-                under_way.settle(chunk, partial(work.perform, chunk))
+            if (stream := streaming(work)) is not None:
+                under_way.take_in(lambda idxs: stream.stream(idxs, self.chunk_size))
+            else:
+                for chunk in under_way.chunks:
+                    under_way.settle(chunk, partial(work.perform, chunk))
+        run.keep_order(work.keys)
         return under_way.tally
 
 
@@ -100,10 +108,75 @@ class Pass:
             self._num_failed_in_a_row = 0
             self._display.advance(len(owed))
             return
-        self._run.record_failure(owed, error)
-        self._num_failed += len(owed)
+        self.fail(owed, error)
+
+    def take_in(self, rows_of: Callable[[Iterator[int]], Iterator[tuple[int, dict[str, Any]]]]) -> None:
+        """Journal the owed rows of a stream as they come, or record failures.
+
+        `rows_of` gives the rows of the items whose indices it takes. If it raises, the items that it took
+        without giving their rows have failed, and it is called again for those that it has not taken.
+        RunError as in `settle`.
+        """
+        owed = deque(self.owed)
+        taken: set[int] = set()
+
+        def idxs() -> Iterator[int]:
+            while owed:
+                taken.add(owed[0])
+                yield owed.popleft()
+
+        while owed:
+            error: Exception | None = None
+            try:
+                for idx, row in rows_of(idxs()):
+                    self.keep(idx, row)
+                    taken.remove(idx)
+            except RunError:
+                raise
+            except Exception as raised:  # noqa: BLE001 (a work is foreign code; what it raised is recorded, and the items stay owed)
+                error = raised
+            if taken:
+                missing = ValueError(f"the stream ended without the rows of {len(taken)} items")
+                self.fail([self._keys[idx] for idx in sorted(taken)], error or missing)
+                taken.clear()
+            elif error is not None:
+                raise error
+
+    @property
+    def owed(self) -> list[int]:
+        """The items that have no row."""
+        return [idx for idx, key in enumerate(self._keys) if key not in self._run]
+
+    def settle_items(self, idxs: Sequence[int], give: Callable[[], Sequence[dict[str, Any]]]) -> None:
+        """Journal the rows of items of a stream, or record their failure; as `settle` otherwise."""
+        try:
+            rows = give()
+        except RunError:
+            raise
+        except Exception as error:  # noqa: BLE001 (a work is foreign code; what it raised is recorded, and the items stay owed)
+            self.fail([self._keys[idx] for idx in idxs], error)
+            return
+        for idx, row in zip(idxs, rows, strict=True):
+            self.keep(idx, row)
+
+    def keep(self, idx: int, row: dict[str, Any]) -> None:
+        """Journal the row of one item, or record why it cannot be kept."""
+        key = self._keys[idx]
+        try:
+            num_added = self._run.append([(key, row)])
+        except (TypeError, ValueError) as error:
+            self.fail([key], error)
+            return
+        self._num_added += num_added
+        self._num_failed_in_a_row = 0
+        self._display.advance(num_added)
+
+    def fail(self, keys: Sequence[str], error: Exception) -> None:
+        """Record the failure of items that were done together. RunError if the pass gives up."""
+        self._run.record_failure(keys, error)
+        self._num_failed += len(keys)
         self._num_failed_in_a_row += 1
-        self._display.advance(len(owed), num_failed=len(owed))
+        self._display.advance(len(keys), num_failed=len(keys))
         if self._num_failed_in_a_row == self._max_failed_chunks:
             raise RunError(_gave_up(self._run, self._num_failed_in_a_row, error)) from error
 

@@ -14,14 +14,14 @@ import pickle
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from forkpoint.errors import RunError
 from forkpoint.runs.local import owed_chunks
 from forkpoint.runs.run import Run
-from forkpoint.runs.work import Work
+from forkpoint.runs.work import StreamingWork, Work
 
 _loaded: dict[bytes, Any] = {}
 """The policy that this process loaded last, by the bytes that it was pickled to."""
@@ -89,6 +89,14 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class Items:
+    """What came of some items of a work that streams: a row of each, or one failure of all."""
+
+    idxs: tuple[int, ...]
+    outcome: Rows | Failure
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """An exception as text, since not every exception can be pickled."""
 
@@ -139,11 +147,45 @@ def unpacked(parcel: bytes, num_threads: int) -> Work | Failure:
     return work
 
 
-def performed(work: Work, chunk: range) -> Rows | Failure:
+def performed(work: Work, chunk: Sequence[int]) -> Rows | Failure:
     """Perform a chunk; the exception of one that fails becomes a Failure."""
     try:
         return Rows(pickle.dumps(work.perform(chunk)))
     except Exception as error:  # noqa: BLE001 (a work is foreign code; the other side records what it raised)
+        return Failure.of(error)
+
+
+def streamed(work: StreamingWork, waiting: Iterator[int], at_a_time: int) -> Iterator[Items]:
+    """Do the items of a work that streams, and yield what comes of each.
+
+    If the stream raises, the items that it took have failed, and another one goes on with those that still
+    wait. Ends when no item waits.
+    """
+    taken: set[int] = set()
+
+    def idxs() -> Iterator[int]:
+        for idx in waiting:
+            taken.add(idx)
+            yield idx
+
+    while True:
+        try:
+            for idx, row in work.stream(idxs(), at_a_time):
+                taken.remove(idx)
+                yield Items((idx,), _packed(row))
+            failure = Failure("ValueError", f"the stream ended without the rows of {len(taken)} items")
+        except Exception as error:  # noqa: BLE001 (a work is foreign code; the other side records what it raised)
+            failure = Failure.of(error)
+        if not taken:
+            return
+        failed, taken = tuple(sorted(taken)), set()
+        yield Items(failed, failure)
+
+
+def _packed(row: dict[str, Any]) -> Rows | Failure:
+    try:
+        return Rows(pickle.dumps([row]))
+    except Exception as error:  # noqa: BLE001 (pickling runs foreign code; the item has failed)
         return Failure.of(error)
 
 

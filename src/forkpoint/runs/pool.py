@@ -3,12 +3,14 @@
     with PoolExecutor(num_workers=4) as executor:
         executor.execute(run, work)
 
-The work is pickled once per pass; every worker process makes its own copy of it and performs the chunks that
-it is given. Only this process writes to the run, and it journals the chunks in their order.
+The work is pickled once per pass; every worker process makes its own copy of it. Of a work that streams, a
+worker is given items as it finishes others, and their rows are journaled as they come; of another work it is
+given chunks, which are journaled in their order. Only this process writes to the run.
 
-Invariant: if a row depends on its chunk alone, and not on the process, the journal is byte for byte that of a
-`LocalExecutor` with the same chunk size, whichever workers die on the way. A torch model gives the same rows
-only with the same number of threads: another number rounds sums differently.
+Invariant: if a row depends on its item alone (or on its chunk, if the work does not stream), and not on the
+process, the journal of a finished run is byte for byte that of a `LocalExecutor` (with the same chunk size),
+whichever workers die on the way. Whether the rows of a torch model depend on the number of threads is up to
+the libraries that torch computes with.
 This file does not share a model between processes, gives no process a device of its own, and knows one
 machine only.
 """
@@ -20,6 +22,7 @@ import pickle
 import signal
 import threading
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,9 +34,19 @@ from types import TracebackType
 from forkpoint.checks import check_at_least
 from forkpoint.errors import RunError
 from forkpoint.runs.local import LocalExecutor
-from forkpoint.runs.parcel import Failure, Rows, forget_policy, is_on_gpu, performed, unpacked
+from forkpoint.runs.parcel import (
+    Failure,
+    Items,
+    Rows,
+    forget_policy,
+    is_on_gpu,
+    performed,
+    streamed,
+    unpacked,
+)
 from forkpoint.runs.run import Run
-from forkpoint.runs.work import Tally, Work
+from forkpoint.runs.stream_crew import StreamCrew
+from forkpoint.runs.work import Tally, Work, streaming
 from forkpoint.runs.worker import Crew, Death, Task, execute_with_workers
 
 NUM_ATTEMPTS = 2
@@ -49,8 +62,10 @@ open."""
 class PoolExecutor:
     """Does a work in worker processes, which are kept for the next work until `close`; a context manager.
 
-    A worker that dies (killed, out of memory) is replaced. Its chunk is tried once more, then recorded as
-    failed. The rows of a chunk wait for the chunks before it, so a stop costs up to `num_workers` * 4 chunks.
+    A worker that dies (killed, out of memory) is replaced. Its chunk, or the items in its hands, are tried
+    once more, then recorded as failed. A stop costs the items in the hands of the workers; if the work does
+    not stream, the rows of a chunk wait for the chunks before it, and a stop costs up to `num_workers` * 4
+    chunks.
     Workers end with this process, however it ends; Ctrl-C ends them at once.
     A work that cannot be pickled, or that holds an open run or a torch module, is done in this process as by
     `LocalExecutor`, with a warning unless its `stays_here` is True. (A policy from `load_policy` is sent as
@@ -63,7 +78,7 @@ class PoolExecutor:
     caches, beside the one in this process. On a GPU all copies share its memory, so one process with a larger
     batch is mostly better."""
     chunk_size: int = 32
-    """Items per call of `perform`."""
+    """Items per call of `perform`, or items of a stream that are under way at a time in each worker."""
     progress: bool = True
     """Whether to show on stderr how far the work is."""
     max_failed_chunks: int = 3
@@ -104,16 +119,26 @@ class PoolExecutor:
         worker cannot load the work.
         """
         local = LocalExecutor(self.chunk_size, self.progress, self.max_failed_chunks)
-        return execute_with_workers(run, work, local, self._outcomes, self.close)
+        return execute_with_workers(run, work, local, self._outcomes, self.close, self._items)
 
     def _outcomes(self, parcel: bytes, chunks: Sequence[range]) -> Iterator[Rows | Failure]:
         """Have the chunks performed by living workers, which then drop the work."""
+        yield from self._crew().outcomes(parcel, chunks)
+        self._forget()
+
+    def _items(self, parcel: bytes, idxs: Sequence[int]) -> Iterator[Items]:
+        """Have the items of a work that streams done by living workers, which then drop the work."""
+        yield from StreamCrew(self._crew(), self.chunk_size).items(parcel, idxs)
+        self._forget()
+
+    def _crew(self) -> Crew[Worker]:
         for worker in [worker for worker in self._workers if not worker.is_alive]:
             self._workers.remove(worker)
             worker.end()
         start = partial(Worker, self.threads_per_worker)
-        crew = Crew(self._workers, self.num_workers, NUM_ATTEMPTS, start, ready, START_HINT)
-        yield from crew.outcomes(parcel, chunks)
+        return Crew(self._workers, self.num_workers, NUM_ATTEMPTS, start, ready, START_HINT)
+
+    def _forget(self) -> None:
         for worker in self._workers:
             worker.forget()
 
@@ -125,8 +150,10 @@ class PoolExecutor:
 class Order:
     """To a worker: load the work if there is one, then perform the chunk; without a chunk, drop the work."""
 
-    chunk: range | None
+    chunk: Sequence[int] | None
     parcel: bytes | None = None
+    at_a_time: int | None = None
+    """Do the chunk as a stream, with so many items under way; more of them may come before it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +176,7 @@ class Worker:
 
     def __init__(self, num_threads: int) -> None:
         self.task: Task | None = None
+        self.hand: set[int] = set()
         self._order: Order | None = None
         self._parcel: bytes | None = None
         """The work, until the worker is told to load it."""
@@ -187,13 +215,19 @@ class Worker:
         self._send(Order(task.chunk, self._parcel))
         self._parcel = None
 
+    def add(self, idxs: Sequence[int], at_a_time: int) -> None:
+        """Have more items of a work that streams done."""
+        self.hand |= set(idxs)
+        self._send(Order(tuple(idxs), self._parcel, at_a_time))
+        self._parcel = None
+
     def forget(self) -> None:
         """Have the work dropped, and its memory given back."""
         self._parcel = None
         self._send(Order(None))
 
-    def listen(self) -> Rows | Failure | Death | None:
-        """Return the outcome of the chunk, or None if the message is another one.
+    def listen(self) -> Rows | Failure | Items | Death | None:
+        """Return the outcome of the chunk or of items, or None if the message is another one.
 
         Only for a worker that has news.
         """
@@ -205,6 +239,9 @@ class Worker:
             return self._ended()
         if isinstance(message, Rows | Failure):
             self.task = None
+            return message
+        if isinstance(message, Items):
+            self.hand -= set(message.idxs)
             return message
         if isinstance(message, Up):
             self._is_up = True
@@ -289,7 +326,7 @@ def serve(connection: Connection, num_threads: int) -> None:
             connection.send_bytes(pickle.dumps(message))
 
 
-def answers(connection: Connection, num_threads: int) -> Iterator[Up | Loaded | Rows | Failure]:
+def answers(connection: Connection, num_threads: int) -> Iterator[Up | Loaded | Rows | Failure | Items]:
     """Yield the answers of a worker to its orders."""
     work: Work | None = None
     yield Up()
@@ -307,7 +344,23 @@ def answers(connection: Connection, num_threads: int) -> Iterator[Up | Loaded | 
             work = loaded
             yield Loaded(is_on_gpu())
         assert work is not None, "the first order has the work in it"
-        yield performed(work, order.chunk)
+        if order.at_a_time is None:
+            yield performed(work, order.chunk)
+        else:
+            stream = streaming(work)
+            assert stream is not None, "only a work that streams is done as a stream"
+            yield from streamed(stream, _waiting(order.chunk, connection), order.at_a_time)
+
+
+def _waiting(idxs: Sequence[int], connection: Connection) -> Iterator[int]:
+    """The items of an order, and of those that have come by the time that they are needed."""
+    waiting = deque(idxs)
+    while waiting:
+        yield waiting.popleft()
+        while connection.poll():
+            order: Order = pickle.loads(connection.recv_bytes())
+            assert order.chunk is not None, "a work is dropped only when all of it is done"
+            waiting.extend(order.chunk)
 
 
 def end_with_parent() -> None:

@@ -198,6 +198,7 @@ class Worker:
         self.answer_ref: Any = None
         """Ray's reference to the answer that the worker owes; None if it owes none."""
         self.task: Task | None = None
+        self.hand: set[int] = set()
 
     @property
     def is_free(self) -> bool:

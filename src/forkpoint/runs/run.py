@@ -7,7 +7,9 @@
     manifest.json    row count, journal digest, summary; written last
 
 Invariant: a run can be stopped at any moment and opened again with the same command and configuration; rows
-that were journaled stay. A manifest counts only as long as its digest is that of the journal.
+that were journaled stay. While a run is going on, rows lie in the journal in the order in which they were
+done; `finish` puts them into the order of the items of its works, work after work, which does not depend on
+what was done when. A manifest counts only as long as its digest is that of the journal.
 Settings that do not change the rows (batch size, output path, progress) do not belong in the configuration:
 they may differ from one opening to the next. This file does no work (see `local.py`).
 """
@@ -15,6 +17,7 @@ they may differ from one opening to the next. This file does no work (see `local
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -38,6 +41,7 @@ CONFIG, LOCK, JOURNAL, FAILURES, MANIFEST = (
     "manifest.json",
 )
 ABSENT = object()
+GAP = -1
 
 
 class Run:
@@ -52,6 +56,10 @@ class Run:
         self.journal = Journal(directory / JOURNAL, is_writable=lock is not None)
         self._lock = lock
         self._failures: LineFile | None = None
+        self._order = array("q")
+        """The places of rows in the journal, in the order that `finish` gives them; `GAP` if missing."""
+        self._gaps: dict[str, int] = {}
+        """The keys of missing rows, with their indices in `_order`."""
         if lock is not None and not self.is_finished:
             self._manifest_path.unlink(missing_ok=True)
 
@@ -160,9 +168,30 @@ class Run:
         record = {"error": type(error).__name__, "message": str(error), "time": utc_now()}
         self._failures.append(b"".join(json.dumps({"key": key, **record}).encode() + b"\n" for key in keys))
 
+    def keep_order(self, keys: Iterable[str]) -> None:
+        """Note that the rows of `keys` come next in the canonical order, in this order.
+
+        A row that was noted before keeps its first place, also if it was not there yet. Rows that are never
+        noted stay where they are.
+        """
+        for key in keys:
+            place = self.journal.place(key)
+            if place is None:
+                self._gaps.setdefault(key, len(self._order))
+            elif key in self._gaps:
+                self._order[self._gaps.pop(key)] = place
+                continue
+            self._order.append(GAP if place is None else place)
+
     def finish(self, summary: Mapping[str, JSON]) -> None:
-        """Write the manifest. Does nothing if the run is finished with the same rows and the same summary."""
+        """Put the rows into their canonical order, and write the manifest.
+
+        Does nothing if the run is finished with the same rows and the same summary.
+        """
         lock = self._writing()
+        if not self.is_finished:
+            self.journal.arrange([place for place in self._order if place != GAP])
+            self._order, self._gaps = array("q"), {}
         self.journal.sync()
         manifest, summary = self.manifest, json.loads(canonical_json(summary))
         if manifest is not None and manifest["summary"] == summary:

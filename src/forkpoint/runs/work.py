@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from forkpoint.runs.run import Run
+
+Rows = Iterator[tuple[int, dict[str, Any]]]
+"""JSON rows, each with the index of its item."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +67,26 @@ class Work(Protocol):
         item.
         """
         ...
+
+
+class StreamingWork(Work, Protocol):
+    """A work whose items are done side by side, and whose rows come as they are done."""
+
+    def stream(self, idxs: Iterable[int], at_a_time: int) -> Rows:
+        """Yield one JSON row per item index, with the index, in any order; see `Work.perform` for rows.
+
+        Indices are taken from `idxs` as the work has room for them. At most `at_a_time` items are taken and
+        not done at any time. An exception fails all of these.
+        """
+        ...
+
+
+def streaming(work: Work) -> StreamingWork | None:
+    """The work, if its rows come as they are done."""
+    return cast(StreamingWork, work) if hasattr(work, "stream") else None
+
+
+def rows_of(work: StreamingWork, idxs: Sequence[int]) -> list[dict[str, Any]]:
+    """What `perform` returns of a work that streams."""
+    rows = dict(work.stream(idxs, len(idxs)))
+    return [rows[idx] for idx in idxs]

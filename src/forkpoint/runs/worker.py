@@ -15,9 +15,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from forkpoint.errors import RunError
 from forkpoint.runs.local import LocalExecutor, Pass
-from forkpoint.runs.parcel import Failure, Rows, parcel_of
+from forkpoint.runs.parcel import Failure, Items, Rows, parcel_of
 from forkpoint.runs.run import Run
-from forkpoint.runs.work import Tally, Work
+from forkpoint.runs.work import Tally, Work, streaming
 
 CHUNKS_AHEAD = 4
 """Chunks per worker that may be performed before the oldest one is journaled; a stop costs at most this many
@@ -50,6 +50,11 @@ class Worker(Protocol):
         ...
 
     @property
+    def hand(self) -> set[int]:
+        """The items of a stream that the worker was given and has not answered."""
+        ...
+
+    @property
     def is_free(self) -> bool:
         """Whether the worker can be given a task."""
         ...
@@ -62,8 +67,8 @@ class Worker(Protocol):
         """Have a chunk of the work performed."""
         ...
 
-    def listen(self) -> Rows | Failure | Death | None:
-        """Return the outcome of the task, or of loading the work: None, or a Failure.
+    def listen(self) -> Rows | Failure | Items | Death | None:
+        """Return the outcome of the task, of items of a stream, or of loading the work: None, or a Failure.
 
         Only for a worker with news.
 
@@ -106,7 +111,7 @@ class Crew(Generic[AnyWorker]):
         num_lost = 0
         for turn in range(len(chunks)):
             while turn not in backlog.outcomes:
-                self._fill_up(parcel, backlog.num_owed)
+                self.fill_up(parcel, backlog.num_owed)
                 for worker in self.workers:
                     if worker.is_free and backlog.has_task(before=turn + CHUNKS_AHEAD * self.num_workers):
                         worker.give(backlog.next_task())
@@ -123,9 +128,9 @@ class Crew(Generic[AnyWorker]):
                     backlog.settle(task, news)
             yield backlog.outcomes.pop(turn)
 
-    def _fill_up(self, parcel: Any, num_owed: int) -> None:
+    def fill_up(self, parcel: Any, num_owed: int) -> None:
         """Start workers until there is one for every chunk that is not done, or as many as there may be."""
-        num_busy = sum(worker.task is not None for worker in self.workers)
+        num_busy = sum(worker.task is not None or bool(worker.hand) for worker in self.workers)
         while len(self.workers) < min(self.num_workers, num_owed + num_busy):
             worker = self.start()
             worker.load(parcel)
@@ -151,7 +156,7 @@ class _Backlog:
     def next_task(self) -> Task:
         return self._owed.popleft()
 
-    def settle(self, task: Task | None, news: Rows | Failure | Death | None) -> None:
+    def settle(self, task: Task | None, news: Rows | Failure | Items | Death | None) -> None:
         """Take in what a worker says; it had no task if it loaded the work.
 
         Raises if the work cannot be loaded.
@@ -175,11 +180,13 @@ def execute_with_workers(
     local: LocalExecutor,
     perform: Callable[[bytes, Sequence[range]], Iterator[Rows | Failure]],
     close: Callable[[], None],
+    stream: Callable[[bytes, Sequence[int]], Iterator[Items]] | None = None,
 ) -> Tally:
     """Do what is owed of `work` with workers, or as `local` does if the work has to stay in this process.
 
-    `perform` yields the outcomes of the chunks of the work that it is given as a parcel. `close` ends the
-    workers; it is called if the pass is not finished, for whatever reason. Chunk size, progress and failures
+    `perform` yields the outcomes of the chunks of the work that it is given as a parcel. `stream`, if given,
+    is called instead for a work that streams; it yields what comes of its items. `close` ends the workers; it
+    is called if the pass is not finished, for whatever reason. Chunk size, progress and failures
     are those of `local`.
     """
     parcel = parcel_of(run, work, local.chunk_size)
@@ -189,9 +196,14 @@ def execute_with_workers(
         unless_finished.callback(close)
         shown = local.progress and work.shows_progress
         under_way = Pass(run, work.keys, local.chunk_size, local.max_failed_chunks, shown)
-        outcomes = perform(parcel, under_way.chunks)
         with under_way:
-            for chunk, outcome in zip(under_way.chunks, outcomes, strict=True):
-                under_way.settle(chunk, outcome.rows)
+            if stream is not None and streaming(work) is not None:
+                for items in stream(parcel, under_way.owed):
+                    under_way.settle_items(items.idxs, items.outcome.rows)
+            else:
+                outcomes = perform(parcel, under_way.chunks)
+                for chunk, outcome in zip(under_way.chunks, outcomes, strict=True):
+                    under_way.settle(chunk, outcome.rows)
         unless_finished.pop_all()
+    run.keep_order(work.keys)
     return under_way.tally

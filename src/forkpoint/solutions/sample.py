@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forkpoint.checks import check_at_least, check_within
+from forkpoint.policies.jobs import Job, done_jobs
 from forkpoint.records import Completion, Cost, Policy, Request
 
 
@@ -47,18 +48,63 @@ def sample(
     """
     limits = max_tokens or [config.max_tokens] * len(prefixes)
     spans = spans or [range(config.num_samples)] * len(prefixes)
-    requests = [
-        [
-            Request(
-                prefix, limit, config.temperature, config.top_p, sample_seed(prefix, config.seed, sample_idx)
-            )
-            for sample_idx in span
-        ]
+    groups = [
+        Samples(prefix, config, limit, span)
         for prefix, limit, span in zip(prefixes, limits, spans, strict=True)
     ]
-    completions = iter(policy.generate([request for group in requests for request in group]))
-    groups = [[next(completions) for _ in group] for group in requests]
-    return [(group, Cost.of(asked, group)) for asked, group in zip(requests, groups, strict=True)]
+    for _ in done_jobs(policy, enumerate(groups)):
+        pass
+    return [(group.completions, group.cost) for group in groups]
+
+
+class Samples(Job):
+    """Some samples of one prefix, each asked for at once."""
+
+    def __init__(
+        self, prefix: tuple[int, ...], config: RolloutConfig, max_tokens: int, span: range | None = None
+    ) -> None:
+        """The samples with the numbers in `span` (None: 0 .. num_samples - 1)."""
+        self._requests = [
+            Request(
+                prefix,
+                max_tokens,
+                config.temperature,
+                config.top_p,
+                sample_seed(prefix, config.seed, sample_idx),
+            )
+            for sample_idx in (range(config.num_samples) if span is None else span)
+        ]
+        self._num_asked = 0
+        self._found: dict[Request, Completion] = {}
+
+    @property
+    def is_done(self) -> bool:
+        return len(self._found) == len(self._requests)
+
+    def next_request(self) -> Request | None:
+        if self._num_asked == len(self._requests):
+            return None
+        self._num_asked += 1
+        return self._requests[self._num_asked - 1]
+
+    def absorb(self, request: Request, completion: Completion) -> None:
+        self._found[request] = completion
+
+    @property
+    def completions(self) -> list[Completion]:
+        """All samples, in the order of their numbers, once the job is done.
+
+        What they reused is counted as if they had an engine with a cache for themselves, in which the first
+        one computes the prefix: it does not depend on what is sampled beside them.
+        """
+        return [
+            replace(self._found[request], num_reused_tokens=len(request.prefix_ids) if idx else 0)
+            for idx, request in enumerate(self._requests)
+        ]
+
+    @property
+    def cost(self) -> Cost:
+        return Cost.of(self._requests, self.completions)
 
 
 def sample_seed(prefix_ids: Sequence[int], seed: int, sample_idx: int) -> int:

@@ -6,16 +6,19 @@ beside it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from forkpoint.content_key import content_key
 from forkpoint.policies.context import fits_context
 from forkpoint.records import Policy, Problem
+from forkpoint.runs.work import Rows, rows_of
 from forkpoint.solutions.outcomes import SampleOutcome, TreeOutcome
 from forkpoint.solutions.sample import RolloutConfig
-from forkpoint.solutions.solve import solve_by_sampling, solve_by_tree
+from forkpoint.solutions.solve import samples_of, trees_of
+from forkpoint.trees.ahead import MAX_WASTE, Allowance
 from forkpoint.trees.grow import TreeConfig
 from forkpoint.trees.steer import Steering
 
@@ -35,17 +38,21 @@ class TreeWork:
         problems: Sequence[Problem],
         config: TreeConfig,
         steering: Steering | None = None,
+        max_waste: float = MAX_WASTE,
     ) -> None:
         self._policy, self._problems, self._config, self._steering = policy, problems, config, steering
+        self.allowance = Allowance(max_waste)
+        """What the trees of this process have grown ahead for nothing."""
         identity = {"tree": asdict(config), "policy": policy.name} | (steering.identity() if steering else {})
         self.keys = [content_key({**identity, "problem": asdict(problem)}) for problem in problems]
 
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
-        problems = [self._problems[idx] for idx in idxs]
-        return _solved(
-            self._policy,
-            problems,
-            lambda fitting: solve_by_tree(self._policy, fitting, self._config, self._steering),
+        return rows_of(self, idxs)
+
+    def stream(self, idxs: Iterable[int], at_a_time: int) -> Rows:
+        fitting = _Fitting(self._policy, self._problems, idxs)
+        return fitting.rows(
+            trees_of(self._policy, fitting, self._config, self._steering, at_a_time, self.allowance)
         )
 
 
@@ -66,10 +73,11 @@ class SampleWork:
         ]
 
     def perform(self, idxs: Sequence[int]) -> list[dict[str, Any]]:
-        problems = [self._problems[idx] for idx in idxs]
-        return _solved(
-            self._policy, problems, lambda fitting: solve_by_sampling(self._policy, fitting, self._config)
-        )
+        return rows_of(self, idxs)
+
+    def stream(self, idxs: Iterable[int], at_a_time: int) -> Rows:
+        fitting = _Fitting(self._policy, self._problems, idxs)
+        return fitting.rows(samples_of(self._policy, fitting, self._config, at_a_time))
 
 
 def outcome_of(row: dict[str, Any]) -> TreeOutcome | SampleOutcome:
@@ -77,11 +85,29 @@ def outcome_of(row: dict[str, Any]) -> TreeOutcome | SampleOutcome:
     return TreeOutcome.from_row(row) if row["kind"] == "tree" else SampleOutcome.from_row(row)
 
 
-def _solved(policy: Policy, problems: Sequence[Problem], solve: Any) -> list[dict[str, Any]]:
-    policy.reset_cache()  # so that a row does not depend on which chunks were done before
-    fits = [fits_context(policy, problem) for problem in problems]
-    outcomes = iter(solve([problem for problem, fit in zip(problems, fits, strict=True) if fit]))
-    return [
-        next(outcomes).to_row() if fit else {"kind": "skipped", "problem": asdict(problem)}
-        for problem, fit in zip(problems, fits, strict=True)
-    ]
+class _Fitting:
+    """The problems with the given indices whose prompts fit the policy's context; the others get a row."""
+
+    def __init__(self, policy: Policy, problems: Sequence[Problem], idxs: Iterable[int]) -> None:
+        policy.reset_cache()  # the memory of what was done before is not needed any more
+        self._policy, self._problems, self._idxs = policy, problems, idxs
+        self._skipped: deque[int] = deque()
+
+    def __iter__(self) -> Iterator[tuple[int, Problem]]:
+        for idx in self._idxs:
+            if fits_context(self._policy, self._problems[idx]):
+                yield idx, self._problems[idx]
+            else:
+                self._skipped.append(idx)
+
+    def rows(self, outcomes: Iterator[tuple[int, TreeOutcome | SampleOutcome]]) -> Rows:
+        """The rows of all problems, given the outcomes of those that fit."""
+        for idx, outcome in outcomes:
+            yield idx, outcome.to_row()
+            yield from self._take_skipped()
+        yield from self._take_skipped()
+
+    def _take_skipped(self) -> Rows:
+        while self._skipped:
+            idx = self._skipped.popleft()
+            yield idx, {"kind": "skipped", "problem": asdict(self._problems[idx])}

@@ -1,30 +1,30 @@
 """Grow a solution tree from entropy anchors (EDU-PRM, arXiv 2503.22233).
 
 The root branch is the greedy solution. At an anchor the runner-up token is followed too: a new branch is the
-parent's path up to the anchor, then the runner-up, then greedy decoding. The tree grows one branch at a time,
+parent's path up to the anchor, then the runner-up, then greedy decoding. The tree gains one branch at a time,
 always at the open anchor that its frontier puts first, until it has all its leaves or no anchor is open. The
-frontier here is a fixed order; `steer.py` has frontiers that depend on scores.
+frontier here is a fixed order (`frontier.py`); `steer.py` has frontiers that depend on scores.
 
-Invariant: a tree depends on the policy, the prompt and the configuration alone. Batching over prompts and the
-policy's caches change its cost, never its branches; the tree of a smaller leaf budget is a prefix of the same
-tree. Leaves are greedy and top-2 paths, not samples of the policy: a plain mean over them is not an
-expectation under it.
+Invariant: a tree and its cost depend on the policy, the prompt and the configuration alone, whatever grows
+beside it, and whichever of its forks are grown ahead of their turn; the tree of a smaller leaf budget is a
+prefix of the same tree. Leaves are greedy and top-2 paths, not samples of the policy: a plain mean over them
+is not an expectation under it.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 from forkpoint.checks import check_above, check_at_least, check_choice
 from forkpoint.policies.context import room_after
+from forkpoint.policies.jobs import Job, done_jobs
 from forkpoint.records import Branch, Completion, Cost, Policy, Request, Tree
 from forkpoint.steps import AnchorRule
+from forkpoint.trees.ahead import Allowance
+from forkpoint.trees.frontier import ORDERS, Anchor, Frontier, Leaf, Order, OrderFrontier
 
-Order = Literal["probable", "entropy", "earliest"]
-ORDERS: tuple[Order, ...] = ("probable", "entropy", "earliest")
 Duplicates = Literal["keep", "drop"]
 DUPLICATES: tuple[Duplicates, ...] = ("keep", "drop")
 
@@ -73,88 +73,24 @@ class TreeConfig:
         return replace(self, tau=tau, anchors_per_solution=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Anchor:
-    """A token position on the path of a branch, at which the tree can be forked."""
-
-    branch_idx: int
-    position: int
-
-
-@dataclass(frozen=True, slots=True)
-class Leaf:
-    """A branch that was just grown, with everything that choosing the next fork may need."""
-
-    branch_idx: int
-    parent_idx: int | None
-    fork: int
-    path: Completion
-    """From the prompt's end to the leaf."""
-    token_texts: tuple[str, ...]
-    """One per token of the path."""
-    anchors: tuple[int, ...]
-    """The positions of the path, ascending, that became open with this branch."""
-
-
-class Frontier(Protocol):
-    """The open anchors of one tree, and which of them is forked next."""
-
-    def add(self, leaf: Leaf) -> None:
-        """Take in a grown branch and its anchors. A branch that was dropped as a duplicate is not added."""
-        ...
-
-    def pop(self) -> Anchor | None:
-        """Close the anchor to fork next and return it; None if no anchor is open."""
-        ...
-
-
-class OrderFrontier:
-    """The `Frontier` of a fixed order: the priority of an anchor is known when it opens."""
-
-    def __init__(self, order: Order) -> None:
-        self._order = order
-        self._open: list[tuple[float, int, int]] = []
-
-    def add(self, leaf: Leaf) -> None:
-        for position in leaf.anchors:
-            heapq.heappush(self._open, (self._priority(leaf.path, position), leaf.branch_idx, position))
-
-    def pop(self) -> Anchor | None:
-        """The anchor with the lowest priority; of equals, the one on the oldest branch, then the earliest."""
-        if not self._open:
-            return None
-        _, branch_idx, position = heapq.heappop(self._open)
-        return Anchor(branch_idx, position)
-
-    def _priority(self, path: Completion, position: int) -> float:
-        if self._order == "entropy":
-            return -path.entropies[position]
-        if self._order == "earliest":
-            return float(position)
-        return -(sum(path.logprobs[:position]) + path.runner_up_logprobs[position])
-
-
 def grow_trees(
     policy: Policy,
     prompts: Sequence[tuple[int, ...]],
     config: TreeConfig,
-    on_wave: Callable[[int], None] | None = None,
+    allowance: Allowance | None = None,
 ) -> list[tuple[Tree, Cost]]:
-    """One tree per prompt, with its cost; the trees grow side by side, one request each per wave.
+    """One tree per prompt, with its cost; the trees grow side by side, and none waits for another.
 
+    `allowance` says how much may be grown ahead for nothing (None: nothing), and counts it.
     Solutions are shorter than `max_tokens` if the policy's context leaves less room after the prompt;
-    ValueError if it leaves none. `on_wave` is called with the number of trees still growing before each wave.
+    ValueError if it leaves none.
     """
-    growers = [TreeGrower(policy, prompt, config, OrderFrontier(config.order)) for prompt in prompts]
-    while True:
-        growing = [(grower, request) for grower in growers if (request := grower.next_request()) is not None]
-        if not growing:
-            return [(grower.tree, grower.cost) for grower in growers]
-        if on_wave:
-            on_wave(len(growing))
-        completions = policy.generate([request for _, request in growing])
-        for (grower, request), completion in zip(growing, completions, strict=True):
-            grower.absorb(request, completion)
+    growers = [
+        TreeGrower(policy, prompt, config, OrderFrontier(config.order), allowance) for prompt in prompts
+    ]
+    for _ in done_jobs(policy, enumerate(growers)):
+        pass
+    return [(grower.tree, grower.cost) for grower in growers]
 
 
 def _fitting(config: TreeConfig, policy: Policy, prompt_ids: tuple[int, ...]) -> TreeConfig:
@@ -167,24 +103,49 @@ def _fitting(config: TreeConfig, policy: Policy, prompt_ids: tuple[int, ...]) ->
     return config if room == config.max_tokens else replace(config, max_tokens=room)
 
 
-class TreeGrower:
-    """Grows one tree: asks for one completion at a time, and forks the anchors that the frontier chooses.
+@dataclass(slots=True)
+class _Fork:
+    """A fork that was asked for."""
 
+    request: Request
+    is_spare: bool = False
+    """Whether the tree may not come to need it."""
+    completion: Completion | None = None
+
+
+class TreeGrower(Job):
+    """Grows one tree: asks for completions, and forks the anchors that the frontier chooses.
+
+    Branches join the tree in the order of the frontier, whatever order their completions come in: a fork that
+    was grown ahead of its turn is kept aside. The forks that the frontier is sure of are grown ahead; others,
+    which the tree may not come to need, only if the policy has nothing else to do.
     Raises ValueError if the prompt leaves no room in the policy's context. The order of the configuration is
     ignored: the frontier decides.
     """
 
     def __init__(
-        self, policy: Policy, prompt_ids: tuple[int, ...], config: TreeConfig, frontier: Frontier
+        self,
+        policy: Policy,
+        prompt_ids: tuple[int, ...],
+        config: TreeConfig,
+        frontier: Frontier,
+        allowance: Allowance | None = None,
     ) -> None:
         self._policy, self._config, self._rule = policy, _fitting(config, policy, prompt_ids), config.rule
         self._prompt_ids = prompt_ids
+        self._allowance = allowance or Allowance(max_waste=0)
         self._frontier = frontier
         self._branches: list[Branch] = []
-        self._forked: Anchor | None = None
+        self._paths: list[Completion] = []
+        self._root: _Fork | None = None
+        self._turn: Anchor | None = None
+        """The anchor whose fork joins the tree next; None if it is not chosen yet."""
+        self._forks: dict[Anchor, _Fork] = {}
+        """The forks that were asked for and have not joined the tree."""
         self._is_exhausted = False
         self._texts: set[str] = set()
         self.cost = Cost()
+        """The cost of the branches in the tree, and of those that were dropped as duplicates."""
 
     @property
     def tree(self) -> Tree:
@@ -195,46 +156,111 @@ class TreeGrower:
         """Whether the tree has all its leaves, or was found to have no open anchor."""
         return self._is_exhausted or len(self._branches) >= self._config.num_leaves
 
+    @property
+    def is_done(self) -> bool:
+        return self.is_grown
+
     def next_request(self) -> Request | None:
-        """The next completion that the tree needs, or None when it is fully grown."""
-        while not self.is_grown:
-            if (request := self.step()) is not None:
-                return request
+        """A completion that the tree is sure to need; None while that is unknown, and at the end."""
+        if self._root is None:
+            self._root = _Fork(Request(self._prompt_ids, max_tokens=self._config.max_tokens))
+            return self._root.request
+        while self._branches and not self.is_grown and self._frontier.can_pop:
+            self._turn = self._turn or self._frontier.pop()
+            if self._turn is None:
+                self._is_exhausted = True
+            elif (request := self._request_at(self._turn)) is None:
+                self._add_fork(None)
+            elif self._turn not in self._forks:
+                return self._asked(self._turn, request)
+            elif (completion := self._forks[self._turn].completion) is None:
+                return self._ahead()
+            else:
+                self._allowance.num_at_risk -= self._forks.pop(self._turn).is_spare
+                self._take(request, completion)
+                self._add_fork(completion)
+        if self.is_grown:
+            self._drop_forks()
         return None
 
-    def step(self) -> Request | None:
-        """Fork one anchor; return the request for the completion it needs, or None if it needs none.
+    def spare_request(self) -> Request | None:
+        """The fork that is next if no anchor overtakes it, as far as the allowance goes."""
+        if self._turn is None or self.is_grown or not self._allowance.has_room:
+            return None
+        request = self._first_unasked(self._frontier.likely(self._num_left), is_spare=True)
+        self._allowance.num_at_risk += request is not None
+        return request
 
-        It needs none if the runner-up ends the solution.
+    def absorb(self, request: Request, completion: Completion) -> None:
+        """Take in the completion of a request.
 
-        A forked anchor adds one leaf, at once or when the completion is absorbed, unless that leaf is dropped
-        as a duplicate. If no anchor is open, nothing is added and the tree `is_grown`.
+        What it reused is counted as if this tree had an engine with a cache for itself, which holds the
+        whole prefix of a fork but the forced token: a tree's cost does not depend on what grows beside it.
         """
         if not self._branches:
-            return Request(self._prompt_ids, max_tokens=self._config.max_tokens)
-        self._forked = self._frontier.pop()
-        if self._forked is None:
-            self._is_exhausted = True
-            return None
-        path, position = self.tree.path(self._forked.branch_idx), self._forked.position
+            assert self._root is not None and request == self._root.request, "the root comes first"
+            completion = replace(completion, num_reused_tokens=0)
+            self._take(request, completion)
+            self._add(Branch(None, 0, completion), completion)
+            return
+        if self.is_grown:
+            self._waste(completion)
+            return
+        fork = next(
+            fork for fork in self._forks.values() if fork.request == request and fork.completion is None
+        )
+        fork.completion = replace(completion, num_reused_tokens=len(request.prefix_ids) - 1)
+
+    def _request_at(self, anchor: Anchor) -> Request | None:
+        """The request for the completion of a fork; None if the runner-up ends the solution."""
+        path, position = self._paths[anchor.branch_idx], anchor.position
         forced_id = path.runner_up_ids[position]
         if forced_id in self._policy.eos_ids or position + 1 >= self._config.max_tokens:
-            self._add_fork(path, None)
             return None
         prefix_ids = self._prompt_ids + path.token_ids[:position] + (forced_id,)
         return Request(prefix_ids, max_tokens=self._config.max_tokens - position - 1)
 
-    def absorb(self, request: Request, completion: Completion) -> None:
-        """Take in the completion of the last request."""
-        self.cost += Cost.of([request], [completion])
-        if self._forked is None:
-            self._add(Branch(None, 0, completion))
-        else:
-            self._add_fork(self.tree.path(self._forked.branch_idx), completion)
+    def _asked(self, anchor: Anchor, request: Request, is_spare: bool = False) -> Request:
+        self._forks[anchor] = _Fork(request, is_spare)
+        return request
 
-    def _add_fork(self, path: Completion, rest: Completion | None) -> None:
-        assert self._forked is not None, "a fork is added only after an anchor was chosen"
-        position = self._forked.position
+    def _ahead(self) -> Request | None:
+        """The next fork that the frontier is sure of, as far as the leaf budget goes."""
+        return self._first_unasked(self._frontier.sure()[: self._num_left])
+
+    @property
+    def _num_left(self) -> int:
+        """Leaves that the tree may have after the fork whose turn it is."""
+        return self._config.num_leaves - len(self._branches) - 1
+
+    def _first_unasked(self, anchors: Sequence[Anchor], is_spare: bool = False) -> Request | None:
+        for anchor in anchors:
+            if anchor not in self._forks and (request := self._request_at(anchor)) is not None:
+                return self._asked(anchor, request, is_spare)
+        return None
+
+    def _take(self, request: Request, completion: Completion) -> None:
+        """Count a completion that the tree asked for and has come to need."""
+        self.cost += Cost.of([request], [completion])
+        self._allowance.count(len(completion))
+
+    def _drop_forks(self) -> None:
+        """Count the forks that the tree did not come to need; those in flight are counted when they come."""
+        for fork in self._forks.values():
+            assert fork.is_spare, "forks that are sure are needed"
+            if fork.completion is not None:
+                self._waste(fork.completion)
+        self._forks = {}
+
+    def _waste(self, completion: Completion) -> None:
+        self._allowance.num_at_risk -= 1
+        self._allowance.wasted_tokens += len(completion)
+
+    def _add_fork(self, rest: Completion | None) -> None:
+        """Add the fork whose turn it is."""
+        assert self._turn is not None, "a fork is added only after an anchor was chosen"
+        turn, self._turn = self._turn, None
+        path, position = self._paths[turn.branch_idx], turn.position
         is_end = path.runner_up_ids[position] in self._policy.eos_ids
         own = Completion(
             token_ids=(path.runner_up_ids[position], *(rest.token_ids if rest else ())),
@@ -245,19 +271,18 @@ class TreeGrower:
             finish=rest.finish if rest else "stop" if is_end else "length",
             num_reused_tokens=rest.num_reused_tokens if rest else 0,
         )
-        self._add(Branch(self._forked.branch_idx, position, own))
+        self._add(Branch(turn.branch_idx, position, own), path.joined(position, own))
 
-    def _add(self, branch: Branch) -> None:
+    def _add(self, branch: Branch, path: Completion) -> None:
+        """Add a branch with its path, unless it is a duplicate."""
         branch_idx = len(self._branches)
-        path = branch.completion
-        if branch.parent_idx is not None:
-            path = Tree(self._prompt_ids, (*self._branches, branch)).path(branch_idx)
         if self._config.duplicates == "drop":
             text = self._policy.decode(path.token_ids)
             if text in self._texts:
                 return
             self._texts.add(text)
         self._branches.append(branch)
+        self._paths.append(path)
         texts = tuple(self._policy.token_texts(path.token_ids))
         self._frontier.add(
             Leaf(branch_idx, branch.parent_idx, branch.fork, path, texts, self._anchors(branch, path, texts))

@@ -12,7 +12,7 @@ from typing import Literal
 
 from forkpoint.records import NUM_DECIMALS
 from forkpoint.select import Aggregate, aggregate
-from forkpoint.trees.grow import Anchor, Leaf
+from forkpoint.trees.frontier import Anchor, Leaf
 
 Prior = Literal["policy", "uniform"]
 PRIORS: tuple[Prior, ...] = ("policy", "uniform")

@@ -24,12 +24,14 @@ from typing import Any, Literal, Protocol
 
 from forkpoint.checks import check_at_least, check_choice
 from forkpoint.grading.ends import graded
+from forkpoint.policies.jobs import done_jobs
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.prms.scores import checked_scores
 from forkpoint.records import NUM_DECIMALS, Cost, Policy, Problem, Scorer, ScoringCost, Tree
 from forkpoint.select import AGGREGATES, Aggregate, aggregate
 from forkpoint.steps import Path
-from forkpoint.trees.grow import Anchor, Leaf, OrderFrontier, TreeConfig, TreeGrower
+from forkpoint.trees.frontier import Anchor, Leaf, OrderFrontier
+from forkpoint.trees.grow import TreeConfig, TreeGrower
 from forkpoint.trees.puct import PRIORS, Judgement, Prior, PUCTChooser
 
 Expand = Literal["order", "mcts"]
@@ -122,80 +124,99 @@ def steer_trees(
     problems: Sequence[Problem],
     config: TreeConfig,
     steering: Steering,
-    on_wave: Callable[[int], None] | None = None,
 ) -> list[SteeredTree]:
     """One tree per problem, steered by scores.
 
-    Trees grow side by side, one leaf each per wave, and the leaves of a wave are scored in one call.
-
-
-    `on_wave` is called with the number of completions asked for in each wave. A scorer that the search does
-    not need is not called. A tree has fewer leaves than its budget if it runs out of anchors that are not
-    pruned. Raises ValueError if a scorer is needed and missing, if a scorer of whole solutions is to prune,
-    if scores are too few, too many or outside [0, 1], or if a prompt leaves no room in the policy's context;
-    and whatever the scorer raises for a solution that it cannot read.
+    Trees grow side by side, and leaves that wait for a judgement are scored together. A scorer that the
+    search does not need is not called. A tree has fewer leaves than its budget if it runs out of anchors that
+    are not pruned. Raises ValueError if a scorer is needed and missing, if a scorer of whole solutions is to
+    prune, if scores are too few, too many or outside [0, 1], or if a prompt leaves no room in the policy's
+    context; and whatever the scorer raises for a solution that it cannot read.
     """
-    search, scorer = steering.config, steering.scorer
-    if search.needs_scorer and scorer is None:
-        raise ValueError(
-            "pruning, and mcts with value 'prm', need a scorer; "
-            "give one, or choose prune_below 0 and another value"
+    nursery = Nursery(policy, config, steering)
+    trees = [nursery.begun(problem) for problem in problems]
+    for _ in done_jobs(policy, enumerate(trees), nursery.settle):
+        pass
+    return [tree.result for tree in trees]
+
+
+class Nursery:
+    """Begins steered trees, and judges their leaves. Raises what `steer_trees` raises."""
+
+    def __init__(self, policy: Policy, config: TreeConfig, steering: Steering) -> None:
+        search, scorer = steering.config, steering.scorer
+        if search.needs_scorer and scorer is None:
+            raise ValueError(
+                "pruning, and mcts with value 'prm', need a scorer; "
+                "give one, or choose prune_below 0 and another value"
+            )
+        prm_format = steering.prm_format or PRMFormat()
+        if search.prune_below > 0 and prm_format.segmentation == "solution":
+            raise ValueError(
+                "a scorer of whole solutions has no score for the steps before a fork; "
+                "choose prune_below 0, or a PRM of steps"
+            )
+        self._policy, self._config, self._search = policy, config, search
+        self._judge = _Judge(
+            search, scorer if search.needs_scorer else None, prm_format, steering.count_tokens
         )
-    prm_format = steering.prm_format or PRMFormat()
-    if search.prune_below > 0 and prm_format.segmentation == "solution":
-        raise ValueError(
-            "a scorer of whole solutions has no score for the steps before a fork; "
-            "choose prune_below 0, or a PRM of steps"
-        )
-    judge = _Judge(
-        problems, search, scorer if search.needs_scorer else None, prm_format, steering.count_tokens
-    )
-    frontiers = [_JudgedFrontier(_chooser(config, search), search.prune_below) for _ in problems]
-    prompts = [policy.encode_question(problem.question) for problem in problems]
-    growers = [
-        TreeGrower(policy, prompt, config, frontier)
-        for prompt, frontier in zip(prompts, frontiers, strict=True)
-    ]
-    scoring = [ScoringCost() for _ in problems]
-    while growing := [idx for idx, grower in enumerate(growers) if not grower.is_grown]:
-        asked = [(growers[idx], request) for idx in growing if (request := growers[idx].step()) is not None]
-        if asked and on_wave:
-            on_wave(len(asked))
-        completions = policy.generate([request for _, request in asked]) if asked else []
-        for (grower, request), completion in zip(asked, completions, strict=True):
-            grower.absorb(request, completion)
-        waiting = [
-            (idx, leaf)
-            for idx in growing
-            if not growers[idx].is_grown and (leaf := frontiers[idx].waiting) is not None
-        ]
-        judged = judge([(idx, len(prompts[idx]), leaf) for idx, leaf in waiting])
-        for (idx, _), (judgement, leaf_scoring) in zip(waiting, judged, strict=True):
-            frontiers[idx].judge(judgement)
-            scoring[idx] += leaf_scoring
-    return [
-        SteeredTree(grower.tree, grower.cost, tree_scoring, frontier.num_pruned)
-        for grower, tree_scoring, frontier in zip(growers, scoring, frontiers, strict=True)
-    ]
+
+    def begun(self, problem: Problem) -> SteeredGrower:
+        """A tree of which nothing is grown yet."""
+        frontier = JudgedFrontier(_chooser(self._config, self._search), self._search.prune_below)
+        return SteeredGrower(self._policy, problem, self._config, frontier)
+
+    def settle(self, trees: Sequence[SteeredGrower]) -> None:
+        """Judge the leaves that trees wait with, all together."""
+        judged = self._judge([(tree.problem, len(tree.prompt_ids), tree.waiting_leaf) for tree in trees])
+        for tree, (judgement, scoring) in zip(trees, judged, strict=True):
+            tree.judge(judgement, scoring)
+
+
+class SteeredGrower(TreeGrower):
+    """Grows one tree; each of its leaves is judged before the next fork is chosen."""
+
+    def __init__(
+        self, policy: Policy, problem: Problem, config: TreeConfig, frontier: JudgedFrontier
+    ) -> None:
+        self.problem, self.prompt_ids = problem, policy.encode_question(problem.question)
+        super().__init__(policy, self.prompt_ids, config, frontier)
+        self._judged_frontier = frontier
+        self._scoring = ScoringCost()
+
+    @property
+    def waiting_leaf(self) -> Leaf:
+        """The leaf that is to be judged."""
+        leaf = self._judged_frontier.waiting
+        assert leaf is not None, "a tree that asks for nothing waits with a leaf"
+        return leaf
+
+    @property
+    def result(self) -> SteeredTree:
+        return SteeredTree(self.tree, self.cost, self._scoring, self._judged_frontier.num_pruned)
+
+    def judge(self, judgement: Judgement, scoring: ScoringCost) -> None:
+        """Take in the judgement of the waiting leaf."""
+        self._judged_frontier.judge(judgement)
+        self._scoring += scoring
 
 
 class _Judge:
-    """Judges the leaves of a wave; callable with (problem index, prompt tokens, leaf) items."""
+    """Judges leaves; callable with (problem, prompt tokens, leaf) items."""
 
     def __init__(
         self,
-        problems: Sequence[Problem],
         search: SteeringConfig,
         scorer: Scorer | None,
         prm_format: PRMFormat,
         count_tokens: CountTokens | None,
     ) -> None:
-        self._problems, self._search, self._scorer = problems, search, scorer
+        self._search, self._scorer = search, scorer
         self._format, self._count_tokens = prm_format, count_tokens
 
-    def __call__(self, items: Sequence[tuple[int, int, Leaf]]) -> list[tuple[Judgement, ScoringCost]]:
+    def __call__(self, items: Sequence[tuple[Problem, int, Leaf]]) -> list[tuple[Judgement, ScoringCost]]:
         read = [self._steps(leaf) for _, _, leaf in items]
-        questions = [self._problems[idx].question for idx, _, _ in items]
+        questions = [problem.question for problem, _, _ in items]
         scores = self._scores(questions, [steps for steps, _ in read])
         values = self._values(items, scores)
         return [
@@ -227,7 +248,7 @@ class _Judge:
         return scores
 
     def _values(
-        self, items: Sequence[tuple[int, int, Leaf]], scores: Sequence[tuple[float, ...]]
+        self, items: Sequence[tuple[Problem, int, Leaf]], scores: Sequence[tuple[float, ...]]
     ) -> list[float | None]:
         if self._search.expand == "order":
             return [None] * len(items)
@@ -235,7 +256,7 @@ class _Judge:
             return [aggregate(leaf_scores, self._search.aggregate) for leaf_scores in scores]
         if self._search.value == "confidence":
             return [confidence(leaf.path.logprobs) for _, _, leaf in items]
-        problems = [self._problems[idx] for idx, _, _ in items]
+        problems = [problem for problem, _, _ in items]
         ends = graded(problems, [["".join(leaf.token_texts)] for _, _, leaf in items])
         return [
             float(end.is_correct and leaf.path.finish == "stop")
@@ -270,7 +291,7 @@ class Chooser(Protocol):
         ...
 
 
-class _JudgedFrontier:
+class JudgedFrontier:
     """A `Frontier` whose anchors open when their leaf is judged, if all steps before them score high enough.
 
     Pruning is applied when a leaf is grown, before any of its anchors can be forked. An anchor is judged by
@@ -298,9 +319,19 @@ class _JudgedFrontier:
         self.num_pruned += len(leaf.anchors) - len(kept)
         self._chooser.add(replace(leaf, anchors=kept), judgement)
 
+    @property
+    def can_pop(self) -> bool:
+        return self.waiting is None
+
     def pop(self) -> Anchor | None:
         assert self.waiting is None, "a leaf is judged before the next anchor is chosen"
         return self._chooser.pop()
+
+    def sure(self) -> list[Anchor]:
+        return []  # the next judgement may prune any of them, or prefer others
+
+    def likely(self, num: int) -> list[Anchor]:
+        return []
 
 
 def _chooser(config: TreeConfig, search: SteeringConfig) -> Chooser:
