@@ -53,6 +53,8 @@ def test_every_training_refuses_the_same_settings_of_its_loop(
             {"label_weighting": "luck"},
             "label_weighting 'luck' is unknown; choose from uniform, evidence",
         ),
+        (TrainConfig, {"adam_beta2": 1.0}, "adam_beta2 must be in [0, 1); 1.0 was given"),
+        (TrainConfig, {"head_dropout": -0.1}, "head_dropout must be in [0, 1); -0.1 was given"),
         (TrainConfig, {"max_pack_tokens": 0}, "max_pack_tokens must be at least 1; 0 was given"),
         (
             TrainConfig,
@@ -100,7 +102,12 @@ def test_a_setting_that_means_nothing_is_refused_by_name(
         (PRESETS["edu-prm"], "de12baaedd8b8d20abacc9df78109cc8"),
         # the preset before it read at line ends
         (
-            replace(PRESETS["lab"], format=PRMFormat(head="classifier", max_length=1024)),
+            replace(
+                PRESETS["lab"],
+                adam_beta2=0.999,
+                head_dropout=None,
+                format=PRMFormat(head="classifier", max_length=1024),
+            ),
             "552b46aa28afa3cdab517d1a799270d6",
         ),
         (SFTConfig(), "1e790e507370712c4116fbeb41470cb5"),

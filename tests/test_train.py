@@ -22,7 +22,7 @@ from forkpoint.prms.packing import INPUT_NAMES, takes_trees
 from forkpoint.prms.tagged import tag_logits
 from forkpoint.records import LabelledSolution
 from forkpoint.training.config import TrainConfig, TrainReport
-from forkpoint.training.loop import LengthSampler
+from forkpoint.training.loop import LengthSampler, run_trainer
 from forkpoint.training.prm import choose_solutions, train_prm
 from forkpoint.training.prm_trainer import (
     TagCollator,
@@ -374,3 +374,20 @@ def test_rows_are_shuffled_by_epoch_in_batches_of_similar_length() -> None:
         assert sum(max(batch) - min(batch) for batch in batches) / len(batches) < 10
         assert [max(batch) for batch in batches] != sorted(max(batch) for batch in batches)
     assert list(LengthSampler(lengths, 10, seed=1)) != first
+
+
+def test_beta2_and_the_dropout_of_the_head_reach_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, num_epochs=1, format=replace(CONFIG.format, head="classifier"))
+    seen = []
+
+    def remember(trainer: Any, *rest: Any) -> Any:
+        seen.append((trainer.args.adam_beta2, trainer.model.dropout.p))
+        return run_trainer(trainer, *rest)
+
+    monkeypatch.setattr("forkpoint.training.prm_trainer.run_trainer", remember)
+    trained(tmp_path, config, "usual")
+    path, _ = trained(tmp_path, replace(config, adam_beta2=0.98, head_dropout=0.0), "lab")
+    assert seen == [(0.999, 0.1), (0.98, 0.0)]
+    assert json.loads((path / "config.json").read_text())["classifier_dropout"] == 0.0

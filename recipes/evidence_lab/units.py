@@ -75,7 +75,9 @@ class Unit:
         )
         config = replace(
             preset,
-            # the evidence was made with a tag behind every step, before the preset read at line ends
+            # the evidence was made before the preset read at line ends, and with the usual beta2 and dropout
+            adam_beta2=0.999,
+            head_dropout=None,
             format=replace(
                 preset.format,
                 tag=" ки",

@@ -126,6 +126,12 @@ class TrainConfig(LoopConfig):
     """Share of the optimiser steps during which the learning rate rises linearly, in [0, 1)."""
     dtype: WeightDtype = "float32"
     """Type of the weights during training; auto keeps the checkpoint's."""
+    adam_beta2: float = 0.999
+    """Decay of AdamW's mean of squared gradients, in [0, 1): it looks back over 1 / (1 - beta2) steps, so a
+    training of less than a few thousand steps may want 0.98."""
+    head_dropout: float | None = None
+    """Share of the last hidden states that are zeroed before a classifier head, in [0, 1); None keeps the
+    model's own, which is 0.1 if its configuration names none. Other heads have no dropout."""
     packing: Packing = "tree"
     """tree: a row holds all solutions of a problem, and each distinct prefix is computed once. flat: a row is
     one solution. If the model cannot compute trees, training is flat, and the report says so."""
@@ -155,11 +161,23 @@ class TrainConfig(LoopConfig):
         check_at_least(1, max_pack_tokens=self.max_pack_tokens)
         check_at_least(0, max_solutions_per_problem=self.max_solutions_per_problem)
         check_at_least(0, evaluate_every=self.evaluate_every)
-        check_within("[0, 1)", held_out_share=self.held_out_share)
+        check_within("[0, 1)", held_out_share=self.held_out_share, adam_beta2=self.adam_beta2)
+        if self.head_dropout is not None:
+            check_within("[0, 1)", head_dropout=self.head_dropout)
 
     def to_row(self) -> dict[str, Any]:
-        """The settings as JSON, as they stand in the configuration of a run."""
-        return {**asdict(self), "format": self.format.to_row()}
+        """The settings as JSON, as they stand in the configuration of a run.
+
+        Settings that older versions did not have are left out at their defaults, which are what those
+        versions did.
+        """
+        row = {**asdict(self), "format": self.format.to_row()}
+        newer = ("adam_beta2", "head_dropout")
+        return {
+            name: value
+            for name, value in row.items()
+            if name not in newer or value != type(self).__dataclass_fields__[name].default
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,9 @@ def shared(value: T) -> T:
     return values[0]
 
 
-def trainer_arguments(checkpoints: Path, config: LoopConfig, seed: int) -> TrainingArguments:
+def trainer_arguments(
+    checkpoints: Path, config: LoopConfig, seed: int, adam_beta2: float = 0.999
+) -> TrainingArguments:
     """Linear warm-up, then a cosine to 0; a checkpoint every `save_every` optimiser steps, the last two kept.
 
     ValueError if a batch cannot be divided equally among the processes.
@@ -163,6 +165,7 @@ def trainer_arguments(checkpoints: Path, config: LoopConfig, seed: int) -> Train
         lr_scheduler_type="cosine",
         warmup_steps=config.warmup_share,
         weight_decay=config.weight_decay,
+        adam_beta2=adam_beta2,
         save_steps=config.save_every,
         save_total_limit=2,
         logging_steps=1,

@@ -23,7 +23,7 @@ PRESETS = {
     # batch, tag and aggregate are not stated
     "edu-prm": TrainConfig(learning_rate=1e-6, num_epochs=5.0, format=PRMFormat(segmentation="entropy")),
     # suits the lab's policy of under a million parameters; head and rate: docs/explanations/evidence.md;
-    # line ends as tags: docs/explanations/robust_training.md
+    # line ends as tags, beta2 and dropout: docs/explanations/robust_training.md
     "lab": TrainConfig(
         learning_rate=1.6e-3,
         num_epochs=2.0,
@@ -31,6 +31,8 @@ PRESETS = {
         batch_size=2,
         micro_batch_size=2,
         warmup_share=0.05,
+        adam_beta2=0.98,
+        head_dropout=0.0,
         format=PRMFormat(tag="\n", replaces_line_end=True, head="classifier", max_length=1024),
     ),
 }

@@ -81,7 +81,7 @@ def train_rows(
         layout=layout,
         checks=Checks(held_out_rows, mean_value(rows), config.evaluate_every),
         model=model,
-        args=trainer_arguments(checkpoints, config, config.seed),
+        args=trainer_arguments(checkpoints, config, config.seed, config.adam_beta2),
         train_dataset=[*rows, blank_of(rows)],
         data_collator=TagCollator(
             tokenizer.pad_token_id if tokenizer.pad_token_id is not None else layout.tag_id, model.dtype
@@ -330,4 +330,6 @@ def _model(base: str, config: TrainConfig) -> Any:
         names = {GOOD_CLASS: "good", 1 - GOOD_CLASS: "bad"}
         heads = {"num_labels": 2, "id2label": names, "label2id": {name: idx for idx, name in names.items()}}
     model = load_pretrained(model_class_of(config.format), base, dtype=dtype, **heads)
+    if config.format.head == "classifier" and config.head_dropout is not None:
+        model.config.classifier_dropout = model.dropout.p = config.head_dropout
     return with_lora(model, config, ["score"] if config.format.head == "classifier" else None)
