@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification
+from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, PreTrainedTokenizerFast
 
 from checkpoints import make_checkpoint, make_tokenizer
+from forkpoint.checkpoint import load_tokenizer
 from forkpoint.errors import LayoutError, TooLongError
+from forkpoint.policies import LAB_POLICY
 from forkpoint.prms import load_prm
 from forkpoint.prms.layout import FORMAT_FILE, MAX_KNOWN_LENGTH, Layout, PRMFormat
+from forkpoint.prms.longest_token import longest_token
 from forkpoint.prms.tagged import TaggedPRM
 from forkpoint.steps import AnchorRule
 
@@ -184,3 +189,57 @@ def test_different_weights_have_different_names(tmp_path: Path) -> None:
     TAG.save(tmp_path / "b" / "prm")
     assert first != load_prm(tmp_path / "b" / "prm").name
     assert first == load_prm(tmp_path / "a" / "prm").name
+
+
+def byte_level(normalizer: normalizers.Normalizer | None = None) -> PreTrainedTokenizerFast:
+    """A BPE of bytes, with merges up to ` aaaa`."""
+    merges = [("a", "a"), ("aa", "aa"), ("Ġ", "aaaa")]
+    tokens = sorted(pre_tokenizers.ByteLevel.alphabet()) + ["".join(pair) for pair in merges]
+    tokenizer = Tokenizer(models.BPE({token: idx for idx, token in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)  # type: ignore[no-untyped-call]
+
+
+def test_the_longest_token_bounds_every_text() -> None:
+    alone, nfc = byte_level(), byte_level(normalizers.NFC())
+    assert (longest_token(alone), longest_token(nfc)) == (5, 20)
+    lab = load_tokenizer(str(LAB_POLICY))
+    rng = random.Random(0)
+    for _ in range(200):
+        text = "".join(
+            rng.choice(["a", " aaaa", "é", "e\u0301", "\u1fb7", "\n", "日", "7"]) for _ in range(40)
+        )
+        for tokenizer in (alone, nfc, lab):
+            longest = longest_token(tokenizer)
+            assert longest is not None
+            assert len(text) <= longest * len(tokenizer.encode(text, add_special_tokens=False))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda backend: setattr(backend, "normalizer", normalizers.Replace(Regex(" +"), " ")),
+        lambda backend: setattr(backend, "normalizer", normalizers.NFKC()),
+        lambda backend: setattr(backend, "pre_tokenizer", pre_tokenizers.Whitespace()),
+        lambda backend: backend.add_special_tokens([AddedToken("<tag>", rstrip=True)]),
+    ],
+)
+def test_no_bound_is_given_if_a_tokenizer_may_drop_text(spoil: Callable[[Any], Any]) -> None:
+    tokenizer = byte_level()
+    spoil(tokenizer.backend_tokenizer)
+    assert longest_token(tokenizer) is None
+    assert longest_token(make_tokenizer()) is None  # unknown characters could be one token
+
+
+def test_what_cannot_fit_is_refused_before_it_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = byte_level()
+    layout = Layout(tokenizer, PRMFormat(tag="#", head="classifier", max_length=10))
+    with pytest.raises(TooLongError, match="the solution takes 52 tokens"):
+        layout.encode("q", ["b" * 49])
+    texts: list[str] = []
+    monkeypatch.setattr(tokenizer, "encode", lambda text, **_: texts.append(text))
+    with pytest.raises(TooLongError, match="has 51 characters, and no token has more than 5"):
+        layout.encode("q", ["b" * 50])
+    assert not texts

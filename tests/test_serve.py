@@ -306,6 +306,31 @@ def test_overload_is_refused_with_a_time_to_come_back_and_passes() -> None:
         assert prm.batches == [["running"], ["waiting", "waiting"], ["later"]]
 
 
+def test_overload_in_bytes_is_refused_and_shown_by_the_metrics() -> None:
+    prm = HeldPRM()
+    long = "q" * 5000
+
+    def metric(client: httpx2.Client) -> float:
+        families = text_string_to_metric_families(client.get("/metrics").text)
+        return next(family.samples[0].value for family in families if family.name == "forkpoint_queue_bytes")
+
+    with running(prm, ServeConfig(max_queue_bytes=10_000)) as (client, server), ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(ask, client, long)]
+        eventually(lambda: len(prm.batches) == 1)
+        assert metric(client) == 0
+        for num_waiting in (1, 2):
+            answers.append(pool.submit(ask, client, long))
+            eventually(lambda num=num_waiting: server.batcher.num_waiting == num)  # type: ignore[misc]
+        assert 10_000 < metric(client) < 11_000
+        refusal = ask(client, "too many")
+        assert refusal.status_code == 429 and int(refusal.headers["Retry-After"]) > 0
+        assert "bytes wait already" in refusal.json()["detail"]
+        prm.may_score.set()
+        assert [answer.result().status_code for answer in answers] == [200] * 3
+        assert metric(client) == 0
+        assert ask(client, "later").status_code == 200
+
+
 def test_what_takes_too_long_is_given_up_and_leaves_the_queue() -> None:
     prm = HeldPRM()
     with running(prm, ServeConfig(timeout_s=0.3)) as (client, server), ThreadPoolExecutor(2) as pool:
@@ -359,6 +384,67 @@ def test_a_body_that_does_not_arrive_is_not_waited_for() -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 408")
 
 
+def closed_after(connection: socket.socket, drip: bytes = b"") -> float:
+    """Seconds until the server closes the connection; a byte of `drip` is sent every 50 ms until then."""
+    started = time.monotonic()
+    connection.settimeout(0.05)
+    pending = list(drip)
+    while time.monotonic() < started + 60:
+        try:
+            if not connection.recv(1000):
+                break
+        except TimeoutError:
+            if pending:
+                connection.sendall(bytes([pending.pop(0)]))
+        except ConnectionError:
+            break
+    else:
+        pytest.fail("the connection was not closed")
+    return time.monotonic() - started
+
+
+def test_a_head_that_does_not_arrive_is_not_waited_for() -> None:
+    with running(HeldPRM(), ServeConfig(timeout_s=0.6)) as (client, _):
+        with socket.create_connection(address(client)) as silent:
+            assert closed_after(silent) > 0.4
+        with socket.create_connection(address(client)) as half:
+            half.sendall(b"POST /score HTTP/1.1\r\nHost:")
+            assert closed_after(half, drip=b"x" * 200) < 5
+
+
+def test_a_second_head_that_does_not_arrive_is_not_waited_for_either() -> None:
+    with (
+        running(HeldPRM(), ServeConfig(timeout_s=0.6)) as (client, _),
+        socket.create_connection(address(client)) as connection,
+    ):
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /hea")
+        assert closed_after(connection, drip=b"l" * 200) < 5
+
+
+def test_a_body_that_drips_after_its_refusal_does_not_hold_the_connection() -> None:
+    with (
+        running(HeldPRM(), ServeConfig(timeout_s=0.3)) as (client, _),
+        socket.create_connection(address(client)) as connection,
+    ):
+        connection.sendall(HEAD % 1000 + b'{"problem')
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+        assert closed_after(connection, drip=b"x" * 500) < 5
+
+
+def test_a_slow_answer_on_a_kept_connection_is_not_cut() -> None:
+    prm = HeldPRM()
+    with running(prm, ServeConfig(timeout_s=1.0)) as (client, _), ThreadPoolExecutor(1) as pool:
+        for number in range(3):
+            prm.may_score.clear()
+            answer = pool.submit(ask, client, f"q{number}")
+            eventually(lambda number=number: len(prm.batches) == number + 1)  # type: ignore[misc]
+            time.sleep(0.5)  # together more than the limit
+            prm.may_score.set()
+            assert answer.result().status_code == 200
+
+
 def test_a_token_is_needed_everywhere_but_for_health() -> None:
     prm = HeldPRM()
     prm.may_score.set()
@@ -406,6 +492,7 @@ def test_the_token_comes_from_the_environment_or_a_file_or_not_at_all(
     ("arguments", "message"),
     [
         ({"max_queue": 0}, "max_queue must be at least 1"),
+        ({"max_queue_bytes": 0}, "max_queue_bytes must be at least 1"),
         ({"port": 65536}, "port"),
         ({"timeout_s": 0.0}, "timeout_s"),
         ({"timeout_s": float("nan")}, "timeout_s"),

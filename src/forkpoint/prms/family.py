@@ -19,6 +19,7 @@ import torch
 from forkpoint.checkpoint import load_pretrained
 from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.prms.layout import EncodedSolution, PRMFormat
+from forkpoint.prms.longest_token import longest_token, refuse_long_text
 from forkpoint.prms.packed import PackedPRM
 from forkpoint.select import Aggregate
 from forkpoint.steps import Segmentation
@@ -44,6 +45,7 @@ class Family(ABC):
 
     def __init__(self, tokenizer: Any, max_length: int) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
+        self._longest_token = longest_token(tokenizer)
         self.reserved = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         """Texts that a question or a step must not contain."""
 
@@ -74,6 +76,7 @@ class Family(ABC):
         if not steps:
             raise LayoutError("a solution without steps cannot be scored; give at least one step")
         steps = [step.strip() for step in steps]
+        refuse_long_text(len(question) + sum(map(len, steps)), self._longest_token, self.max_length)
         for where, text in [
             ("the question", question),
             *((f"step {number}", step) for number, step in enumerate(steps, start=1)),

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from forkpoint.checkpoint import read_json_object
 from forkpoint.checks import check_choice
 from forkpoint.errors import LayoutError, TooLongError
+from forkpoint.prms.longest_token import longest_token, refuse_long_text
 from forkpoint.select import AGGREGATES, Aggregate
 from forkpoint.steps import SEGMENTATIONS, AnchorRule, Segmentation
 
@@ -129,6 +130,7 @@ class Layout:
         self._tokenizer = tokenizer
         # solutions of one tree share their question and most steps
         self._remembered = lru_cache(NUM_KNOWN_TEXTS)(self._tokenize)
+        self._longest_token = longest_token(tokenizer)
         self.format = prm_format
         self._bos = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
         self.tag_id = self._one_token(prm_format.tag, "step tag")
@@ -145,6 +147,7 @@ class Layout:
         """
         if not steps:
             raise LayoutError("a solution without steps cannot be scored; give at least one step")
+        refuse_long_text(len(question) + sum(map(len, steps)), self._longest_token, self.format.max_length)
         input_ids = [*self._bos, *self._encode(self.format.template.replace("{question}", question))]
         self._refuse_tag("the question", input_ids)
         tag_positions = []

@@ -11,6 +11,7 @@ This file knows nothing of HTTP.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import uuid
 from collections import deque
@@ -76,8 +77,13 @@ class _Entry:
     question: str
     steps: Sequence[str]
     future: Future[StepScores] = field(default_factory=Future)
+    num_bytes: int = field(init=False)
+    """Memory of the texts."""
     num_tokens: int | None = None
     """None until the tokens have been counted."""
+
+    def __post_init__(self) -> None:
+        self.num_bytes = sum(map(sys.getsizeof, (self.question, *self.steps)))
 
 
 class Batcher:
@@ -90,7 +96,7 @@ class Batcher:
         self._is_stopping = False
         self._thread = threading.Thread(target=self._work, name="forkpoint-scoring", daemon=True)
         self._thread.start()
-        metrics.watch_queue(lambda: len(self._queue))
+        metrics.watch_queue(lambda: len(self._queue), self._num_bytes)
 
     @property
     def is_ready(self) -> bool:
@@ -105,7 +111,8 @@ class Batcher:
         """Queue (question, steps) pairs, all of them or none.
 
         Each future gets scores, or the exception LayoutError or ScoringFailed.
-        Raises QueueFull if `max_queue` solutions are waiting already, and Stopping after `stop_accepting`.
+        Raises QueueFull if `max_queue` solutions or `max_queue_bytes` of text are waiting already, and
+        Stopping after `stop_accepting`.
         """
         entries = [_Entry(question, steps) for question, steps in solutions]
         with self._changed:
@@ -113,6 +120,8 @@ class Batcher:
                 raise Stopping("the server is stopping; ask another one")
             if len(self._queue) >= self._config.max_queue:
                 raise QueueFull(f"{len(self._queue)} solutions wait already; try again later")
+            if (num_bytes := self._num_bytes()) >= self._config.max_queue_bytes:
+                raise QueueFull(f"solutions of {num_bytes:,} bytes wait already; try again later")
             self._queue.extend(entries)
             self._changed.notify_all()
         return [entry.future for entry in entries]
@@ -129,6 +138,11 @@ class Batcher:
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
+
+    def _num_bytes(self) -> int:
+        """The memory of the texts that are waiting."""
+        with self._changed:
+            return sum(entry.num_bytes for entry in self._queue)
 
     def _work(self) -> None:
         while self._wait():

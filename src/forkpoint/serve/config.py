@@ -26,9 +26,11 @@ class ServeConfig:
     """The longest request body; a longer one is refused (413)."""
     max_queue: int = 1024
     """The number of waiting solutions from which on requests are refused (429)."""
+    max_queue_bytes: int = 64 << 20
+    """The memory of the texts of waiting solutions from which on requests are refused (429)."""
     timeout_s: float = 60.0
     """The time after which a request without an answer is given up (504), and also one whose body has not
-    arrived (408)."""
+    arrived (408); a connection on which the head of a request has not arrived by then is closed."""
     batch_items: int = 64
     """The most solutions that are scored together."""
     batch_tokens: int = 32768
@@ -41,6 +43,7 @@ class ServeConfig:
             1,
             max_body_bytes=self.max_body_bytes,
             max_queue=self.max_queue,
+            max_queue_bytes=self.max_queue_bytes,
             batch_items=self.batch_items,
             batch_tokens=self.batch_tokens,
         )

@@ -33,6 +33,9 @@ class Metrics:
             "forkpoint_batch_solutions", "Solutions scored together.", buckets=SIZES, registry=self._registry
         )
         self._queue = Gauge("forkpoint_queue_solutions", "Solutions waiting.", registry=self._registry)
+        self._queue_bytes = Gauge(
+            "forkpoint_queue_bytes", "Memory of the texts that are waiting.", registry=self._registry
+        )
         self._solutions = Counter("forkpoint_scored_solutions", "Solutions scored.", registry=self._registry)
         self._steps = Counter("forkpoint_scored_steps", "Steps scored.", registry=self._registry)
         self._tokens = Counter(
@@ -41,9 +44,10 @@ class Metrics:
             registry=self._registry,
         )
 
-    def watch_queue(self, size: Callable[[], int]) -> None:
-        """Read the number of waiting solutions from `size`."""
+    def watch_queue(self, size: Callable[[], int], num_bytes: Callable[[], int]) -> None:
+        """Read the number of waiting solutions and the memory of their texts from these functions."""
         self._queue.set_function(size)
+        self._queue_bytes.set_function(num_bytes)
 
     def count_batch(self, num_steps: Sequence[int], num_tokens: Sequence[int]) -> None:
         """Count solutions that were scored together; both have one entry per solution."""

@@ -14,6 +14,7 @@ import uvicorn
 from forkpoint.serve.app import make_app
 from forkpoint.serve.batching import Batcher, ServedPRM
 from forkpoint.serve.config import ServeConfig
+from forkpoint.serve.connection import timed_protocol
 from forkpoint.serve.metrics import Metrics
 
 
@@ -30,6 +31,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 make_app(prm, self.batcher, config, token, metrics),
+                http=timed_protocol(config.timeout_s),
                 lifespan="off",
                 log_level="warning",
                 access_log=False,  # metrics count requests
