@@ -39,7 +39,7 @@ from forkpoint.doctor.prm import check_layout, check_scores, examine_prm
 from forkpoint.doctor.reader import Encoder, reader_of
 from forkpoint.doctor.samples import ORDINARY, PAIRS, QUESTIONS, Sample
 from forkpoint.doctor.sandbox import CONFINED, examine_sandbox
-from forkpoint.formats.labels_file import write_labelled
+from forkpoint.formats.labels_file import labels_digest, write_labelled
 from forkpoint.grading.sandbox import choose
 from forkpoint.grading.sandbox.launch import LEVELS
 from forkpoint.policies import ScriptedPolicy
@@ -818,7 +818,12 @@ def test_every_check_has_a_row_on_the_page(healthy: Path, tmp_path: Path) -> Non
     classifier = our_prm(tmp_path / "prm", head="classifier")
     AutoModelForTokenClassification.from_pretrained(classifier).save_pretrained(classifier)
     sample = Sample("a", "1 + 1?", ("2",))
+    run = tmp_path / "run"
+    run.mkdir()
+    data_file(run / "labels.jsonl")
+    (run / "label_config.json").write_text(json.dumps({"labels_digest": labels_digest(run)}))
     checks = {
+        *by_check(examine_data(str(run))),
         *by_check(examine_prm(healthy, "cpu", solutions=[sample])),
         *by_check(examine_prm(classifier, "cpu")),
         *by_check(examine_data(data_file(tmp_path / "labels.jsonl"), prm=str(healthy))),

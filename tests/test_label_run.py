@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 
 from forkpoint.cli.label import relabel_command
+from forkpoint.cli.train import train
+from forkpoint.doctor.data import examine_data
+from forkpoint.doctor.label_run import examine_origin
 from forkpoint.errors import ConfigDiffers
 from forkpoint.formats.labels_file import read_labelled
 from forkpoint.labels.config import LabelConfig
@@ -205,6 +208,50 @@ def test_relabel_says_whether_the_run_is_finished(tmp_path: Path, capsys: pytest
     assert "is not finished: the labels are those of the problems that are done" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+def verdict_on(run: Path) -> tuple[str, str]:
+    found = examine_origin(run)
+    assert found is not None
+    return found.verdict, found.text
+
+
+def test_labels_that_do_not_belong_to_the_journal_are_noticed(tmp_path: Path) -> None:
+    run, labels = tmp_path / "run", tmp_path / "run" / "labels.jsonl"
+    label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), run, TREE, LabelConfig(), QUIET)
+    assert verdict_on(run)[0] == "ok"
+    whole = labels.read_text()
+    labels.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    verdict, text = verdict_on(run)
+    assert verdict == "problem" and "was changed after its labels were derived" in text
+    finding = next(item for item in examine_data(str(run)) if item.check == "origin")
+    assert finding.verdict == "problem"
+    with pytest.raises(ValueError, match="was changed after its labels were derived"):
+        train(run, out=tmp_path / "prm")
+    assert not (tmp_path / "prm").exists()
+
+    relabel_command(run)
+    assert verdict_on(run)[0] == "ok" and labels.read_text() == whole
+    label_config = json.loads((run / "label_config.json").read_text())
+    (run / "label_config.json").write_text(
+        json.dumps({name: value for name, value in label_config.items() if not name.endswith("_digest")})
+    )
+    assert examine_origin(run) is None  # an older version recorded nothing
+    assert label_format(run, PRMFormat()).segmentation == "newline"
+
+
+def test_labels_of_an_earlier_state_of_the_journal_are_noticed(tmp_path: Path) -> None:
+    policy, run = FailingPolicy(SCRIPT), tmp_path / "run"
+    label_problems(PROBLEMS, policy, run, TREE, LabelConfig(), QUIET)
+    assert verdict_on(run)[0] == "ok"  # not finished, and its labels are those of its rows
+    earlier = {name: (run / name).read_bytes() for name in ("labels.jsonl", "label_config.json")}
+    policy.is_failing = False
+    label_problems(PROBLEMS, policy, run, TREE, LabelConfig(), QUIET)
+    assert verdict_on(run)[0] == "ok"
+    for name, content in earlier.items():
+        (run / name).write_bytes(content)
+    verdict, text = verdict_on(run)
+    assert verdict == "problem" and "from another state of its journal" in text
 
 
 class SlowPolicy(ScriptedPolicy):

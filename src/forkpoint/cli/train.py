@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from forkpoint.cli.app import Flat, app
 from forkpoint.cli.console import TrainProgress, print_training, quiet_libraries
+from forkpoint.doctor.label_run import examine_origin
 from forkpoint.labels.run import label_format
 from forkpoint.policies import checkpoint_of
 from forkpoint.training.config import TrainConfig
@@ -52,6 +53,9 @@ def train(
         (files in OUT/training/tensorboard), wandb or trackio. They may change when a training is continued.
     """
     quiet_libraries()
+    origin = examine_origin(labels)
+    if origin is not None and origin.verdict == "problem":
+        raise ValueError(origin.text)
     config = replace(config, format=label_format(labels, config.format))
     with TrainProgress() as progress:
         report = train_prm(

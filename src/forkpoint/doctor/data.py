@@ -14,6 +14,7 @@ from pathlib import Path
 
 from forkpoint.doctor.data_format import recognise_format
 from forkpoint.doctor.finding import Finding, ok, problem, warning
+from forkpoint.doctor.label_run import examine_origin
 from forkpoint.doctor.overlap import TestSet, find_overlaps, known_test_sets, read_test_set
 from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.formats import FORMATS, names, parse_options
@@ -57,6 +58,9 @@ def examine_data(
     """
     data = read_data(source, format_name, assignments)
     findings = [_rows(data)]
+    origin = examine_origin(Path(source))
+    if origin is not None:
+        findings.append(origin)
     if data.solutions:
         findings += [_steps(data), _labels(data), _order(data), _duplicates(data), _soft(data)]
         if prm is not None:

@@ -17,6 +17,10 @@ from forkpoint.row_files import jsonl_rows
 
 LABELS = "labels.jsonl"
 """The name of the file of labels in the directory of a run."""
+LABEL_CONFIG = "label_config.json"
+"""The name of the file beside it that says how they were derived."""
+LABELS_DIGEST, JOURNAL_DIGEST = "labels_digest", "journal_digest"
+"""Its keys for hashes of the file of labels and of the journal that they were derived from."""
 
 
 def write_labelled(path: Path, solutions: Iterable[LabelledSolution]) -> int:

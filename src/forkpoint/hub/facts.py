@@ -14,7 +14,7 @@ from typing import Any
 from forkpoint.checkpoint import fingerprint
 from forkpoint.errors import RunError
 from forkpoint.formats.labels_file import LABELS, labels_digest, read_labelled
-from forkpoint.labels.run import label_config_of
+from forkpoint.labels.run import read_label_config
 from forkpoint.labels.values import OUTCOME, PRODUCTS, canonical_value
 from forkpoint.runs import Run
 from forkpoint.runs.run import CONFIG
@@ -74,7 +74,6 @@ def label_facts(labels: Path) -> LabelFacts:
             num_steps + len(solution.steps),
             num_correct + solution.is_correct,
         )
-    config_path = label_config_of(labels / LABELS if labels.is_dir() else labels)
     run = summary = None
     directory = labels if labels.is_dir() else labels.parent
     if (labels.is_dir() or labels.name == LABELS) and (directory / CONFIG).is_file():
@@ -86,7 +85,7 @@ def label_facts(labels: Path) -> LabelFacts:
         num_solutions=num_solutions,
         num_steps=num_steps,
         num_correct=num_correct,
-        labels=json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else None,
+        labels=read_label_config(labels),
         run=run,
         summary=summary,
     )

@@ -14,7 +14,14 @@ from typing import Any
 
 from forkpoint.content_key import content_key
 from forkpoint.errors import RunError
-from forkpoint.formats.labels_file import LABELS, write_labelled
+from forkpoint.formats.labels_file import (
+    JOURNAL_DIGEST,
+    LABEL_CONFIG,
+    LABELS,
+    LABELS_DIGEST,
+    labels_digest,
+    write_labelled,
+)
 from forkpoint.labels.bisect import BisectPlan
 from forkpoint.labels.config import LabelConfig
 from forkpoint.labels.leaf_plan import LeafPlan, anchor_rule
@@ -31,7 +38,6 @@ from forkpoint.solutions.work import outcome_of
 from forkpoint.steps import AnchorRule, calibrate_tau
 from forkpoint.trees.grow import TreeConfig
 
-LABEL_CONFIG = "label_config.json"
 NUM_CALIBRATION_PROBLEMS = 64
 """Problems whose greedy solutions tau is calibrated on, the first ones."""
 NOT_RECORDED = ("num_inner_labels", "num_single_labels", "num_cut_off", "num_rollouts_cut_off")
@@ -145,6 +151,7 @@ def label_problems(
         if summary.num_failed == 0:
             recorded = {name: count for name, count in asdict(summary).items() if name not in NOT_RECORDED}
             run.finish({**recorded, "labels": asdict(label_config)})
+            record_labels(run, label_config, out / LABELS)  # the journal has its canonical order now
     return summary
 
 
@@ -212,10 +219,31 @@ def write_labels(
 
     path = path or run.directory / LABELS
     write_labelled(path, counted())
-    label_config_of(path).write_text(
-        json.dumps({**asdict(config), "rule": asdict(anchor_rule(run))}, indent=2, allow_nan=False) + "\n"
-    )
+    record_labels(run, config, path)
     return written
+
+
+def record_labels(run: Run, config: LabelConfig, path: Path) -> None:
+    """Write beside the file of labels at `path` how they were derived, and from which journal."""
+    fields = {
+        **asdict(config),
+        "rule": asdict(anchor_rule(run)),
+        LABELS_DIGEST: labels_digest(path),
+        JOURNAL_DIGEST: run.journal.digest,
+    }
+    label_config_of(path).write_text(json.dumps(fields, indent=2, allow_nan=False) + "\n")
+
+
+def read_label_config(path: Path) -> dict[str, Any] | None:
+    """The label configuration beside the labels at `path`, with the anchor rule as `rule`.
+
+    `path` is a run directory or a file. None if nothing says how the labels were derived.
+    """
+    beside = label_config_of(path / LABELS if path.is_dir() else path)
+    if not beside.is_file():
+        return None
+    fields: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+    return {name: value for name, value in fields.items() if name not in (LABELS_DIGEST, JOURNAL_DIGEST)}
 
 
 def derive_labels(
@@ -240,10 +268,9 @@ def label_format(labels: Path, prm_format: PRMFormat) -> PRMFormat:
 
     The format is unchanged if the labels have no configuration beside them.
     """
-    path = label_config_of(labels / LABELS if labels.is_dir() else labels)
-    if not path.is_file():
+    fields = read_label_config(labels)
+    if fields is None:
         return prm_format
-    fields = json.loads(path.read_text())
     rule = AnchorRule(**fields.pop("rule"))
     return replace(prm_format, segmentation=LabelConfig(**fields).step_segmentation, rule=rule)
 
