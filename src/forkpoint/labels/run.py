@@ -224,14 +224,16 @@ def write_labels(
 
 
 def record_labels(run: Run, config: LabelConfig, path: Path) -> None:
-    """Write beside the file of labels at `path` how they were derived, and from which journal."""
-    fields = {
-        **asdict(config),
-        "rule": asdict(anchor_rule(run)),
-        LABELS_DIGEST: labels_digest(path),
-        JOURNAL_DIGEST: run.journal.digest,
-    }
-    label_config_of(path).write_text(json.dumps(fields, indent=2, allow_nan=False) + "\n")
+    """Write beside the file of labels at `path` how they were derived, and from which journal.
+
+    A finished run of an older version, which recorded no hashes, stays as it is.
+    """
+    fields = {**asdict(config), "rule": asdict(anchor_rule(run))}
+    beside = label_config_of(path)
+    if run.is_finished and beside.is_file() and json.loads(beside.read_text(encoding="utf-8")) == fields:
+        return
+    fields |= {LABELS_DIGEST: labels_digest(path), JOURNAL_DIGEST: run.journal.digest}
+    beside.write_text(json.dumps(fields, indent=2, allow_nan=False) + "\n")
 
 
 def read_label_config(path: Path) -> dict[str, Any] | None:
