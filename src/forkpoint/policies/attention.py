@@ -4,9 +4,11 @@ There `scaled_dot_product_attention` computes one small matrix product per row a
 over the whole buffer take about half the time, provided that the buffer has no gaps. They also round the same
 way for one new token per row as for many: if fewer than `NUM_QUERIES` heads share keys, there is a product
 for each head and token, else one product for many.
-Invariant: the result equals that of torch up to rounding; on a CPU in float32 that of a token is the same to
-the last bit, whatever the other rows hold and however many tokens come with it. Importing this file registers
-the name `ROWS` with transformers and changes no model.
+Invariant: the result equals that of torch up to rounding. Whether that of a token is the same to the last bit
+however many rows and tokens come with it is up to the kernels of the matrix products. On a CPU in float32 it
+is with MKL's kernels for AVX-512 and those that MKL takes on AMD's processors; it is not with its kernels for
+AVX2 and SSE 4.2 on Intel's. Importing this file registers the name `ROWS` with transformers and changes no
+model.
 """
 
 from __future__ import annotations

@@ -4,9 +4,10 @@ A row holds position p of its sequence in column p, whatever the other rows hold
 share a batch, a new sequence can take the row of an old one, and cached prefixes are copied in without any
 shift. A forward pass works on a contiguous range of rows: each token writes its own keys and values and
 attends to the columns up to its own position.
-Invariant: all columns hold finite numbers, so that masked columns have a weight of exactly 0. On a CPU in
-float32 the numbers of a row are the same to the last bit whatever the other rows hold, and whether its tokens
-come one by one or together.
+Invariant: all columns hold finite numbers, so that masked columns have a weight of exactly 0: what other rows
+hold does not matter. How many they are, and whether tokens come one by one or together, matters by rounding
+at most, and on a CPU in float32 not at all if the kernels of torch round alike for few and many (`attention`
+says which do).
 This file does not decide which sequence is in which row, and supports plain attention caches only (see
 `probe`).
 """
