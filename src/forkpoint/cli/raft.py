@@ -48,7 +48,7 @@ def raft_command(
     eval_problems
         Problems that every iteration is measured on; they must share no question with the others.
     base
-        The policy to start from: `lab`, a model directory, or a hub id.
+        The policy to start from: `lab`, a model directory, a GGUF file, or a hub id.
     prm
         A directory made by `forkpoint train`, a public PRM, or the address of a `forkpoint serve`; required
         unless --select outcome is given.

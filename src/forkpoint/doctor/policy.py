@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 
-from forkpoint.checkpoint import load_pretrained, load_tokenizer
+from forkpoint.checkpoint import load_pretrained, load_tokenizer, turn_end
 from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.samples import QUESTIONS, TEXTS
 from forkpoint.doctor.vocabulary import check_vocabulary, num_embeddings
@@ -139,27 +139,15 @@ def check_end_tokens(policy: Policy, tokenizer: Any, num_rows: int, template: st
     names = ", ".join(
         f"{tokenizer.convert_ids_to_tokens(token_id)!r} ({token_id})" for token_id in sorted(policy.eos_ids)
     )
-    turn_end = _turn_end(tokenizer) if template is None else None
-    if turn_end is not None and turn_end not in policy.eos_ids:
+    end_id = turn_end(tokenizer) if template is None else None
+    if end_id is not None and end_id not in policy.eos_ids:
         return problem(
             "end tokens",
-            f"the chat template ends an answer with {tokenizer.convert_ids_to_tokens(turn_end)!r} "
-            f"({turn_end}), which is not an end token ({names}): "
+            f"the chat template ends an answer with {tokenizer.convert_ids_to_tokens(end_id)!r} "
+            f"({end_id}), which is not an end token ({names}): "
             "add it to eos_token_id in generation_config.json",
         )
     return ok("end tokens", f"completions end with {names}")
-
-
-def _turn_end(tokenizer: Any) -> int | None:
-    """Return the special token that the chat template puts right after an answer; None if there is none."""
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    messages = [{"role": "user", "content": MARK}, {"role": "assistant", "content": MARK.upper()}]
-    _, answer, tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(MARK.upper())
-    ids = tokenizer.encode(tail.lstrip(), add_special_tokens=False) if answer else []
-    return (
-        ids[0] if ids and ids[0] in tokenizer.all_special_ids + list(tokenizer.added_tokens_decoder) else None
-    )
 
 
 def check_prompt(policy: Policy, tokenizer: Any, template: str | None) -> Finding:

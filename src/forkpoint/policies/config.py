@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from forkpoint.checkpoint import Device, Dtype
 from forkpoint.checks import check_at_least, check_choice
 from forkpoint.errors import MissingPackageError
-from forkpoint.policies import checkpoint_of, load_policy
+from forkpoint.policies import load_policy, path_of
 from forkpoint.policies.truncated import Bound
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class PolicyConfig:
     """A policy, and how to run it."""
 
     policy: str = "lab"
-    """`lab` or `lab-shuffle` (shipped with the package), a model directory, or a hub id."""
+    """`lab` or `lab-shuffle` (shipped with the package), a model directory, a GGUF file (which is unpacked
+    once), or a hub id."""
     engine: Engine = "local"
     """What runs the model: local (transformers, in this process), vllm (in this process), or openai (an
     OpenAI-compatible server that accepts and returns token ids, as that of vLLM does)."""
@@ -78,7 +79,7 @@ class PolicyConfig:
                 batch_size=self.batch_size,
                 template=self.template,
             )
-        path_or_id = checkpoint_of(self.policy)
+        path_or_id = path_of(self.policy)
         if self.engine == "vllm":
             try:
                 from forkpoint.policies.vllm import VLLMPolicy

@@ -28,6 +28,7 @@ from forkpoint.policies.attention import ROWS
 from forkpoint.policies.checkpoint_policy import CheckpointPolicy, absolute, torch_dtype
 from forkpoint.policies.decoding import StreamDecoder
 from forkpoint.policies.equal_lengths import decode_in_equal_lengths
+from forkpoint.policies.gguf_file import model_directory
 from forkpoint.policies.kv_rows import KVRows
 from forkpoint.policies.prefix_cache import PrefixCache
 from forkpoint.policies.stream import Completions
@@ -95,7 +96,7 @@ class LocalPolicy(CheckpointPolicy):
         template: str | None = None,
         cache_bytes: int = 1 << 30,
     ) -> LocalPolicy:
-        """Load the model in a directory, or the model of that name on the hub.
+        """Load the model in a directory or a GGUF file, or the model of that name on the hub.
 
         `device` is `auto` (the first CUDA device if there is one, else the CPU) or a name that `torch.device`
         takes; `dtype` `auto` is bfloat16 on a GPU and float32 elsewhere. `batch_size` sequences are decoded
@@ -106,13 +107,14 @@ class LocalPolicy(CheckpointPolicy):
         """
         target = device_named(device)
         weights = torch_dtype(dtype, has_gpu=target.type == "cuda")
-        with missing_refused(path_or_id):
-            model: PreTrainedModel = load_pretrained(AutoModelForCausalLM, path_or_id, dtype=weights)
-            tokenizer = load_tokenizer(path_or_id)
-            config_path = cached_file(path_or_id, "config.json")
+        source = model_directory(path_or_id)
+        with missing_refused(source):
+            model: PreTrainedModel = load_pretrained(AutoModelForCausalLM, source, dtype=weights)
+            tokenizer = load_tokenizer(source)
+            config_path = cached_file(source, "config.json")
         assert config_path is not None, "cached_file raises if there is no file"
         digest = fingerprint(Path(config_path).parent, str(weights), repr(template))
-        name = f"{Path(path_or_id).resolve().name}-{digest}"
+        name = f"{Path(source).resolve().name}-{digest}"
         nn.Module.to(model, target)
         options: dict[str, Any] = {"batch_size": batch_size, "template": template, "cache_bytes": cache_bytes}
         policy = cls(model, tokenizer, name, **options)

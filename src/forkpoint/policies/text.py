@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.utils.hub import cached_file
 
 from forkpoint.checkpoint import fingerprint, load_pretrained, load_tokenizer
+from forkpoint.policies.gguf_file import model_directory
 
 
 class PolicyText:
@@ -114,10 +115,11 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path_or_id: str | Path, *, template: str | None = None) -> Checkpoint:
-        """Read the checkpoint in a directory, or of that name on the hub.
+        """Read the checkpoint in a directory or a GGUF file, or of that name on the hub.
 
         Raises FileNotFoundError if it is missing.
         """
+        path_or_id = model_directory(path_or_id)
         with missing_refused(path_or_id):
             config = load_pretrained(AutoConfig, path_or_id)
             tokenizer = load_tokenizer(path_or_id)

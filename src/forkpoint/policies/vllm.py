@@ -98,7 +98,7 @@ class VLLMPolicy(CheckpointPolicy):
         length = min(limit for limit in (max_length, checkpoint.max_length, LONGEST) if limit is not None)
         start = partial(
             LLM,
-            str(path_or_id),
+            str(checkpoint.path_or_id),
             trust_remote_code=False,
             skip_tokenizer_init=True,  # this package tokenizes
             dtype=weights,
