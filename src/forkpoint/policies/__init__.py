@@ -19,6 +19,7 @@ from forkpoint.policies.scripted import ScriptedPolicy
 if TYPE_CHECKING:
     from forkpoint.checkpoint import Dtype
     from forkpoint.policies.local import LocalPolicy
+    from forkpoint.policies.prompt import Prompt
 
 LAB_POLICY = Path(__file__).parent.parent / "lab" / "policy"
 SHIPPED = {"lab": LAB_POLICY, "lab-shuffle": LAB_POLICY.with_name("shuffle_policy")}
@@ -56,7 +57,7 @@ def load_policy(
     device: str = "auto",
     dtype: Dtype = "auto",
     batch_size: int = 64,
-    template: str | None = None,
+    template: Prompt = None,
     cache_bytes: int = 1 << 30,
 ) -> LocalPolicy:
     """Load a policy with transformers, from `lab`, `lab-shuffle`, a model directory, a GGUF file or a hub id.

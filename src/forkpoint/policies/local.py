@@ -31,6 +31,7 @@ from forkpoint.policies.equal_lengths import decode_in_equal_lengths
 from forkpoint.policies.gguf_file import model_directory
 from forkpoint.policies.kv_rows import KVRows
 from forkpoint.policies.prefix_cache import PrefixCache
+from forkpoint.policies.prompt import Prompt
 from forkpoint.policies.stream import Completions
 from forkpoint.policies.text import PolicyText, eos_ids, missing_refused
 from forkpoint.records import RequestSource
@@ -58,7 +59,7 @@ class LocalPolicy(CheckpointPolicy):
         name: str,
         *,
         batch_size: int = 64,
-        template: str | None = None,
+        template: Prompt = None,
         cache_bytes: int = 1 << 30,
     ) -> None:
         """A policy made of a model and a tokenizer in memory; see `load` for the options."""
@@ -93,15 +94,16 @@ class LocalPolicy(CheckpointPolicy):
         device: str = "auto",
         dtype: Dtype = "auto",
         batch_size: int = 64,
-        template: str | None = None,
+        template: Prompt = None,
         cache_bytes: int = 1 << 30,
     ) -> LocalPolicy:
         """Load the model in a directory or a GGUF file, or the model of that name on the hub.
 
         `device` is `auto` (the first CUDA device if there is one, else the CPU) or a name that `torch.device`
         takes; `dtype` `auto` is bfloat16 on a GPU and float32 elsewhere. `batch_size` sequences are decoded
-        at a time. `template` is a prompt with `{question}` in it; the default is the tokenizer's chat
-        template, or the question and a line break if there is none. Up to `cache_bytes` of keys and values of
+        at a time. `template` is a prompt with `{question}` in it, or a `ChatPrompt`, which adds to
+        the tokenizer's chat template; the default is the chat template, or the question and a line break if
+        there is none. Up to `cache_bytes` of keys and values of
         earlier completions are kept for reuse; 0 turns reuse off. Raises FileNotFoundError if there is no
         model.
         """
