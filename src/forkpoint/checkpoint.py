@@ -32,8 +32,13 @@ NUM_PARTS = 256
 MODEL_FILES = ("config.json", "generation_config.json", "model.safetensors.index.json")
 TOKENIZER_FILES = ("tokenizer_config.json", "tokenizer.json")
 """The files of a checkpoint that are JSON objects; those of a tokenizer can be many megabytes."""
+UNPACKED_GGUF = "unpacked_gguf.json"
+"""The file of a directory that was unpacked from a GGUF file; it holds the digest of that file."""
 TOKENIZERS_AS_SAVED = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """The classes that `tokenizer_config.json` names if `tokenizer.json` alone defines the tokenizer."""
+
+ANSWER_MARK = "ANSWER-OF-NO-TEMPLATE"
+"""An answer that no chat template contains by itself."""
 
 
 def device_named(name: str) -> torch.device:
@@ -53,6 +58,18 @@ def load_tokenizer(path_or_id: str | Path) -> PreTrainedTokenizerBase:
     loader = PreTrainedTokenizerFast if is_as_saved else AutoTokenizer
     tokenizer: PreTrainedTokenizerBase = load_pretrained(loader, path_or_id)
     return tokenizer
+
+
+def turn_end(tokenizer: Any) -> int | None:
+    """The special token that the chat template puts right after an answer; None if there is none."""
+    if not getattr(tokenizer, "chat_template", None):
+        return None
+    messages = [{"role": "user", "content": "Question"}, {"role": "assistant", "content": ANSWER_MARK}]
+    _, answer, tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(ANSWER_MARK)
+    ids = tokenizer.encode(tail.lstrip(), add_special_tokens=False) if answer else []
+    return (
+        ids[0] if ids and ids[0] in tokenizer.all_special_ids + list(tokenizer.added_tokens_decoder) else None
+    )
 
 
 def load_pretrained(loader: Any, path_or_id: str | Path, **options: Any) -> Any:
@@ -127,9 +144,13 @@ def fingerprint(directory: Path, *settings: str) -> str:
     """Eight hexadecimal digits from a model's files and from settings that change what it does.
 
     Configuration and tokenizer files count whole; of each weight file its name, its size and up to 16 MiB,
-    evenly spread.
+    evenly spread. A model that was unpacked from a GGUF file counts by the digest of that file, so that other
+    versions of transformers, which write the same model otherwise, give the same fingerprint.
     """
     digest = hashlib.blake2b(repr(settings).encode(), digest_size=4)
+    if (directory / UNPACKED_GGUF).is_file():
+        digest.update((directory / UNPACKED_GGUF).read_bytes())
+        return digest.hexdigest()
     for path in sorted(directory.iterdir()):
         if path.suffix in (".json", ".jinja", ".txt", ".model"):
             digest.update(path.name.encode() + path.read_bytes())

@@ -21,6 +21,7 @@ from forkpoint.doctor.data import examine_data
 from forkpoint.doctor.finding import Finding, Severity
 from forkpoint.doctor.kind import kind_of
 from forkpoint.doctor.samples import Sample
+from forkpoint.policies.prompt import prompt_of
 from forkpoint.prms.score_file import read_solutions
 from forkpoint.problems import load_problems
 from forkpoint.steps import newline_steps
@@ -43,6 +44,9 @@ def doctor(
     against: tuple[str, ...] = (),
     problems: str | None = None,
     template: str | None = None,
+    instruction: str | None = None,
+    system: str | None = None,
+    thinking: bool | None = None,
     max_tokens: int = 512,
     tau: float = 1.0,
     device: Device = "auto",
@@ -78,6 +82,13 @@ def doctor(
         For a policy: problems to complete and to count anchors on, as for `forkpoint label`.
     template
         For a policy: the prompt with {question} in it.
+    instruction
+        For a policy: the text that follows the question in the user's message of the chat template, or the
+        name of one: math-boxed or gsm8k-hash.
+    system
+        For a policy: the system message of the chat template, or the name of one: qwen-math or math-boxed.
+    thinking
+        For a policy: the value of the switch `enable_thinking` of the chat template.
     max_tokens
         For a policy: maximum number of tokens of a completion.
     tau
@@ -113,7 +124,8 @@ def doctor(
 
         known = load_problems(problems) if problems else []
         questions = [problem.question for problem in known]
-        findings = examine_policy(target, device, template, max_tokens, tau, questions)
+        prompt = prompt_of(template, instruction, system, thinking)
+        findings = examine_policy(target, device, prompt, max_tokens, tau, questions)
         if any(problem.grader == "code" for problem in known):
             from forkpoint.doctor.sandbox import examine_sandbox
 

@@ -44,7 +44,7 @@ def check(
     Parameters
     ----------
     policy
-        `lab`, a model directory, or a hub id.
+        `lab`, a model directory, a GGUF file, or a hub id.
     batch_size
         Sequences that are decoded together.
     """

@@ -40,7 +40,7 @@ def train(
     labels
         A run directory of `forkpoint label`, or a file of labelled solutions.
     base
-        The model to start from: `lab`, a model directory, or a hub id.
+        The model to start from: `lab`, a model directory, a GGUF file, or a hub id.
     out
         The directory of the PRM.
     preset

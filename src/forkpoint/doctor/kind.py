@@ -14,6 +14,7 @@ from forkpoint.errors import LayoutError
 from forkpoint.formats.containers import HUB, SUFFIXES
 from forkpoint.formats.labels_file import LABELS
 from forkpoint.policies import SHIPPED
+from forkpoint.policies.gguf_file import is_gguf
 
 Kind = Literal["prm", "data", "policy", "sandbox"]
 KINDS: tuple[Kind, ...] = ("prm", "data", "policy", "sandbox")
@@ -30,6 +31,8 @@ def kind_of(path_or_id: str) -> Kind:
     if path_or_id == "sandbox" and not path.exists():
         return "sandbox"
     if path_or_id in SHIPPED:
+        return "policy"
+    if is_gguf(path_or_id):
         return "policy"
     if path.is_file():
         raise ValueError(f"{path_or_id} is neither a model directory nor a data file ({', '.join(SUFFIXES)})")

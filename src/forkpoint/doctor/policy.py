@@ -13,12 +13,13 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 
-from forkpoint.checkpoint import load_pretrained, load_tokenizer
+from forkpoint.checkpoint import load_pretrained, load_tokenizer, turn_end
 from forkpoint.doctor.finding import Finding, ok, problem, warning
 from forkpoint.doctor.samples import QUESTIONS, TEXTS
 from forkpoint.doctor.vocabulary import check_vocabulary, num_embeddings
 from forkpoint.policies import checkpoint_of, load_policy
 from forkpoint.policies.context import room_after
+from forkpoint.policies.prompt import ChatPrompt, Prompt
 from forkpoint.records import Completion, Policy, Request
 from forkpoint.steps import AnchorRule
 
@@ -32,7 +33,7 @@ Its letters are in the vocabulary of every text tokenizer.
 def examine_policy(
     path_or_id: str | Path,
     device: str = "auto",
-    template: str | None = None,
+    template: Prompt = None,
     max_tokens: int = 512,
     tau: float = 1.0,
     questions: Sequence[str] = (),
@@ -48,12 +49,12 @@ def examine_policy(
 def _examine(
     path_or_id: str | Path,
     device: str,
-    template: str | None,
+    template: Prompt,
     max_tokens: int,
     tau: float,
     questions: Sequence[str],
 ) -> Iterator[Finding]:
-    if template is not None and "{question}" not in template:
+    if isinstance(template, str) and "{question}" not in template:
         yield problem(
             "template",
             f"the template {template!r} does not contain {{question}}, so all prompts would be equal: add it",
@@ -98,7 +99,7 @@ def _missing_weights(path_or_id: str | Path) -> list[str]:
     return sorted(found["missing_keys"])
 
 
-def check_template(policy: Policy, tokenizer: Any, template: str | None) -> Finding:
+def check_template(policy: Policy, tokenizer: Any, template: Prompt) -> Finding:
     """Check that the question reaches the model, and report by which template."""
     if MARK not in policy.decode(policy.encode_question(MARK)):
         return problem(
@@ -106,8 +107,10 @@ def check_template(policy: Policy, tokenizer: Any, template: str | None) -> Find
             "the question is not in the prompt: "
             "the chat template drops the user's message, so give --template",
         )
-    if template is not None:
+    if isinstance(template, str):
         return ok("template", "prompts are made with the template that was given")
+    if template is not None:
+        return ok("template", f"prompts are made with the tokenizer's chat template and {template}")
     if getattr(tokenizer, "chat_template", None):
         return ok("template", "prompts are made with the tokenizer's chat template")
     return warning(
@@ -117,7 +120,7 @@ def check_template(policy: Policy, tokenizer: Any, template: str | None) -> Find
     )
 
 
-def check_end_tokens(policy: Policy, tokenizer: Any, num_rows: int, template: str | None) -> Finding:
+def check_end_tokens(policy: Policy, tokenizer: Any, num_rows: int, template: Prompt) -> Finding:
     """Check that completions can end, and that they end with the chat template's token for it."""
     if not policy.eos_ids:
         return problem(
@@ -139,42 +142,28 @@ def check_end_tokens(policy: Policy, tokenizer: Any, num_rows: int, template: st
     names = ", ".join(
         f"{tokenizer.convert_ids_to_tokens(token_id)!r} ({token_id})" for token_id in sorted(policy.eos_ids)
     )
-    turn_end = _turn_end(tokenizer) if template is None else None
-    if turn_end is not None and turn_end not in policy.eos_ids:
+    end_id = None if isinstance(template, str) else turn_end(tokenizer)
+    if end_id is not None and end_id not in policy.eos_ids:
         return problem(
             "end tokens",
-            f"the chat template ends an answer with {tokenizer.convert_ids_to_tokens(turn_end)!r} "
-            f"({turn_end}), which is not an end token ({names}): "
+            f"the chat template ends an answer with {tokenizer.convert_ids_to_tokens(end_id)!r} "
+            f"({end_id}), which is not an end token ({names}): "
             "add it to eos_token_id in generation_config.json",
         )
     return ok("end tokens", f"completions end with {names}")
 
 
-def _turn_end(tokenizer: Any) -> int | None:
-    """Return the special token that the chat template puts right after an answer; None if there is none."""
-    if not getattr(tokenizer, "chat_template", None):
-        return None
-    messages = [{"role": "user", "content": MARK}, {"role": "assistant", "content": MARK.upper()}]
-    _, answer, tail = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(MARK.upper())
-    ids = tokenizer.encode(tail.lstrip(), add_special_tokens=False) if answer else []
-    return (
-        ids[0] if ids and ids[0] in tokenizer.all_special_ids + list(tokenizer.added_tokens_decoder) else None
-    )
-
-
-def check_prompt(policy: Policy, tokenizer: Any, template: str | None) -> Finding:
+def check_prompt(policy: Policy, tokenizer: Any, template: Prompt) -> Finding:
     """Check that a completion can follow the prompt, and that the prompt has a single start token."""
     ids, bos = policy.encode_question(MARK), tokenizer.bos_token_id
     if bos is not None and list(ids[:2]) == [bos, bos]:
         return problem(
             "prompt", f"the prompt begins with {tokenizer.bos_token!r} twice: remove it from the template"
         )
-    if template is not None:
+    if isinstance(template, str):
         text = template.replace("{question}", MARK)
     elif getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": MARK}], add_generation_prompt=True, tokenize=False
-        )
+        text = (template or ChatPrompt()).text(tokenizer, MARK)
     else:
         text = MARK
     last = tokenizer.encode(text)[-1]

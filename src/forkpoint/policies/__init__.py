@@ -13,25 +13,33 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forkpoint.policies.gguf_file import model_directory
 from forkpoint.policies.scripted import ScriptedPolicy
 
 if TYPE_CHECKING:
     from forkpoint.checkpoint import Dtype
     from forkpoint.policies.local import LocalPolicy
+    from forkpoint.policies.prompt import Prompt
 
 LAB_POLICY = Path(__file__).parent.parent / "lab" / "policy"
 SHIPPED = {"lab": LAB_POLICY, "lab-shuffle": LAB_POLICY.with_name("shuffle_policy")}
 """The tiny policies that ship with the package, under the names of the problems that they solve."""
 
-__all__ = ["LAB_POLICY", "SHIPPED", "ScriptedPolicy", "checkpoint_of", "load_policy"]
+__all__ = ["LAB_POLICY", "SHIPPED", "ScriptedPolicy", "checkpoint_of", "load_policy", "path_of"]
 
 
 def checkpoint_of(name_or_path: str | Path) -> str | Path:
     """The model directory or hub id of a name.
 
-    `lab` and `lab-shuffle` are the tiny policies that ship with the package, all other names stay as they
-    are. Raises FileNotFoundError if a shipped policy is missing from this installation.
+    `lab` and `lab-shuffle` are the tiny policies that ship with the package; a GGUF file is unpacked into a
+    directory of the cache; all other names stay as they are. Raises FileNotFoundError if a shipped policy is
+    missing from this installation, and what `gguf_file.unpacked` raises.
     """
+    return model_directory(path_of(name_or_path))
+
+
+def path_of(name_or_path: str | Path) -> str | Path:
+    """As `checkpoint_of`, but a GGUF file stays as it is."""
     shipped = SHIPPED.get(str(name_or_path))
     if shipped is None:
         return name_or_path
@@ -49,17 +57,17 @@ def load_policy(
     device: str = "auto",
     dtype: Dtype = "auto",
     batch_size: int = 64,
-    template: str | None = None,
+    template: Prompt = None,
     cache_bytes: int = 1 << 30,
 ) -> LocalPolicy:
-    """Load a policy with transformers, from `lab`, `lab-shuffle`, a model directory or a hub id.
+    """Load a policy with transformers, from `lab`, `lab-shuffle`, a model directory, a GGUF file or a hub id.
 
     The options are those of `LocalPolicy.load`. Raises FileNotFoundError if there is no such model.
     """
     from forkpoint.policies.local import LocalPolicy
 
     return LocalPolicy.load(
-        checkpoint_of(name_or_path),
+        path_of(name_or_path),
         device=device,
         dtype=dtype,
         batch_size=batch_size,

@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from forkpoint.checkpoint import Dtype
 from forkpoint.checks import check_choice
+from forkpoint.policies.gguf_file import is_gguf
 from forkpoint.policies.stream import Completions, ListSource, in_batches, in_order
 from forkpoint.policies.text import PolicyText
 from forkpoint.records import Completion, EntropyBound, Request, RequestSource
@@ -193,8 +194,12 @@ def torch_dtype(name: str, has_gpu: bool) -> torch.dtype:
 
 
 def absolute(path_or_id: str | Path) -> str | Path:
-    """The absolute path of a directory, which holds in any working directory; a hub id stays as it is."""
-    return Path(path_or_id).resolve() if Path(path_or_id).is_dir() else path_or_id
+    """The absolute path of a directory or GGUF file, which holds in any working directory.
+
+    A hub id stays as it is.
+    """
+    is_path = Path(path_or_id).is_dir() or is_gguf(path_or_id)
+    return Path(path_or_id).resolve() if is_path else path_or_id
 
 
 def _load_again(cls: Any, name: str, origin: dict[str, Any]) -> Any:

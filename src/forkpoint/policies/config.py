@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 from forkpoint.checkpoint import Device, Dtype
 from forkpoint.checks import check_at_least, check_choice
 from forkpoint.errors import MissingPackageError
-from forkpoint.policies import checkpoint_of, load_policy
+from forkpoint.policies import load_policy, path_of
+from forkpoint.policies.prompt import Prompt, prompt_of
 from forkpoint.policies.truncated import Bound
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class PolicyConfig:
     """A policy, and how to run it."""
 
     policy: str = "lab"
-    """`lab` or `lab-shuffle` (shipped with the package), a model directory, or a hub id."""
+    """`lab` or `lab-shuffle` (shipped with the package), a model directory, a GGUF file (which is unpacked
+    once), or a hub id."""
     engine: Engine = "local"
     """What runs the model: local (transformers, in this process), vllm (in this process), or openai (an
     OpenAI-compatible server that accepts and returns token ids, as that of vLLM does)."""
@@ -42,6 +44,15 @@ class PolicyConfig:
     template: str | None = None
     """The prompt, with {question} in it. The default is the chat template of the model; if there is none, the
     question and a line break."""
+    instruction: str | None = None
+    """A text that follows the question in the user's message of the chat template, or the name of one:
+    math-boxed or gsm8k-hash."""
+    system: str | None = None
+    """The system message of the chat template in place of its own, or the name of one: qwen-math or
+    math-boxed."""
+    thinking: bool | None = None
+    """Whether a model that can reason before it answers does so: the switch `enable_thinking` of its chat
+    template, which is left alone by default."""
     device: Device = "auto"
     """With engine local, the device to run on; auto is the first GPU if there is one, else the CPU."""
     dtype: Dtype = "auto"
@@ -64,6 +75,13 @@ class PolicyConfig:
                 "engine openai and the address of a server belong together: give both or neither"
             )
 
+        _ = self.prompt  # raises if the four flags do not fit together
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt of `template`, `instruction`, `system` and `thinking`."""
+        return prompt_of(self.template, self.instruction, self.system, self.thinking)
+
     def load(self) -> Policy:
         """Load the policy.
 
@@ -76,9 +94,9 @@ class PolicyConfig:
                 device=self.device,
                 dtype=self.dtype,
                 batch_size=self.batch_size,
-                template=self.template,
+                template=self.prompt,
             )
-        path_or_id = checkpoint_of(self.policy)
+        path_or_id = path_of(self.policy)
         if self.engine == "vllm":
             try:
                 from forkpoint.policies.vllm import VLLMPolicy
@@ -90,7 +108,7 @@ class PolicyConfig:
             return VLLMPolicy.load(
                 path_or_id,
                 dtype=self.dtype,
-                template=self.template,
+                template=self.prompt,
                 top_logprobs=self.top_logprobs,
                 entropy_bound=self.entropy_bound,
                 tensor_parallel=self.tensor_parallel,
@@ -102,7 +120,7 @@ class PolicyConfig:
             path_or_id,
             server=self.server,
             model=self.served_name,
-            template=self.template,
+            template=self.prompt,
             top_logprobs=self.top_logprobs,
             entropy_bound=self.entropy_bound,
             max_in_flight=self.max_in_flight,

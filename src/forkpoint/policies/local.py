@@ -28,8 +28,10 @@ from forkpoint.policies.attention import ROWS
 from forkpoint.policies.checkpoint_policy import CheckpointPolicy, absolute, torch_dtype
 from forkpoint.policies.decoding import StreamDecoder
 from forkpoint.policies.equal_lengths import decode_in_equal_lengths
+from forkpoint.policies.gguf_file import model_directory
 from forkpoint.policies.kv_rows import KVRows
 from forkpoint.policies.prefix_cache import PrefixCache
+from forkpoint.policies.prompt import Prompt
 from forkpoint.policies.stream import Completions
 from forkpoint.policies.text import PolicyText, eos_ids, missing_refused
 from forkpoint.records import RequestSource
@@ -57,7 +59,7 @@ class LocalPolicy(CheckpointPolicy):
         name: str,
         *,
         batch_size: int = 64,
-        template: str | None = None,
+        template: Prompt = None,
         cache_bytes: int = 1 << 30,
     ) -> None:
         """A policy made of a model and a tokenizer in memory; see `load` for the options."""
@@ -92,27 +94,29 @@ class LocalPolicy(CheckpointPolicy):
         device: str = "auto",
         dtype: Dtype = "auto",
         batch_size: int = 64,
-        template: str | None = None,
+        template: Prompt = None,
         cache_bytes: int = 1 << 30,
     ) -> LocalPolicy:
-        """Load the model in a directory, or the model of that name on the hub.
+        """Load the model in a directory or a GGUF file, or the model of that name on the hub.
 
         `device` is `auto` (the first CUDA device if there is one, else the CPU) or a name that `torch.device`
         takes; `dtype` `auto` is bfloat16 on a GPU and float32 elsewhere. `batch_size` sequences are decoded
-        at a time. `template` is a prompt with `{question}` in it; the default is the tokenizer's chat
-        template, or the question and a line break if there is none. Up to `cache_bytes` of keys and values of
+        at a time. `template` is a prompt with `{question}` in it, or a `ChatPrompt`, which adds to
+        the tokenizer's chat template; the default is the chat template, or the question and a line break if
+        there is none. Up to `cache_bytes` of keys and values of
         earlier completions are kept for reuse; 0 turns reuse off. Raises FileNotFoundError if there is no
         model.
         """
         target = device_named(device)
         weights = torch_dtype(dtype, has_gpu=target.type == "cuda")
-        with missing_refused(path_or_id):
-            model: PreTrainedModel = load_pretrained(AutoModelForCausalLM, path_or_id, dtype=weights)
-            tokenizer = load_tokenizer(path_or_id)
-            config_path = cached_file(path_or_id, "config.json")
+        source = model_directory(path_or_id)
+        with missing_refused(source):
+            model: PreTrainedModel = load_pretrained(AutoModelForCausalLM, source, dtype=weights)
+            tokenizer = load_tokenizer(source)
+            config_path = cached_file(source, "config.json")
         assert config_path is not None, "cached_file raises if there is no file"
         digest = fingerprint(Path(config_path).parent, str(weights), repr(template))
-        name = f"{Path(path_or_id).resolve().name}-{digest}"
+        name = f"{Path(source).resolve().name}-{digest}"
         nn.Module.to(model, target)
         options: dict[str, Any] = {"batch_size": batch_size, "template": template, "cache_bytes": cache_bytes}
         policy = cls(model, tokenizer, name, **options)

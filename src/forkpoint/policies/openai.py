@@ -20,6 +20,7 @@ from forkpoint.checks import check_choice
 from forkpoint.errors import ServerError
 from forkpoint.http_client import HTTPClient, Unanswered
 from forkpoint.policies.checkpoint_policy import CheckpointPolicy, absolute
+from forkpoint.policies.prompt import Prompt
 from forkpoint.policies.text import Checkpoint
 from forkpoint.policies.truncated import BOUNDS, Bound, completion_from_top
 from forkpoint.records import Completion, Request
@@ -106,7 +107,7 @@ class OpenAIPolicy(CheckpointPolicy):
         server: str,
         model: str | ServedModel | None = None,
         api_key: str | None = None,
-        template: str | None = None,
+        template: Prompt = None,
         top_logprobs: int = 20,
         entropy_bound: Bound = "lower",
         max_in_flight: int = 32,

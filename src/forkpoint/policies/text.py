@@ -18,14 +18,21 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Pre
 from transformers.utils.hub import cached_file
 
 from forkpoint.checkpoint import fingerprint, load_pretrained, load_tokenizer
+from forkpoint.policies.gguf_file import model_directory
+from forkpoint.policies.prompt import ChatPrompt, Prompt
 
 
 class PolicyText:
     """A tokenizer with a prompt template and end tokens."""
 
-    def __init__(self, tokenizer: Any, eos_ids: frozenset[int], template: str | None = None) -> None:
-        """`template` is a prompt with `{question}` in it. Raises ValueError if it does not contain that."""
-        if template is not None and "{question}" not in template:
+    def __init__(self, tokenizer: Any, eos_ids: frozenset[int], template: Prompt = None) -> None:
+        """`template` is a prompt with `{question}` in it, or additions to the chat template.
+
+        Raises ValueError if it does not contain that, or if the chat template has no place for them.
+        """
+        if isinstance(template, ChatPrompt):
+            template.check(tokenizer)
+        elif template is not None and "{question}" not in template:
             raise ValueError(
                 f"template {template!r} has no {{question}} in it, so all prompts would be equal"
             )
@@ -38,9 +45,10 @@ class PolicyText:
 
         The prompt is the template, else the chat template, else the question and a line break.
         """
-        if self.template is None and getattr(self._tokenizer, "chat_template", None):
-            messages = [{"role": "user", "content": question}]
-            text = self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        if isinstance(self.template, ChatPrompt):
+            text = self.template.text(self._tokenizer, question)
+        elif self.template is None and getattr(self._tokenizer, "chat_template", None):
+            text = ChatPrompt().text(self._tokenizer, question)
         else:
             text = (self.template or "{question}\n").replace("{question}", question)
         bos = getattr(self._tokenizer, "bos_token", None)
@@ -113,11 +121,12 @@ class Checkpoint:
     """The number of weights; None for an architecture that transformers does not know."""
 
     @classmethod
-    def load(cls, path_or_id: str | Path, *, template: str | None = None) -> Checkpoint:
-        """Read the checkpoint in a directory, or of that name on the hub.
+    def load(cls, path_or_id: str | Path, *, template: Prompt = None) -> Checkpoint:
+        """Read the checkpoint in a directory or a GGUF file, or of that name on the hub.
 
         Raises FileNotFoundError if it is missing.
         """
+        path_or_id = model_directory(path_or_id)
         with missing_refused(path_or_id):
             config = load_pretrained(AutoConfig, path_or_id)
             tokenizer = load_tokenizer(path_or_id)

@@ -19,6 +19,7 @@ from vllm.platforms import current_platform
 from forkpoint.checkpoint import Dtype
 from forkpoint.checks import check_choice
 from forkpoint.policies.checkpoint_policy import CheckpointPolicy, absolute, torch_dtype
+from forkpoint.policies.prompt import Prompt
 from forkpoint.policies.sampling import random_key
 from forkpoint.policies.text import Checkpoint
 from forkpoint.policies.truncated import BOUNDS, Bound, completion_from_top
@@ -70,7 +71,7 @@ class VLLMPolicy(CheckpointPolicy):
         path_or_id: str | Path,
         *,
         dtype: Dtype = "auto",
-        template: str | None = None,
+        template: Prompt = None,
         top_logprobs: int = 20,
         entropy_bound: Bound = "lower",
         max_length: int | None = None,
@@ -98,7 +99,7 @@ class VLLMPolicy(CheckpointPolicy):
         length = min(limit for limit in (max_length, checkpoint.max_length, LONGEST) if limit is not None)
         start = partial(
             LLM,
-            str(path_or_id),
+            str(checkpoint.path_or_id),
             trust_remote_code=False,
             skip_tokenizer_init=True,  # this package tokenizes
             dtype=weights,
