@@ -128,7 +128,7 @@ def assert_exact_up_to_rounding(
     Only a near tie may go the other way: logits within the bound of each other, or a random number that is
     as close to the border between two tokens.
     """
-    model = make_model(architecture).double().eval()
+    model = make_model(architecture).double().eval()  # type: ignore[no-untyped-call]
     for request, completion in zip(requests, completions, strict=True):
         token_ids = completion.token_ids
         ids = torch.tensor([request.prefix_ids + token_ids])
