@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -17,6 +18,7 @@ from forkpoint.grading.ends import graded
 from forkpoint.grading.file import grade_file
 from forkpoint.grading.grade import answer_key, check_reference, grade, grade_all
 from forkpoint.grading.sandbox import launch
+from forkpoint.grading.sandbox.outer import _how_it_ended
 from forkpoint.problems import load_problems
 from forkpoint.records import Problem
 
@@ -289,3 +291,9 @@ def test_the_conversions_of_the_document_make_tests_of_the_public_sets_rows() ->
     ):
         assert grade(names["mbpp"](row)["answer"], RIGHT, "code", 10).is_correct
         assert asserts[0] in names["mbpp"](row)["question"]
+
+
+def test_the_signal_of_the_limit_says_that_it_was_reached_whatever_was_counted() -> None:
+    assert _how_it_ended(signal.SIGXCPU, 0.3, 1) == "over the limit of 1 s of CPU time"
+    assert _how_it_ended(signal.SIGKILL, 1.9, 1) == "over the limit of 1 s of CPU time"
+    assert _how_it_ended(signal.SIGKILL, 0.3, 1) == "it was ended by SIGKILL"

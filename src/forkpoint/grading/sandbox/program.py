@@ -103,9 +103,12 @@ def _limit(cpu_s: int, memory_bytes: int, file_bytes: int) -> None:
         resource.RLIMIT_CORE: 0,
     }
     for name, most in limits.items():
+        # SIGXCPU at the soft limit says what happened; SIGKILL follows if the program ignores it
+        last = most + 1 if name == resource.RLIMIT_CPU else most
         _, hard = resource.getrlimit(name)
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(name, (most, most))
+        if hard != resource.RLIM_INFINITY:
+            most, last = min(most, hard), min(last, hard)
+        resource.setrlimit(name, (most, last))
 
 
 def _run(program: dict[str, Any], home: str | None, channel: int) -> NoReturn:
