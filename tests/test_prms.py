@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,35 @@ def test_no_bound_is_given_if_a_tokenizer_may_drop_text(spoil: Callable[[Any], A
     spoil(tokenizer.backend_tokenizer)
     assert longest_token(tokenizer) is None
     assert longest_token(make_tokenizer()) is None  # unknown characters could be one token
+
+
+@pytest.mark.parametrize(
+    ("missing", "model", "pre_tokenizer"),
+    [
+        ("z", models.BPE, pre_tokenizers.ByteLevel(add_prefix_space=False)),
+        ("<0x7A>", partial(models.BPE, byte_fallback=True, unk_token="<unk>", fuse_unk=True), None),
+    ],
+)
+def test_no_bound_is_given_if_a_byte_is_not_in_the_vocabulary(
+    missing: str, model: Callable[..., Any], pre_tokenizer: Any
+) -> None:
+    """A tokenizer drops such bytes, or makes one unknown token of many."""
+    tokens = {"#", "q", *(f"<0x{byte:02X}>" for byte in range(256))}
+    if pre_tokenizer is not None:
+        tokens = set(pre_tokenizers.ByteLevel.alphabet())
+
+    def tokenizer_of(tokens: set[str]) -> PreTrainedTokenizerFast:
+        vocabulary = {token: idx for idx, token in enumerate(["<unk>", *sorted(tokens)])}
+        backend = Tokenizer(model(vocabulary, []))
+        if pre_tokenizer is not None:
+            backend.pre_tokenizer = pre_tokenizer
+        return PreTrainedTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]
+
+    assert longest_token(tokenizer_of(tokens)) is not None
+    partial_one = tokenizer_of(tokens - {missing})
+    assert longest_token(partial_one) is None
+    layout = Layout(partial_one, PRMFormat(tag="#", head="classifier", max_length=40))
+    assert len(layout.encode("q", ["z" * 1000]).input_ids) <= 40
 
 
 def test_what_cannot_fit_is_refused_before_it_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
