@@ -254,6 +254,54 @@ def test_labels_of_an_earlier_state_of_the_journal_are_noticed(tmp_path: Path) -
     assert verdict == "problem" and "from another state of its journal" in text
 
 
+def test_labels_that_are_given_as_a_file_are_compared_too(tmp_path: Path) -> None:
+    run, labels = tmp_path / "run", tmp_path / "run" / "labels.jsonl"
+    label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), run, TREE, LabelConfig(), QUIET)
+    assert verdict_on(labels) == verdict_on(run)
+    assert verdict_on(labels)[0] == "ok"
+    labels.write_text("".join(labels.read_text().splitlines(keepends=True)[:-1]))
+    assert verdict_on(labels)[0] == "problem"
+    with pytest.raises(ValueError, match="was changed after its labels were derived"):
+        train(labels, out=tmp_path / "prm")
+    copied = labels.rename(run / "mine.jsonl")
+    assert examine_origin(copied) is None  # a file of another name is the user's own
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"plan": "lea', "label_config.json is not JSON"),
+        ("[]", "label_config.json holds a list"),
+        (None, "from another state of its journal"),
+    ],
+)
+def test_a_damaged_label_config_is_named(tmp_path: Path, content: str | None, message: str) -> None:
+    run = tmp_path / "run"
+    label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), run, TREE, LabelConfig(), QUIET)
+    beside = run / "label_config.json"
+    if content is None:
+        fields = json.loads(beside.read_text())
+        del fields["journal_digest"]
+        content = json.dumps(fields)
+    beside.write_text(content)
+    verdict, text = verdict_on(run)
+    assert verdict == "problem" and message in text and "forkpoint relabel" in text
+    relabel_command(run)
+    assert verdict_on(run)[0] == "ok"
+
+
+def test_a_damaged_journal_is_a_finding_about_its_labels(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    label_problems(PROBLEMS, ScriptedPolicy(SCRIPT), run, TREE, LabelConfig(), QUIET)
+    journal = run / "journal.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b"key", b"kex", 1))
+    verdict, text = verdict_on(run)
+    assert verdict == "problem" and "line 1 of" in text and "is damaged" in text
+    assert "origin" in [item.check for item in examine_data(str(run))]
+    with pytest.raises(ValueError, match="is damaged"):
+        train(run, out=tmp_path / "prm")
+
+
 class SlowPolicy(ScriptedPolicy):
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         time.sleep(0.01)

@@ -32,6 +32,7 @@ from forkpoint.prms.export import save_as_qwen
 from forkpoint.prms.families import FAMILIES, OURS, PUBLISHED, family_class, recognise
 from forkpoint.prms.family import FamilyPRM
 from forkpoint.prms.layout import Head, PRMFormat
+from forkpoint.prms.longest_token import longest_token
 from forkpoint.prms.tagged import TaggedPRM
 from forkpoint.select import aggregate
 
@@ -246,6 +247,16 @@ def test_white_space_around_steps_makes_no_difference(checkpoints: dict[str, Pat
     assert family_of.encode("1 + 1?", ["Step 1: 2\n", " Step 2: 3\n\n"]) == family_of.encode(
         "1 + 1?", ["Step 1: 2", "Step 2: 3"]
     )
+
+
+def test_white_space_that_a_chat_template_drops_does_not_count_as_length(
+    checkpoints: dict[str, Path],
+) -> None:
+    family_of = load(checkpoints, "rlhflow").family
+    longest = longest_token(family_of.tokenizer)
+    assert longest is not None
+    spaces = " " * (family_of.max_length * longest + 1)
+    assert family_of.encode(f"{spaces}1 + 1?", ["2"]) == family_of.encode("1 + 1?", ["2"])
 
 
 @pytest.mark.parametrize("family", FAMILIES)

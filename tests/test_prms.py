@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from checkpoints import make_checkpoint, make_tokenizer
 from forkpoint.checkpoint import load_tokenizer
 from forkpoint.errors import LayoutError, TooLongError
 from forkpoint.policies import LAB_POLICY
-from forkpoint.prms import load_prm
-from forkpoint.prms.layout import FORMAT_FILE, MAX_KNOWN_LENGTH, Layout, PRMFormat
+from forkpoint.prms import known_texts, load_prm
+from forkpoint.prms.known_texts import MAX_KNOWN_LENGTH, KnownTexts
+from forkpoint.prms.layout import FORMAT_FILE, Layout, PRMFormat
 from forkpoint.prms.longest_token import longest_token
 from forkpoint.prms.tagged import TaggedPRM
 from forkpoint.steps import AnchorRule
@@ -106,6 +109,46 @@ def test_a_long_text_is_not_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(TooLongError):
             layout.encode("question", [step])
     assert (read.count(short), read.count(long)) == (1, 2)
+
+
+def test_remembered_texts_take_a_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_texts, "MAX_KNOWN_BYTES", 1 << 20)
+    read: list[str] = []
+
+    def tokenize(text: str) -> tuple[int, ...]:
+        read.append(text)
+        return tuple(1000 + ord(character) for character in text)
+
+    known = KnownTexts(tokenize)
+    tracemalloc.start()
+    try:
+        for idx in range(200):  # some 30 MiB
+            assert len(known.tokens(f"{idx:04d}" * 1000)) == 4000
+            assert known.tokens("the question") == known.tokens("the question")
+        in_use, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert known.num_bytes <= 1 << 20
+    assert 500_000 < in_use < 3_000_000
+    assert read.count("the question") == 1  # read again and again, so never forgotten
+    known.tokens("0199" * 1000)
+    known.tokens("0000" * 1000)
+    assert (read.count("0199" * 1000), read.count("0000" * 1000)) == (1, 2)
+
+
+def test_refused_solutions_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that are short enough to be remembered, of solutions that are refused for their length."""
+    monkeypatch.setattr(known_texts, "MAX_KNOWN_BYTES", 1 << 20)
+    layout = Layout(byte_level(), PRMFormat(tag="#", head="classifier", max_length=2000))
+    tracemalloc.start()
+    try:
+        for idx in range(100):
+            with pytest.raises(TooLongError, match="the solution takes"):
+                layout.encode("q", [f"{idx} {number} " + "b" * 1000 for number in range(8)])
+        in_use, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert in_use < 3_000_000
 
 
 def test_a_solution_that_does_not_fit_is_refused_never_cut() -> None:
@@ -231,6 +274,35 @@ def test_no_bound_is_given_if_a_tokenizer_may_drop_text(spoil: Callable[[Any], A
     spoil(tokenizer.backend_tokenizer)
     assert longest_token(tokenizer) is None
     assert longest_token(make_tokenizer()) is None  # unknown characters could be one token
+
+
+@pytest.mark.parametrize(
+    ("missing", "model", "pre_tokenizer"),
+    [
+        ("z", models.BPE, pre_tokenizers.ByteLevel(add_prefix_space=False)),
+        ("<0x7A>", partial(models.BPE, byte_fallback=True, unk_token="<unk>", fuse_unk=True), None),
+    ],
+)
+def test_no_bound_is_given_if_a_byte_is_not_in_the_vocabulary(
+    missing: str, model: Callable[..., Any], pre_tokenizer: Any
+) -> None:
+    """A tokenizer drops such bytes, or makes one unknown token of many."""
+    tokens = {"#", "q", *(f"<0x{byte:02X}>" for byte in range(256))}
+    if pre_tokenizer is not None:
+        tokens = set(pre_tokenizers.ByteLevel.alphabet())
+
+    def tokenizer_of(tokens: set[str]) -> PreTrainedTokenizerFast:
+        vocabulary = {token: idx for idx, token in enumerate(["<unk>", *sorted(tokens)])}
+        backend = Tokenizer(model(vocabulary, []))
+        if pre_tokenizer is not None:
+            backend.pre_tokenizer = pre_tokenizer
+        return PreTrainedTokenizerFast(tokenizer_object=backend)  # type: ignore[no-untyped-call]
+
+    assert longest_token(tokenizer_of(tokens)) is not None
+    partial_one = tokenizer_of(tokens - {missing})
+    assert longest_token(partial_one) is None
+    layout = Layout(partial_one, PRMFormat(tag="#", head="classifier", max_length=40))
+    assert len(layout.encode("q", ["z" * 1000]).input_ids) <= 40
 
 
 def test_what_cannot_fit_is_refused_before_it_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:

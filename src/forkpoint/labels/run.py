@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from forkpoint.checkpoint import read_json_object
 from forkpoint.content_key import content_key
 from forkpoint.errors import RunError
 from forkpoint.formats.labels_file import (
@@ -32,6 +33,7 @@ from forkpoint.labels.values import PlanName
 from forkpoint.prms.layout import PRMFormat
 from forkpoint.records import Cost, LabelledSolution, Policy, Problem, Request
 from forkpoint.runs import Run
+from forkpoint.runs.durable import replace_file
 from forkpoint.runs.work import Executor
 from forkpoint.solutions.outcomes import TreeOutcome
 from forkpoint.solutions.work import outcome_of
@@ -230,21 +232,30 @@ def record_labels(run: Run, config: LabelConfig, path: Path) -> None:
     """
     fields = {**asdict(config), "rule": asdict(anchor_rule(run))}
     beside = label_config_of(path)
-    if run.is_finished and beside.is_file() and json.loads(beside.read_text(encoding="utf-8")) == fields:
+    if run.is_finished and _holds(beside, fields):
         return
     fields |= {LABELS_DIGEST: labels_digest(path), JOURNAL_DIGEST: run.journal.digest}
-    beside.write_text(json.dumps(fields, indent=2, allow_nan=False) + "\n")
+    replace_file(beside, [(json.dumps(fields, indent=2, allow_nan=False) + "\n").encode()])
+
+
+def _holds(path: Path, fields: dict[str, Any]) -> bool:
+    """Whether a file exists and is the JSON of `fields`."""
+    try:
+        return path.is_file() and read_json_object(path) == fields
+    except ValueError:
+        return False
 
 
 def read_label_config(path: Path) -> dict[str, Any] | None:
     """The label configuration beside the labels at `path`, with the anchor rule as `rule`.
 
-    `path` is a run directory or a file. None if nothing says how the labels were derived.
+    `path` is a run directory or a file. None if nothing says how the labels were derived; ValueError names
+    the file that says it if it is damaged.
     """
     beside = label_config_of(path / LABELS if path.is_dir() else path)
     if not beside.is_file():
         return None
-    fields: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+    fields = read_json_object(beside)
     return {name: value for name, value in fields.items() if name not in (LABELS_DIGEST, JOURNAL_DIGEST)}
 
 

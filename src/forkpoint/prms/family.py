@@ -76,7 +76,9 @@ class Family(ABC):
         if not steps:
             raise LayoutError("a solution without steps cannot be scored; give at least one step")
         steps = [step.strip() for step in steps]
-        refuse_long_text(len(question) + sum(map(len, steps)), self._longest_token, self.max_length)
+        # a chat template may drop white space around the question
+        num_characters = len(question.strip()) + sum(map(len, steps))
+        refuse_long_text(num_characters, self._longest_token, self.max_length)
         for where, text in [
             ("the question", question),
             *((f"step {number}", step) for number, step in enumerate(steps, start=1)),

@@ -13,24 +13,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from forkpoint.checkpoint import read_json_object
 from forkpoint.checks import check_choice
 from forkpoint.errors import LayoutError, TooLongError
+from forkpoint.prms.known_texts import KnownTexts
 from forkpoint.prms.longest_token import longest_token, refuse_long_text
 from forkpoint.select import AGGREGATES, Aggregate
 from forkpoint.steps import SEGMENTATIONS, AnchorRule, Segmentation
 
 Head = Literal["tokens", "classifier"]
 FORMAT_FILE = "forkpoint_prm.json"
-NUM_KNOWN_TEXTS = 1 << 14
-"""Number of texts whose tokens a layout remembers."""
-MAX_KNOWN_LENGTH = 1 << 12
-"""Characters of the longest text that is remembered. Questions and steps recur; a text that is refused for
-its length must not stay in memory."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ class Layout:
     def __init__(self, tokenizer: Any, prm_format: PRMFormat) -> None:
         self._tokenizer = tokenizer
         # solutions of one tree share their question and most steps
-        self._remembered = lru_cache(NUM_KNOWN_TEXTS)(self._tokenize)
+        self._known = KnownTexts(self._tokenize)
         self._longest_token = longest_token(tokenizer)
         self.format = prm_format
         self._bos = [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
@@ -179,7 +174,7 @@ class Layout:
             )
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return self._remembered(text) if len(text) <= MAX_KNOWN_LENGTH else self._tokenize(text)
+        return self._known.tokens(text)
 
     def _tokenize(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
