@@ -66,7 +66,7 @@ HT = Sampler("ht", 0.7)
 NUM_THRESHOLD_SAMPLES = 4
 AGGREGATE = "min"
 QUIET = LocalExecutor(chunk_size=128, progress=False)
-RESULTS = Path(__file__).parent / "results" / "demo-seeds.json"
+RESULTS = Path(__file__).with_suffix(".json")
 
 
 @dataclass(frozen=True)
